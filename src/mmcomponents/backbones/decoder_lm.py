@@ -1,0 +1,149 @@
+"""The decoder of Qwen2.5, Qwen3, Llama and InternLM3."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mmcomponents.backbones.base import Backbone
+from mmcomponents.batch import Exact, Layout
+from mmcomponents.nn.attention import Segments, attention, cached_attention
+from mmcomponents.nn.attention.packed import Backend
+from mmcomponents.nn.cache import KVCache
+from mmcomponents.nn.mlp import SwiGLU
+from mmcomponents.nn.rotary import apply_rotary
+
+
+class DecoderAttention(nn.Module):
+    """Causal grouped-query attention within segments (GQA, arXiv 2305.13245).
+
+    Args:
+        hidden_size: Width, d.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads.
+        head_dim: Width of a head.
+        qkv_bias: Whether q, k and v have biases.
+        qk_norm: RMSNorm over each head of queries and keys, before the rotation.
+        eps: Of that norm.
+        backend: Attention backend.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_heads: int,
+        num_kv_heads: int,
+        head_dim: int,
+        qkv_bias: bool,
+        qk_norm: bool,
+        eps: float,
+        backend: Backend,
+    ) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.backend: Backend = backend
+        self.q_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=qkv_bias)
+        self.k_proj = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
+        self.v_proj = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
+        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
+        self.q_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
+
+    def forward(self, x: Tensor, segments: Segments, rotary: Exact | None, cache: KVCache | None, layer: str) -> Tensor:
+        """`[T, d]` to `[T, d]`."""
+        heads = (-1, self.head_dim)
+        q = self.q_norm(self.q_proj(x).unflatten(-1, heads))
+        k = self.k_norm(self.k_proj(x).unflatten(-1, heads))
+        v = self.v_proj(x).unflatten(-1, heads)
+        if rotary is not None:
+            q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        if cache is None:
+            out = attention(q, k, v, segments, causal=True, backend=self.backend)
+        else:
+            blocks = cache.extend(layer, k, v)
+            if cache.is_empty:  # a prefill sees nothing but itself
+                out = attention(q, k, v, segments, causal=True, backend=self.backend)
+            else:
+                out = cached_attention(q, *blocks, segments, cache.next_lengths)
+        mixed: Tensor = self.o_proj(out.flatten(1))
+        return mixed
+
+
+class DecoderLayer(nn.Module):
+    """Pre-norm layer: attention, then a gated feed-forward block.
+
+    Args:
+        attention: The layer's attention.
+        hidden_size: Width, d.
+        intermediate_size: Width inside the feed-forward block.
+        eps: Of both norms.
+    """
+
+    def __init__(self, attention: DecoderAttention, hidden_size: int, intermediate_size: int, eps: float) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(hidden_size, eps=eps)
+        self.self_attn = attention
+        self.post_attention_layernorm = nn.RMSNorm(hidden_size, eps=eps)
+        self.mlp = SwiGLU(hidden_size, intermediate_size)
+
+    def forward(self, x: Tensor, segments: Segments, rotary: Exact | None, cache: KVCache | None, layer: str) -> Tensor:
+        """`[T, d]` to `[T, d]`."""
+        x = x + self.self_attn(self.input_layernorm(x), segments, rotary, cache, layer)
+        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
+        return out
+
+
+class DecoderLM(Backbone):
+    """Decoder stack with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
+
+    Arguments alone make it Qwen2.5 (qkv_bias), Qwen3 (qk_norm, its own head_dim), Llama or InternLM3 (neither).
+
+    Args:
+        hidden_size: Width, d.
+        num_layers: Layers.
+        num_heads: Query heads.
+        num_kv_heads: Key and value heads; None: as many as query heads.
+        intermediate_size: Width inside the feed-forward blocks.
+        head_dim: Width of a head; None: hidden_size / num_heads.
+        qkv_bias: Whether q, k and v have biases.
+        qk_norm: RMSNorm over each head of queries and keys.
+        eps: Of all norms.
+        attention: Attention backend.
+    """
+
+    shard_units = (DecoderLayer,)
+
+    def __init__(
+        self,
+        hidden_size: int,
+        num_layers: int,
+        num_heads: int,
+        intermediate_size: int,
+        num_kv_heads: int | None = None,
+        head_dim: int | None = None,
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        eps: float = 1e-6,
+        attention: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        num_kv_heads = num_kv_heads or num_heads
+        if num_heads % num_kv_heads:
+            raise ValueError(f"num_heads {num_heads} is not a multiple of num_kv_heads {num_kv_heads}")
+        if head_dim is None and hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: give head_dim")
+        self.hidden_size = hidden_size
+        self.head_dim = head_dim or hidden_size // num_heads
+        shape = (hidden_size, num_heads, num_kv_heads, self.head_dim, qkv_bias, qk_norm, eps, attention)
+        self.layers = nn.ModuleList(
+            DecoderLayer(DecoderAttention(*shape), hidden_size, intermediate_size, eps) for _ in range(num_layers)
+        )
+        self.norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.init_weights()
+
+    def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
+        """Maps `[T, d]` to `[T, d]`."""
+        segments = Segments(layout.cu_seqlens, layout.max_seqlen)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, segments, rotary, cache, f"decoder.{i}")
+        out: Tensor = self.norm(x)
+        return out

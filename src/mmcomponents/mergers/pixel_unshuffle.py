@@ -1,0 +1,66 @@
+"""Pixel unshuffle: blocks of neighbouring patches become one wide token."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from mmcomponents.batch import FeatureMap, VisualFeatures
+from mmcomponents.component import WiringError
+from mmcomponents.mergers.base import Merger
+
+
+class PixelUnshuffle(Merger):
+    """Stacks the channels of each `rows x columns` block of patches (InternVL 1.5, arXiv 2404.16821, section 3.1).
+
+    Output token (r, s) holds one block of channels for each (dy, dx) of its patches, dy outermost.
+
+    Args:
+        in_features: Width of the map, C.
+        rows: Patches that a token spans downwards.
+        columns: Patches that a token spans sideways.
+        order: "v2" (InternVL 2.5 and later) keeps the grid; "v1" (older checkpoints) gives its transpose.
+    """
+
+    def __init__(
+        self,
+        in_features: int | tuple[int, ...],
+        rows: int = 2,
+        columns: int = 2,
+        order: Literal["v1", "v2"] = "v2",
+    ) -> None:
+        super().__init__()
+        if not isinstance(in_features, int):
+            raise WiringError(f"PixelUnshuffle takes one feature map and is given {len(in_features)}: {in_features}")
+        if order not in ("v1", "v2"):
+            raise ValueError(f"order must be 'v1' or 'v2', got {order!r}")
+        self.in_features = in_features
+        self.rows = rows
+        self.columns = columns
+        self.order = order
+        self.out_features = in_features * rows * columns
+
+    def num_tokens(self, hw: tuple[int, int]) -> int:
+        """Blocks in a map of this height and width.
+
+        Raises:
+            ValueError: The map is no multiple of the block.
+        """
+        height, width = self._out_hw(hw)
+        return height * width
+
+    def forward(self, features: VisualFeatures) -> VisualFeatures:
+        """Merges the primary map, `[N, h*w, C]` to `[N, h*w / (rows*columns), rows*columns*C]`."""
+        source = features.primary
+        height, width = self._out_hw(source.hw)
+        x = source.tokens.unflatten(1, (height, self.rows, width, self.columns))
+        if self.order == "v2":
+            x, hw = x.permute(0, 1, 3, 2, 4, 5), (height, width)
+        else:
+            x, hw = x.permute(0, 3, 1, 2, 4, 5), (width, height)
+        tokens = x.flatten(3).flatten(1, 2)
+        return VisualFeatures([FeatureMap(tokens, hw, "pixel_unshuffle")], features.context)
+
+    def _out_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
+        if hw[0] % self.rows or hw[1] % self.columns:
+            raise ValueError(f"a {hw[0]} x {hw[1]} map has no {self.rows} x {self.columns} blocks")
+        return hw[0] // self.rows, hw[1] // self.columns

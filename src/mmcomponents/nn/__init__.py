@@ -1,0 +1,1 @@
+"""What the parts are made of: attention, feed-forward blocks, rotation, stochastic depth, the chunked loss."""

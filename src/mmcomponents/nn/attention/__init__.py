@@ -1,0 +1,13 @@
+"""Attention over packed segments, behind one function.
+
+Three backends compute the same: xformers and torch's variable-length kernels on CUDA, and scaled-dot-product attention
+anywhere. None of them builds a `[T, T]` mask.
+"""
+
+from __future__ import annotations
+
+from mmcomponents.nn.attention.cached import cached_attention
+from mmcomponents.nn.attention.packed import BACKENDS, attention, choose_backend
+from mmcomponents.nn.attention.segments import Segments
+
+__all__ = ["BACKENDS", "Segments", "attention", "cached_attention", "choose_backend"]

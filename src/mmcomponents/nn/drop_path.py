@@ -1,0 +1,27 @@
+"""Stochastic depth."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class DropPath(nn.Module):
+    """Leaves a residual branch out for whole samples while training (Huang et al. 2016, arXiv 1603.09382).
+
+    Args:
+        rate: Share of samples whose branch is left out; what stays is divided by `1 - rate`.
+    """
+
+    def __init__(self, rate: float = 0.0) -> None:
+        super().__init__()
+        if not 0.0 <= rate < 1.0:
+            raise ValueError(f"drop path rate {rate} is not in [0, 1)")
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[N, ...]` to `[N, ...]`."""
+        if self.rate == 0.0 or not self.training:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1.0 - self.rate)

@@ -1,0 +1,149 @@
+"""Negative log-likelihood of a linear head whose logits are never all held at once.
+
+A vocabulary of 151,674 makes the logits of 16,384 positions 10 GB in fp32. Here the rows that have a target go through
+the head in chunks; rows without a target cost nothing. Matrix products run in the type of the inputs, everything after
+them in fp32. The gradient is made while a chunk's logits are at hand, or the logits are made a second time in the
+backward where the weight of each row is not known before (`linear_nll`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mmcomponents.batch import IGNORE
+
+CHUNK_LOGITS = 2**23
+"""Logits held at once: 32 MB in fp32."""
+
+
+def linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Negative log-likelihood of each row.
+
+    Args:
+        hidden: `[n, d]`.
+        weight: `[vocab, d]`.
+        labels: `[n]`, `IGNORE` where there is no target.
+
+    Returns:
+        fp32 `[n]`, zero where there is no target.
+    """
+    rows = (labels != IGNORE).nonzero()[:, 0]
+    hidden, weight = _autocast(hidden[rows], weight)
+    nll: Tensor = _RowNLL.apply(hidden, weight, labels[rows])
+    return nll.new_zeros(labels.shape).index_copy(0, rows, nll)
+
+
+def weighted_linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted sum of the rows' negative log-likelihoods, a third cheaper than weighing `linear_nll`.
+
+    Args:
+        hidden: `[n, d]`.
+        weight: `[vocab, d]`.
+        labels: `[n]`, `IGNORE` where there is no target.
+        row_weights: fp32 `[n]`; no gradient goes to them.
+
+    Returns:
+        The sum, an fp32 scalar, and each row's negative log-likelihood, fp32 `[n]`, without gradient.
+    """
+    rows = (labels != IGNORE).nonzero()[:, 0]
+    hidden, weight = _autocast(hidden[rows], weight)
+    total, nll = _WeightedNLL.apply(hidden, weight, labels[rows], row_weights[rows].float())
+    return total, nll.new_zeros(labels.shape).index_copy(0, rows, nll)
+
+
+def _autocast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Autograd functions are not seen by autocast; what it would do to a matrix product is done here."""
+    kind = hidden.device.type
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    return hidden.to(dtype), weight.to(dtype)
+
+
+def _log_probs(hidden: Tensor, weight: Tensor) -> Tensor:
+    return torch.log_softmax((hidden @ weight.T).float(), dim=-1)
+
+
+def _nll(log_probs: Tensor, labels: Tensor) -> Tensor:
+    return -log_probs.gather(1, labels[:, None])[:, 0]
+
+
+def _logit_gradient(log_probs: Tensor, labels: Tensor, row_weights: Tensor) -> Tensor:
+    """Overwrites log-probabilities with the gradient of the weighted sum with respect to the logits."""
+    grad = log_probs.exp_()
+    grad[torch.arange(labels.shape[0], device=labels.device), labels] -= 1.0
+    return grad.mul_(row_weights[:, None])
+
+
+class _WeightedNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
+        nll = torch.empty(labels.shape, dtype=torch.float32, device=hidden.device)
+        grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
+        # The sum over chunks runs in fp32, whatever the weight's type is.
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
+        for h, y, w, out, rows in _split(hidden, weight, labels, row_weights, nll):
+            log_probs = _log_probs(h, weight)
+            out.copy_(_nll(log_probs, y))
+            grad = _logit_gradient(log_probs, y, w).to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                _add_product(grad_weight, grad, h)
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        ctx.weight_dtype = weight.dtype
+        ctx.mark_non_differentiable(nll)
+        return (nll * row_weights).sum(), nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        if grad_hidden is not None:
+            grad_hidden = grad_hidden * grad_total.to(grad_hidden.dtype)
+        if grad_weight is not None:
+            grad_weight = (grad_weight * grad_total).to(ctx.weight_dtype)
+        return grad_hidden, grad_weight, None, None
+
+
+class _RowNLL(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+        nll = torch.empty(labels.shape, dtype=torch.float32, device=hidden.device)
+        for h, y, _, out, _ in _split(hidden, weight, labels, nll, nll):
+            out.copy_(_nll(_log_probs(h, weight), y))
+        ctx.save_for_backward(hidden, weight, labels)
+        return nll
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_nll: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, labels = ctx.saved_tensors
+        need_hidden, need_weight, _ = ctx.needs_input_grad
+        grad_hidden = torch.zeros_like(hidden) if need_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if need_weight else None
+        for h, y, w, _, rows in _split(hidden, weight, labels, grad_nll, grad_nll):
+            grad = _logit_gradient(_log_probs(h, weight), y, w).to(weight.dtype)
+            if grad_hidden is not None:
+                torch.mm(grad, weight, out=grad_hidden[rows])
+            if grad_weight is not None:
+                _add_product(grad_weight, grad, h)
+        return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
+
+
+def _split(
+    hidden: Tensor, weight: Tensor, labels: Tensor, row_weights: Tensor, out: Tensor
+) -> list[tuple[Tensor, Tensor, Tensor, Tensor, slice]]:
+    size = max(1, CHUNK_LOGITS // weight.shape[0])
+    slices = [slice(i, i + size) for i in range(0, labels.shape[0], size)]
+    return [(hidden[s], labels[s], row_weights[s], out[s], s) for s in slices]
+
+
+def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
+    """`total += grad.T @ hidden` with an fp32 total."""
+    if grad.dtype == total.dtype:
+        total.addmm_(grad.T, hidden)
+    else:
+        total += grad.T @ hidden

@@ -1,0 +1,45 @@
+"""Feed-forward blocks."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu, silu
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward block (Shazeer 2020): `down(silu(gate(x)) * up(x))`, without biases.
+
+    Args:
+        hidden_size: Width in and out.
+        intermediate_size: Width inside.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` to `[..., d]`."""
+        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
+        return out
+
+
+class MLP(nn.Module):
+    """Two linear maps with biases and an exact (erf) GELU between them.
+
+    Args:
+        hidden_size: Width in and out.
+        intermediate_size: Width inside.
+    """
+
+    def __init__(self, hidden_size: int, intermediate_size: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(hidden_size, intermediate_size)
+        self.fc2 = nn.Linear(intermediate_size, hidden_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., d]` to `[..., d]`."""
+        out: Tensor = self.fc2(gelu(self.fc1(x)))
+        return out

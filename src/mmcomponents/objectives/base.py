@@ -1,0 +1,57 @@
+"""The contract of an objective."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from mmcomponents.batch import LossOutput, ModelState, PackedBatch, Runtime
+from mmcomponents.component import Component
+
+
+class Model(Protocol):
+    """What an objective needs of the composite."""
+
+    heads: nn.ModuleDict
+
+    def __call__(
+        self,
+        batch: PackedBatch,
+        runtime: Runtime | None = None,
+        read: Callable[[nn.ModuleDict, ModelState], Any] | None = None,
+    ) -> Any:
+        """See `mmcomponents.model.MultimodalModel.forward`."""
+        ...
+
+
+class LanguageHead(Protocol):
+    """What a loss over words needs of a head; see `mmcomponents.heads.LMHead`."""
+
+    def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
+        """Negative log-likelihood of each row, fp32 `[n]`."""
+        ...
+
+    def weighted_nll(self, hidden: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted sum of the rows, and each row's value without gradient."""
+        ...
+
+
+class Objective(Component):
+    """Makes a loss of a pack. Its state, if it has any, is saved with the run and never cast."""
+
+    needs_heads: tuple[str, ...] = ()
+    """Names of the model's heads that the objective reads."""
+
+    @abstractmethod
+    def counts(self, batch: PackedBatch) -> dict[str, float]:
+        """What the loss is divided by, from the batch's integers alone.
+
+        The sums over all ranks and accumulated micro-batches come back to `forward` as `totals`.
+        """
+
+    @abstractmethod
+    def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
+        """The part of the step's loss that this pack brings: the sum over packs is the loss of the step."""

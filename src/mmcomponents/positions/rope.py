@@ -1,0 +1,70 @@
+"""Rotary position embedding with ordinary positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmcomponents.batch import TICKS, Exact, Layout
+from mmcomponents.positions.base import Position
+from mmcomponents.positions.frequencies import frequencies, tables
+
+
+class RoPE(Position):
+    """Rotary positions 0, 1, 2, … in each segment (Su et al. 2021), with dynamic NTK past the trained length.
+
+    A segment of L > `max_position_embeddings` positions gets the base
+    `base * (factor * L / max_position_embeddings - (factor - 1)) ** (d / (d - 2))`; each segment of a pack has its own.
+    While decoding, L stays the length at prefill, so that cached keys and new queries agree.
+
+    Args:
+        head_dim: Width of a head.
+        base: Base of the frequencies (theta).
+        ntk_factor: Dynamic NTK factor; None: the base never changes.
+        max_position_embeddings: Trained length, up to which dynamic NTK changes nothing.
+    """
+
+    def __init__(
+        self,
+        head_dim: int,
+        base: float = 1_000_000.0,
+        ntk_factor: float | None = None,
+        max_position_embeddings: int = 32768,
+    ) -> None:
+        super().__init__()
+        if head_dim % 2 or head_dim < 4:
+            raise ValueError(f"rotary positions need an even head_dim of at least 4, got {head_dim}")
+        self.head_dim = head_dim
+        self.base = base
+        self.ntk_factor = ntk_factor
+        self.max_position_embeddings = max_position_embeddings
+
+    def ticks(self, layout: Layout) -> Tensor:
+        """Positions in ticks of 1/256, int64 `[T]`."""
+        starts = layout.cu_seqlens[:-1].long()
+        if layout.last_ticks is not None:  # the positions go on from the last cached one, rounded up to a whole
+            first = -layout.last_ticks.div(-TICKS, rounding_mode="floor") + 1
+            starts = starts - first
+        index = torch.arange(layout.num_tokens, device=layout.cu_seqlens.device)
+        return (index - starts[layout.segment_of_token()]) * TICKS
+
+    def rotary(self, layout: Layout) -> Exact:
+        """Cosine and sine, fp32 `[T, head_dim]` each."""
+        return tables(self.ticks(layout), self._frequencies(layout))
+
+    def _frequencies(self, layout: Layout) -> Tensor:
+        device = layout.cu_seqlens.device
+        if self.ntk_factor is None or self._longest(layout) <= self.max_position_embeddings:
+            return frequencies(self.head_dim, self.base, 1.0, device)
+        lengths = layout.cu_seqlens.diff() if layout.prefill_len is None else layout.prefill_len
+        each = [frequencies(self.head_dim, self.base, self._rescale(n), device) for n in lengths.tolist()]
+        return torch.stack(each)[layout.segment_of_token()]
+
+    def _longest(self, layout: Layout) -> int:
+        return layout.max_seqlen if layout.prefill_len is None else int(layout.prefill_len.max())
+
+    def _rescale(self, length: int) -> float:
+        """How far dynamic NTK stretches the series for a segment of this length; 1 within the trained length."""
+        if self.ntk_factor is None or length <= self.max_position_embeddings:
+            return 1.0
+        return self.ntk_factor * length / self.max_position_embeddings - (self.ntk_factor - 1.0)

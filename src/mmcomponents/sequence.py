@@ -1,0 +1,59 @@
+"""A pack of one sequence, from plain tensors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenType
+
+
+def one_sequence(input_ids: Tensor, pixel_values: Tensor | None, image_token_id: int | None) -> PackedBatch:
+    """Packs one sequence whose image tokens stand in the order of the tiles' rows.
+
+    Args:
+        input_ids: `[T]`.
+        pixel_values: `[N, 3, H, W]`, or None.
+        image_token_id: Placeholder of a visual token; each run of it is one image.
+
+    Returns:
+        A pack with one segment and no labels.
+
+    Raises:
+        ValueError: There are tiles and no `image_token_id`, or the tensors have other shapes.
+    """
+    if input_ids.ndim != 1:
+        raise ValueError(f"input_ids must be one sequence [T], got {list(input_ids.shape)}")
+    if pixel_values is not None and pixel_values.ndim != 4:
+        raise ValueError(f"pixel_values must be [N, 3, H, W], got {list(pixel_values.shape)}")
+    if pixel_values is not None and image_token_id is None:
+        raise ValueError("the model has no image_token_id, so it cannot tell where the images go")
+    device, length = input_ids.device, input_ids.shape[0]
+    visual = torch.zeros_like(input_ids, dtype=torch.bool) if image_token_id is None else input_ids == image_token_id
+    starts = visual.clone()
+    starts[1:] &= ~visual[:-1]
+    image_id = torch.where(visual, starts.cumsum(0) - 1, -1)
+    runs = torch.bincount(image_id[visual], minlength=int(starts.sum()))
+    layout = Layout(
+        token_type=torch.where(visual, int(TokenType.IMAGE), int(TokenType.TEXT)),
+        cu_seqlens=torch.tensor([0, length], dtype=torch.int32, device=device),
+        max_seqlen=length,
+        image_id=image_id,
+        grid=torch.stack((torch.ones_like(runs), torch.ones_like(runs), runs), dim=1),
+    )
+    images = None
+    if pixel_values is not None:
+        # Each tile has the same number of rows, so its first one tells which run, and so which image, it belongs to.
+        placed, tiles = image_id[visual], pixel_values.shape[0]
+        first = torch.arange(tiles, device=device) * (placed.shape[0] // max(tiles, 1))
+        images = ImageBatch(pixel_values, placed[first] if placed.shape[0] >= tiles else torch.zeros_like(first))
+    return PackedBatch(
+        input_ids=input_ids,
+        layout=layout,
+        visual_index=torch.where(visual, visual.cumsum(0) - 1, -1),
+        labels=torch.full_like(input_ids, IGNORE),
+        segment_sample=torch.zeros(1, dtype=torch.long, device=device),
+        segment_source=torch.zeros(1, dtype=torch.long, device=device),
+        keys=["sequence"],
+        images=images,
+    )

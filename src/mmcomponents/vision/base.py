@@ -1,0 +1,28 @@
+"""The contract of a vision encoder."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+from mmcomponents.batch import ImageBatch, VisualFeatures
+from mmcomponents.component import Component
+
+
+class VisionEncoder(Component):
+    """Turns tiles into feature maps.
+
+    Attributes:
+        hidden_size: Width of the feature map; a tuple of widths, shallow to deep, where there are several maps.
+        image_size: Height and width in pixels of the tiles that the encoder was made for.
+    """
+
+    hidden_size: int | tuple[int, ...]
+    image_size: int
+
+    @abstractmethod
+    def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of the primary map for tiles of this height and width."""
+
+    @abstractmethod
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Encodes tiles `[N, 3, H, W]` into maps of `[N, rows*columns, width]`."""

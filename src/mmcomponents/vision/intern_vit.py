@@ -1,0 +1,202 @@
+"""InternViT, the vision encoder of InternVL."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
+from mmcomponents.nn.attention import Segments, attention
+from mmcomponents.nn.attention.packed import Backend
+from mmcomponents.nn.drop_path import DropPath
+from mmcomponents.nn.mlp import MLP
+from mmcomponents.vision.base import VisionEncoder
+
+Norm = Literal["layer_norm", "rms_norm"]
+
+
+class InternViTAttention(nn.Module):
+    """Full attention over the patches of one tile.
+
+    Args:
+        hidden_size: Width, C.
+        num_heads: Heads.
+        qkv_bias: Whether the three input maps have biases.
+        qk_norm: Whether queries and keys go through an RMSNorm over the full width, before they are split into heads.
+        eps: Of that norm.
+        backend: Attention backend.
+    """
+
+    def __init__(
+        self, hidden_size: int, num_heads: int, qkv_bias: bool, qk_norm: bool, eps: float, backend: Backend
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.backend: Backend = backend
+        self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
+        self.q_norm = nn.RMSNorm(hidden_size, eps=eps) if qk_norm else nn.Identity()
+        self.k_norm = nn.RMSNorm(hidden_size, eps=eps) if qk_norm else nn.Identity()
+        self.proj = nn.Linear(hidden_size, hidden_size)
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """`[N, L, C]` to `[N, L, C]`."""
+        q, k, v = self.qkv(x.flatten(0, 1)).chunk(3, dim=-1)
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (self.q_norm(q), self.k_norm(k), v))
+        out: Tensor = self.proj(attention(q, k, v, segments, causal=False, backend=self.backend).flatten(1))
+        return out.view(x.shape)
+
+
+class InternViTBlock(nn.Module):
+    """Pre-norm block with layer scale (`ls1`, `ls2`) and stochastic depth on both branches.
+
+    Args:
+        attn: The block's attention.
+        hidden_size: Width, C.
+        intermediate_size: Width inside the MLP.
+        norm: Kind of both norms.
+        eps: Of both norms.
+        drop_path: Rate at which a branch is left out.
+    """
+
+    def __init__(
+        self,
+        attn: InternViTAttention,
+        hidden_size: int,
+        intermediate_size: int,
+        norm: Norm,
+        eps: float,
+        drop_path: float,
+    ) -> None:
+        super().__init__()
+        kind = nn.LayerNorm if norm == "layer_norm" else nn.RMSNorm
+        self.norm1 = kind(hidden_size, eps=eps)
+        self.attn = attn
+        self.ls1 = nn.Parameter(torch.empty(hidden_size))
+        self.norm2 = kind(hidden_size, eps=eps)
+        self.mlp = MLP(hidden_size, intermediate_size)
+        self.ls2 = nn.Parameter(torch.empty(hidden_size))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, segments: Segments) -> Tensor:
+        """`[N, L, C]` to `[N, L, C]`."""
+        x = x + self.drop_path(self.attn(self.norm1(x), segments) * self.ls1)
+        out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)) * self.ls2)
+        return out
+
+
+class InternViT(VisionEncoder):
+    """InternViT (InternVL, arXiv 2312.14238; 300M and 6B: InternVL2.5, arXiv 2412.05271, section 2).
+
+    The 300M uses LayerNorm and qkv biases; the 6B uses RMSNorm, no qkv bias and q/k norm. There is a class token and a
+    learned table of positions, resized bicubically for other grids; no norm follows the last block.
+
+    Args:
+        hidden_size: Width, C.
+        num_layers: Blocks.
+        num_heads: Attention heads.
+        intermediate_size: Width inside the MLPs.
+        image_size: Pixels of a tile's side, which sets the table of positions.
+        patch_size: Pixels of a patch's side.
+        norm: "layer_norm" or "rms_norm".
+        qkv_bias: Whether q, k and v have biases.
+        qk_norm: RMSNorm over the full width of queries and keys.
+        eps: Of all norms.
+        layer_scale: Initial value of the layer scale.
+        drop_path: Rate at the last block; it grows linearly from 0 over the depth.
+        levels: Maps to return: 0 is the input of the first block, k the output of block k, -1 the last output.
+        attention: Attention backend.
+    """
+
+    shard_units = (InternViTBlock,)
+
+    def __init__(
+        self,
+        hidden_size: int = 1024,
+        num_layers: int = 24,
+        num_heads: int = 16,
+        intermediate_size: int = 4096,
+        image_size: int = 448,
+        patch_size: int = 14,
+        norm: Norm = "layer_norm",
+        qkv_bias: bool = True,
+        qk_norm: bool = False,
+        eps: float = 1e-6,
+        layer_scale: float = 0.1,
+        drop_path: float = 0.0,
+        levels: tuple[int, ...] = (-1,),
+        attention: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        if hidden_size % num_heads:
+            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
+        if norm not in ("layer_norm", "rms_norm"):
+            raise ValueError(f"norm must be 'layer_norm' or 'rms_norm', got {norm!r}")
+        self.levels = tuple(level + num_layers + 1 if level < 0 else level for level in levels)
+        rising = list(self.levels) == sorted(set(self.levels))
+        if not self.levels or not rising or self.levels[0] < 0 or self.levels[-1] > num_layers:
+            raise ValueError(f"levels {levels} must rise from 0 to {num_layers}")
+        self.hidden_size = hidden_size if len(self.levels) == 1 else (hidden_size,) * len(self.levels)
+        self.image_size = image_size
+        self.patch_size = patch_size
+        self.layer_scale = layer_scale
+        rows, columns = self.grid((image_size, image_size))
+        self.patch_embedding = nn.Conv2d(3, hidden_size, patch_size, stride=patch_size)
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1, 1 + rows * columns, hidden_size))
+        self.blocks = nn.ModuleList(
+            InternViTBlock(
+                InternViTAttention(hidden_size, num_heads, qkv_bias, qk_norm, eps, attention),
+                hidden_size,
+                intermediate_size,
+                norm,
+                eps,
+                drop_path * i / max(num_layers - 1, 1),
+            )
+            for i in range(num_layers)
+        )
+        self.init_weights()
+
+    def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
+        """Layer scale starts at its own value."""
+        if name.endswith((".ls1", ".ls2")):
+            value.fill_(self.layer_scale)
+        else:
+            super().init_parameter(name, value, generator)
+
+    def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches.
+
+        Raises:
+            ValueError: The tile is no multiple of the patch.
+        """
+        height, width = pixel_hw
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"a tile of {height} x {width} pixels has no whole patches of {self.patch_size}")
+        return height // self.patch_size, width // self.patch_size
+
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Encodes tiles `[N, 3, H, W]` into one map `[N, h*w, C]` for each level; the class token is left out."""
+        hw = self.grid(images.pixel_hw)
+        patches = self.patch_embedding(images.pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        x = torch.cat((self.class_embedding.expand(patches.shape[0], -1, -1), patches), dim=1) + self._positions(hw)
+        segments = Segments.uniform(x.shape[0], x.shape[1], x.device)
+        maps = []
+        for level in range(self.levels[-1] + 1):
+            if level > 0:
+                x = self.blocks[level - 1](x, segments)
+            if level in self.levels:
+                maps.append(FeatureMap(x[:, 1:], hw, f"block{level}"))
+        return VisualFeatures(maps, images.context)
+
+    def _positions(self, hw: tuple[int, int]) -> Tensor:
+        """The table `[1, 1 + h*w, C]`, resized where the grid is not its own."""
+        table = self.position_embedding
+        own = self.grid((self.image_size, self.image_size))
+        if hw == own:
+            return table
+        grid = table[:, 1:].float().transpose(1, 2).unflatten(2, own)
+        grid = interpolate(grid, size=hw, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
+        return torch.cat((table[:, :1], grid.to(table.dtype)), dim=1)
