@@ -45,6 +45,9 @@ class Objective(Component):
     needs_heads: tuple[str, ...] = ()
     """Names of the model's heads that the objective reads."""
 
+    denominator: str = "weight"
+    """Which of the counts the loss is divided by; a mean over several packs weighs each by it."""
+
     @abstractmethod
     def counts(self, batch: PackedBatch) -> dict[str, float]:
         """What the loss is divided by, from the batch's integers alone.

@@ -1,0 +1,220 @@
+"""The verbs of Lightning's Trainer: fit, validate, test, predict."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from mmcomponents import __version__
+from mmcomponents.cli.check import check_keys, complete, resolve_parts, suggest_class
+from mmcomponents.cli.errors import UserError, one_line
+from mmcomponents.cli.flags import Flags, apply, sort_flags
+from mmcomponents.cli.recipe import load, shipped
+from mmcomponents.component import WiringError
+from mmcomponents.data.errors import DataError
+from mmcomponents.registry import near
+
+VERBS = ("fit", "validate", "test", "predict")
+
+_SECTIONS = ("seed_everything", "trainer", "model", "data")
+"""What belongs to a recipe; the other keys belong to a verb."""
+
+_DIFFERENCES_SHOWN = 8
+
+
+class SaveRecipe(SaveConfigCallback):
+    """Writes the resolved recipe beside the run as `recipe.yaml`, which `--config` takes again.
+
+    It goes to `trainer.default_root_dir` where the recipe sets one, to the logger's folder otherwise. An earlier one is
+    overwritten: a run that is resumed has the recipe that it was resumed with.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file; called on rank zero alone."""
+        folder = self.config.trainer.default_root_dir or trainer.log_dir or trainer.default_root_dir
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        (Path(folder) / "recipe.yaml").write_text(_recipe_text(self.parser, self.config), encoding="utf-8")
+
+
+class RecipeCLI(LightningCLI):
+    """Builds task, data and trainer from a recipe and flags.
+
+    LightningCLI's own subcommands are left aside (`run=False`): one verb is one parser, whose keys are those of a
+    recipe. The recipe, flags merged and interpolations resolved, reaches the parser as one tree.
+
+    Args:
+        verb: A Trainer verb, or "generate" and the like for verbs that need no Trainer.
+        flags: The sorted command line.
+        task_class: LightningModule that `model:` holds the arguments of.
+        data_class: LightningDataModule that `data:` holds the arguments of.
+    """
+
+    def __init__(
+        self, verb: str, flags: Flags, task_class: type[LightningModule], data_class: type[LightningDataModule]
+    ) -> None:
+        self.verb = verb
+        self.flags = flags
+        self.verb_arguments: list[str] = []
+        super().__init__(
+            task_class,
+            data_class,
+            run=False,
+            args=[],
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveRecipe if verb == "fit" else None,
+            parser_kwargs={
+                "prog": f"mmcomponents {verb}",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "dump_header": [f"mmcomponents=={__version__}, all defaults written out"],
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what the Trainer's method takes beside model and data, such as `ckpt_path`."""
+        if self.verb in VERBS:
+            skip: set[str | int] = set(LightningCLI.subcommands()[self.verb])
+            self.verb_arguments = parser.add_method_arguments(Trainer, self.verb, skip=skip)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Merges recipes and flags, checks the names, and lets the parser check the values."""
+        if not self.flags.configs and not self.flags.requests:
+            raise UserError(f"{self.verb} needs --config RECIPE; shipped recipes: {', '.join(shipped()) or 'none'}")
+        recipe = apply(load(self.flags.configs), self.flags.settings)
+        defaults = parser.get_defaults()
+        known = _known_keys(defaults)
+        tree = recipe.resolved()
+        if not {"-h", "--help"} & set(self.flags.requests):
+            class_defaults = {k: v for k, v in defaults.items() if k.endswith(".class_path")}
+            complete(tree, class_defaults)
+            resolve_parts(tree, recipe)
+            owners = {"model": self._model_class, "data": self._datamodule_class, "trainer": self.trainer_class}
+            check_keys(tree, known, owners, recipe)
+        given = ["--config", json.dumps(tree, ensure_ascii=False)] if tree else []
+        try:
+            self.config = parser.parse_args([*given, *self.flags.requests])
+        except argparse.ArgumentError as error:
+            text = one_line(str(error))
+            key, colon, rest = text.partition(": ")
+            where = recipe.origin(key) if colon else ""
+            shown = f"{key} ({where}): {rest}" if where else text
+            raise UserError(shown + suggest_class(text)) from None
+
+    def instantiate_classes(self) -> None:
+        """Builds task and data, has the task refuse what does not fit, and builds the trainer last."""
+        try:
+            self.config_init = self.parser.instantiate_classes(self.config)
+            self.datamodule = self.config_init["data"]
+            self.model = self.config_init["model"]
+            # A wrong combination of parts is refused here, before any weight exists.
+            self.model.check(self.datamodule)
+            if self.verb in VERBS:
+                self.trainer = self.instantiate_trainer()
+        except (ValueError, OSError, DataError, MisconfigurationException) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+    def run_verb(self) -> Any:
+        """Calls the Trainer's method."""
+        arguments = {name: self.config_init[name] for name in self.verb_arguments}
+        try:
+            return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
+        except (WiringError, DataError) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+
+def run(
+    verb: str, argv: list[str], task_class: type[LightningModule], data_class: type[LightningDataModule]
+) -> RecipeCLI:
+    """Runs one of the Trainer's verbs.
+
+    Args:
+        verb: fit, validate, test or predict.
+        argv: What stands after the verb.
+        task_class: Takes `model:`.
+        data_class: Takes `data:`.
+
+    Returns:
+        What was built, after the run.
+    """
+    flags = sort_flags(argv)
+    cli = RecipeCLI(verb, flags, task_class, data_class)
+    if cli.config.get("ckpt_path"):
+        _check_checkpoint(str(cli.config["ckpt_path"]), cli)
+    cli.run_verb()
+    return cli
+
+
+def main(verb: str, argv: list[str]) -> int:
+    """Entry of these verbs for `mmcomponents`."""
+    from mmcomponents.data import PackedDataModule
+    from mmcomponents.training import MultimodalTask
+
+    run(verb, argv, MultimodalTask, PackedDataModule)
+    return 0
+
+
+def _known_keys(defaults: Namespace) -> dict[str, set[str]]:
+    known: dict[str, set[str]] = {}
+    for key in defaults.keys():  # noqa: SIM118  (a Namespace iterates over its top level only)
+        top, _, rest = key.partition(".")
+        known.setdefault(top, set()).update({rest.partition(".")[0]} if rest else ())
+    known.pop("config", None)
+    return known
+
+
+def _recipe_text(parser: LightningArgumentParser, config: Namespace) -> str:
+    """The resolved recipe without the keys of the verb: any verb takes it."""
+    kept = config.clone()
+    for key in list(vars(kept)):
+        if key not in _SECTIONS:
+            kept.pop(key)
+    return str(parser.dump(kept, skip_none=False, skip_validation=True)).rstrip() + "\n"
+
+
+def _check_checkpoint(ckpt_path: str, cli: RecipeCLI) -> None:
+    """Refuses a checkpoint that is not there, and says where it was trained with other settings.
+
+    A checkpoint never overrides recipe or flags.
+    """
+    if ckpt_path in ("best", "last", "hpc") or ckpt_path.startswith("registry:"):
+        return
+    path = Path(ckpt_path)
+    if not path.exists():
+        beside = [entry.as_posix() for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UserError(f"there is no checkpoint {ckpt_path!r}{near(path.as_posix(), beside)}")
+    if not path.is_file():
+        return
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters") or {}
+    except Exception:  # an odd checkpoint is the loader's to refuse, with its own words
+        return
+    ours = yaml.safe_load(_recipe_text(cli.parser, cli.config))["model"]
+    lines = list(_differences({k: v for k, v in saved.items() if not k.startswith("_")}, ours, "model"))
+    for line in lines[:_DIFFERENCES_SHOWN]:
+        sys.stderr.write(f"mmcomponents: the checkpoint was trained with {line}\n")
+    if len(lines) > _DIFFERENCES_SHOWN:
+        sys.stderr.write(f"mmcomponents: and {len(lines) - _DIFFERENCES_SHOWN} more differences\n")
+
+
+def _differences(saved: Any, ours: Any, key: str) -> list[str]:
+    if isinstance(saved, dict) and isinstance(ours, dict):
+        # Only keys of both are compared: an option that is new since then is no difference of the user's.
+        return [
+            line for name in saved if name in ours for line in _differences(saved[name], ours[name], f"{key}.{name}")
+        ]
+    same = saved == ours or (isinstance(saved, tuple) and list(saved) == ours)
+    return [] if same else [f"{key} = {saved!r}, the recipe says {ours!r}, which holds"]

@@ -1,0 +1,263 @@
+"""The data of a run as a LightningDataModule: packs to train and validate on, prompts to test with."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+
+from mmcomponents.batch import PackedBatch
+from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
+from mmcomponents.data.dataset import PackDataset
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.images import Normalization
+from mmcomponents.data.index import Index
+from mmcomponents.data.loaders import PackLoader, RankPacks, one_pass
+from mmcomponents.data.lookahead import Lookahead, Sums
+from mmcomponents.data.plan import BLOCK, Pack, PackPlan
+from mmcomponents.data.progress import PackProgress, batches_trained
+from mmcomponents.data.prompts import PromptBatch, PromptDataset
+from mmcomponents.data.refusals import Refusals, Watched, samples_seen
+from mmcomponents.data.samples import SampleRenderer
+from mmcomponents.data.shards import find_shards
+from mmcomponents.data.tiling import Tiling
+from mmcomponents.data.tokenizer import load_tokenizer
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+_SEEN, _REFUSED = "data/seen", "data/refused"
+
+
+class PackedDataModule(LightningDataModule):
+    """Reads shards into packs.
+
+    Training runs over an endless stream of packs, planned from the index of the shards: rank r of w takes every w-th.
+    Lightning's epoch is as many batches as the plan's first epoch has. What a checkpoint holds is the number of packs
+    that all ranks have used; the run goes on there, with any number of ranks and workers.
+
+    Args:
+        tokenizer: Folder of the tokenizer.
+        tokens_per_tile: Rows of the visual table that a tile becomes, which the model's vision and merger decide.
+        train: Shards to train on: files, patterns or folders.
+        val: Shards to validate on, in one pass without shuffling.
+        test: Shards whose questions are asked one by one, by `test` and `predict`.
+        tile_size: Side of a tile in pixels.
+        min_tiles: Least tiles of an image.
+        max_tiles: Most tiles of a sample's images together, thumbnails not counted.
+        thumbnail: Whether an image of several tiles has a thumbnail of the whole behind them.
+        normalization: Mean and deviation of the colours: imagenet, clip or siglip.
+        pack_tokens: Most tokens of a pack.
+        pack_tiles: Most tiles of a pack, thumbnails counted; None: no limit.
+        system: System text for conversations that have none; None: no system block.
+        delta_log2: V2PE's choices of k in training, delta = 2**-k; None: the position part's own delta.
+        num_workers: Processes that read, for each loader.
+        seed: Of shuffling and drawing.
+        block: Samples that are packed together.
+        max_refused: Largest share of samples that may be unusable.
+        prompts_per_batch: Most questions of a test batch.
+        test_questions: Questions asked in a test, from the first samples on; None: all.
+    """
+
+    def __init__(
+        self,
+        tokenizer: str,
+        tokens_per_tile: int,
+        train: list[str] | str | None = None,
+        val: list[str] | str | None = None,
+        test: list[str] | str | None = None,
+        tile_size: int = 448,
+        min_tiles: int = 1,
+        max_tiles: int = 12,
+        thumbnail: bool = True,
+        normalization: Normalization = "imagenet",
+        pack_tokens: int = 16384,
+        pack_tiles: int | None = 48,
+        system: str | None = None,
+        delta_log2: list[int] | None = None,
+        num_workers: int = 2,
+        seed: int = 0,
+        block: int = BLOCK,
+        max_refused: float = 0.01,
+        prompts_per_batch: int = 64,
+        test_questions: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.tokenizer_path = tokenizer
+        self.tokens_per_tile = tokens_per_tile
+        self.shards = {"train": train, "val": val, "test": test}
+        self.tiling = Tiling(min_tiles, max_tiles, tile_size, thumbnail)
+        self.normalization: Normalization = normalization
+        self.pack_tokens, self.pack_tiles, self.block = pack_tokens, pack_tiles, block
+        self.system, self.delta_log2 = system, delta_log2
+        self.num_workers, self.seed, self.max_refused = num_workers, seed, max_refused
+        self.prompts_per_batch, self.test_questions = prompts_per_batch, test_questions
+        self._datasets: dict[str, PackDataset | PromptDataset] = {}
+        self._refusals: dict[str, Refusals] = {}
+        self._progress = PackProgress()
+        self._resumed_plan: str | None = None
+
+    @cached_property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The tokenizer, loaded when it is first asked for."""
+        return load_tokenizer(self.tokenizer_path)
+
+    @cached_property
+    def renderer(self) -> SampleRenderer:
+        """What becomes of a sample: the settings that training, tests and free prompts share."""
+        return SampleRenderer(self.tokenizer, self.tokens_per_tile, self.tiling, self.normalization, self.system)
+
+    def check_model(
+        self, tokens_per_tile: int | None, image_size: int | None, vocab_size: int, image_token_id: int | None = None
+    ) -> None:
+        """Makes sure that data and model fit, before either is built.
+
+        Args:
+            tokens_per_tile: Rows that the model makes of a tile; None: it takes no images.
+            image_size: Side of the tiles that the encoder was made for.
+            vocab_size: Rows of the word table.
+            image_token_id: Id that the model takes for the place of a visual row.
+
+        Raises:
+            TemplateError: The tokenizer lacks tokens of the chat template.
+            ValueError: They do not fit; with both numbers.
+        """
+        check_template(self.tokenizer)
+        if len(self.tokenizer) > vocab_size:
+            raise ValueError(
+                f"the tokenizer {self.tokenizer_path} has {len(self.tokenizer)} tokens, the model's vocab_size is"
+                f" {vocab_size}"
+            )
+        if tokens_per_tile is not None and tokens_per_tile != self.tokens_per_tile:
+            raise ValueError(
+                f"vision and merger make {tokens_per_tile} rows of a tile, the data's tokens_per_tile is"
+                f" {self.tokens_per_tile}"
+            )
+        if image_size is not None and image_size != self.tiling.tile_size:
+            raise ValueError(
+                f"the vision encoder is made for tiles of {image_size} pixels, the data's tile_size is"
+                f" {self.tiling.tile_size}"
+            )
+        context = self.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
+        if image_token_id is not None and image_token_id != context:
+            raise ValueError(
+                f"the model's image_token_id is {image_token_id}, {IMAGE_CONTEXT} is {context} in {self.tokenizer_path}"
+            )
+
+    def setup(self, stage: str) -> None:
+        """Opens the indices that a stage needs and plans the packs."""
+        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
+        for part in wanted:
+            if part not in self._datasets and (self.shards[part] is not None or part != "val"):
+                self._open(part)
+        if stage == "fit":
+            self._progress.forget_other_run(self.trainer)
+
+    def _open(self, part: str) -> None:
+        where = self.shards[part]
+        if where is None:
+            raise DataError(f"the recipe's data names no shards for {part}: set data.{part}")
+        index = Index.open(find_shards(where), self.tokenizer)
+        refusals = self._refusals[part] = Refusals(part, len(index), self.max_refused)
+        problems = [(n, str(index.problem[n])) for n in (index.problem != "").nonzero()[0].tolist()]
+        if part == "test":
+            self._datasets[part] = PromptDataset(index, self.renderer, self.prompts_per_batch, self.test_questions)
+        else:
+            shuffle = part == "train"
+            tokens = index.tokens(self.tiling, self.tokens_per_tile, self.renderer.system_tokens)
+            tiles = index.tiles(self.tiling)
+            try:
+                plan = PackPlan(tokens, tiles, self.pack_tokens, self.pack_tiles, self.seed, self.block, shuffle)
+            except ValueError as error:
+                raise DataError(f"the {part} data cannot be packed: {error}") from error
+            problems += plan.refused
+            deltas = self.delta_log2 if shuffle else None
+            self._datasets[part] = PackDataset(index, plan, self.renderer, self.seed, deltas)
+        refusals.check_plan([f"{index.name(n)}: {reason}" for n, reason in problems])
+
+    def train_dataloader(self) -> Lookahead:
+        """The rank's packs, with the totals of each optimizer step."""
+        dataset = self._packs("train")
+        loader = PackLoader(dataset, self._next_packs, self._epoch_length(), self.num_workers)
+        return Lookahead(loader, self._window, self._counts, self._reduce, self._place)
+
+    def val_dataloader(self) -> Watched[PackedBatch] | list[Watched[PackedBatch]]:
+        """The validation packs, each on one rank; no loader at all without validation data."""
+        if "val" not in self._datasets:
+            return []
+        dataset, (rank, world) = self._packs("val"), self._ranks()
+        items = one_pass(dataset.plan.packs_in_epoch(0), rank, world)
+        packs = [None if number is None else dataset.plan.pack(number) for number in items]
+        return Watched(PackLoader(dataset, lambda: packs, len(packs), self.num_workers), self._refusals["val"])
+
+    def test_dataloader(self) -> Watched[PromptBatch]:
+        """The test questions, each on one rank."""
+        dataset, (rank, world) = self._datasets["test"], self._ranks()
+        assert isinstance(dataset, PromptDataset)
+        items = one_pass(len(dataset), rank, world)
+        return Watched(PackLoader(dataset, lambda: items, len(items), self.num_workers), self._refusals["test"])
+
+    def predict_dataloader(self) -> Watched[PromptBatch]:
+        """The test questions."""
+        return self.test_dataloader()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The packs that all ranks have used: the same on each of them."""
+        if "train" not in self._datasets:
+            return {}
+        used, batches = self._progress.used(self.trainer), batches_trained(self.trainer)
+        return {"packs": used, "batches": batches, "plan": self._packs("train").plan.fingerprint()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on behind the packs that were used."""
+        self._progress.load(int(state_dict["packs"]), int(state_dict["batches"]))
+        self._resumed_plan = state_dict.get("plan")
+
+    def _packs(self, part: str) -> PackDataset:
+        dataset = self._datasets[part]
+        assert isinstance(dataset, PackDataset)
+        return dataset
+
+    def _ranks(self) -> tuple[int, int]:
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+    def _epoch_length(self) -> int:
+        return -(-self._packs("train").plan.packs_in_epoch(0) // self._ranks()[1])
+
+    def _place(self) -> tuple[int, int]:
+        return self._progress.place(self.trainer, self._epoch_length())
+
+    def _next_packs(self) -> Iterable[Pack]:
+        """The packs of this rank that are left of the epoch; asked for when the first batch is."""
+        plan, (rank, world), (done, length) = self._packs("train").plan, self._ranks(), self._place()
+        if self._resumed_plan not in (None, plan.fingerprint()):
+            logger.warning("the data or its settings changed since the checkpoint: samples may repeat or be missed")
+        self._resumed_plan = None
+        return RankPacks(plan, self._progress.used(self.trainer) + rank, world, length - done)
+
+    def _window(self) -> int:
+        return 1 if self.trainer is None else int(self.trainer.accumulate_grad_batches)
+
+    def _counts(self, batch: PackedBatch) -> Sums:
+        counts = None if self.trainer is None else getattr(self.trainer.lightning_module, "counts", None)
+        self._refusals["train"].warn(batch.refused)
+        refused = {_SEEN: float(samples_seen(batch)), _REFUSED: float(len(batch.refused))}
+        return {**(counts(batch) if counts else {}), **refused}
+
+    def _reduce(self, sums: Sums) -> Sums:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            assert self.trainer is not None
+            names = sorted(sums)
+            values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
+            values = values.to(self.trainer.strategy.root_device)
+            torch.distributed.all_reduce(values)
+            sums = dict(zip(names, values.tolist(), strict=True))
+        # These are sums over all ranks: each comes to the same verdict, and none waits for another that has stopped.
+        self._refusals["train"].count(sums.pop(_SEEN), sums.pop(_REFUSED))
+        return sums

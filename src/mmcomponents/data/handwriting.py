@@ -1,0 +1,138 @@
+"""The quickstart's data set: questions about real handwriting, as shards that any run of the library can read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.handwriting_questions import KINDS, PHRASINGS, conversation
+from mmcomponents.data.handwriting_scenes import SceneStyle, draw_scene, load_scans, split_scans
+from mmcomponents.data.index import build_index, index_path
+from mmcomponents.data.shards import ShardWriter
+from mmcomponents.data.tokenizer import train_tokenizer
+
+PARTS = ("train", "val", "test")
+SHARES = (0.75, 0.05, 0.20)
+"""Shares of the scans that the three parts are drawn from: no scan is in two of them."""
+
+
+def make_handwriting(
+    out: str,
+    scenes: int = 12_000,
+    held_out: int = 600,
+    val_scenes: int = 100,
+    seed: int = 0,
+    unit: int = 56,
+    digit_size: tuple[int, int] = (20, 36),
+    counts: tuple[float, float, float, float] = (9, 2, 2, 2),
+    shapes: tuple[float, float, float] = (2, 2, 1),
+    questions: tuple[int, int] = (2, 4),
+    vocab_size: int = 512,
+    samples_per_shard: int = 4_000,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Writes `train-*.tar`, `val-*.tar` and `test-*.tar` with their indices, `tokenizer/` and `dataset.json`.
+
+    The three parts are drawn from different scans. A training conversation asks a few kinds of question about its
+    scene, in random order; validation and test ask all five. Digits of training scenes are turned, slanted and thickened a
+    little, since each scan comes up many times; the others are as they were written. The same arguments give the same
+    bytes.
+
+    Args:
+        out: Folder; shards of an earlier call are replaced.
+        scenes: To train on.
+        held_out: To test on.
+        val_scenes: To validate on.
+        seed: Of everything.
+        unit: Side of a sheet with one digit in pixels. Wide and tall sheets have one unit a digit.
+        digit_size: Least and largest side of a digit in pixels.
+        counts: Weights of scenes with one, two, three and four digits. Small models stall on several digits until they
+            know single ones, hence most scenes have one.
+        shapes: Weights of square, wide and tall sheets among scenes of several digits.
+        questions: Fewest and most questions of a training conversation.
+        vocab_size: Of the tokenizer, which is made from the training conversations.
+        samples_per_shard: Most scenes of a shard.
+        progress: Called with (scenes done, scenes in all).
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: The folder holds shards that are not of this function.
+        ValueError: Arguments that make no scenes.
+        ModuleNotFoundError: scikit-learn is missing.
+    """
+    folder, style = Path(out), SceneStyle(unit, digit_size, counts, shapes)
+    sizes = dict(zip(PARTS, (scenes, val_scenes, held_out), strict=True))
+    if min(sizes.values()) < 1 or not 1 <= questions[0] <= questions[1] <= len(KINDS):
+        raise ValueError(f"no data set of {sizes} scenes with {questions[0]} to {questions[1]} questions")
+    scans, digits = load_scans()
+    allowed = dict(zip(PARTS, split_scans(digits, SHARES, seed), strict=True))
+    _clear(folder)
+    texts: list[str] = []
+    shards: list[Path] = []
+    done, total = 0, sum(sizes.values())
+    for number, part in enumerate(PARTS):
+        with ShardWriter(folder, part, samples_per_shard) as writer:
+            for scene_number in range(sizes[part]):
+                generator = np.random.default_rng((seed, 1 + number, scene_number))
+                training = part == "train"
+                scene = draw_scene(scans, digits, allowed[part], style, generator, vary=training)
+                asked = int(generator.integers(questions[0], questions[1], endpoint=True)) if training else len(KINDS)
+                kinds = generator.permutation(KINDS)[:asked].tolist() if training else list(KINDS)
+                messages = conversation(scene.digits, scene.column, kinds, generator)
+                record = {
+                    "messages": messages,
+                    "kinds": kinds,
+                    "source": "handwriting",
+                    "digits": scene.digits,
+                    "scans": scene.scans,
+                    "column": scene.column,
+                }
+                writer.write(f"{scene_number:06d}", record, [scene.png()])
+                if training:
+                    texts += [message["content"] for message in messages]
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+        shards += writer.paths
+    tokenizer = train_tokenizer(texts, vocab_size)
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    for shard in shards:
+        build_index(shard, tokenizer)
+    settings: dict[str, Any] = {
+        "name": "handwriting",
+        "scans": "scikit-learn load_digits: 8x8 scans of handwritten digits, UCI (Alpaydin and Kaynak, 1998)",
+        "scenes": sizes,
+        "scans_of_each_part": {part: len(numbers) for part, numbers in allowed.items()},
+        "seed": seed,
+        "style": asdict(style),
+        "questions": list(questions),
+        "kinds": {kind: list(PHRASINGS[kind]) for kind in KINDS},
+        "vocab_size": len(tokenizer),
+        "shards": [shard.name for shard in shards],
+    }
+    # written last: where it is, the rest is whole
+    (folder / "dataset.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return str(folder)
+
+
+def _clear(folder: Path) -> None:
+    """Removes the shards of an earlier call, which a smaller data set would leave among its own."""
+    note = folder / "dataset.json"
+    shards = sorted(folder.glob("*.tar"))
+    if shards and not note.is_file() and {s.name.rpartition("-")[0] for s in shards} - set(PARTS):
+        raise DataError(
+            f"{folder} holds {len(shards)} shards that are not of a handwriting data set, such as {shards[0]}"
+        )
+    for shard in shards:
+        if shard.name.rpartition("-")[0] in PARTS:
+            shard.unlink()
+            index_path(shard).unlink(missing_ok=True)
+    note.unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""Scenes of handwritten digits, composed from real scans.
+
+The scans are those of scikit-learn's `load_digits`: 1,797 digits of 43 writers, 8 x 8 grey levels (E. Alpaydin and
+C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998). A scene is a sheet of paper with one digit or several,
+in a row or in a column, of varying size and place, never overlapping.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+Scans = npt.NDArray[np.float32]
+Shape = Literal["square", "wide", "tall"]
+SHAPES: tuple[Shape, ...] = ("square", "wide", "tall")
+
+
+@dataclass(frozen=True)
+class SceneStyle:
+    """How scenes look.
+
+    Attributes:
+        unit: Side in pixels of the smallest sheet; wide and tall sheets are one unit a digit.
+        digit_size: Least and largest side of a digit's box, in pixels.
+        counts: Weights of scenes with one digit, two, three and so on.
+        shapes: Weights of square, wide and tall sheets among scenes of several digits.
+    """
+
+    unit: int
+    digit_size: tuple[int, int]
+    counts: tuple[float, ...]
+    shapes: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        least, most = self.digit_size
+        if not 8 <= least <= most <= self.unit:
+            raise ValueError(
+                f"8 <= digit_size <= unit does not hold for digit_size {self.digit_size}, unit {self.unit}"
+            )
+        for name, weights in (("counts", self.counts), ("shapes", self.shapes)):
+            if min(weights, default=-1) < 0 or sum(weights) <= 0:
+                raise ValueError(f"{name} {weights} are no weights")
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A scene, drawn.
+
+    Attributes:
+        image: Grey levels.
+        digits: In reading order: from left to right, or from top to bottom.
+        scans: Numbers of the scans, in the same order.
+        column: Whether they stand one below the other.
+        boxes: Left, top and side of each digit's box.
+    """
+
+    image: Image.Image
+    digits: tuple[int, ...]
+    scans: tuple[int, ...]
+    column: bool
+    boxes: tuple[tuple[int, int, int], ...]
+
+    def png(self) -> bytes:
+        """The image as a PNG file."""
+        buffer = io.BytesIO()
+        self.image.save(buffer, "png")
+        return buffer.getvalue()
+
+
+def load_scans() -> tuple[Scans, npt.NDArray[np.int64]]:
+    """Returns the scans, `[1797, 8, 8]` ink from 0 to 1, and their digits.
+
+    Raises:
+        ModuleNotFoundError: scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "the handwriting needs scikit-learn: pip install 'mmcomponents[quickstart]'"
+        ) from error
+    data = load_digits()
+    return (data.images / 16.0).astype(np.float32), data.target.astype(np.int64)
+
+
+def split_scans(digits: npt.NDArray[np.int64], shares: tuple[float, ...], seed: int) -> list[npt.NDArray[np.int64]]:
+    """Deals the scans out to disjoint parts, each digit in the same proportion.
+
+    Args:
+        digits: Digit of each scan.
+        shares: Of each part; they sum to one.
+        seed: Of the shuffling.
+
+    Returns:
+        Scan numbers of each part, sorted.
+    """
+    parts: list[list[int]] = [[] for _ in shares]
+    generator = np.random.default_rng((seed, 0))
+    for digit in range(10):
+        scans = generator.permutation(np.flatnonzero(digits == digit))
+        cuts = np.round(np.cumsum(shares) * len(scans)).astype(int)
+        for part, piece in zip(parts, np.split(scans, cuts[:-1]), strict=True):
+            part += piece.tolist()
+    return [np.array(sorted(part)) for part in parts]
+
+
+def draw_scene(
+    scans: Scans,
+    digits: npt.NDArray[np.int64],
+    allowed: npt.NDArray[np.int64],
+    style: SceneStyle,
+    generator: np.random.Generator,
+    vary: bool,
+) -> Scene:
+    """Composes a scene.
+
+    Args:
+        scans: All scans.
+        digits: Digit of each.
+        allowed: Scan numbers that may be used.
+        style: How scenes look.
+        generator: Of all choices.
+        vary: Whether each digit is turned, slanted and thinned or thickened a little, since scans come up many times.
+    """
+    count = 1 + int(generator.choice(len(style.counts), p=_normal(style.counts)))
+    shape: Shape = "square" if count == 1 else SHAPES[int(generator.choice(3, p=_normal(style.shapes)))]
+    chosen = generator.choice(allowed, count)
+    width, height, boxes = _place(count, shape, style, generator)
+    paper, ink = generator.uniform(215, 255), generator.uniform(0, 70)
+    sheet = np.zeros((height, width), np.float32)
+    for scan, (left, top, side) in zip(chosen, boxes, strict=True):
+        sheet[top : top + side, left : left + side] = _draw_digit(scans[scan], side, generator if vary else None)
+    grey = np.round(paper + (ink - paper) * sheet).astype(np.uint8)
+    return Scene(
+        image=Image.fromarray(grey),
+        digits=tuple(digits[chosen].tolist()),
+        scans=tuple(chosen.tolist()),
+        column=shape == "tall",
+        boxes=tuple(boxes),
+    )
+
+
+def _normal(weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
+    return np.array(weights) / sum(weights)
+
+
+def _place(
+    count: int, shape: Shape, style: SceneStyle, generator: np.random.Generator
+) -> tuple[int, int, list[tuple[int, int, int]]]:
+    """Size of the sheet, and left, top and side of each digit's box."""
+    least, most = style.digit_size
+    if shape == "square":
+        # as many units as the digits need beside one another
+        edge = style.unit * -(-count * least // style.unit)
+        sides = generator.integers(least, min(most, edge // count), count, endpoint=True)
+        gaps = np.sort(generator.integers(0, edge - int(sides.sum()), count, endpoint=True))
+        lefts = gaps + np.concatenate([[0], np.cumsum(sides)[:-1]])
+        tops = [int(generator.integers(0, edge - side, endpoint=True)) for side in sides]
+        return edge, edge, [(int(x), y, int(side)) for x, y, side in zip(lefts, tops, sides, strict=True)]
+    boxes = []
+    for cell in range(count):  # one digit a cell, so that a grid of one tile a cell cuts none
+        side = int(generator.integers(least, most, endpoint=True))
+        across, along = (int(n) for n in generator.integers(0, style.unit - side, 2, endpoint=True))
+        place = cell * style.unit + along
+        boxes.append((place, across, side) if shape == "wide" else (across, place, side))
+    size = style.unit * count
+    return (size, style.unit, boxes) if shape == "wide" else (style.unit, size, boxes)
+
+
+def _draw_digit(scan: Scans, side: int, generator: np.random.Generator | None) -> Scans:
+    """The scan as `[side, side]` ink, enlarged by bicubic interpolation."""
+    angle, shear, stretch, weight = 0.0, 0.0, 1.0, 1.0
+    if generator is not None:
+        angle, shear = generator.uniform(-0.17, 0.17), generator.uniform(-0.15, 0.15)
+        stretch, weight = np.exp(generator.uniform(-0.12, 0.12)), np.exp(generator.uniform(-0.35, 0.35))
+    margin = 1  # so that a turned digit keeps its corners
+    source = Image.fromarray(np.pad(scan, margin), mode="F")
+    zoom = (8 + margin) / side
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = zoom * turn @ np.array([[stretch, shear], [0.0, 1.0]])
+    # from the centre of the box to the centre of the scan
+    shift = np.full(2, 4 + margin) - matrix @ np.full(2, side / 2)
+    coefficients = (*matrix[0], shift[0], *matrix[1], shift[1])
+    drawn = source.transform((side, side), Image.Transform.AFFINE, coefficients, Image.Resampling.BICUBIC)
+    ink: Scans = np.clip(np.asarray(drawn, np.float32), 0, 1) ** np.float32(weight)
+    return ink

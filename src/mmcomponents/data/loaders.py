@@ -1,0 +1,86 @@
+"""Loaders of packs: which packs a rank reads, in which order, by how many workers."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmcomponents.data.plan import Pack, PackPlan
+
+B = TypeVar("B")
+
+
+class PackLoader(Generic[B]):
+    """Reads items of a dataset in a given order, with workers or without: the batches are the same.
+
+    It is no torch `DataLoader`, so that Lightning leaves the order alone: packs are divided among ranks here.
+
+    Args:
+        dataset: Its items are whole batches.
+        items: Returns what to read, asked anew at the start of each epoch.
+        length: Batches of a full epoch.
+        num_workers: Processes that read.
+    """
+
+    def __init__(
+        self, dataset: Dataset[B], items: Callable[[], Iterable[Any]], length: int, num_workers: int = 0
+    ) -> None:
+        self.dataset, self.items, self.length, self.num_workers = dataset, items, length, num_workers
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[B]:
+        # A loader an epoch: its workers are stopped with it, and an epoch may begin anywhere.
+        loader: DataLoader[B] = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=self.items(),
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_quiet_worker,
+        )
+        yield from loader
+
+
+def _as_it_is(batch: B) -> B:
+    return batch
+
+
+def _quiet_worker(_: int) -> None:
+    # Tokenizers warn when they find themselves in a forked process; one worker needs no threads of theirs.
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class RankPacks:
+    """The packs of one rank in the endless run: `first`, `first + world`, and so on.
+
+    Args:
+        plan: The plan of the run.
+        first: Number of the first pack of this rank.
+        world: Number of ranks.
+        count: How many packs.
+    """
+
+    def __init__(self, plan: PackPlan, first: int, world: int, count: int) -> None:
+        self.plan, self.numbers = plan, range(first, first + count * world, world)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Pack]:
+        return map(self.plan.pack, self.numbers)
+
+
+def one_pass(count: int, rank: int, world: int) -> list[int | None]:
+    """Item numbers of one rank for a single pass over `count` items, each on one rank only.
+
+    All ranks get equally many: None stands where a rank has nothing left, and must not be counted.
+    """
+    each = -(-count // world)
+    return [number if number < count else None for number in range(rank, each * world, world)]

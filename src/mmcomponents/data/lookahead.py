@@ -1,0 +1,73 @@
+"""One denominator for a whole optimizer step, known before its first forward.
+
+A loss that is averaged over tokens needs the number of tokens of all the packs of the step: those of the
+accumulation window, on all ranks. The batches say it in integers, so the loader holds one window back, adds up, asks the other ranks,
+and hands the sums out with each batch.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Protocol
+
+from mmcomponents.batch import PackedBatch
+
+Sums = dict[str, float]
+
+
+class SizedLoader(Protocol):
+    """Something that yields batches and knows how many."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[PackedBatch]: ...
+
+
+class Lookahead:
+    """Yields the batches of a loader with `batch.totals` set.
+
+    Args:
+        loader: What to read; it yields the batches that are left of the epoch.
+        window: Returns the batches of one optimizer step; asked at the start of each epoch.
+        counts: Counts of one batch by name, from integers alone.
+        reduce: Sums over all ranks; default: there is one.
+        place: Returns (batches of this epoch that are done, batches of the epoch), asked at the start of each epoch: an
+            interrupted epoch goes on in the middle of it, and steps end where they would have. Default: the epoch
+            begins at its beginning, and is as long as the loader.
+    """
+
+    def __init__(
+        self,
+        loader: SizedLoader,
+        window: Callable[[], int],
+        counts: Callable[[PackedBatch], Sums],
+        reduce: Callable[[Sums], Sums] | None = None,
+        place: Callable[[], tuple[int, int]] | None = None,
+    ) -> None:
+        self.loader, self.window, self.counts, self.reduce, self.place = loader, window, counts, reduce, place
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        done, length = self.place() if self.place else (0, len(self.loader))
+        window = self.window()
+        if window < 1:
+            raise ValueError(f"an optimizer step takes at least one batch, not {window}")
+        batches = iter(self.loader)
+        while done < length:
+            # the last window of an epoch is short, and so is the first one after a resume inside a window
+            held = list(islice(batches, min(window - done % window, length - done)))
+            if not held:
+                return
+            sums: Counter[str] = Counter()
+            for batch in held:
+                for name, count in self.counts(batch).items():
+                    sums[name] += count  # type: ignore[assignment]  # counts may be fractions
+            totals = dict(sums) if self.reduce is None else self.reduce(dict(sums))
+            for batch in held:
+                batch.totals = dict(totals)
+            done += len(held)
+            yield from held

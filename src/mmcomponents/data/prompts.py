@@ -1,0 +1,143 @@
+"""Prompts: packs whose segments end where the assistant begins to write, for generation and for tests.
+
+The questions about one scene are segments of one pack and use the same rows of the visual table, so that its image is
+encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mmcomponents.batch import PackedBatch, _Movable
+from mmcomponents.data.chat import Message
+from mmcomponents.data.collate import RenderedSample, TiledImage, collate
+from mmcomponents.data.errors import SampleError
+from mmcomponents.data.index import Index
+from mmcomponents.data.samples import SampleRenderer, single_questions
+
+
+@dataclass
+class PromptBatch(_Movable):
+    """Questions whose answers are known.
+
+    Attributes:
+        batch: One segment for each question; without questions it is the pack with a single PAD.
+        questions: Texts, without the placeholders of images.
+        answers: What the data holds to be right.
+        kinds: Kind of each question, "" where the data does not say.
+        keys: Shard and key of each question's sample.
+        pictures: File of the first image of each question, None for text alone.
+    """
+
+    batch: PackedBatch
+    questions: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    pictures: list[bytes | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+def prompt_batch(
+    conversations: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]] | None,
+    renderer: SampleRenderer,
+) -> PackedBatch:
+    """Makes a pack of free prompts, one segment each.
+
+    Args:
+        conversations: Messages that end with the user's.
+        images: Images of each conversation. The same list (or images) given twice is encoded once.
+        renderer: Tokenizer, tiling and so on.
+
+    Raises:
+        ConversationError: A conversation cannot be rendered.
+        ValueError: Conversations and lists of images differ in number.
+    """
+    pictures = [[] for _ in conversations] if images is None else [list(group) for group in images]
+    if len(pictures) != len(conversations):
+        raise ValueError(f"{len(conversations)} conversations, {len(pictures)} lists of images")
+    tiled: dict[tuple[int, ...], list[TiledImage]] = {}
+    samples = []
+    for number, (messages, group) in enumerate(zip(conversations, pictures, strict=True)):
+        same = tuple(id(image) for image in group)
+        if same not in tiled:
+            tiled[same] = renderer.tile(group)
+        chat = renderer.prompt(messages, tiled[same])
+        samples.append(RenderedSample(chat, tiled[same], number, -1, f"prompt/{number}"))
+    return collate(samples, renderer.tokens_per_tile, renderer.pad_id)
+
+
+class PromptDataset(Dataset[PromptBatch]):
+    """The questions of an index, each asked on its own, a few scenes a batch.
+
+    Args:
+        index: Where the samples are.
+        renderer: What becomes of a sample.
+        prompts_per_batch: Most questions of a batch; the questions of one sample stay together, however many.
+        questions: Questions in all, from the first samples on; None: all.
+    """
+
+    def __init__(
+        self, index: Index, renderer: SampleRenderer, prompts_per_batch: int, questions: int | None = None
+    ) -> None:
+        if prompts_per_batch < 1 or (questions is not None and questions < 1):
+            raise ValueError(f"prompts_per_batch {prompts_per_batch} and questions {questions} must be positive")
+        self.index, self.renderer = index, renderer
+        self.batches: list[list[tuple[int, int]]] = []  # (sample, number of its questions)
+        left, room = int(index.turns.sum()) if questions is None else questions, 0
+        for sample, turns in enumerate(index.turns.tolist()):
+            if left <= 0:
+                break
+            asked = min(max(turns, 1), left)  # a sample with a problem has no turns, and is to be reported
+            if not self.batches or asked > room:
+                self.batches.append([])
+                room = prompts_per_batch
+            self.batches[-1].append((sample, asked))
+            room, left = room - asked, left - (asked if turns else 0)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int | None) -> PromptBatch:
+        """Returns one batch; None: the batch without questions, which keeps ranks in step."""
+        prompts = PromptBatch(collate([], self.renderer.tokens_per_tile, self.renderer.pad_id))
+        segments: list[RenderedSample] = []
+        refused = []
+        for sample, asked in self.batches[number] if number is not None else ():
+            try:
+                self._ask(sample, asked, segments, prompts)
+            except SampleError as error:
+                refused.append(f"{self.index.name(sample)}: {error}")
+        prompts.batch = collate(segments, self.renderer.tokens_per_tile, self.renderer.pad_id, refused)
+        return prompts
+
+    def _ask(self, sample: int, asked: int, segments: list[RenderedSample], prompts: PromptBatch) -> None:
+        """Adds the questions of one sample, all of them or, on an error, none."""
+        if problem := str(self.index.problem[sample]):
+            raise SampleError(problem)
+        record, files = self.index.read(sample)
+        images = self.renderer.decode(files)
+        messages: list[Message] = record["messages"]
+        self.renderer.chat(messages, images)  # refuses what training would refuse
+        system = [m for m in messages[:1] if m["role"] == "system"]
+        kinds = record.get("kinds")
+        rendered = []
+        for question, answer, used in single_questions(messages)[:asked]:
+            mine = images if len(images) == 1 else images[:used]
+            chat = self.renderer.prompt([*system, {"role": "user", "content": question}], mine)
+            rendered.append((question, answer, RenderedSample(chat, mine, sample, key=self.index.name(sample))))
+        for number, (question, answer, segment) in enumerate(rendered):
+            segment.source = int(self.index.source[sample])
+            segments.append(segment)
+            prompts.questions.append(question.replace("<image>", "").strip())
+            prompts.answers.append(answer)
+            prompts.kinds.append(str(kinds[number]) if isinstance(kinds, list) and number < len(kinds) else "")
+            prompts.keys.append(segment.key)
+            prompts.pictures.append(files[0] if segment.images else None)

@@ -1,0 +1,126 @@
+"""Dynamic tiling: an image of any shape becomes a grid of square tiles and, behind them, a thumbnail of the whole.
+
+InternVL 1.5 (arXiv 2404.16821, section 3.2) introduced it; InternVL3 uses it unchanged. The grid is the one whose
+aspect ratio is nearest to the image's; among grids that are equally near, a larger one is taken only where the image
+has enough pixels to fill more than half of it. The image is then stretched to the grid, whatever its own aspect ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@lru_cache(maxsize=64)
+def _candidates(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    grids = [
+        (columns, rows)
+        for columns in range(1, max_tiles + 1)
+        for rows in range(1, max_tiles // columns + 1)
+        if columns * rows >= min_tiles
+    ]
+    return tuple(sorted(grids, key=lambda grid: (grid[0] * grid[1], grid)))
+
+
+@lru_cache(maxsize=65536)
+def tile_grid(
+    width: int, height: int, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448
+) -> tuple[int, int]:
+    """Returns the (columns, rows) of tiles that an image is cut into.
+
+    Args:
+        width: Of the image, in pixels.
+        height: Of the image, in pixels.
+        min_tiles: Least number of tiles, the thumbnail not counted.
+        max_tiles: Largest number of tiles, the thumbnail not counted.
+        tile_size: Side of a tile in pixels.
+
+    Raises:
+        ValueError: A size or a limit is below one, or the limits are the wrong way round.
+    """
+    if width < 1 or height < 1 or tile_size < 1:
+        raise ValueError(f"an image of {width}x{height} cannot be cut into tiles of {tile_size}")
+    if not 1 <= min_tiles <= max_tiles:
+        raise ValueError(f"1 <= min_tiles <= max_tiles does not hold for min_tiles {min_tiles}, max_tiles {max_tiles}")
+    ratio = width / height
+    best, best_distance = (1, 1), float("inf")
+    for columns, rows in _candidates(min_tiles, max_tiles):  # in the order of their areas
+        distance = abs(ratio - columns / rows)
+        fills_half = width * height > 0.5 * tile_size * tile_size * columns * rows
+        if distance < best_distance or (distance == best_distance and fills_half):
+            best, best_distance = (columns, rows), distance
+    return best
+
+
+def count_tiles(
+    width: int,
+    height: int,
+    min_tiles: int = 1,
+    max_tiles: int = 12,
+    tile_size: int = 448,
+    thumbnail: bool = True,
+) -> int:
+    """Returns the number of tiles of an image, the thumbnail included."""
+    columns, rows = tile_grid(width, height, min_tiles, max_tiles, tile_size)
+    tiles = columns * rows
+    return tiles + 1 if thumbnail and tiles > 1 else tiles
+
+
+def tile_image(
+    image: Image.Image, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448, thumbnail: bool = True
+) -> list[Image.Image]:
+    """Cuts an image into tiles, row by row; the thumbnail comes last, and only if there are several tiles.
+
+    Args:
+        image: An RGB image.
+        min_tiles: Least number of tiles, the thumbnail not counted.
+        max_tiles: Largest number of tiles, the thumbnail not counted.
+        tile_size: Side of a tile in pixels.
+        thumbnail: Whether to add the whole image, resized to one tile.
+
+    Returns:
+        Images of `tile_size` x `tile_size`.
+    """
+    columns, rows = tile_grid(image.width, image.height, min_tiles, max_tiles, tile_size)
+    canvas = image.resize((columns * tile_size, rows * tile_size))  # bicubic, Pillow's default
+    tiles = [
+        canvas.crop((left, top, left + tile_size, top + tile_size))
+        for top in range(0, rows * tile_size, tile_size)
+        for left in range(0, columns * tile_size, tile_size)
+    ]
+    if thumbnail and len(tiles) > 1:
+        tiles.append(image.resize((tile_size, tile_size)))
+    return tiles
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """The settings of dynamic tiling, handed around together.
+
+    Attributes:
+        min_tiles: Least number of tiles of an image, the thumbnail not counted.
+        max_tiles: Largest number of tiles of a sample, the thumbnails not counted: several images share it.
+        tile_size: Side of a tile in pixels.
+        thumbnail: Whether several tiles are followed by a thumbnail of the whole.
+    """
+
+    min_tiles: int = 1
+    max_tiles: int = 12
+    tile_size: int = 448
+    thumbnail: bool = True
+
+    def for_images(self, count: int) -> Tiling:
+        """Settings for each of `count` images of one sample, which divide the budget as InternVL's training does."""
+        return replace(self, max_tiles=max(self.min_tiles, self.max_tiles // max(1, count)))
+
+    def count(self, width: int, height: int) -> int:
+        """Number of tiles of an image, the thumbnail included."""
+        return count_tiles(width, height, self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)
+
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """The tiles of an image, see `tile_image`."""
+        return tile_image(image, self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)

@@ -1,0 +1,93 @@
+"""Tokenizers: a small one made from the data's own text, and those of released models, loaded from a folder."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmcomponents.data.chat import CONTROL_TOKENS, END, GROUNDING_TOKENS, PAD, TEMPLATE
+from mmcomponents.data.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""How Qwen2.5 cuts a text before byte pairs are merged: words with the space before them, and every digit by itself."""
+
+_PROBE = "It's 3 plus 1024,\n\n  naïve ÀÉ 你好 <ref>a b</ref>!\t..."
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Makes a byte-level BPE tokenizer that cuts like Qwen2.5's and has InternVL's special tokens.
+
+    Args:
+        texts: What to learn the merges from.
+        vocab_size: Tokens in all, the 256 bytes and the special tokens included. Fewer come out where the texts do not
+            hold enough pairs.
+
+    Raises:
+        ValueError: The size leaves no room for bytes and special tokens.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    special = [*CONTROL_TOKENS, *GROUNDING_TOKENS]
+    if vocab_size < 256 + len(special):
+        raise ValueError(f"vocab_size {vocab_size} is less than 256 bytes and {len(special)} special tokens")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(special),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer from a folder; nothing is fetched from anywhere.
+
+    Raises:
+        DataError: The folder is missing or holds no tokenizer.
+    """
+    from transformers import AutoTokenizer
+
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` makes one beside its shards,"
+            " and a released model's folder holds its own"
+        )
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"the folder {folder} holds no tokenizer that transformers can load: {error}") from error
+    return tokenizer
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Short hash of all that decides how many tokens a conversation has: vocabulary, cutting and chat template.
+
+    It does not depend on how the tokenizer is stored, so it stays the same when saved and loaded.
+    """
+    digest = hashlib.sha256(TEMPLATE.encode())
+    for token, number in sorted(tokenizer.get_vocab().items()):
+        digest.update(f"{number}\t{token}\n".encode("utf-8", "surrogatepass"))
+    probe = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    digest.update(repr(list(probe)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,84 @@
+"""From factories of parts to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from mmcomponents.backbones import Backbone
+from mmcomponents.component import WiringError
+from mmcomponents.embedders import Embedder
+from mmcomponents.fusers import Fuser
+from mmcomponents.heads import Head
+from mmcomponents.mergers import Merger
+from mmcomponents.model import MultimodalModel
+from mmcomponents.positions import Position
+from mmcomponents.projectors import Projector
+from mmcomponents.vision import VisionEncoder
+
+Width = int | tuple[int, ...]
+_T = TypeVar("_T")
+
+
+@dataclass
+class Factories:
+    """A factory for each slot; it is called with the widths of the part's neighbours."""
+
+    vision: Callable[[], VisionEncoder] | None = None
+    fuser: Callable[[Width], Fuser] | None = None
+    merger: Callable[[Width], Merger] | None = None
+    projector: Callable[[Width, int], Projector] | None = None
+    embedder: Callable[[int, int], Embedder] | None = None
+    position: Callable[[int], Position] | None = None
+    backbone: Callable[[], Backbone] | None = None
+    heads: dict[str, Callable[[int, int], Head]] = field(default_factory=dict)
+
+    def build(self, vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
+        """Builds the parts along the way of the data and composes them.
+
+        Raises:
+            WiringError: Two parts do not fit, or one needs a neighbour or a vocabulary that is not there.
+        """
+        backbone = self.backbone() if self.backbone else None
+        vision = self.vision() if self.vision else None
+        width: Width | None = vision.hidden_size if vision else None
+        fuser = self.fuser(_width(width, "fuser")) if self.fuser else None
+        width = fuser.out_features if fuser else width
+        merger = self.merger(_width(width, "merger")) if self.merger else None
+        width = merger.out_features if merger else width
+        projector = None
+        if self.projector:
+            body = _needed(backbone, "projector", "backbone")
+            projector = self.projector(_width(width, "projector"), body.hidden_size)
+        embedder = None
+        if self.embedder:
+            body = _needed(backbone, "embedder", "backbone")
+            embedder = self.embedder(_needed(vocab_size, "embedder", "vocab_size"), body.hidden_size)
+        heads = {}
+        for name, head in self.heads.items():
+            body = _needed(backbone, f"head {name}", "backbone")
+            heads[name] = head(body.hidden_size, _needed(vocab_size, f"head {name}", "vocab_size"))
+        return MultimodalModel(
+            vision=vision,
+            fuser=fuser,
+            merger=merger,
+            projector=projector,
+            embedder=embedder,
+            position=self.position(_needed(backbone, "position", "backbone").head_dim) if self.position else None,
+            backbone=backbone,
+            heads=heads,
+            image_token_id=image_token_id,
+        )
+
+
+def _needed(value: _T | None, part: str, what: str) -> _T:
+    if value is None:
+        raise WiringError(f"the {part} needs a {what} and the recipe has none")
+    return value
+
+
+def _width(width: Width | None, part: str) -> Width:
+    if width is None:
+        raise WiringError(f"the {part} needs a vision encoder and the recipe has none")
+    return width

@@ -1,0 +1,77 @@
+"""What a recipe sets for each slot: whether it is trained, and how fast."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+from mmcomponents.component import Component
+from mmcomponents.model import MultimodalModel
+
+
+@dataclass
+class SlotOptions:
+    """Training options of one slot.
+
+    Attributes:
+        trainable: False freezes the slot: no gradient, and dropout and drop path off.
+        lr: Peak learning rate; None: the optimizer's.
+        weight_decay: Weight decay of matrices; None: the optimizer's. Vectors (biases, norms, scales) never decay.
+    """
+
+    trainable: bool = True
+    lr: float | None = None
+    weight_decay: float | None = None
+
+
+def check_slot_names(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
+    """Refuses options for a slot that the model does not fill.
+
+    Raises:
+        ValueError: Naming the near one.
+    """
+    known = [*model.parts(), *(["heads"] if len(model.heads) else [])]
+    for name in options:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(f"slots.{name}: the model has no such slot, it has {', '.join(known)}{hint}")
+
+
+def options_of(name: str, options: dict[str, SlotOptions]) -> SlotOptions:
+    """Options of a part: its own, else those of its slot (`heads` for `heads.lm`), else the defaults."""
+    return options.get(name) or options.get(name.split(".")[0]) or SlotOptions()
+
+
+def freeze(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
+    """Takes the gradient from the parameters of frozen slots. A tied weight follows its owner, the embedder."""
+    for name, part in reversed(model.parts().items()):
+        part.requires_grad_(options_of(name, options).trainable)
+
+
+def frozen_parts(model: MultimodalModel, options: dict[str, SlotOptions]) -> list[Component]:
+    """The parts of frozen slots."""
+    return [part for name, part in model.parts().items() if not options_of(name, options).trainable]
+
+
+def param_groups(model: MultimodalModel, options: dict[str, SlotOptions]) -> list[dict[str, Any]]:
+    """Optimizer groups, one for the matrices and one for the vectors of each slot; each has a `name`."""
+    groups: list[dict[str, Any]] = []
+    seen: set[int] = set()
+    for name, part in model.parts().items():
+        chosen = options_of(name, options)
+        for decays in (True, False):
+            params = [p for p in part.parameters() if p.requires_grad and (p.ndim >= 2) == decays and id(p) not in seen]
+            if not params:
+                continue
+            seen.update(map(id, params))
+            group: dict[str, Any] = {"params": params, "name": name if decays else f"{name}/no_decay"}
+            if chosen.lr is not None:
+                group["lr"] = chosen.lr
+            if not decays:
+                group["weight_decay"] = 0.0
+            elif chosen.weight_decay is not None:
+                group["weight_decay"] = chosen.weight_decay
+            groups.append(group)
+    return groups

@@ -1,0 +1,220 @@
+"""The root of training."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import AdamW
+from torchmetrics import MeanMetric
+
+from mmcomponents.backbones import Backbone
+from mmcomponents.batch import PackedBatch
+from mmcomponents.component import WiringError
+from mmcomponents.data import PromptBatch
+from mmcomponents.embedders import Embedder
+from mmcomponents.fusers import Fuser
+from mmcomponents.heads import Head
+from mmcomponents.inference import Autoregressive, Sampler
+from mmcomponents.mergers import Merger
+from mmcomponents.model import MultimodalModel
+from mmcomponents.objectives import NextToken, Objective
+from mmcomponents.positions import Position
+from mmcomponents.projectors import Projector
+from mmcomponents.training.build import Factories, Width
+from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, frozen_parts, param_groups
+from mmcomponents.vision import VisionEncoder
+
+
+class MultimodalTask(LightningModule):
+    """Composes a model from factories of its parts, and trains it on packs.
+
+    A recipe gives each factory all arguments but the widths of the neighbours, which are filled in here. The model is
+    built in `configure_model`, so that a strategy decides where its weights are made.
+
+    Args:
+        vision: Makes the vision encoder.
+        fuser: Makes the fuser, from the width of the maps.
+        merger: Makes the merger, from the width of the map.
+        projector: Makes the projector, from the widths in and out.
+        embedder: Makes the embedder, from the vocabulary and the width.
+        position: Makes the position encoding, from the width of a head.
+        backbone: Makes the backbone.
+        heads: Makes the heads, by name, from the width and the vocabulary.
+        objective: Makes the objective.
+        sampler: Makes the sampler that answers prompts in `test` and `predict`.
+        optimizer: Makes the optimizer, from parameter groups.
+        scheduler: Makes the schedule, which moves with each optimizer step.
+        slots: Whether and how fast each slot is trained, by its name.
+        vocab_size: Words; at least as many as the tokenizer has.
+        image_token_id: Id of the placeholder of a visual token.
+        seed: Of the initial weights.
+    """
+
+    def __init__(
+        self,
+        *,
+        vision: Callable[[], VisionEncoder] | None = None,
+        fuser: Callable[[Width], Fuser] | None = None,
+        merger: Callable[[Width], Merger] | None = None,
+        projector: Callable[[Width, int], Projector] | None = None,
+        embedder: Callable[[int, int], Embedder] | None = None,
+        position: Callable[[int], Position] | None = None,
+        backbone: Callable[[], Backbone] | None = None,
+        heads: dict[str, Callable[[int, int], Head]] | None = None,
+        objective: Callable[[], Objective] = NextToken,
+        sampler: Callable[[], Sampler] = Autoregressive,
+        optimizer: OptimizerCallable = AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        slots: dict[str, SlotOptions] | None = None,
+        vocab_size: int | None = None,
+        image_token_id: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.factories = Factories(vision, fuser, merger, projector, embedder, position, backbone, heads or {})
+        self.make_objective = objective
+        self.make_sampler = sampler
+        self.make_optimizer = optimizer
+        self.make_scheduler = scheduler
+        self.slots = slots or {}
+        self.vocab_size = vocab_size
+        self.image_token_id = image_token_id
+        self.seed = seed
+        self.model: MultimodalModel | None = None
+        self.objective: Objective | None = None
+        self.sampler: Sampler | None = None
+        self.val_loss = MeanMetric()
+        self._window: dict[str, Tensor] = {}
+
+    def configure_model(self) -> None:
+        """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
+        if self.model is not None:
+            return
+        self.model = self.factories.build(self.vocab_size, self.image_token_id)
+        self.model.init_weights(self.seed)
+        check_slot_names(self.model, self.slots)
+        freeze(self.model, self.slots)
+        self.objective = self.make_objective()
+        self.sampler = self.make_sampler()
+
+    def check(self, datamodule: LightningDataModule | None = None) -> None:
+        """Refuses what cannot work before any weight exists: the parts among themselves, and the model with its data.
+
+        Raises:
+            ValueError: With both parts and both numbers.
+        """
+        with torch.device("meta"):
+            model = self.factories.build(self.vocab_size, self.image_token_id)
+            objective = self.make_objective()
+        check_slot_names(model, self.slots)
+        for name in objective.needs_heads:
+            if name not in model.heads:
+                near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)
+                raise WiringError(
+                    f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
+                )
+        check_data = getattr(datamodule, "check_model", None)
+        if check_data is not None:
+            check_data(
+                tokens_per_tile=model.tokens_per_tile,
+                image_size=None if model.vision is None else model.vision.image_size,
+                vocab_size=self.vocab_size,
+                image_token_id=self.image_token_id,
+            )
+
+    def counts(self, batch: PackedBatch) -> dict[str, float]:
+        """What the loss of a pack is divided by; the loader sums it over the step before the step begins."""
+        _, objective, _ = self._built()
+        return objective.counts(batch)
+
+    def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
+        """Loss of one micro-batch, as its share of the step."""
+        model, objective, _ = self._built()
+        window = self.trainer.accumulate_grad_batches
+        totals = batch.totals
+        if totals is None:
+            if window > 1 or self.trainer.world_size > 1:
+                raise ValueError(
+                    "the packs carry no totals of their step: wrap the loader in mmcomponents.data.Lookahead, "
+                    "or use PackedDataModule, which does"
+                )
+            totals = objective.counts(batch)
+        out = objective(model, batch, totals)
+        self._log_parts(out.parts, last=(batch_idx + 1) % window == 0 or self.trainer.is_last_batch)
+        # Lightning divides by the window and the strategy averages over ranks; `totals` has counted both already.
+        scaled: Tensor = out.total * (window * self.trainer.world_size)
+        return scaled
+
+    def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
+        """Adds a pack to the mean loss over all targets of the validation data."""
+        model, objective, _ = self._built()
+        totals = objective.counts(batch)
+        out = objective(model, batch, totals)
+        self.val_loss.update(out.total, weight=totals[objective.denominator])
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the mean loss."""
+        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
+        self.val_loss.reset()
+
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[str]]:
+        """Answers of the model to a batch of prompts; callbacks make scores of them."""
+        return {"answers": self.answer(batch)}
+
+    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
+        """Key, question and answer of the model for each prompt."""
+        answers = self.answer(batch)
+        return [
+            {"key": key, "kind": kind, "question": question, "answer": answer}
+            for key, kind, question, answer in zip(batch.keys, batch.kinds, batch.questions, answers, strict=True)
+        ]
+
+    def answer(self, batch: PromptBatch) -> list[str]:
+        """Decoded answers to a batch of prompts."""
+        model, _, sampler = self._built()
+        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+        tokens = sampler(model, batch.batch, {tokenizer.eos_token_id})
+        return [tokenizer.decode(ids) for ids in tokens]
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The recipe's optimizer over the groups of the slots, and its schedule by optimizer steps."""
+        model, _, _ = self._built()
+        groups = param_groups(model, self.slots)
+        if not groups:
+            raise ValueError("every slot is frozen: there is nothing to train")
+        optimizer = self.make_optimizer(groups)
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def train(self, mode: bool = True) -> MultimodalTask:
+        """Sets training mode; the parts of frozen slots stay in evaluation mode."""
+        super().train(mode)
+        if self.model is not None:
+            for part in frozen_parts(self.model, self.slots):
+                part.eval()
+        return self
+
+    def _log_parts(self, parts: dict[str, Tensor], last: bool) -> None:
+        """Logs the sums over the accumulation window and all ranks: each part is a share of the step's."""
+        for name, value in parts.items():
+            self._window[name] = self._window.get(name, torch.zeros_like(value)) + value
+        if last:
+            for name, value in self._window.items():
+                self.log(f"train/{name}", value, prog_bar=name == "loss", sync_dist=True, reduce_fx="sum", batch_size=1)
+            self._window = {}
+
+    def _built(self) -> tuple[MultimodalModel, Objective, Sampler]:
+        if self.model is None or self.objective is None or self.sampler is None:
+            raise RuntimeError("the model is not built yet: call configure_model()")
+        return self.model, self.objective, self.sampler

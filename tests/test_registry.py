@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mmcomponents import registry
+from mmcomponents.registry import PartError, available, resolve, slots
+
+Install = Callable[[str, str, str], Path]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Puts a package on the path as pip would: metadata, entry points and one module that must not be imported."""
+
+    def put(name: str, entries: str, source: str = "raise RuntimeError('imported')\n") -> Path:
+        site = tmp_path / name
+        info = site / f"{name}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[{registry.GROUP}]\n{entries}\n")
+        (site / f"{name}.py").write_text(source)
+        monkeypatch.syspath_prepend(str(site))
+        return site
+
+    return put
+
+
+def test_each_part_of_ours_is_what_its_slot_exports() -> None:
+    """The listing reads source; importing must give the same: each concrete part, by the name that is listed."""
+    for slot, base_path in slots().items():
+        module, _, base_name = base_path.rpartition(".")
+        package = importlib.import_module(module)
+        base = getattr(package, base_name)
+        classes = {n: c for n, c in vars(package).items() if isinstance(c, type) and issubclass(c, base)}
+        expected = {name for name in classes if classes[name] is not base}
+        listed = {part.name: part for part in available(slot) if part.package == "mmcomponents"}
+        assert set(listed) == expected, slot
+        for name, part in listed.items():
+            assert resolve(slot, name) == part.path == f"{module}.{name}"
+            assert part.summary() == (classes[name].__doc__ or "").strip().partition("\n")[0]
+            assert part.summary() != ""
+
+
+def test_a_foreign_part_is_found_without_importing_it(install: Install) -> None:
+    source = "raise RuntimeError('imported')\nclass Bridge:\n    '''Bridges.\n\n    More.'''\n"
+    install("bridges", "projector.Bridge = bridges:Bridge", source)
+    assert resolve("projector", "Bridge") == "bridges.Bridge"
+    part = next(part for part in available("projector") if part.name == "Bridge")
+    assert (part.package, part.summary()) == ("bridges", "Bridges.")
+    assert "bridges" not in sys.modules
+    with pytest.raises(PartError):
+        resolve("merger", "Bridge")
+
+
+def test_unknown_names_name_the_near_ones(install: Install) -> None:
+    install("bridges", "projector.Bridge = bridges:Bridge")
+    with pytest.raises(PartError, match=r"no projector is called 'Brigde'; did you mean 'Bridge'\?"):
+        resolve("projector", "Brigde")
+    with pytest.raises(PartError, match=r"no slot 'projectr'; did you mean 'projector'\?"):
+        available("projectr")
+    assert resolve("projector", "any.where.Else") == "any.where.Else"
+
+
+def test_a_name_of_two_packages_is_refused_when_it_is_used(install: Install) -> None:
+    install("bridges", "projector.Bridge = bridges:Bridge")
+    install("ropes", "projector.Bridge = ropes:Bridge\nprojector.Rope = ropes:Rope")
+    assert resolve("projector", "Rope") == "ropes.Rope"
+    with pytest.raises(PartError, match=r"claimed by bridges \(bridges.Bridge\) and ropes \(ropes.Bridge\)"):
+        resolve("projector", "Bridge")
+
+
+def test_a_broken_package_warns_and_stops_nothing(install: Install) -> None:
+    install("odd", "nowhere.Part = odd:Part\nprojector.Half = odd\nprojector.Good = odd:Good", "class (:\n")
+    with pytest.warns(UserWarning, match="declares the part") as caught:
+        assert resolve("projector", "Good") == "odd.Good"
+    messages = " ".join(str(warning.message) for warning in caught)
+    assert "odd declares the part 'nowhere.Part'" in messages
+    assert "odd declares the part 'projector.Half'" in messages
+    with warnings.catch_warnings(record=True) as caught_reading:
+        warnings.simplefilter("always")
+        summaries = {part.name: part.summary() for part in available("projector")}
+    assert summaries["Good"] == ""
+    assert any("cannot read odd" in str(warning.message) for warning in caught_reading)
+
+
+def test_listing_imports_neither_torch_nor_parts() -> None:
+    code = (
+        "import sys; from mmcomponents.cli.main import main; code = main(['components', '--json']);"
+        "heavy = {'torch', 'lightning', 'transformers', 'jsonargparse'} & set(sys.modules);"
+        "print(heavy, file=sys.stderr); sys.exit(code)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - start
+    assert (done.returncode, done.stderr.strip()) == (0, "set()")
+    assert '"InternViT"' in done.stdout
+    assert seconds < 5  # far below an import of torch and lightning on a busy machine; alone it is 0.2
