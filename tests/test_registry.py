@@ -49,6 +49,19 @@ def test_each_part_of_ours_is_what_its_slot_exports() -> None:
             assert part.summary() != ""
 
 
+def test_a_part_of_a_part_is_one_and_a_helper_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = tmp_path / "projectors"
+    slot.mkdir()
+    (slot / "__init__.py").write_text("from .a import First, Helper, Second, work\nfrom .base import Projector\n")
+    (slot / "base.py").write_text("class Projector(Component): ...\n")
+    (slot / "a.py").write_text(
+        "class First(base.Projector): ...\nclass Second(First): ...\nclass Third(First): ...\n"
+        "class Helper: ...\ndef work(): ...\n"
+    )
+    monkeypatch.setattr(registry, "__file__", str(tmp_path / "registry.py"))
+    assert [part.name for part in available("projector")] == ["First", "Second"]
+
+
 def test_a_foreign_part_is_found_without_importing_it(install: Install) -> None:
     source = "raise RuntimeError('imported')\nclass Bridge:\n    '''Bridges.\n\n    More.'''\n"
     install("bridges", "projector.Bridge = bridges:Bridge", source)

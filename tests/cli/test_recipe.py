@@ -96,6 +96,9 @@ def test_a_file_that_is_no_recipe_is_refused_in_one_line(write: Write, text: str
         ("A", {"init_args": {"x": 1}}, {"class_path": "A", "init_args": {"x": 1}}),
         ({"class_path": "A", "init_args": {"x": 1}}, None, None),
         ({"class_path": "A", "init_args": {"x": 1}}, "${model.other}", "${model.other}"),
+        ({"class_path": "A"}, "a_b", "a_b"),  # a plain value, such as a strategy's name
+        ({"class_path": "A"}, False, False),
+        ({"class_path": "A"}, "p.a_function", {"class_path": "p.a_function"}),
         ([1, 2], [3], [3]),
     ],
 )
@@ -132,6 +135,8 @@ def test_flags_reach_into_parts_and_lists() -> None:
         ("trainer.callbacks.monitor", "loss"),
         ("data.names", "[x, y]"),
         ("model.fuser", "null"),
+        ("trainer.logger", "false"),
+        ("trainer.devices", "2"),
     ]
     assert apply(recipe, settings).resolved() == {
         "model": {
@@ -139,7 +144,11 @@ def test_flags_reach_into_parts_and_lists() -> None:
             "heads": {"lm": {"class_path": "Words", "init_args": {"chunk": "2"}}},
             "fuser": None,
         },
-        "trainer": {"callbacks": [{"class_path": "C"}, {"class_path": "D", "init_args": {"monitor": "loss"}}]},
+        "trainer": {
+            "callbacks": [{"class_path": "C"}, {"class_path": "D", "init_args": {"monitor": "loss"}}],
+            "logger": False,
+            "devices": "2",
+        },
         "data": {"names": ["x", "y"]},
     }
     assert recipe.tree["trainer"]["callbacks"] == [{"class_path": "C"}]

@@ -95,6 +95,7 @@ def test_arguments_of_a_default_class_need_no_class(recipe: str) -> None:
         ),
         (["--model.slots.projector.trainble", "1"], ["unknown key model.slots.projector.trainble", "'trainable'"]),
         (["--model.optimizer", "{class_path: SGD, init_args: {momentun: 1}}"], ["init_args.momentun", "'momentum'"]),
+        (["--model.optimizer.lrr", "1"], ["unknown key model.optimizer.init_args.lrr", "'lr'"]),
         (["--model.projector", "{class_path: recipe_standins.Wide, initargs: {}}"], ["initargs", "'init_args'"]),
         (["--trainer.callbacks+", "{class_path: Timer, init_args: {duratoin: 1}}"], ["'duration'"]),
         (["--model.projector", "recipe_standins.Wied"], ["has no Wied", "'Wide'"]),

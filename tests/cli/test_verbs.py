@@ -95,7 +95,9 @@ def test_data_verb_calls_the_functions_with_their_own_flags(
     assert line_of_error(capsys, "data", "index", "a", "--tokenizer", "none").endswith("there is no tokenizer\n")
     assert "did you mean 'handwriting'?" in line_of_error(capsys, "data", "handwritng")
     assert "scenes: Expected a int" in line_of_error(capsys, "data", "handwriting", "--out", "d", "--scenes", "x")
-    assert "--scen" in line_of_error(capsys, "data", "handwriting", "--out", "d", "--scen", "3")
+    assert "--scen 3; did you mean 'scenes'?" in line_of_error(
+        capsys, "data", "handwriting", "--out", "d", "--scen", "3"
+    )
     assert "out" in line_of_error(capsys, "data", "handwriting")
     told = line_of_error(capsys, "data", "handwriting", "--out", "d", "--scenes", "-1")
     assert told.endswith("scenes must not be negative, got -1\n")
@@ -157,6 +159,8 @@ def test_generate_loads_weights_and_answers(
     write("c.png", "no picture")
     with pytest.raises(ValueError, match=r"image 'c.png' cannot be read"):
         ask("--image", "c.png", "--prompt", "x")
+    with pytest.raises(ValueError, match=r"no option --max_new_token; did you mean 'max_new_tokens'\?"):
+        ask("--prompt", "x", "--max_new_token", "5")
     with pytest.raises(ValueError, match="--prompt is missing"):
         ask()
     with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: .*size mismatch"):

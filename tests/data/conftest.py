@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from mmcomponents.data.handwriting import make_handwriting
+from mmcomponents.data.indexing import build_index
+from mmcomponents.data.shards import ShardWriter
 from mmcomponents.data.tokenizer import QWEN_PATTERN, train_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -61,3 +68,38 @@ def _byte_letters() -> list[str]:
 @pytest.fixture(scope="session")
 def tokenizer() -> PreTrainedTokenizerFast:
     return train_tokenizer(["Read the digits in order.", "3 7 1", "How many digits are there?"] * 3, 300)
+
+
+@pytest.fixture(scope="session")
+def handwriting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small handwriting data set, in two training shards."""
+    out = tmp_path_factory.mktemp("handwriting")
+    make_handwriting(str(out), scenes=60, held_out=40, val_scenes=12, samples_per_shard=40, vocab_size=400)
+    return out
+
+
+@pytest.fixture
+def write_shard(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[..., Path]:
+    """Writes samples, each a pair (record or raw JSON, images), into a shard with an index."""
+
+    def write(samples: Sequence[tuple[Any, Sequence[bytes]]], name: str = "train", index: bool = True) -> Path:
+        with ShardWriter(tmp_path, name) as writer:
+            for number, (record, images) in enumerate(samples):
+                writer.write(f"{number:04d}", record, images)
+        if index:
+            build_index(writer.paths[0], tokenizer)
+        return writer.paths[0]
+
+    return write
+
+
+def png(width: int = 8, height: int = 8) -> bytes:
+    buffer = io.BytesIO()
+    noise = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(noise).save(buffer, "png")
+    return buffer.getvalue()
+
+
+def record(question: str = "<image>\nHow many?", answer: str = "3", **more: Any) -> dict[str, Any]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "source": "here", **more}

@@ -51,7 +51,9 @@ def main(verb: str, argv: list[str]) -> int:
     try:
         options = parser.instantiate_classes(parser.parse_args(rest))
     except argparse.ArgumentError as error:
-        raise UserError(f"{verb} {kind}: {one_line(str(error))}") from None
+        text = one_line(str(error))
+        wrong = text.partition("unrecognized arguments: --")[2].partition(" ")[0].partition("=")[0]
+        raise UserError(f"{verb} {kind}: {text}{near(wrong, names) if wrong else ''}") from None
     arguments = {name: options[name] for name in names}
     try:
         with _bar() as bar:
@@ -67,7 +69,8 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _bar() -> Progress:
-    """A bar on standard error that leaves nothing behind."""
+    """A bar on standard error that leaves nothing behind; none where that is no terminal."""
+    console = Console(stderr=True)
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -75,4 +78,4 @@ def _bar() -> Progress:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
     )
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -80,10 +80,11 @@ def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
 
 
 def _value(key: str, text: str) -> Any:
-    """Mappings, lists and null are read as YAML. Scalars stay text: only the parser knows which type they are for."""
-    if text.strip() in ("null", "~"):
-        return None
-    if text.lstrip()[:1] not in ("[", "{"):
+    """Mappings, lists, null, true and false are read as YAML.
+
+    Other scalars stay text: only the parser knows which type they are for.
+    """
+    if text.lstrip()[:1] not in ("[", "{") and text not in ("null", "true", "false"):
         return text
     try:
         return yaml.safe_load(text)

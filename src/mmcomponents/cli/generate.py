@@ -57,7 +57,11 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
     if not options.prompt:
         raise UserError("generate: --prompt is missing")
     images = [_open(path) for path in options.image]
-    cli = RecipeCLI("generate", sort_flags(recipe_flags), task_class, data_class)
+    flags = sort_flags(recipe_flags)
+    for key, _ in flags.settings:
+        if "." not in key and key != "seed_everything":
+            raise UserError(f"{verb}: no option --{key}{near(key, vars(options))}")
+    cli = RecipeCLI(verb, flags, task_class, data_class)
     task: Any = cli.model
     task.configure_model()
     if options.ckpt_path:

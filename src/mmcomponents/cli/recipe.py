@@ -26,7 +26,8 @@ _PACKAGE = Path(__file__).parents[1]
 SHIPPED = (_PACKAGE / "_recipes", _PACKAGE.parents[1] / "recipes")
 """Where shipped recipes lie: in an installed wheel, and in a checkout that is installed in place."""
 
-_CLASS_NAME = re.compile(r"[A-Za-z_][\w.]*")
+# A dotted path, or a short name, which begins with a capital: `ddp` and `auto` are values of their own.
+_CLASS_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)+|[A-Z]\w*")
 
 
 @dataclass

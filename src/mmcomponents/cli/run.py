@@ -14,9 +14,11 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from rich.console import Console
 
 from mmcomponents import __version__
 from mmcomponents.cli.check import check_keys, complete, resolve_parts, suggest_class
+from mmcomponents.cli.closing import close
 from mmcomponents.cli.errors import UserError, one_line
 from mmcomponents.cli.flags import Flags, apply, sort_flags
 from mmcomponents.cli.recipe import load, shipped
@@ -154,7 +156,9 @@ def run(
     cli = RecipeCLI(verb, flags, task_class, data_class)
     if cli.config.get("ckpt_path"):
         _check_checkpoint(str(cli.config["ckpt_path"]), cli)
-    cli.run_verb()
+    result = cli.run_verb()
+    if cli.trainer.is_global_zero:
+        close(verb, Path(cli.trainer.default_root_dir), flags, result, _checkpoint(cli), Console())
     return cli
 
 
@@ -165,6 +169,17 @@ def main(verb: str, argv: list[str]) -> int:
 
     run(verb, argv, MultimodalTask, PackedDataModule)
     return 0
+
+
+def _checkpoint(cli: RecipeCLI) -> str | None:
+    """The checkpoint that a fit wrote last, or that another verb was given."""
+    if cli.verb != "fit":
+        given: str | None = cli.config.get("ckpt_path")
+        return given
+    written = cli.trainer.checkpoint_callback
+    path = getattr(written, "last_model_path", "") or getattr(written, "best_model_path", "")
+    folder = Path.cwd()
+    return str(Path(path).relative_to(folder) if path and Path(path).is_relative_to(folder) else path) or None
 
 
 def _known_keys(defaults: Namespace) -> dict[str, set[str]]:

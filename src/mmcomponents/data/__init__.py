@@ -15,7 +15,8 @@ from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.handwriting import make_handwriting
 from mmcomponents.data.images import NORMALIZATIONS, ImageError, decode_image, image_size, pixels
-from mmcomponents.data.index import Index, build_index, index_shards
+from mmcomponents.data.index import Index
+from mmcomponents.data.indexing import build_index, index_shards
 from mmcomponents.data.lookahead import Lookahead
 from mmcomponents.data.plan import Pack, PackPlan
 from mmcomponents.data.prompts import PromptBatch, PromptDataset, prompt_batch

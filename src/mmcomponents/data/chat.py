@@ -124,7 +124,7 @@ class _Writer:
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.codec = _codec(tokenizer, len(tokenizer))
-        self.texts: list[str] = []
+        self.texts: dict[str, int] = {}  # each with its number: line breaks and questions come up again and again
         # (text number or -1, control id, repeats, 0 masked | 1 supervised, skip: tokens at its begin that stay masked)
         self.pieces: list[tuple[int, int, int, bool, int]] = []
 
@@ -133,8 +133,8 @@ class _Writer:
 
     def text(self, text: str, supervised: bool = False, skip: int = 0) -> None:
         for number, piece in enumerate(_as_text(text, self.codec.pattern)):
-            self.pieces.append((len(self.texts), 0, 1, supervised, skip if number == 0 else 0))
-            self.texts.append(piece)
+            place = self.texts.setdefault(piece, len(self.texts))
+            self.pieces.append((place, 0, 1, supervised, skip if number == 0 else 0))
 
     def encode(self, texts: list[str]) -> list[list[int]]:
         if not texts:
@@ -146,7 +146,7 @@ class _Writer:
         return encoded
 
     def finish(self) -> RenderedChat:
-        encoded = self.encode(self.texts)
+        encoded = self.encode(list(self.texts))
         chat = RenderedChat([], [], [])
         context = self.codec.ids[IMAGE_CONTEXT]
         for number, control, repeats, supervised, skip in self.pieces:

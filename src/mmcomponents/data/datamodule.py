@@ -102,6 +102,9 @@ class PackedDataModule(LightningDataModule):
         self._refusals: dict[str, Refusals] = {}
         self._progress = PackProgress()
         self._resumed_plan: str | None = None
+        if val is None:
+            # Lightning takes a method that is not overridden for the absence of data, and warns about an empty list.
+            self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -154,7 +157,8 @@ class PackedDataModule(LightningDataModule):
         """Opens the indices that a stage needs and plans the packs."""
         wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
         for part in wanted:
-            if part not in self._datasets and (self.shards[part] is not None or part != "val"):
+            optional = part == "val" and stage == "fit"
+            if part not in self._datasets and not (optional and self.shards[part] is None):
                 self._open(part)
         if stage == "fit":
             self._progress.forget_other_run(self.trainer)
@@ -165,7 +169,7 @@ class PackedDataModule(LightningDataModule):
             raise DataError(f"the recipe's data names no shards for {part}: set data.{part}")
         index = Index.open(find_shards(where), self.tokenizer)
         refusals = self._refusals[part] = Refusals(part, len(index), self.max_refused)
-        problems = [(n, str(index.problem[n])) for n in (index.problem != "").nonzero()[0].tolist()]
+        problems = list(index.problems.items())
         if part == "test":
             self._datasets[part] = PromptDataset(index, self.renderer, self.prompts_per_batch, self.test_questions)
         else:
@@ -187,10 +191,8 @@ class PackedDataModule(LightningDataModule):
         loader = PackLoader(dataset, self._next_packs, self._epoch_length(), self.num_workers)
         return Lookahead(loader, self._window, self._counts, self._reduce, self._place)
 
-    def val_dataloader(self) -> Watched[PackedBatch] | list[Watched[PackedBatch]]:
-        """The validation packs, each on one rank; no loader at all without validation data."""
-        if "val" not in self._datasets:
-            return []
+    def val_dataloader(self) -> Watched[PackedBatch]:
+        """The validation packs, each on one rank."""
         dataset, (rank, world) = self._packs("val"), self._ranks()
         items = one_pass(dataset.plan.packs_in_epoch(0), rank, world)
         packs = [None if number is None else dataset.plan.pack(number) for number in items]

@@ -64,8 +64,8 @@ class PackDataset(Dataset[PackedBatch]):
         Raises:
             SampleError: It cannot be used.
         """
-        if problem := str(self.index.problem[sample]):
-            raise SampleError(problem)
+        if sample in self.index.problems:
+            raise SampleError(self.index.problems[sample])
         record, files = self.index.read(sample)
         images = self.renderer.decode(files)
         if self.delta_log2 is not None:

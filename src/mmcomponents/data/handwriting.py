@@ -13,7 +13,8 @@ import numpy as np
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.handwriting_questions import KINDS, PHRASINGS, conversation
 from mmcomponents.data.handwriting_scenes import SceneStyle, draw_scene, load_scans, split_scans
-from mmcomponents.data.index import build_index, index_path
+from mmcomponents.data.index import index_path
+from mmcomponents.data.indexing import build_index
 from mmcomponents.data.shards import ShardWriter
 from mmcomponents.data.tokenizer import train_tokenizer
 
@@ -40,9 +41,9 @@ def make_handwriting(
     """Writes `train-*.tar`, `val-*.tar` and `test-*.tar` with their indices, `tokenizer/` and `dataset.json`.
 
     The three parts are drawn from different scans. A training conversation asks a few kinds of question about its
-    scene, in random order; validation and test ask all five. Digits of training scenes are turned, slanted and thickened a
-    little, since each scan comes up many times; the others are as they were written. The same arguments give the same
-    bytes.
+    scene, in random order; validation and test ask all five. Digits of training scenes are turned, slanted and
+    thickened a little, since each scan comes up many times; the others are as they were written. The same arguments
+    give the same bytes.
 
     Args:
         out: Folder; shards of an earlier call are replaced.

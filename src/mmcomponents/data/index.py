@@ -12,8 +12,6 @@ and `</img>`, and without the run's own system text. A sample's length is then e
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,17 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from mmcomponents.data.chat import place_image, render_chat
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.images import image_size
-from mmcomponents.data.shards import Member, find_shards, image_members, list_shard, parse_record, read_bytes
+from mmcomponents.data.shards import Member, image_members, parse_record, read_bytes
 from mmcomponents.data.tiling import Tiling
-from mmcomponents.data.tokenizer import fingerprint, load_tokenizer
+from mmcomponents.data.tokenizer import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-logger = logging.getLogger(__name__)
 
 VERSION = 1
 Column = npt.NDArray[Any]
@@ -53,10 +47,10 @@ class Index:
         shard: `[n]` number of the shard.
         key: `[n]` key within the shard.
         source: `[n]` number of the source.
-        text_tokens: `[n]` tokens without the rows of images, see the top of this file; 1 where `problem` is set.
+        problems: Why samples could not be indexed, by their numbers.
+        text_tokens: `[n]` tokens without the rows of images, see the top of this file; 1 where there is a problem.
         turns: `[n]` answers of the assistant.
         own_system: `[n]` whether the conversation has a system message of its own.
-        problem: `[n]` why the sample could not be indexed; empty where it could.
         member_begin: `[n+1]` where each sample's members begin.
         member_suffix: `[m]` names of the members, after the key.
         member_offset: `[m]` where the bytes begin in the shard.
@@ -68,13 +62,13 @@ class Index:
 
     shards: list[Path]
     sources: list[str]
+    problems: dict[int, str]
     shard: Column
     key: Column
     source: Column
     text_tokens: Column
     turns: Column
     own_system: Column
-    problem: Column
     member_begin: Column
     member_suffix: Column
     member_offset: Column
@@ -145,110 +139,14 @@ class Index:
             tokens_per_tile: Rows that a tile becomes.
             system_tokens: Length of the run's system block, added where a conversation has none.
         """
-        system = np.where(self.own_system | (self.problem != ""), 0, system_tokens)
+        system = np.where(self.own_system, 0, system_tokens)
         total: npt.NDArray[np.int64] = self.text_tokens + self.tiles(tiling) * tokens_per_tile + system
         return total
 
 
-_PER_SAMPLE = ("shard", "key", "source", "text_tokens", "turns", "own_system", "problem")
-_PER_MEMBER = ("member_suffix", "member_offset", "member_size")
-_PER_IMAGE = ("image_width", "image_height")
-
-
-def build_index(shard: str | Path, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """Makes the index of one shard from the tar file alone, and returns its path.
-
-    A sample that cannot be used is indexed with its problem, so that it is reported when its turn comes.
-
-    Args:
-        shard: The tar file.
-        tokenizer: The tokenizer that the runs will use.
-
-    Raises:
-        DataError: The shard is no tar file.
-        TemplateError: The tokenizer lacks tokens of the chat template.
-    """
-    shard = Path(shard)
-    columns: dict[str, list[Any]] = {name: [] for name in (*_PER_SAMPLE, *_PER_MEMBER, *_PER_IMAGE)}
-    member_begin, image_begin, sources = [0], [0], dict[str, int]()
-    for key, members in list_shard(shard):
-        row = _measure(shard, members, tokenizer)
-        if row.problem:
-            logger.warning("%s/%s cannot be used: %s", shard.stem, key, row.problem)
-        values = (0, key, sources.setdefault(row.source, len(sources)), row.text_tokens, row.turns, row.own_system)
-        for name, value in zip(_PER_SAMPLE, (*values, row.problem), strict=True):
-            columns[name].append(value)
-        for name, member_values in zip(_PER_MEMBER, zip(*members, strict=True), strict=True):
-            columns[name] += member_values
-        columns["image_width"] += [width for width, _ in row.images]
-        columns["image_height"] += [height for _, height in row.images]
-        member_begin.append(member_begin[-1] + len(members))
-        image_begin.append(image_begin[-1] + len(row.images))
-    text = {"key", "problem", "member_suffix"}
-    arrays: dict[str, Column] = {
-        name: np.array(column, np.str_ if name in text else np.int64) for name, column in columns.items()
-    }
-    target = index_path(shard)
-    arrays |= {
-        "version": np.array(VERSION),
-        "fingerprint": np.array(fingerprint(tokenizer)),
-        "shard_bytes": np.array(shard.stat().st_size),
-        "sources": np.array(list(sources), np.str_),
-        "member_begin": np.array(member_begin),
-        "image_begin": np.array(image_begin),
-    }
-    temporary = target.with_name(f".{target.name}.tmp")
-    with temporary.open("wb") as file:  # a name without .npz would be given one by savez
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(temporary, target)  # a reader sees the old one or the new one, never half of it
-    return target
-
-
-@dataclass
-class _Row:
-    source: str = ""
-    text_tokens: int = 1
-    turns: int = 0
-    own_system: bool = False
-    problem: str = ""
-    images: Sequence[tuple[int, int]] = ()
-
-
-def _measure(shard: Path, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase) -> _Row:
-    row = _Row()
-    try:
-        texts = [m for m in members if m.suffix == "json"]
-        if not texts:
-            raise SampleError("the sample has no .json member")
-        text, *data = read_bytes(shard, [texts[0], *image_members(members)])
-        record = parse_record(text)
-        row.source = str(record.get("source", ""))
-        images = [image_size(image) for image in data]
-        messages = place_image(record["messages"], len(images))
-        chat = render_chat(messages, tokenizer, [0] * len(images))
-        row.text_tokens, row.images = len(chat.input_ids), images
-        row.turns = sum(m["role"] == "assistant" for m in messages)
-        row.own_system = messages[0]["role"] == "system"
-    except SampleError as error:
-        row.problem = str(error)
-    return row
-
-
-def index_shards(paths: list[str], tokenizer: str) -> list[str]:
-    """Makes the index of each shard, beside it.
-
-    Args:
-        paths: Shards, patterns of them, or folders.
-        tokenizer: Folder of the tokenizer that the runs will use.
-
-    Returns:
-        Paths of the indices.
-
-    Raises:
-        DataError: There are no such shards, one is no tar file, or the tokenizer's folder is missing.
-    """
-    loaded = load_tokenizer(tokenizer)
-    return [str(build_index(shard, loaded)) for shard in find_shards(paths)]
+PER_SAMPLE = ("shard", "key", "source", "text_tokens", "turns", "own_system")
+PER_MEMBER = ("member_suffix", "member_offset", "member_size")
+PER_IMAGE = ("image_width", "image_height")
 
 
 def _load(shard: Path, wanted: str) -> tuple[Path, dict[str, Column]]:
@@ -280,18 +178,22 @@ def _load(shard: Path, wanted: str) -> tuple[Path, dict[str, Column]]:
 
 def _join(parts: Sequence[tuple[Path, dict[str, Column]]]) -> Index:
     sources: dict[str, int] = {}
+    problems: dict[int, str] = {}
+    samples = 0
     for number, (_, columns) in enumerate(parts):
+        for place, reason in zip(columns["problem_sample"].tolist(), columns["problem_reason"].tolist(), strict=True):
+            problems[samples + place] = reason
+        samples += len(columns["key"])
         numbers = np.array([sources.setdefault(str(s), len(sources)) for s in columns["sources"]], np.int64)
         columns["source"] = numbers[columns["source"]] if len(columns["source"]) else columns["source"]
         columns["shard"] = np.full_like(columns["source"], number)
         columns["own_system"] = columns["own_system"].astype(bool)
     joined: dict[str, Column] = {
-        name: np.concatenate([columns[name] for _, columns in parts])
-        for name in (*_PER_SAMPLE, *_PER_MEMBER, *_PER_IMAGE)
+        name: np.concatenate([columns[name] for _, columns in parts]) for name in (*PER_SAMPLE, *PER_MEMBER, *PER_IMAGE)
     }
     for name in ("member_begin", "image_begin"):
         sizes = np.concatenate([np.diff(columns[name]) for _, columns in parts])
         joined[name] = np.concatenate([[0], np.cumsum(sizes)])
-    if set(joined) != {field.name for field in fields(Index)} - {"shards", "sources"}:
+    if set(joined) != {field.name for field in fields(Index)} - {"shards", "sources", "problems"}:
         raise DataError(f"an index with the columns {sorted(joined)} is not of version {VERSION}")
-    return Index(shards=[shard for shard, _ in parts], sources=list(sources), **joined)
+    return Index(shards=[shard for shard, _ in parts], sources=list(sources), problems=problems, **joined)

@@ -1,8 +1,8 @@
 """One denominator for a whole optimizer step, known before its first forward.
 
 A loss that is averaged over tokens needs the number of tokens of all the packs of the step: those of the
-accumulation window, on all ranks. The batches say it in integers, so the loader holds one window back, adds up, asks the other ranks,
-and hands the sums out with each batch.
+accumulation window, on all ranks. The batches say it in integers, so the loader holds one window back, adds up, asks
+the other ranks, and hands the sums out with each batch.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Lookahead:
 
     Args:
         loader: What to read; it yields the batches that are left of the epoch.
-        window: Returns the batches of one optimizer step; asked at the start of each epoch.
+        window: Batches of one optimizer step, or what returns them, asked at the start of each epoch.
         counts: Counts of one batch by name, from integers alone.
         reduce: Sums over all ranks; default: there is one.
         place: Returns (batches of this epoch that are done, batches of the epoch), asked at the start of each epoch: an
@@ -41,7 +41,7 @@ class Lookahead:
     def __init__(
         self,
         loader: SizedLoader,
-        window: Callable[[], int],
+        window: int | Callable[[], int],
         counts: Callable[[PackedBatch], Sums],
         reduce: Callable[[Sums], Sums] | None = None,
         place: Callable[[], tuple[int, int]] | None = None,
@@ -51,9 +51,16 @@ class Lookahead:
     def __len__(self) -> int:
         return len(self.loader)
 
+    def state_dict(self) -> dict[str, int]:
+        """Nothing: where a run is, the datamodule knows. Lightning warns at a resume about loaders without this."""
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Nothing to load."""
+
     def __iter__(self) -> Iterator[PackedBatch]:
         done, length = self.place() if self.place else (0, len(self.loader))
-        window = self.window()
+        window = self.window if isinstance(self.window, int) else self.window()
         if window < 1:
             raise ValueError(f"an optimizer step takes at least one batch, not {window}")
         batches = iter(self.loader)

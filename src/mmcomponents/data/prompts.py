@@ -120,8 +120,8 @@ class PromptDataset(Dataset[PromptBatch]):
 
     def _ask(self, sample: int, asked: int, segments: list[RenderedSample], prompts: PromptBatch) -> None:
         """Adds the questions of one sample, all of them or, on an error, none."""
-        if problem := str(self.index.problem[sample]):
-            raise SampleError(problem)
+        if sample in self.index.problems:
+            raise SampleError(self.index.problems[sample])
         record, files = self.index.read(sample)
         images = self.renderer.decode(files)
         messages: list[Message] = record["messages"]

@@ -88,7 +88,7 @@ class SampleRenderer:
         """Renders a conversation for training.
 
         Raises:
-            ConversationError: It cannot be rendered, or nothing in it is supervised.
+            ConversationError: It cannot be rendered.
         """
         return render_chat(place_image(messages, len(images)), self.tokenizer, self.rows(images), self.system)
 

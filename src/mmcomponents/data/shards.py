@@ -8,6 +8,7 @@ takes a path, an offset and a size, so any sample is one seek away.
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -122,14 +123,17 @@ def list_shard(path: str | Path) -> Iterator[tuple[str, list[Member]]]:
                     if key is not None:
                         yield key, members
                     if entry_key in seen:
-                        raise DataError(
-                            f"{path}: the members of {entry_key} do not stand together, or it is there twice"
-                        )
+                        raise DataError(f"{path}: the key {entry_key} comes up twice, or its members stand apart")
                     seen.add(entry_key)
                     key, members = entry_key, []
                 members.append(Member(suffix, entry.offset_data, entry.size))
     except tarfile.TarError as error:
         raise DataError(f"{path} is no complete tar file: {error}") from error
+    # A file that was cut between two members looks like a shorter one, but for the zeros that end every archive.
+    with open(path, "rb") as shard:
+        shard.seek(-1024, os.SEEK_END)
+        if shard.read().strip(b"\0"):
+            raise DataError(f"{path} is no complete tar file: it does not end as one")
     if key is not None:
         yield key, members
 

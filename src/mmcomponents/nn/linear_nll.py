@@ -8,6 +8,7 @@ backward where the weight of each row is not known before (`linear_nll`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     """
     rows = (labels != IGNORE).nonzero()[:, 0]
     hidden, weight = _autocast(hidden[rows], weight)
-    nll: Tensor = _RowNLL.apply(hidden, weight, labels[rows])
+    nll = _row_nll(hidden, weight, labels[rows])
     return nll.new_zeros(labels.shape).index_copy(0, rows, nll)
 
 
@@ -51,7 +52,7 @@ def weighted_linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor, row_weig
     """
     rows = (labels != IGNORE).nonzero()[:, 0]
     hidden, weight = _autocast(hidden[rows], weight)
-    total, nll = _WeightedNLL.apply(hidden, weight, labels[rows], row_weights[rows].float())
+    total, nll = _weighted_nll(hidden, weight, labels[rows], row_weights[rows].float())
     return total, nll.new_zeros(labels.shape).index_copy(0, rows, nll)
 
 
@@ -131,6 +132,10 @@ class _RowNLL(torch.autograd.Function):
             if grad_weight is not None:
                 _add_product(grad_weight, grad, h)
         return grad_hidden, None if grad_weight is None else grad_weight.to(weight.dtype), None
+
+
+_row_nll: Callable[[Tensor, Tensor, Tensor], Tensor] = _RowNLL.apply
+_weighted_nll: Callable[[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]] = _WeightedNLL.apply
 
 
 def _split(

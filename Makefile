@@ -1,0 +1,41 @@
+# Everything a newcomer needs. The virtual environment is made once and again when what is to be installed changes.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install quickstart test lint clean
+
+help:
+	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
+	@echo "make test         run the tests"
+	@echo "make lint         check style and types"
+	@echo "make clean        remove the virtual environment, caches, runs and the quickstart's data"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Python 3.11 or later is needed (make PYTHON=/path/to/python …)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$$($(PYTHON) --version) is too old: Python 3.11 or later is needed (make PYTHON=/path/to/python …)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+quickstart: $(INSTALLED)
+	$(BIN)/mmcomponents data handwriting --out data/handwriting
+	$(BIN)/mmcomponents fit --config quickstart
+	$(BIN)/mmcomponents test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs data build dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,76 @@
+"""What a run says at its end: the scores, the files that it wrote, the commands to try next."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmcomponents.cli.flags import Flags
+
+
+def close(verb: str, folder: Path, flags: Flags, result: Any, checkpoint: str | None, console: Console) -> None:
+    """Prints what belongs to the end of a verb.
+
+    Args:
+        verb: fit, validate, test or predict.
+        folder: The run's folder.
+        flags: The command line, whose recipes the next commands repeat.
+        result: What the Trainer's method returned.
+        checkpoint: The checkpoint that was used or written, if any.
+        console: Where to print.
+    """
+    config = " ".join(f"--config {name}" for name in flags.configs)
+    if verb == "predict":
+        console.print(f"wrote {_write_predictions(folder, result)}")
+    elif verb == "test" and (folder / "report.json").is_file():
+        console.print(score_table(json.loads((folder / "report.json").read_text())))
+        files = [name for name in ("report.json", "answers.jsonl", "answers.png") if (folder / name).is_file()]
+        console.print("wrote " + ", ".join(str(folder / name) for name in files))
+    if verb in ("fit", "test") and checkpoint:
+        _say_next(verb, config, checkpoint, console)
+
+
+def score_table(report: dict[str, Any]) -> Table:
+    """Exact match by kind beside the share that the most frequent answer alone would get."""
+    seconds = report.get("train_seconds")
+    title = "exact answers on test data" + (f" after {seconds:.0f} s of training" if seconds else "")
+    table = Table("kind", title=title)
+    for head in ("exact match", "majority answer", "gain", "questions"):
+        table.add_column(head, justify="right")
+    for kind, share in report["exact_match"].items():
+        baseline = report["baseline"][kind]
+        gain = f"{100 * (share - baseline):+.1f}"
+        table.add_row(kind, f"{share:.1%}", f"{baseline:.1%}", gain, str(report["questions"][kind]))
+    return table
+
+
+def _write_predictions(folder: Path, result: Any) -> Path:
+    """One JSON line for each answer; several loaders' batches are written one after another."""
+    path = folder / "predictions.jsonl"
+    rows = list(_flat(result))
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def _flat(result: Any) -> list[Any]:
+    return [row for item in result for row in _flat(item)] if isinstance(result, list) else [result]
+
+
+def _say_next(verb: str, config: str, checkpoint: str, console: Console) -> None:
+    rest = f"{config} --ckpt_path {checkpoint}"
+    commands = {
+        "fit": [f"mmcomponents test {rest}", f"mmcomponents fit {rest}   # go on from there"],
+        "test": [
+            f'mmcomponents generate {rest} --image FILE --prompt "Describe the image."',
+            f"mmcomponents fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
+            "mmcomponents components   # what else can be swapped in",
+        ],
+    }[verb]
+    console.print("next:")
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True, highlight=False)

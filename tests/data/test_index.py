@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from mmcomponents.data.dataset import PackDataset
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.index import Index, index_path
+from mmcomponents.data.indexing import build_index, index_shards
+from mmcomponents.data.plan import Pack, PackPlan
+from mmcomponents.data.samples import SampleRenderer
+from mmcomponents.data.tiling import Tiling
+from mmcomponents.data.tokenizer import train_tokenizer
+
+from .conftest import png, record
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def shards(write_shard: Write) -> list[Path]:
+    text = record("no image at all", "yes", source="text")
+    own = record("<image> and <image>", "two")
+    own["messages"].insert(0, {"role": "system", "content": "Mine."})
+    first = [(record(), [png(100, 30)]), (text | {"source": "text"}, [])]
+    second = [(record("no placeholder"), [png(20, 90)]), (own, [png(64, 64), png(200, 30)])]
+    return [write_shard(first, "a"), write_shard(second, "b")]
+
+
+@pytest.mark.parametrize("system", [None, "Answer in one word."])
+@pytest.mark.parametrize("tiling", [Tiling(1, 6, 28), Tiling(2, 12, 16, thumbnail=False)])
+def test_lengths_from_the_index_are_those_of_the_rendered_samples(
+    shards: list[Path], tokenizer: PreTrainedTokenizerFast, tiling: Tiling, system: str | None
+) -> None:
+    index = Index.open(shards, tokenizer)
+    renderer = SampleRenderer(tokenizer, 5, tiling, system=system)
+    tokens, tiles = index.tokens(tiling, 5, renderer.system_tokens), index.tiles(tiling)
+    dataset = PackDataset(index, PackPlan(tokens, tiles, 10_000, 100, 0), renderer)
+    for number in range(len(index)):
+        batch = dataset[Pack(0, 0, (number,))]
+        assert batch.refused == []
+        assert batch.num_tokens == tokens[number]
+        assert (0 if batch.images is None else len(batch.images.pixels)) == tiles[number]
+    assert index.turns.tolist() == [1, 1, 1, 1]
+    assert index.own_system.tolist() == [False, False, False, True]
+
+
+def test_shards_are_joined(shards: list[Path], tokenizer: PreTrainedTokenizerFast) -> None:
+    index = Index.open(shards, tokenizer)
+    assert [index.name(n) for n in range(4)] == [f"{s}-000000/000{n}" for s in "ab" for n in (0, 1)]
+    assert [index.sources[n] for n in index.source] == ["here", "text", "here", "here"]
+    assert index.image_width.tolist() == [100, 20, 64, 200]
+    contents, images = index.read(3)
+    assert contents["messages"][0]["content"] == "Mine."
+    assert images == [png(64, 64), png(200, 30)]
+    turned = Index.open(shards[::-1], tokenizer)
+    assert turned.read(1)[1] == images
+
+
+def test_an_index_of_another_tokenizer_is_refused(shards: list[Path]) -> None:
+    other = train_tokenizer(["something else entirely"], 290)
+    with pytest.raises(DataError, match=r"another tokenizer.*mmcomponents data index"):
+        Index.open(shards, other)
+    for shard in shards:
+        build_index(shard, other)
+    assert len(Index.open(shards, other)) == 4
+
+
+def test_missing_and_stale_indices_are_refused(shards: list[Path], tokenizer: PreTrainedTokenizerFast) -> None:
+    with shards[1].open("ab") as shard:
+        shard.write(bytes(512))
+    with pytest.raises(DataError, match=r"made of a shard of \d+ bytes.*mmcomponents data index"):
+        Index.open(shards, tokenizer)
+    index_path(shards[0]).write_bytes(b"no index")
+    with pytest.raises(DataError, match="cannot be read"):
+        Index.open(shards, tokenizer)
+    index_path(shards[0]).unlink()
+    with pytest.raises(DataError, match=r"has no index a-000000\.index\.npz"):
+        Index.open(shards, tokenizer)
+    shards[0].unlink()
+    with pytest.raises(DataError, match="is missing"):
+        Index.open(shards, tokenizer)
+    with pytest.raises(DataError, match="no shards"):
+        Index.open([], tokenizer)
+
+
+def test_what_cannot_be_indexed_keeps_its_place_and_reason(
+    write_shard: Write, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad_roles = {"messages": [{"role": "user", "content": "x"}]}
+    samples = [
+        (record(), [b"no image"]),
+        (record(), []),
+        (bad_roles, []),
+        (record(), [png()]),
+        ({"text": "no messages"}, []),
+        ({"messages": ["x"]}, [png()]),
+        ({"messages": [{"role": "user", "content": 3}]}, [png()]),
+    ]
+    shard = write_shard(samples, index=False)
+    with caplog.at_level(logging.WARNING):
+        index = Index.open([build_index(shard, tokenizer) and shard], tokenizer)
+    reasons = ["not an image", "1 <image> placeholders", "does not end", "", "wrong JSON", "message 0", "message 0"]
+    assert len(index) == len(samples)
+    for number, reason in enumerate(reasons):
+        assert (reason in index.problems[number]) if reason else number not in index.problems
+        assert (f"train-000000/000{number} cannot be used" in caplog.text) == bool(reason)
+
+
+def test_problems_keep_their_samples_when_shards_are_joined(
+    write_shard: Write, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    good, bad = (record(), [png()]), (record(), [b"bad"])
+    index = Index.open([write_shard([good, bad], "a"), write_shard([bad, good, good], "b")], tokenizer)
+    assert sorted(index.problems) == [1, 2]
+    assert [index.read(n)[1] == [png()] for n in range(5)] == [True, False, False, True, True]
+
+
+def test_index_shards_takes_names(shards: list[Path], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for shard in shards:
+        index_path(shard).unlink()
+    made = index_shards([str(tmp_path / "*.tar")], str(tmp_path / "tokenizer"))
+    assert made == [str(index_path(shard)) for shard in shards]
+    assert len(Index.open(shards, tokenizer)) == 4

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from mmcomponents.data.loaders import RankPacks, one_pass
+from mmcomponents.data.plan import PackPlan, best_fit, fill_in_turn
+
+from .conftest import golden
+
+CASES = {case["case"].split("_")[0]: case for case in golden("f_packing")["cases"]}
+
+
+def loads(case: dict) -> tuple[np.ndarray, np.ndarray, int, int]:
+    sizes = np.array(case["samples[num_tokens,num_tiles]"])
+    return sizes[:, 0], sizes[:, 1], case["params"]["maxtok"], case["params"]["tiles"]
+
+
+def load_of(plan: PackPlan, epoch: int, values: np.ndarray) -> np.ndarray:
+    first = plan.first_pack(epoch)
+    packs = [plan.pack(n) for n in range(first, first + plan.packs_in_epoch(epoch))]
+    assert all(pack.epoch == epoch for pack in packs)
+    return np.array([values[list(pack.samples)].sum() for pack in packs])
+
+
+@pytest.mark.parametrize("name", ["k01", "k03", "k05", "k07", "k15"])
+def test_never_more_packs_than_the_reference(name: str) -> None:
+    tokens, tiles, token_budget, tile_budget = loads(CASES[name])
+    plan = PackPlan(tokens, tiles, token_budget, tile_budget, seed=0)
+    assert plan.refused == []
+    for epoch in range(4):
+        assert plan.packs_in_epoch(epoch) <= len(CASES[name]["packs"])
+        assert load_of(plan, epoch, tokens).max() <= token_budget
+        assert load_of(plan, epoch, tiles).max() <= tile_budget
+        if name == "k15":
+            assert plan.packs_in_epoch(epoch) <= 23
+
+
+@pytest.mark.parametrize(("name", "over"), [("k09", "tiles"), ("k11", "tokens")])
+def test_a_sample_over_a_budget_is_refused_with_the_numbers(name: str, over: str) -> None:
+    tokens, tiles, token_budget, tile_budget = loads(CASES[name])
+    plan = PackPlan(tokens, tiles, token_budget, tile_budget, seed=0)
+    budget, values = (tile_budget, tiles) if over == "tiles" else (token_budget, tokens)
+    ((sample, reason),) = plan.refused
+    assert reason == f"{values[sample]} {over}, a pack takes {budget}"
+    kept = {s for n in range(plan.packs_in_epoch(0)) for s in plan.pack(n).samples}
+    assert kept == set(range(len(tokens))) - {sample}
+
+
+def random_plan(seed: int = 1, samples: int = 700, block: int = 128, shuffle: bool = True) -> PackPlan:
+    generator = np.random.default_rng(5)
+    tokens, tiles = generator.integers(1, 400, samples), generator.integers(0, 8, samples)
+    return PackPlan(tokens, tiles, 1000, 24, seed, block, shuffle)
+
+
+def test_each_epoch_has_each_sample_once() -> None:
+    plan = random_plan()
+    for epoch in range(3):
+        first = plan.first_pack(epoch)
+        samples = [s for n in range(first, first + plan.packs_in_epoch(epoch)) for s in plan.pack(n).samples]
+        assert Counter(samples) == Counter(range(700))
+
+
+def test_the_plan_is_a_function_of_its_arguments_alone() -> None:
+    one, other = random_plan(), random_plan()
+    forwards = [one.pack(n) for n in range(400)]
+    backwards = [other.pack(n) for n in reversed(range(400))][::-1]
+    assert forwards == backwards
+    assert {pack.epoch for pack in forwards} >= {0, 1}
+    seeded = random_plan(seed=2)
+    assert one.fingerprint() == other.fingerprint() != seeded.fingerprint()
+    assert forwards[:100] != [seeded.pack(n) for n in range(100)]
+
+
+def test_epochs_are_shuffled_unless_told_otherwise() -> None:
+    plan, still = random_plan(), random_plan(shuffle=False)
+    assert plan.pack(0).samples != plan.pack(plan.first_pack(1)).samples
+    assert still.pack(3).samples == still.pack(still.first_pack(1) + 3).samples
+    # large samples do not come first
+    sizes = [len(plan.pack(n).samples) for n in range(plan.packs_in_epoch(0))]
+    half = len(sizes) // 2
+    assert abs(np.mean(sizes[:half]) - np.mean(sizes[half:])) < 0.5
+
+
+def test_ranks_divide_the_packs_among_them() -> None:
+    plan = random_plan()
+    parts = [list(RankPacks(plan, 10 + rank, 3, 5)) for rank in range(3)]
+    assert sorted(pack.number for part in parts for pack in part) == list(range(10, 25))
+    assert [pack.number for pack in parts[1]] == [11, 14, 17, 20, 23]
+    assert [one_pass(4, rank, 3) for rank in range(3)] == [[0, 3], [1, None], [2, None]]
+    assert one_pass(4, 0, 1) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("pack", [best_fit, fill_in_turn])
+def test_a_budget_may_be_filled_exactly(pack: object) -> None:
+    sizes = np.array([[1 / 3, 0.1]] * 6 + [[0.1, 1 / 7]] * 7)
+    bins = pack(sizes)  # type: ignore[operator]
+    assert sorted(item for items in bins for item in items) == list(range(13))
+    assert len(bins) <= 3
+    assert all((sizes[items].sum(0) < 1 + 1e-6).all() for items in bins)
+
+
+def test_impossible_plans_are_refused() -> None:
+    with pytest.raises(ValueError, match="no sample is left of 2: 2 exceed"):
+        PackPlan([10, 20], [1, 1], 5, 5, 0)
+    with pytest.raises(ValueError, match="0 tokens"):
+        PackPlan([1], [1], 0, 5, 0)
+    assert PackPlan([1, 1], [99, 99], 2, None, 0).packs_in_epoch(0) == 1

@@ -1,0 +1,32 @@
+import pytest
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.refusals import Refusals
+
+
+def test_more_than_the_share_of_what_was_seen_is_an_error() -> None:
+    refusals = Refusals("train", samples=100_000, allowed=0.01)
+    refusals.count(50, 10)  # ten of the first thousand
+    with pytest.raises(DataError, match=r"11 of 100 samples .* 0.01 of 1000; a: b"):
+        refusals.count(50, 1, ["a: b"])
+    long = Refusals("train", samples=100_000, allowed=0.01)
+    long.count(5000, 50)
+    with pytest.raises(DataError, match="51 of 5000"):
+        long.count(0, 1)
+
+
+def test_small_data_are_judged_by_their_size() -> None:
+    refusals = Refusals("val", samples=200, allowed=0.01)
+    refusals.count(10, 2)
+    with pytest.raises(DataError, match="val data: 3 of 20"):
+        refusals.count(10, 1)
+
+
+def test_what_is_known_beforehand() -> None:
+    refusals = Refusals("train", samples=200, allowed=0.01)
+    refusals.check_plan([])
+    refusals.check_plan(["a: b", "c: d"])
+    with pytest.raises(DataError, match=r"3 of 200 samples cannot be used.*a: b; c: d; e: f$"):
+        refusals.check_plan(["a: b", "c: d", "e: f"])
+    with pytest.raises(ValueError, match="not 2"):
+        Refusals("train", 1, 2)
