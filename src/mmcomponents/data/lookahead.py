@@ -7,7 +7,7 @@ the other ranks, and hands the sums out with each batch.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Protocol
@@ -69,10 +69,10 @@ class Lookahead:
             held = list(islice(batches, min(window - done % window, length - done)))
             if not held:
                 return
-            sums: Counter[str] = Counter()
+            sums: Sums = defaultdict(float)
             for batch in held:
                 for name, count in self.counts(batch).items():
-                    sums[name] += count  # type: ignore[assignment]  # counts may be fractions
+                    sums[name] += count
             totals = dict(sums) if self.reduce is None else self.reduce(dict(sums))
             for batch in held:
                 batch.totals = dict(totals)
