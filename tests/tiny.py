@@ -65,7 +65,7 @@ def model(seed: int = 0, **parts: Any) -> MultimodalModel:
     with torch.no_grad():
         for p in composed.parameters():
             if p.ndim >= 2:
-                p.mul_(6.0)
+                p.mul_(2.0)
     return composed.eval()
 
 

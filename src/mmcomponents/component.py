@@ -10,10 +10,6 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-INIT_STD = 0.02
-"""Standard deviation of freshly drawn matrices, as in the Qwen2.5 and InternViT configurations."""
-
-
 class WiringError(ValueError):
     """Two parts of a model do not fit; the message names both, with their numbers."""
 
@@ -31,13 +27,17 @@ class Component(LightningModule):
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Fills one parameter with its initial value. Parts override this for parameters of their own kind.
 
+        Matrices are normal with a deviation of `fan_in ** -0.5` (LeCun et al. 1998, "Efficient BackProp", section 4.6):
+        0.017 at a width of 3,584, where the released configurations say 0.02, and larger where the width is small, since
+        a fixed 0.02 keeps a narrow model near zero for hundreds of steps. Biases are 0 and other vectors 1.
+
         Args:
             name: Name of the parameter within this part.
             value: The whole parameter in fp32 on the CPU, to be filled in place.
             generator: Source of randomness that depends on the seed and on the name alone.
         """
         if value.ndim >= 2:
-            nn.init.normal_(value, std=INIT_STD, generator=generator)
+            nn.init.normal_(value, std=value[0].numel() ** -0.5, generator=generator)
         elif name.endswith("bias"):
             value.zero_()
         else:

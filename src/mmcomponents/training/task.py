@@ -181,7 +181,8 @@ class MultimodalTask(LightningModule):
         model, _, sampler = self._built()
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         tokens = sampler(model, batch.batch, {tokenizer.eos_token_id})
-        return [tokenizer.decode(ids) for ids in tokens]
+        # A batch without questions, which keeps ranks in step, has one empty segment all the same.
+        return [tokenizer.decode(ids) for ids in tokens[: len(batch)]]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The recipe's optimizer over the groups of the slots, and its schedule by optimizer steps."""

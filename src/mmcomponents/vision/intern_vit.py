@@ -160,9 +160,11 @@ class InternViT(VisionEncoder):
         self.init_weights()
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
-        """Layer scale starts at its own value."""
+        """Layer scale starts at its own value; class token and positions are as wide as patches are strong."""
         if name.endswith((".ls1", ".ls2")):
             value.fill_(self.layer_scale)
+        elif name.endswith("_embedding"):
+            nn.init.normal_(value, std=value.shape[-1] ** -0.5, generator=generator)
         else:
             super().init_parameter(name, value, generator)
 
