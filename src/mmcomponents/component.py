@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+
 class WiringError(ValueError):
     """Two parts of a model do not fit; the message names both, with their numbers."""
 
@@ -24,12 +25,15 @@ class Component(LightningModule):
     shard_units: ClassVar[tuple[type[nn.Module], ...]] = ()
     """Module types inside this part that are sharded, checkpointed and compiled each as one unit."""
 
+    weight_methods: ClassVar[tuple[str, ...]] = ()
+    """Methods beside `forward` that use the part's weights; a sharded part gathers them for these calls too."""
+
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Fills one parameter with its initial value. Parts override this for parameters of their own kind.
 
         Matrices are normal with a deviation of `fan_in ** -0.5` (LeCun et al. 1998, "Efficient BackProp", section 4.6):
-        0.017 at a width of 3,584, where the released configurations say 0.02, and larger where the width is small, since
-        a fixed 0.02 keeps a narrow model near zero for hundreds of steps. Biases are 0 and other vectors 1.
+        0.017 at a width of 3,584, where the released configurations say 0.02, and larger where the width is small: a
+        fixed 0.02 keeps a narrow model near zero for hundreds of steps. Biases are 0 and other vectors 1.
 
         Args:
             name: Name of the parameter within this part.

@@ -90,14 +90,13 @@ class MultimodalModel(LightningModule):
         state = ModelState(rows=runtime.visual_rows)
         if runtime.cache is not None:
             runtime.cache.begin(batch.layout)
-        if batch.images is not None and state.rows is None:
-            state.visual = self.encode(batch.images)
+        images = batch.images or (self._blank_tile() if self._every_part_must_run(runtime) else None)
+        if images is not None and state.rows is None:
+            state.visual = self.encode(images)
             state.rows = self.project(state.visual)
-        check_visual_rows(batch, state.rows)
+        check_visual_rows(batch, None if batch.images is None and runtime.visual_rows is None else state.rows)
         if self.embedder is not None:
             state.embeds = self.embedder(batch, state.rows, runtime)
-            if state.rows is None and self._every_part_must_run(runtime):
-                state.embeds = state.embeds + 0.0 * self.project(self.encode(self._blank_tile())).sum()
         if self.backbone is not None:
             rotary = self.position.rotary(batch.layout) if self.position is not None else None
             state.hidden = self.backbone(state.embeds, batch.layout, rotary, runtime.cache)
@@ -170,7 +169,8 @@ class MultimodalModel(LightningModule):
         """Whether a pack without images must run the encoder all the same.
 
         Where parts are sharded or gradients are reduced, every rank has to take part in the communication of every
-        part: a rank without images would hang the others. Each trainable parameter gets a gradient tensor as well.
+        part, in the same order: a rank without images would hang the others. The rows of a blank tile stand in; no
+        position points to them, so they change nothing, and each trainable parameter gets a gradient tensor.
         """
         decoding = runtime.cache is not None and not runtime.cache.is_empty
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()

@@ -11,7 +11,7 @@ import pytest
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.handwriting import make_handwriting
 from mmcomponents.data.handwriting_questions import KINDS, PHRASINGS, answer
-from mmcomponents.data.handwriting_scenes import SceneStyle, draw_scene, load_scans, split_scans
+from mmcomponents.data.handwriting_scenes import Order, SceneStyle, draw_scene, load_scans, split_scans
 from mmcomponents.data.images import decode_image
 from mmcomponents.data.index import Index
 from mmcomponents.data.tiling import Tiling
@@ -53,24 +53,25 @@ def test_answers_follow_from_the_scans(handwriting: Path) -> None:
             for number, (kind, question, given) in enumerate(zip(record["kinds"], questions, answers, strict=True)):
                 text = question["content"].removeprefix("<image>\n") if number == 0 else question["content"]
                 assert text in PHRASINGS[kind]
-                assert given["content"] == answer(kind, truth, record["column"])
+                assert given["content"] == answer(kind, truth, record["order"])
             if part == "test":
                 assert record["kinds"] == list(KINDS)
 
 
 def test_each_kind_of_answer() -> None:
-    def all_of(digits: list[int], column: bool = False) -> list[str]:
-        return [answer(kind, digits, column) for kind in KINDS]
+    def all_of(digits: list[int], order: Order = "row") -> list[str]:
+        return [answer(kind, digits, order) for kind in KINDS]
 
     assert all_of([8]) == ["8", "1", "8", "Answer: 8", "One digit: an 8."]
     two = ["3 7", "2", "7", "3 + 7 = 10\nAnswer: 10", "Two digits: a 3 on the left and a 7 on the right."]
     assert all_of([3, 7]) == two
-    assert all_of([3, 7], True)[-1] == "Two digits: a 3 at the top and a 7 at the bottom."
+    assert all_of([3, 7], "column")[-1] == "Two digits: a 3 at the top and a 7 at the bottom."
     assert all_of([3, 7, 1])[3] == "3 + 7 = 10\n10 + 1 = 11\nAnswer: 11"
     assert all_of([3, 7, 8])[4] == "Three digits from left to right: a 3, a 7 and an 8."
-    assert all_of([0, 9, 9, 9], True)[4] == "Four digits from top to bottom: a 0, a 9, a 9 and a 9."
+    assert all_of([0, 9, 9, 9], "column")[4] == "Four digits from top to bottom: a 0, a 9, a 9 and a 9."
+    assert all_of([4, 2], "grid")[4] == "Two digits row by row: a 4 and a 2."
     with pytest.raises(ValueError, match="'sing'"):
-        answer("sing", [1], False)
+        answer("sing", [1], "row")
 
 
 STYLE = SceneStyle(56, (20, 36), (9, 2, 2, 2), (2, 2, 1))
@@ -86,8 +87,9 @@ def test_scenes() -> None:
         seen[len(scene.digits)] = seen.get(len(scene.digits), 0) + 1
         grid = Tiling(1, 4, 56)
         shapes.add((scene.image.width // 56, scene.image.height // 56, grid.count(*scene.image.size)))
-        order = [top if scene.column else left for left, top, _ in scene.boxes]
-        assert order == sorted(order)
+        cells = [(top // 56, left // 56) for left, top, _ in scene.boxes]
+        assert cells == sorted(set(cells))
+        assert scene.order == "grid" or len(cells) * 56 == max(scene.image.size)
         cover = np.zeros(scene.image.size[::-1], int)
         for left, top, side in scene.boxes:
             assert 20 <= side <= 36
@@ -107,14 +109,14 @@ def test_scenes() -> None:
 
 def test_scenes_of_one_size_and_kind() -> None:
     scans, digits = load_scans()
-    style = SceneStyle(28, (16, 16), (0, 0, 1, 0), (0, 1, 0))
+    style = SceneStyle(28, (16, 16), (0, 0, 1, 0), (1, 0, 0))
     scene = draw_scene(scans, digits, np.arange(5), style, np.random.default_rng(0), vary=False)
     assert scene.image.size == (84, 28)
     assert [left // 28 for left, _, _ in scene.boxes] == [0, 1, 2], "one digit a tile"
     for bad in (
         {"digit_size": (20, 60)},
         {"counts": (0, 0, 0, 0)},
-        {"shapes": (-1, 1, 1)},
+        {"orders": (-1, 1, 1)},
     ):
         with pytest.raises(ValueError, match=next(iter(bad))):
             SceneStyle(**{**vars(style), **bad})  # type: ignore[arg-type]

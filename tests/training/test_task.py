@@ -97,7 +97,7 @@ def test_a_short_last_window_is_a_whole_step(tmp_path) -> None:
 
 
 def test_accumulation_without_totals_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match="wrap the loader in mmcomponents.data.Lookahead"):
+    with pytest.raises(ValueError, match=r"wrap the loader in mmcomponents\.data\.Lookahead"):
         trainer(tmp_path, accumulate_grad_batches=2).fit(task(), loader(PACKS))
 
 
@@ -179,7 +179,7 @@ def test_a_tied_weight_is_in_one_group_and_follows_the_embedder() -> None:
 
 
 def test_wrong_recipes_are_refused() -> None:
-    with pytest.raises(ValueError, match="slots.projecter: the model has no such slot.*did you mean 'projector'"):
+    with pytest.raises(ValueError, match=r"slots\.projecter: the model has no such slot.*did you mean 'projector'"):
         task(slots={"projecter": SlotOptions()}).check()
     with pytest.raises(WiringError, match="NextToken reads the head 'ml' and the model has lm"):
         task(objective=partial(NextToken, head="ml")).check()

@@ -32,7 +32,7 @@ def make_handwriting(
     unit: int = 28,
     digit_size: tuple[int, int] = (20, 26),
     counts: tuple[float, float, float, float] = (9, 2, 2, 2),
-    shapes: tuple[float, float, float] = (1, 2, 1),
+    orders: tuple[float, float, float] = (2, 1, 1),
     questions: tuple[int, int] = (1, 2),
     vocab_size: int = 512,
     samples_per_shard: int = 4_000,
@@ -51,11 +51,11 @@ def make_handwriting(
         held_out: To test on.
         val_scenes: To validate on.
         seed: Of everything.
-        unit: Side of a sheet with one digit in pixels. Wide and tall sheets have one unit a digit.
+        unit: Side in pixels of the cell that holds one digit; the quickstart's tiles are as large.
         digit_size: Least and largest side of a digit in pixels.
         counts: Weights of scenes with one, two, three and four digits. Small models stall on several digits until they
             know single ones, hence most scenes have one.
-        shapes: Weights of square, wide and tall sheets among scenes of several digits.
+        orders: Weights of rows, columns and two-by-two grids among scenes of several digits.
         questions: Fewest and most questions of a training conversation.
         vocab_size: Of the tokenizer, which is made from the training conversations.
         samples_per_shard: Most scenes of a shard.
@@ -69,7 +69,7 @@ def make_handwriting(
         ValueError: Arguments that make no scenes.
         ModuleNotFoundError: scikit-learn is missing.
     """
-    folder, style = Path(out), SceneStyle(unit, digit_size, counts, shapes)
+    folder, style = Path(out), SceneStyle(unit, digit_size, counts, orders)
     sizes = dict(zip(PARTS, (scenes, val_scenes, held_out), strict=True))
     if min(sizes.values()) < 1 or not 1 <= questions[0] <= questions[1] <= len(KINDS):
         raise ValueError(f"no data set of {sizes} scenes with {questions[0]} to {questions[1]} questions")
@@ -87,14 +87,14 @@ def make_handwriting(
                 scene = draw_scene(scans, digits, allowed[part], style, generator, vary=training)
                 asked = int(generator.integers(questions[0], questions[1], endpoint=True)) if training else len(KINDS)
                 kinds = generator.permutation(KINDS)[:asked].tolist() if training else list(KINDS)
-                messages = conversation(scene.digits, scene.column, kinds, generator)
+                messages = conversation(scene.digits, scene.order, kinds, generator)
                 record = {
                     "messages": messages,
                     "kinds": kinds,
                     "source": "handwriting",
                     "digits": scene.digits,
                     "scans": scene.scans,
-                    "column": scene.column,
+                    "order": scene.order,
                 }
                 writer.write(f"{scene_number:06d}", record, [scene.png()])
                 if training:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mmcomponents.data.handwriting_scenes import Order
+
 KINDS = ("read", "count", "largest", "add", "describe")
 
 PHRASINGS: dict[str, tuple[str, ...]] = {
@@ -42,15 +44,16 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
 }
 
 _NUMBERS = ("", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight", "Nine")
+_WAYS: dict[Order, str] = {"row": "from left to right", "column": "from top to bottom", "grid": "row by row"}
 
 
-def answer(kind: str, digits: Sequence[int], column: bool) -> str:
+def answer(kind: str, digits: Sequence[int], order: Order) -> str:
     """The right answer to a question.
 
     Args:
         kind: One of `KINDS`.
         digits: In reading order.
-        column: Whether they stand one below the other rather than side by side.
+        order: How they are arranged.
 
     Raises:
         ValueError: There is no such kind.
@@ -64,7 +67,7 @@ def answer(kind: str, digits: Sequence[int], column: bool) -> str:
     if kind == "add":
         return "\n".join([*_steps(digits), f"Answer: {sum(digits)}"])
     if kind == "describe":
-        return _describe(digits, column)
+        return _describe(digits, order)
     raise ValueError(f"no kind {kind!r} of question; there are {', '.join(KINDS)}")
 
 
@@ -75,25 +78,24 @@ def _steps(digits: Sequence[int]) -> list[str]:
     ]
 
 
-def _describe(digits: Sequence[int], column: bool) -> str:
+def _describe(digits: Sequence[int], order: Order) -> str:
     names = [f"an {digit}" if digit == 8 else f"a {digit}" for digit in digits]
     head = _NUMBERS[len(digits)]
     if len(digits) == 1:
         return f"{head} digit: {names[0]}."
-    if len(digits) == 2:
-        first, second = ("at the top", "at the bottom") if column else ("on the left", "on the right")
+    if len(digits) == 2 and order != "grid":
+        first, second = ("at the top", "at the bottom") if order == "column" else ("on the left", "on the right")
         return f"{head} digits: {names[0]} {first} and {names[1]} {second}."
-    order = "top to bottom" if column else "left to right"
-    return f"{head} digits from {order}: {', '.join(names[:-1])} and {names[-1]}."
+    return f"{head} digits {_WAYS[order]}: {', '.join(names[:-1])} and {names[-1]}."
 
 
 def conversation(
-    digits: Sequence[int], column: bool, kinds: Sequence[str], generator: np.random.Generator
+    digits: Sequence[int], order: Order, kinds: Sequence[str], generator: np.random.Generator
 ) -> list[dict[str, str]]:
     """A conversation about one image: a question of each kind, in the order given, phrased at random."""
     messages = []
     for number, kind in enumerate(kinds):
         question = PHRASINGS[kind][int(generator.integers(len(PHRASINGS[kind])))]
         messages.append({"role": "user", "content": f"<image>\n{question}" if number == 0 else question})
-        messages.append({"role": "assistant", "content": answer(kind, digits, column)})
+        messages.append({"role": "assistant", "content": answer(kind, digits, order)})
     return messages

@@ -2,7 +2,7 @@
 
 The scans are those of scikit-learn's `load_digits`: 1,797 digits of 43 writers, 8 x 8 grey levels (E. Alpaydin and
 C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998). A scene is a sheet of paper with one digit or several,
-in a row or in a column, of varying size and place, never overlapping.
+in a row, in a column or in a grid with empty cells, of varying size and place, never overlapping.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ import numpy.typing as npt
 from PIL import Image
 
 Scans = npt.NDArray[np.float32]
-Shape = Literal["square", "wide", "tall"]
-SHAPES: tuple[Shape, ...] = ("square", "wide", "tall")
+Order = Literal["row", "column", "grid"]
+ORDERS: tuple[Order, ...] = ("row", "column", "grid")
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,16 @@ class SceneStyle:
     """How scenes look.
 
     Attributes:
-        unit: Side in pixels of the smallest sheet; wide and tall sheets are one unit a digit.
+        unit: Side in pixels of the cell that holds one digit.
         digit_size: Least and largest side of a digit's box, in pixels.
         counts: Weights of scenes with one digit, two, three and so on.
-        shapes: Weights of square, wide and tall sheets among scenes of several digits.
+        orders: Weights of rows (wide sheets), columns (tall ones) and two-by-two grids among scenes of several digits.
     """
 
     unit: int
     digit_size: tuple[int, int]
     counts: tuple[float, ...]
-    shapes: tuple[float, float, float]
+    orders: tuple[float, float, float]
 
     def __post_init__(self) -> None:
         least, most = self.digit_size
@@ -42,7 +42,7 @@ class SceneStyle:
             raise ValueError(
                 f"8 <= digit_size <= unit does not hold for digit_size {self.digit_size}, unit {self.unit}"
             )
-        for name, weights in (("counts", self.counts), ("shapes", self.shapes)):
+        for name, weights in (("counts", self.counts), ("orders", self.orders)):
             if min(weights, default=-1) < 0 or sum(weights) <= 0:
                 raise ValueError(f"{name} {weights} are no weights")
 
@@ -53,16 +53,16 @@ class Scene:
 
     Attributes:
         image: Grey levels.
-        digits: In reading order: from left to right, or from top to bottom.
+        digits: In reading order: from left to right, from top to bottom, or row by row.
         scans: Numbers of the scans, in the same order.
-        column: Whether they stand one below the other.
+        order: How they are arranged.
         boxes: Left, top and side of each digit's box.
     """
 
     image: Image.Image
     digits: tuple[int, ...]
     scans: tuple[int, ...]
-    column: bool
+    order: Order
     boxes: tuple[tuple[int, int, int], ...]
 
     def png(self) -> bytes:
@@ -128,9 +128,9 @@ def draw_scene(
         vary: Whether each digit is turned, slanted and thinned or thickened a little, since scans come up many times.
     """
     count = 1 + int(generator.choice(len(style.counts), p=_normal(style.counts)))
-    shape: Shape = "square" if count == 1 else SHAPES[int(generator.choice(3, p=_normal(style.shapes)))]
+    order: Order = "row" if count == 1 else ORDERS[int(generator.choice(3, p=_normal(style.orders)))]
     chosen = generator.choice(allowed, count)
-    width, height, boxes = _place(count, shape, style, generator)
+    width, height, boxes = _place(count, order, style, generator)
     paper, ink = generator.uniform(215, 255), generator.uniform(0, 70)
     sheet = np.zeros((height, width), np.float32)
     for scan, (left, top, side) in zip(chosen, boxes, strict=True):
@@ -140,7 +140,7 @@ def draw_scene(
         image=Image.fromarray(grey),
         digits=tuple(digits[chosen].tolist()),
         scans=tuple(chosen.tolist()),
-        column=shape == "tall",
+        order=order,
         boxes=tuple(boxes),
     )
 
@@ -150,26 +150,23 @@ def _normal(weights: tuple[float, ...]) -> npt.NDArray[np.float64]:
 
 
 def _place(
-    count: int, shape: Shape, style: SceneStyle, generator: np.random.Generator
+    count: int, order: Order, style: SceneStyle, generator: np.random.Generator
 ) -> tuple[int, int, list[tuple[int, int, int]]]:
-    """Size of the sheet, and left, top and side of each digit's box."""
+    """Size of the sheet, and left, top and side of each digit's box: somewhere in its cell, which is one unit wide."""
     least, most = style.digit_size
-    if shape == "square":
-        # as many units as the digits need beside one another
-        edge = style.unit * -(-count * least // style.unit)
-        sides = generator.integers(least, min(most, edge // count), count, endpoint=True)
-        gaps = np.sort(generator.integers(0, edge - int(sides.sum()), count, endpoint=True))
-        lefts = gaps + np.concatenate([[0], np.cumsum(sides)[:-1]])
-        tops = [int(generator.integers(0, edge - side, endpoint=True)) for side in sides]
-        return edge, edge, [(int(x), y, int(side)) for x, y, side in zip(lefts, tops, sides, strict=True)]
+    if order == "grid":
+        rows = columns = 2
+        cells = [divmod(int(n), 2) for n in np.sort(generator.choice(4, count, replace=False))]
+    elif order == "column":
+        rows, columns, cells = count, 1, [(n, 0) for n in range(count)]
+    else:
+        rows, columns, cells = 1, count, [(0, n) for n in range(count)]
     boxes = []
-    for cell in range(count):  # one digit a cell, so that a grid of one tile a cell cuts none
+    for row, column in cells:
         side = int(generator.integers(least, most, endpoint=True))
-        across, along = (int(n) for n in generator.integers(0, style.unit - side, 2, endpoint=True))
-        place = cell * style.unit + along
-        boxes.append((place, across, side) if shape == "wide" else (across, place, side))
-    size = style.unit * count
-    return (size, style.unit, boxes) if shape == "wide" else (style.unit, size, boxes)
+        right, down = (int(n) for n in generator.integers(0, style.unit - side, 2, endpoint=True))
+        boxes.append((column * style.unit + right, row * style.unit + down, side))
+    return style.unit * columns, style.unit * rows, boxes
 
 
 def _draw_digit(scan: Scans, side: int, generator: np.random.Generator | None) -> Scans:

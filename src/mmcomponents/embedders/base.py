@@ -25,4 +25,8 @@ class Embedder(Component):
 
     @abstractmethod
     def forward(self, batch: PackedBatch, rows: Tensor | None, runtime: Runtime | None = None) -> Tensor:
-        """Embeds a pack as `[T, d]`, visual rows `[R, d]` at their places."""
+        """Embeds a pack as `[T, d]`, visual rows `[R, d]` at their places.
+
+        Rows that no position points to stay part of the graph, with a gradient of zero: under FSDP all ranks run the
+        same graph, also one whose pack has no image and whose rows are those of a blank tile.
+        """

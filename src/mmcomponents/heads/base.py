@@ -20,6 +20,9 @@ class Head(Component):
     in_features: int
     """Width of what the head reads."""
 
+    is_tied: bool = False
+    """Whether the head's weight is the embedder's word table."""
+
     def tie(self, word_table: Tensor | None) -> None:
         """Takes the embedder's word table for its own weight, where the head is made to; called by the composite."""
 

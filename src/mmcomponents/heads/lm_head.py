@@ -20,10 +20,12 @@ class LMHead(Head):
         tied: Whether the weight is to be the embedder's word table; the composite puts it there.
     """
 
+    weight_methods = ("logits", "nll", "weighted_nll")
+
     def __init__(self, in_features: int, vocab_size: int, tied: bool = False) -> None:
         super().__init__()
         self.in_features = in_features
-        self.tied = tied
+        self.is_tied = tied
         self.weight = nn.Parameter(torch.empty(vocab_size, in_features))
         self.init_weights()
 
@@ -33,7 +35,7 @@ class LMHead(Head):
         Raises:
             WiringError: There is no table, or it has another shape.
         """
-        if not self.tied:
+        if not self.is_tied:
             return
         if not isinstance(word_table, nn.Parameter):
             raise WiringError("LMHead is tied to a word table and the embedder has none")

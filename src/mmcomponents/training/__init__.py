@@ -1,8 +1,11 @@
 """Training: the task, its slots' options, schedules, reports."""
 
+from mmcomponents.training.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.report import AnswerReport
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import SlotOptions
 from mmcomponents.training.task import MultimodalTask
 
-__all__ = ["AnswerReport", "MultimodalTask", "SlotOptions", "WarmupCosine"]
+register()
+
+__all__ = ["AnswerReport", "FSDP2Strategy", "MultimodalTask", "SlotOptions", "WarmupCosine"]

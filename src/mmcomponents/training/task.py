@@ -27,6 +27,7 @@ from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.build import Factories, Width
+from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, frozen_parts, param_groups
 from mmcomponents.vision import VisionEncoder
 
@@ -78,6 +79,9 @@ class MultimodalTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        # From a recipe these are the plain config. From Python they may be classes, which a checkpoint must not hold.
+        for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
+            del self.hparams[name]
         self.factories = Factories(vision, fuser, merger, projector, embedder, position, backbone, heads or {})
         self.make_objective = objective
         self.make_sampler = sampler
@@ -97,8 +101,15 @@ class MultimodalTask(LightningModule):
         """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
         if self.model is not None:
             return
-        self.model = self.factories.build(self.vocab_size, self.image_token_id)
-        self.model.init_weights(self.seed)
+        strategy = self._trainer.strategy if self._trainer is not None else None
+        if isinstance(strategy, FSDP2Strategy):
+            with torch.device("meta"):
+                self.model = self.factories.build(self.vocab_size, self.image_token_id)
+            freeze(self.model, self.slots)
+            strategy.shard(self.model, self.seed)
+        else:
+            self.model = self.factories.build(self.vocab_size, self.image_token_id)
+            self.model.init_weights(self.seed)
         check_slot_names(self.model, self.slots)
         freeze(self.model, self.slots)
         self.objective = self.make_objective()
@@ -219,3 +230,11 @@ class MultimodalTask(LightningModule):
         if self.model is None or self.objective is None or self.sampler is None:
             raise RuntimeError("the model is not built yet: call configure_model()")
         return self.model, self.objective, self.sampler
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(v) for v in value)
+    return value is None or isinstance(value, str | int | float | bool)

@@ -1,0 +1,56 @@
+"""Sharding a model over ranks with FSDP2."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from mmcomponents.heads import Head
+from mmcomponents.model import MultimodalModel
+
+
+def shard_model(model: MultimodalModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy | None = None) -> None:
+    """Shards a model in place: the units that its parts declare, then the parts, then the model as the root.
+
+    A weight that more than one part reads (a tied head's, or a word table that the projector asks for) belongs to the
+    root, which is whole while the model runs; an embedder or a head of its own is a unit of its own.
+
+    Args:
+        model: Weights may be on the meta device.
+        mesh: One dimension: shard; two: replicate, then shard.
+        policy: Types of computation and reduction; None: those of the weights.
+    """
+    policy = policy or MixedPrecisionPolicy()
+    shared = _shared_parts(model)
+    for name, part in model.parts().items():
+        for module in part.modules():
+            if isinstance(module, part.shard_units):
+                fully_shard(module, mesh=mesh, mp_policy=policy)
+        if name in shared or not any(True for _ in part.parameters()):
+            continue
+        fully_shard(part, mesh=mesh, mp_policy=policy)
+        for method in part.weight_methods:
+            # Used by objectives beside `forward`: the weight is gathered for these calls as well.
+            register_fsdp_forward_method(part, method)
+    fully_shard(model, mesh=mesh, mp_policy=policy)
+
+
+def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None:
+    """Gives a sharded model on the meta device its weights: each rank draws all and keeps its own piece."""
+    model.to_empty(device=device)
+    model.tie_weights()
+    model.init_weights(seed)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a module has been given to FSDP2."""
+    return isinstance(module, FSDPModule)
+
+
+def _shared_parts(model: MultimodalModel) -> set[str]:
+    """Parts whose weights another part reads outside their own forward."""
+    tied = {name for name, part in model.parts().items() if isinstance(part, Head) and part.is_tied}
+    asks = model.projector is not None and model.projector.needs_word_table
+    return tied | ({"embedder"} if tied or asks else set())

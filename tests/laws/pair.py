@@ -1,0 +1,203 @@
+"""Two long-lived ranks on the CPU that train what a test asks for, with the library's own task and strategy."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import SGD, Optimizer
+
+import tiny
+from mmcomponents.backbones import DecoderLM
+from mmcomponents.batch import PackedBatch
+from mmcomponents.data import Lookahead
+from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.heads import LMHead
+from mmcomponents.mergers import PixelUnshuffle
+from mmcomponents.positions import V2PE
+from mmcomponents.projectors import MLPProjector
+from mmcomponents.training import MultimodalTask
+
+
+def make_task(**changes: Any) -> MultimodalTask:
+    """The tiny InternVL3 as a task."""
+    arguments: dict[str, Any] = {
+        "vision": tiny.vision,
+        "merger": PixelUnshuffle,
+        "projector": MLPProjector,
+        "embedder": TokenEmbedder,
+        "position": V2PE,
+        "backbone": partial(DecoderLM, 32, 2, 4, 48, num_kv_heads=2),
+        "heads": {"lm": LMHead},
+        "optimizer": partial(SGD, lr=0.05, momentum=0.9),
+        "vocab_size": tiny.VOCAB,
+        "image_token_id": tiny.IMAGE_TOKEN,
+    }
+    return MultimodalTask(**(arguments | changes))
+
+
+def micro_batches(steps: int, ranks: int, window: int) -> list[list[list[PackedBatch]]]:
+    """Packs by step, micro-batch and rank: unequal targets, rank 1 never has an image, one pack has no target."""
+    out = []
+    for step in range(steps):
+        rows = []
+        for micro in range(window):
+            row = []
+            for rank in range(ranks):
+                seed = 100 * step + 10 * micro + rank
+                text = [("t", 4 + (seed * 7) % 9)]
+                pieces = [*text, ("i", 1 + seed % 2), ("t", 9)] if rank == 0 else [*text, ("t", 3)]
+                row.append(tiny.pack(pieces, text, seed=seed, targets=[(seed * 3) % 5, 0 if micro else 2]))
+            rows.append(row)
+        out.append(rows)
+    return out
+
+
+class Sized:
+    """A list of packs as a loader."""
+
+    def __init__(self, packs: list[PackedBatch]) -> None:
+        self.packs = packs
+
+    def __len__(self) -> int:
+        return len(self.packs)
+
+    def __iter__(self) -> Iterator[PackedBatch]:
+        return iter(self.packs)
+
+
+class Notes(Callback):
+    """Loss and gradient norm of each step."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.norms: list[float] = []
+        self.step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.step = trainer.global_step
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
+        self.norms.append(float(whole(norm)))
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        if self.step < trainer.global_step:
+            self.step = trainer.global_step
+            self.losses.append(float(trainer.callback_metrics["train/loss"]))
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor as it is without sharding."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def all_reduce(sums: dict[str, float]) -> dict[str, float]:
+    names = sorted(sums)
+    values = torch.tensor([sums[n] for n in names], dtype=torch.float64)
+    torch.distributed.all_reduce(values)
+    return dict(zip(names, values.tolist(), strict=True))
+
+
+def train(
+    packs: list[PackedBatch],
+    window: int,
+    reduce: Callable[[dict[str, float]], dict[str, float]] | None,
+    task: dict[str, Any] | None = None,
+    ckpt_path: str | None = None,
+    save_to: str | None = None,
+    max_epochs: int = 1,
+    **trainer: Any,
+) -> dict[str, Any]:
+    """Trains the tiny model and returns losses, norms and whole weights."""
+    notes, module = Notes(), make_task(**(task or {}))
+    run = Trainer(
+        accelerator="cpu",
+        max_epochs=max_epochs,
+        accumulate_grad_batches=window,
+        gradient_clip_val=0.5,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[notes],
+        default_root_dir=tempfile.gettempdir(),
+        **trainer,
+    )
+    run.fit(module, Lookahead(Sized(packs), window, module.counts, reduce), ckpt_path=ckpt_path)
+    if save_to is not None:
+        run.save_checkpoint(save_to)
+    assert module.model is not None
+    weights = {name: whole(p.detach()).clone() for name, p in module.model.named_parameters()}
+    return {"losses": notes.losses, "norms": notes.norms, "weights": weights}
+
+
+def train_as_rank(rank: int, strategy: str, steps: int, window: int, options: dict[str, Any]) -> dict[str, Any]:
+    """This rank's part of a run over two ranks."""
+    mine = [row[rank] for rows in micro_batches(steps, 2, window) for row in rows]
+    return train(mine, window, all_reduce, strategy=strategy, devices=2, **options)
+
+
+def _serve(rank: int, world: int, port: int, asked: Any, answered: Any) -> None:
+    os.environ.update(
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world)
+    )
+    torch.set_num_threads(1)
+    while (job := asked.get()) is not None:
+        function, arguments = job
+        try:
+            answered.put((None, function(rank, *arguments)))
+        except Exception as error:
+            answered.put((f"rank {rank}: {type(error).__name__}: {error}", None))
+
+
+class Pair:
+    """Two processes (or another number) that wait for work."""
+
+    def __init__(self, world: int = 2) -> None:
+        context = mp.get_context("spawn")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.asked = [context.Queue() for _ in range(world)]
+        self.answered = [context.Queue() for _ in range(world)]
+        self.processes = [
+            context.Process(target=_serve, args=(r, world, port, self.asked[r], self.answered[r]), daemon=True)
+            for r in range(world)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def run(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60.0) -> list[Any]:
+        """What the function returns on each rank; a rank that hangs or fails is an error."""
+        for queue in self.asked:
+            queue.put((function, arguments))
+        results = []
+        for queue in self.answered:
+            error, result = queue.get(timeout=timeout)
+            if error:
+                raise RuntimeError(error)
+            results.append(result)
+        return results
+
+    def close(self) -> None:
+        for queue in self.asked:
+            queue.put(None)
+        for process in self.processes:
+            process.join(10)
+            process.kill()
+
+
+def folder_of(path: Path) -> list[str]:
+    """Names of the files of a checkpoint."""
+    return sorted(p.name for p in path.iterdir())

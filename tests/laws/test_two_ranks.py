@@ -1,0 +1,104 @@
+"""Law 7 and law 10: two ranks equal one, sharded equals plain."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from laws.pair import Pair, all_reduce, folder_of, micro_batches, train, train_as_rank
+from mmcomponents.heads import LMHead
+from mmcomponents.training import SlotOptions
+
+STEPS, WINDOW = 20, 2
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def alone(steps: int = STEPS, **options: Any) -> dict[str, Any]:
+    """One process on the same global batch."""
+    packs = [pack for rows in micro_batches(steps, 2, WINDOW) for row in rows for pack in row]
+    return train(packs, 2 * WINDOW, None, **options)
+
+
+def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(two["norms"], one["norms"], rtol=1e-5, atol=1e-5)
+    assert two["weights"].keys() == one["weights"].keys()
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "untied": {},
+    "tied": {"heads": {"lm": partial(LMHead, tied=True)}},
+    "vision frozen": {"slots": {"vision": SlotOptions(trainable=False)}},
+}
+
+
+@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
+@pytest.mark.parametrize("case", CASES)
+def test_two_ranks_equal_one(pair, case, strategy) -> None:
+    if strategy == "ddp" and case != "untied":
+        pytest.skip("one case is enough for Lightning's own strategy")
+    options = {"task": CASES[case]}
+    one = alone(**options)
+    assert len(one["losses"]) == len(one["norms"]) == STEPS
+    assert max(one["norms"]) > 0.5, "clipping has to do something"
+    first, second = pair.run(train_as_rank, strategy, STEPS, WINDOW, options)
+    assert_alike(one, first)
+    assert_alike(first, second)
+
+
+def as_rank_with_its_own_mean(rank: int, strategy: str, steps: int) -> dict[str, Any]:
+    """The break: each micro-batch is divided by its own count."""
+    mine = [row[rank] for rows in micro_batches(steps, 2, WINDOW) for row in rows]
+    return train(mine, WINDOW, lambda own: own, strategy=strategy, devices=2)
+
+
+def test_break_of_law_7_a_denominator_for_each_rank(pair) -> None:
+    one = alone(steps=3)
+    wrong, _ = pair.run(as_rank_with_its_own_mean, "ddp", 3)
+    with pytest.raises(AssertionError):
+        assert_alike(one, wrong)
+
+
+def test_a_run_goes_on_from_a_sharded_checkpoint_on_two_ranks_or_one(pair, tmp_path: Path) -> None:
+    path = str(tmp_path / "half.ckpt")
+    whole, _ = pair.run(train_as_rank, "fsdp2", 4, WINDOW, {})
+    pair.run(train_as_rank, "fsdp2", 2, WINDOW, {"save_to": path})
+    assert "meta.pt" in folder_of(Path(path))
+    assert not Path(path + ".part").exists()
+    both = pair.run(resume_as_rank, path, 2)
+    single = Pair(1)
+    try:
+        one = single.run(resume_as_rank, path, 1)
+    finally:
+        single.close()
+    for resumed in (*both, *one):
+        assert_alike({**whole, "losses": whole["losses"][2:], "norms": whole["norms"][2:]}, resumed)
+
+
+def resume_as_rank(rank: int, path: str, world: int) -> dict[str, Any]:
+    """Steps 3 and 4 from the checkpoint, as a second epoch, on as many ranks as there are."""
+    rows = [row for step in micro_batches(4, 2, WINDOW)[2:] for row in step]
+    mine = [pack for row in rows for pack in row[rank::world]]
+    return train(mine, 2 * WINDOW // world, all_reduce, strategy="fsdp2", devices=world, ckpt_path=path, max_epochs=2)
+
+
+def test_packs_differ_between_ranks() -> None:
+    rows = micro_batches(1, 2, WINDOW)[0]
+    assert [[p.images is None for p in row] for row in rows] == [[False, True]] * WINDOW
+    counts = {int((p.labels >= 0).sum()) for row in rows for p in row}
+    assert len(counts) > 1
+    assert replace(rows[0][0]).num_tokens != rows[0][1].num_tokens
