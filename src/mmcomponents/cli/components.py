@@ -1,6 +1,7 @@
 """`mmcomponents components`: what can be put into a slot.
 
-The listing reads source files and package metadata and imports no part. `--arguments` imports the parts it describes.
+The listing reads source files and package metadata and imports no part. `--arguments` and `--json` import
+the parts they describe.
 """
 
 from __future__ import annotations
@@ -32,14 +33,17 @@ def main(verb: str, argv: list[str]) -> int:
     """Entry of the verb."""
     parser = _Parser(prog=f"mmcomponents {verb}", description="List the parts for each slot.", allow_abbrev=False)
     parser.add_argument("slot", nargs="?", help=f"one of {', '.join(registry.slots())}; default: all")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument(
+        "--json", action="store_true", help="print JSON, with arguments and defaults (imports the parts)"
+    )
     parser.add_argument("--arguments", action="store_true", help="add arguments and defaults (imports the parts)")
     options = parser.parse_args(argv)
     try:
+        detailed = options.arguments or options.json
         chosen = [options.slot] if options.slot else list(registry.slots())
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            rows = [_row(part, options.arguments) for slot in chosen for part in registry.available(slot)]
+            rows = [_row(part, detailed) for slot in chosen for part in registry.available(slot)]
     except registry.PartError as error:
         raise UserError(str(error)) from None
     for line in dict.fromkeys(str(warning.message) for warning in caught):

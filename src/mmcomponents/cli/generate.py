@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any, NoReturn
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from PIL import Image, UnidentifiedImageError
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
-from mmcomponents.cli.errors import UserError
+from mmcomponents.cli.errors import UserError, one_line
 from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.run import RecipeCLI
 from mmcomponents.registry import near
@@ -125,13 +128,31 @@ def _open(path: str) -> Image.Image:
 
 def _load_weights(task: LightningModule, path: Path) -> None:
     """Loads the weights of a Lightning checkpoint; its hyperparameters play no part."""
-    if not path.is_file():
+    if not path.exists():
         beside = [entry.as_posix() for entry in path.parent.glob("*")] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint {path.as_posix()!r}{near(path.as_posix(), beside)}")
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    state = _sharded_state(task, path) if path.is_dir() else _file_state(path)
     try:
         task.load_state_dict(state)
     except RuntimeError as error:
         raise UserError(
             f"checkpoint {path.as_posix()} does not fit the recipe: {' '.join(str(error).split())}"
         ) from None
+
+
+def _file_state(path: Path) -> dict[str, Any]:
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    except (RuntimeError, pickle.UnpicklingError, KeyError, EOFError) as error:
+        raise UserError(f"{path.as_posix()} is no checkpoint of Lightning: {one_line(str(error))[:200]}") from None
+    return state
+
+
+def _sharded_state(task: LightningModule, path: Path) -> dict[str, Any]:
+    """Whole weights from a folder of shards, whatever the number of ranks that wrote it."""
+    state = {"state_dict": dict(task.state_dict())}
+    try:
+        load_shards(state, checkpoint_id=path, no_dist=True)
+    except (RuntimeError, CheckpointException, OSError) as error:
+        raise UserError(f"{path.as_posix()} does not fit the recipe: {one_line(str(error))[:200]}") from None
+    return state["state_dict"]

@@ -14,6 +14,7 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.strategies import ModelParallelStrategy
 from rich.console import Console
 
 from mmcomponents import __version__
@@ -211,10 +212,15 @@ def _check_checkpoint(ckpt_path: str, cli: RecipeCLI) -> None:
     if not path.exists():
         beside = [entry.as_posix() for entry in path.parent.glob("*")] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint {ckpt_path!r}{near(path.as_posix(), beside)}")
-    if not path.is_file():
-        return
+    if path.is_dir() and not isinstance(cli.trainer.strategy, ModelParallelStrategy):
+        strategy = type(cli.trainer.strategy).__name__
+        raise UserError(
+            f"checkpoint {path.as_posix()} is a folder of shards, which {strategy} cannot read: "
+            "add --trainer.strategy fsdp2 (one device is enough)"
+        )
+    source = path / "meta.pt" if path.is_dir() else path
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters") or {}
+        saved = torch.load(source, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters") or {}
     except Exception:  # an odd checkpoint is the loader's to refuse, with its own words
         return
     ours = yaml.safe_load(_recipe_text(cli.parser, cli.config))["model"]

@@ -1,5 +1,6 @@
 """Training: the task, its slots' options, schedules, reports."""
 
+from mmcomponents.training.checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.report import AnswerReport
 from mmcomponents.training.schedule import WarmupCosine
@@ -8,4 +9,4 @@ from mmcomponents.training.task import MultimodalTask
 
 register()
 
-__all__ = ["AnswerReport", "FSDP2Strategy", "MultimodalTask", "SlotOptions", "WarmupCosine"]
+__all__ = ["AnswerReport", "FSDP2Strategy", "FinalCheckpoint", "MultimodalTask", "SlotOptions", "WarmupCosine"]

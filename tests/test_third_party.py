@@ -1,0 +1,96 @@
+"""A package of somebody else's, built and installed by pip, brings a part that a recipe names by its short name."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mmcomponents import registry
+from mmcomponents.cli.flags import sort_flags
+from mmcomponents.cli.main import main
+from mmcomponents.cli.run import RecipeCLI
+from mmcomponents.data import PackedDataModule, make_handwriting
+from mmcomponents.training import MultimodalTask
+
+PROJECT = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "bridge-parts"
+version = "1.2"
+[project.entry-points."mmcomponents.components"]
+"projector.ScaledProjector" = "bridge_parts:ScaledProjector"
+"""
+
+SOURCE = '''
+from mmcomponents.projectors import LinearProjector
+
+
+class ScaledProjector(LinearProjector):
+    """A linear map times a number.
+
+    Args:
+        in_features: Width in.
+        out_features: Width out.
+        scale: The number.
+    """
+
+    def __init__(self, in_features: int, out_features: int, scale: float = 2.0) -> None:
+        super().__init__(in_features, out_features)
+        self.scale = scale
+
+    def forward(self, features, word_table=None):
+        return super().forward(features, word_table) * self.scale
+'''
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where pip has installed the package."""
+    folder = tmp_path_factory.mktemp("bridge")
+    (folder / "pyproject.toml").write_text(PROJECT)
+    (folder / "bridge_parts.py").write_text(SOURCE)
+    target = folder / "site"
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--target", str(target), str(folder)], check=True)
+    return target
+
+
+@pytest.fixture
+def _installed(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(site))
+    yield
+    sys.modules.pop("bridge_parts", None)
+
+
+@pytest.mark.usefixtures("_installed")
+def test_it_is_listed_with_its_package_arguments_and_first_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert registry.resolve("projector", "ScaledProjector") == "bridge_parts.ScaledProjector"
+    assert "bridge_parts" not in sys.modules
+    assert main(["components", "projector", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["ScaledProjector"] == {
+        "slot": "projector",
+        "name": "ScaledProjector",
+        "package": "bridge-parts",
+        "path": "bridge_parts.ScaledProjector",
+        "summary": "A linear map times a number.",
+        "arguments": {"in_features": "", "out_features": "", "scale": "2.0"},
+    }
+
+
+@pytest.mark.usefixtures("_installed")
+@pytest.mark.parametrize("name", ["ScaledProjector", "bridge_parts.ScaledProjector"])
+def test_a_flag_swaps_it_in(name: str, tmp_path: Path) -> None:
+    make_handwriting(str(tmp_path), scenes=4, held_out=1, val_scenes=1, vocab_size=400)
+    flags = ["--config", "quickstart", "--data.tokenizer", str(tmp_path / "tokenizer")]
+    swap = ["--model.projector", name, "--model.projector.scale", "3"]
+    cli = RecipeCLI("plan", sort_flags([*flags, *swap]), MultimodalTask, PackedDataModule)
+    cli.model.configure_model()
+    assert type(cli.model.model.projector).__name__ == "ScaledProjector"
+    assert cli.model.model.projector.scale == 3.0

@@ -1,0 +1,82 @@
+"""One seed, one loss curve: again, after a stop and a resume, on one process and on two."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from laws.pair import Pair
+from mmcomponents.cli.main import main
+from mmcomponents.data import make_handwriting
+
+STEPS, STOP = 8, 5
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_handwriting(str(tmp_path_factory.mktemp("hw")), scenes=200, held_out=4, val_scenes=4))
+
+
+def fit(data: Path, run: Path, *flags: str) -> list[float]:
+    """Trains the quickstart's recipe through the command and returns the loss of each step."""
+    parts = [f"--data.{part}={data}/{part}-*.tar" for part in ("train", "val", "test")]
+    small = ["--data.pack_tokens=512", "--trainer.accumulate_grad_batches=2", "--trainer.log_every_n_steps=1"]
+    quiet = ["--trainer.enable_progress_bar=false", "--trainer.val_check_interval=100"]
+    logger = ["--trainer.logger=lightning.pytorch.loggers.CSVLogger", f"--trainer.logger.save_dir={run}"]
+    length = [f"--trainer.max_steps={STEPS}", f"--model.scheduler.total_steps={STEPS}"]
+    where = [f"--data.tokenizer={data}/tokenizer", f"--trainer.default_root_dir={run}"]
+    assert main(["fit", "--config", "quickstart", *parts, *small, *quiet, *logger, *length, *where, *flags]) == 0
+    version = max((run / "lightning_logs").iterdir(), key=lambda p: int(p.name.removeprefix("version_")))
+    rows = csv.DictReader((version / "metrics.csv").open())
+    return [float(row["train/loss"]) for row in rows if row["train/loss"]]
+
+
+def fit_as_rank(rank: int, data: Path, run: Path, flags: list[str]) -> list[float] | None:
+    both = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
+    if rank == 0:
+        return fit(data, run, *both, *flags)
+    try:
+        fit(data, run, *both, *flags)
+    except (FileNotFoundError, ValueError, KeyError):
+        pass  # the log is rank zero's
+    return None
+
+
+def stop_at(step: int) -> list[str]:
+    return [f"--trainer.max_steps={step}"]
+
+
+def test_one_process(data: Path, tmp_path: Path) -> None:
+    first = fit(data, tmp_path / "a")
+    assert len(first) == STEPS
+    assert fit(data, tmp_path / "b") == first
+    stopped = fit(data, tmp_path / "c", *stop_at(STOP))
+    assert stopped == first[:STOP]
+    last = tmp_path / "c" / "checkpoints" / "last.ckpt"
+    assert torch.load(last, weights_only=True)["global_step"] == STOP, "the end of a run is kept"
+    assert fit(data, tmp_path / "c", f"--ckpt_path={last}") == first[STOP:]
+    assert fit(data, tmp_path / "d", "--seed_everything=1", "--data.seed=1", "--model.seed=1") != first
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def test_two_processes(pair: Pair, data: Path, tmp_path: Path) -> None:
+    first = pair.run(fit_as_rank, data, tmp_path / "a", [])[0]
+    assert len(first) == STEPS
+    assert pair.run(fit_as_rank, data, tmp_path / "b", [])[0] == first
+    assert pair.run(fit_as_rank, data, tmp_path / "c", stop_at(STOP))[0] == first[:STOP]
+    last = tmp_path / "c" / "checkpoints" / "last.ckpt"
+    assert last.is_dir()
+    assert pair.run(fit_as_rank, data, tmp_path / "c", [f"--ckpt_path={last}"])[0] == first[STOP:]
+    # On one process the same checkpoint goes on as well, and the wrong strategy says what is wrong.
+    assert main(["fit", "--config", str(tmp_path / "a" / "recipe.yaml"), f"--ckpt_path={last}",
+                 "--trainer.strategy=auto", "--trainer.devices=1"]) == 2  # fmt: skip
