@@ -37,5 +37,5 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs data build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart data/handwriting build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -68,7 +68,7 @@ def mixed_lengths() -> list[int]:
 
 
 def transformers_model() -> InternVLForConditionalGeneration:
-    """transformers' port with random weights."""
+    """Transformers' port with random weights."""
     vision = {
         "hidden_size": VISION,
         "num_hidden_layers": VISION_LAYERS,

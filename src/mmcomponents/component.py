@@ -10,6 +10,8 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mmcomponents.batch import PackedBatch
+
 
 class WiringError(ValueError):
     """Two parts of a model do not fit; the message names both, with their numbers."""
@@ -27,6 +29,14 @@ class Component(LightningModule):
 
     weight_methods: ClassVar[tuple[str, ...]] = ()
     """Methods beside `forward` that use the part's weights; a sharded part gathers them for these calls too."""
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Floating-point operations of this part's forward pass over a pack: two for each multiply-add of its matrices.
+
+        Parts without matrices do none worth counting. Biases, norms and activations are left out, and so is the blank
+        tile that a pack without images is given. It reads the pack's integers: on a GPU that waits for the device.
+        """
+        return 0.0
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Fills one parameter with its initial value. Parts override this for parameters of their own kind.

@@ -1,5 +1,6 @@
 import json
 
+import pytest
 from rich.console import Console
 
 from mmcomponents.cli.closing import close
@@ -11,6 +12,11 @@ REPORT = {
     "questions": {"read": 600, "count": 600},
     "train_seconds": 61.4,
 }
+
+
+@pytest.fixture(autouse=True)
+def _called_from_the_path(monkeypatch) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/mmcomponents"])
 
 
 def printed(verb, folder, result=None, checkpoint="runs/x/last.ckpt") -> str:
@@ -27,6 +33,15 @@ def test_a_test_run_shows_scores_beside_baselines_and_what_to_do_next(tmp_path) 
     assert "after 61 s of training" in text
     assert "answers.png" not in text
     assert "mmcomponents generate --config quickstart --config mine.yaml --ckpt_path runs/x/last.ckpt" in text
+
+
+def test_the_next_commands_work_as_they_stand(tmp_path, monkeypatch) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    (tmp_path / "example.png").write_bytes(b"")
+    monkeypatch.setattr("sys.argv", [".venv/bin/mmcomponents"])
+    text = printed("test", tmp_path)
+    assert ".venv/bin/mmcomponents generate --config quickstart" in text
+    assert f"--image {tmp_path}/example.png" in text
 
 
 def test_a_fit_names_its_checkpoint(tmp_path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmcomponents.backbones.base import Backbone
-from mmcomponents.batch import Exact, Layout
+from mmcomponents.batch import Exact, Layout, PackedBatch
 from mmcomponents.nn.attention import Segments, attention, cached_attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
@@ -147,3 +147,16 @@ class DecoderLM(Backbone):
             x = layer(x, segments, rotary, cache, f"decoder.{i}")
         out: Tensor = self.norm(x)
         return out
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Matrices over all positions, and causal attention as half the square of each segment's length.
+
+        Kernels that compute the whole square and mask half of it do more than is counted here.
+        """
+        squares = float(batch.layout.cu_seqlens.diff().double().square().sum())
+        total = 0.0
+        for layer in self.layers:
+            matrices = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
+            heads_width = layer.self_attn.o_proj.in_features
+            total += 2.0 * batch.num_tokens * matrices + 2.0 * squares * heads_width
+        return total

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,12 @@ def close(verb: str, folder: Path, flags: Flags, result: Any, checkpoint: str | 
         console.print(f"wrote {_write_predictions(folder, result)}")
     elif verb == "test" and (folder / "report.json").is_file():
         console.print(score_table(json.loads((folder / "report.json").read_text())))
-        files = [name for name in ("report.json", "answers.jsonl", "answers.png") if (folder / name).is_file()]
+        files = [
+            name for name in ("report.json", "answers.jsonl", "answers.png", "example.png") if (folder / name).is_file()
+        ]
         console.print("wrote " + ", ".join(str(folder / name) for name in files))
     if verb in ("fit", "test") and checkpoint:
-        _say_next(verb, config, checkpoint, console)
+        _say_next(verb, config, checkpoint, folder, console)
 
 
 def score_table(report: dict[str, Any]) -> Table:
@@ -61,14 +64,18 @@ def _flat(result: Any) -> list[Any]:
     return [row for item in result for row in _flat(item)] if isinstance(result, list) else [result]
 
 
-def _say_next(verb: str, config: str, checkpoint: str, console: Console) -> None:
+def _say_next(verb: str, config: str, checkpoint: str, folder: Path, console: Console) -> None:
+    # As it was called: from a virtual environment that is not on the path, the path is part of the name.
+    name = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
     rest = f"{config} --ckpt_path {checkpoint}"
+    image = folder / "example.png"
+    shown = f"--image {image}" if image.is_file() else "--image FILE"
     commands = {
-        "fit": [f"mmcomponents test {rest}", f"mmcomponents fit {rest}   # go on from there"],
+        "fit": [f"{name} test {rest}", f"{name} fit {rest}   # go on from there"],
         "test": [
-            f'mmcomponents generate {rest} --image FILE --prompt "Describe the image."',
-            f"mmcomponents fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
-            "mmcomponents components   # what else can be swapped in",
+            f'{name} generate {rest} {shown} --prompt "Describe the image."',
+            f"{name} fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
+            f"{name} components   # what else can be swapped in",
         ],
     }[verb]
     console.print("next:")

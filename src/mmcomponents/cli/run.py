@@ -23,9 +23,11 @@ from mmcomponents.cli.closing import close
 from mmcomponents.cli.errors import UserError, one_line
 from mmcomponents.cli.flags import Flags, apply, sort_flags
 from mmcomponents.cli.recipe import load, shipped
+from mmcomponents.cli.startup import default_callbacks
 from mmcomponents.component import WiringError
 from mmcomponents.data.errors import DataError
 from mmcomponents.registry import near
+from mmcomponents.training.watch import NoGradientError
 
 VERBS = ("fit", "validate", "test", "predict")
 
@@ -130,12 +132,23 @@ class RecipeCLI(LightningCLI):
         except (ValueError, OSError, DataError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
 
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer; `fit` gets the start-up table and the gradient watch beside the recipe's callbacks."""
+        if self.verb == "fit":
+            given = self.config_init["trainer"]
+            callbacks = given.get("callbacks") or []
+            callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+            summary = given.get("enable_model_summary")
+            added = default_callbacks(callbacks, summary)
+            kwargs = {"callbacks": [*callbacks, *added], "enable_model_summary": bool(summary)} | kwargs
+        return super().instantiate_trainer(**kwargs)
+
     def run_verb(self) -> Any:
         """Calls the Trainer's method."""
         arguments = {name: self.config_init[name] for name in self.verb_arguments}
         try:
             return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
-        except (WiringError, DataError) as error:
+        except (WiringError, DataError, NoGradientError) as error:
             raise UserError(" ".join(str(error).split())) from error
 
 

@@ -116,6 +116,21 @@ class PackedDataModule(LightningDataModule):
         """What becomes of a sample: the settings that training, tests and free prompts share."""
         return SampleRenderer(self.tokenizer, self.tokens_per_tile, self.tiling, self.normalization, self.system)
 
+    @property
+    def source_names(self) -> list[str]:
+        """Names of the training data's sources, in the order of their numbers in a pack; empty before `setup`."""
+        return list(self._packs("train").index.sources) if "train" in self._datasets else []
+
+    def validation_prompts(self, count: int) -> PromptBatch | None:
+        """The first questions of the first validation samples that have an image; None without validation data."""
+        if "val" not in self._datasets:
+            return None
+        index = self._packs("val").index
+        usable = [n for n in range(len(index)) if index.turns[n] and index.image_begin[n] < index.image_begin[n + 1]]
+        prompts = PromptDataset(index, self.renderer, count)
+        prompts.batches = [[(sample, 1) for sample in usable[:count]]]
+        return prompts[0]
+
     def check_model(
         self, tokens_per_tile: int | None, image_size: int | None, vocab_size: int, image_token_id: int | None = None
     ) -> None:

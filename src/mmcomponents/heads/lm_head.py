@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.batch import ModelState, PackedBatch
+from mmcomponents.batch import IGNORE, ModelState, PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.heads.base import Head
 from mmcomponents.nn.linear_nll import linear_nll, weighted_linear_nll
@@ -61,3 +61,7 @@ class LMHead(Head):
     def weighted_nll(self, hidden: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sum over the rows (fp32 scalar), and each row's value without gradient (fp32 `[n]`)."""
         return weighted_linear_nll(hidden, self.weight, labels, row_weights)
+
+    def flops(self, batch: PackedBatch) -> float:
+        """The matrix over the rows that have a target, which are all that a loss sends through it."""
+        return 2.0 * float((batch.labels != IGNORE).sum()) * self.weight.numel()

@@ -74,7 +74,7 @@ def _nll(log_probs: Tensor, labels: Tensor) -> Tensor:
 def _logit_gradient(log_probs: Tensor, labels: Tensor, row_weights: Tensor) -> Tensor:
     """Overwrites log-probabilities with the gradient of the weighted sum with respect to the logits."""
     grad = log_probs.exp_()
-    grad[torch.arange(labels.shape[0], device=labels.device), labels] -= 1.0
+    grad.scatter_add_(1, labels[:, None], grad.new_full((labels.shape[0], 1), -1.0))
     return grad.mul_(row_weights[:, None])
 
 

@@ -20,18 +20,23 @@ class NextToken(Objective):
     Args:
         weighting: "token", "sample" or "square"; a segment is the unit.
         head: Name of the language-model head.
+        sources: Number of sources whose likelihoods are told apart, `nll/0` and so on; the same on all ranks. The task
+            puts the data's own number here where it is 0.
     """
 
-    def __init__(self, weighting: Weighting = "square", head: str = "lm") -> None:
+    def __init__(self, weighting: Weighting = "square", head: str = "lm", sources: int = 0) -> None:
         super().__init__()
         self.weighting: Weighting = weighting
         self.head = head
+        self.sources = sources
         self.needs_heads = (head,)
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """Sum of the weights, and the number of targets."""
+        """Sum of the weights, and the number of targets, of all sources and of each."""
         weights = token_weights(batch.labels, batch.layout.cu_seqlens, self.weighting)
-        return {"weight": float(weights.double().sum()), "targets": float((batch.labels != IGNORE).sum())}
+        targets = (batch.labels != IGNORE).float()
+        by_source = {f"targets/{s}": float(n) for s, n in enumerate(self._by_source(batch, targets))}
+        return {"weight": float(weights.double().sum()), "targets": float(targets.double().sum()), **by_source}
 
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
         """Loss of the pack, as its share of the step; zero where there is no target."""
@@ -43,4 +48,16 @@ class NextToken(Objective):
             return cast(LanguageHead, heads[self.head]).weighted_nll(state.hidden, batch.labels, weights)
 
         total, nll = model(batch, read=read)
-        return LossOutput(total, {"loss": total.detach(), "nll": nll.sum() / max(totals["targets"], 1.0)})
+        parts = {"loss": total.detach(), "nll": nll.sum() / max(totals["targets"], 1.0)}
+        for source, value in enumerate(self._by_source(batch, nll)):
+            parts[f"nll/{source}"] = value / max(totals[f"targets/{source}"], 1.0)
+        return LossOutput(total, parts)
+
+    def _by_source(self, batch: PackedBatch, values: Tensor) -> list[Tensor]:
+        """Sums of `[T]` values over the positions of each source; other sources than those counted have no sum."""
+        if self.sources == 0:
+            return []
+        source = batch.segment_source[batch.layout.segment_of_token()]
+        other = (source < 0) | (source >= self.sources)
+        sums = values.new_zeros(self.sources + 1).index_add_(0, source.masked_fill(other, self.sources), values)
+        return list(sums[:-1])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mmcomponents.batch import VisualFeatures
+from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.projectors.base import Projector
 
 
@@ -23,6 +23,11 @@ class LinearProjector(Projector):
         self.out_features = out_features
         self.linear = nn.Linear(in_features, out_features, bias=bias)
         self.init_weights()
+
+    def flops(self, batch: PackedBatch) -> float:
+        """One matrix over the visual rows that the pack points to."""
+        rows = int(batch.visual_index.max()) + 1
+        return 2.0 * rows * self.linear.weight.numel()
 
     def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import gelu
 
-from mmcomponents.batch import VisualFeatures
+from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.projectors.base import Projector
 
 
@@ -26,6 +26,11 @@ class MLPProjector(Projector):
         self.fc1 = nn.Linear(in_features, out_features)
         self.fc2 = nn.Linear(out_features, out_features)
         self.init_weights()
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Two matrices over the visual rows that the pack points to."""
+        rows = int(batch.visual_index.max()) + 1
+        return 2.0 * rows * (self.fc1.weight.numel() + self.fc2.weight.numel())
 
     def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""

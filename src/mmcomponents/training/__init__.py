@@ -1,11 +1,14 @@
 """Training: the task, its slots' options, schedules, reports."""
 
+from mmcomponents.training.answer_pictures import AnswerPictures
 from mmcomponents.training.checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.report import AnswerReport
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import SlotOptions
 from mmcomponents.training.task import MultimodalTask
+from mmcomponents.training.throughput import Throughput
+from mmcomponents.training.watch import GradientWatch, NoGradientError
 
 register()
 

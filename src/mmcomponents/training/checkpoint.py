@@ -9,8 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 class FinalCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, whose `last.ckpt` also holds the end of the run.
 
-    Lightning's own writes `last.ckpt` when an interval is complete: of 2,700 steps with an interval of 500, the last 200
-    would be lost. A new run overwrites the files of the one before, so that `last.ckpt` is what was trained last.
+    Lightning's own writes `last.ckpt` when an interval is complete: of 2,700 steps with an interval of 500, the last
+    200 would be lost. A new run overwrites the files of the one before, so that `last.ckpt` is what was trained last.
 
     Args:
         dirpath: Folder.

@@ -36,7 +36,7 @@ class Answered:
 
 
 class AnswerReport(Callback):
-    """Writes `report.json`, `answers.jsonl` and `answers.png` into the run's folder after `test`.
+    """Writes `report.json`, `answers.jsonl`, `answers.png` and `example.png` into the run's folder after `test`.
 
     The report holds the share of exact answers for each kind of question, the share that the kind's most frequent
     answer alone would get, and the seconds that training took.
@@ -106,6 +106,8 @@ class AnswerReport(Callback):
         if self.pictures:
             rows = [(p, a.question, a.answer, a.prediction, a.is_right) for p, a in self.pictures]
             answer_sheet(rows).save(folder / "answers.png")
+            # One scene by itself, to try `mmcomponents generate` on.
+            (folder / "example.png").write_bytes(max(self.pictures, key=lambda pair: len(pair[1].answer))[0])
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)

@@ -27,8 +27,10 @@ from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.build import Factories, Width
+from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, frozen_parts, param_groups
+from mmcomponents.training.step_log import StepLog
 from mmcomponents.vision import VisionEncoder
 
 
@@ -95,7 +97,7 @@ class MultimodalTask(LightningModule):
         self.objective: Objective | None = None
         self.sampler: Sampler | None = None
         self.val_loss = MeanMetric()
-        self._window: dict[str, Tensor] = {}
+        self._step_log = StepLog()
 
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
@@ -141,9 +143,16 @@ class MultimodalTask(LightningModule):
             )
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """What the loss of a pack is divided by; the loader sums it over the step before the step begins."""
-        _, objective, _ = self._built()
-        return objective.counts(batch)
+        """What the loss of a pack is divided by, and its work; the loader sums both before the step begins."""
+        model, objective, _ = self._built()
+        return objective.counts(batch) | work(model, batch)
+
+    def on_fit_start(self) -> None:
+        """Learns from the data which sources there are, so that the loss of each is logged by its name."""
+        names = list(getattr(self.trainer.datamodule, "source_names", ()))  # type: ignore[attr-defined]
+        self._step_log.source_names = names
+        if getattr(self.objective, "sources", None) == 0:
+            self.objective.sources = len(names)  # type: ignore[union-attr, assignment]
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, as its share of the step."""
@@ -158,7 +167,9 @@ class MultimodalTask(LightningModule):
                 )
             totals = objective.counts(batch)
         out = objective(model, batch, totals)
-        self._log_parts(out.parts, last=(batch_idx + 1) % window == 0 or self.trainer.is_last_batch)
+        self._step_log.add(out.parts)
+        if (batch_idx + 1) % window == 0 or self.trainer.is_last_batch:
+            self._step_log.write(self, totals)
         # Lightning divides by the window and the strategy averages over ranks; `totals` has counted both already.
         scaled: Tensor = out.total * (window * self.trainer.world_size)
         return scaled
@@ -216,15 +227,6 @@ class MultimodalTask(LightningModule):
             for part in frozen_parts(self.model, self.slots):
                 part.eval()
         return self
-
-    def _log_parts(self, parts: dict[str, Tensor], last: bool) -> None:
-        """Logs the sums over the accumulation window and all ranks: each part is a share of the step's."""
-        for name, value in parts.items():
-            self._window[name] = self._window.get(name, torch.zeros_like(value)) + value
-        if last:
-            for name, value in self._window.items():
-                self.log(f"train/{name}", value, prog_bar=name == "loss", sync_dist=True, reduce_fx="sum", batch_size=1)
-            self._window = {}
 
     def _built(self) -> tuple[MultimodalModel, Objective, Sampler]:
         if self.model is None or self.objective is None or self.sampler is None:

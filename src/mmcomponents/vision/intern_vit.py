@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
+from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
 from mmcomponents.nn.attention import Segments, attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.drop_path import DropPath
@@ -192,6 +192,19 @@ class InternViT(VisionEncoder):
             if level in self.levels:
                 maps.append(FeatureMap(x[:, 1:], hw, f"block{level}"))
         return VisualFeatures(maps, images.context)
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Patches, the blocks that run, and their attention over all patches and the class token of a tile."""
+        if batch.images is None:
+            return 0.0
+        rows, columns = self.grid(batch.images.pixel_hw)
+        tiles, length = batch.images.pixels.shape[0], rows * columns + 1
+        each = 2 * (length - 1) * self.patch_embedding.weight.numel()
+        width = self.class_embedding.shape[-1]
+        for block in self.blocks[: self.levels[-1]]:
+            matrices = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear))
+            each += 2 * length * matrices + 4 * length**2 * width
+        return float(tiles * each)
 
     def _positions(self, hw: tuple[int, int]) -> Tensor:
         """The table `[1, 1 + h*w, C]`, resized where the grid is not its own."""

@@ -1,0 +1,82 @@
+"""What a run says when it starts: which part stands in which slot, its size, and how much of it is trained."""
+
+from __future__ import annotations
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelSummary
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from mmcomponents.model import MultimodalModel
+from mmcomponents.training import GradientWatch
+
+
+class StartupTable(Callback):
+    """Prints the slots of the model when fit starts, on rank zero.
+
+    Args:
+        console: Where to print; None: standard output.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the table, once weights are on their devices in the type that they are trained in."""
+        model = getattr(pl_module, "model", None)
+        if trainer.is_global_zero and isinstance(model, MultimodalModel):
+            (self.console or Console()).print(slot_table(model))
+
+
+def slot_table(model: MultimodalModel) -> Table:
+    """A row for each filled slot, and the total.
+
+    Counts are those of whole weights, however they are sharded. A weight that an earlier slot has is counted there, and
+    shown as shared with it.
+    """
+    table = Table("slot", "part")
+    for head in ("parameters", "trainable"):
+        table.add_column(head, justify="right")
+    table.add_column("dtype")
+    owner: dict[nn.Parameter, str] = {}
+    for name, part in model.parts().items():
+        own = [p for p in part.parameters() if p not in owner]
+        shared = {p: owner[p] for p in part.parameters() if p in owner}
+        owner |= dict.fromkeys(own, name)
+        with_whom = ", ".join(dict.fromkeys(shared.values()))
+        count, trained = _count(own), _count([p for p in own if p.requires_grad])
+        if shared:
+            note = f"{_count(list(shared)):,} shared with {with_whom}"
+            shown = (f"{count:,} + {note}" if own else note, f"{trained:,}" if own else "")
+        else:
+            shown = (f"{count:,}", f"{trained:,}")
+        table.add_row(name, type(part).__name__, *shown, _dtypes([*own, *shared]))
+    table.add_section()
+    every = list(owner)
+    trained = _count([p for p in every if p.requires_grad])
+    table.add_row("total", "", f"{_count(every):,}", f"{trained:,}", _dtypes(every))
+    return table
+
+
+def default_callbacks(given: list[Callback], summary: bool | None) -> list[Callback]:
+    """The callbacks that `fit` adds to those of a recipe.
+
+    Args:
+        given: Those of the recipe; none is added of a kind that is there.
+        summary: The trainer's `enable_model_summary`; None: the recipe leaves it open.
+    """
+    added: list[Callback] = []
+    if summary is None and not any(isinstance(c, ModelSummary) for c in given):
+        added.append(StartupTable())
+    if not any(isinstance(c, GradientWatch) for c in given):
+        added.append(GradientWatch())
+    return added
+
+
+def _count(parameters: list[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _dtypes(parameters: list[nn.Parameter]) -> str:
+    return ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))

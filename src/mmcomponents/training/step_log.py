@@ -1,0 +1,53 @@
+"""What a training step logs of its loss: sums over the micro-batches of the accumulation window and over ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+_BY_SOURCE = "nll/"
+
+
+class StepLog:
+    """Adds up the parts of the loss of each micro-batch, which are shares of the step's, and logs the sums.
+
+    The likelihoods by source go to the loggers themselves, and only where the step had targets of that source:
+    Lightning would repeat the last value of a source in every step that has none of it.
+    """
+
+    def __init__(self) -> None:
+        self.source_names: Sequence[str] = ()
+        self._sums: dict[str, Tensor] = {}
+
+    def add(self, parts: dict[str, Tensor]) -> None:
+        """Adds a micro-batch."""
+        for name, value in parts.items():
+            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+
+    def write(self, task: LightningModule, totals: dict[str, float]) -> None:
+        """Logs the step as `train/NAME`; every rank takes part.
+
+        Args:
+            task: What the trainer trains.
+            totals: Counts of the step over all ranks, `targets/0` and so on among them.
+        """
+        sums, self._sums = self._sums, {}
+        by_source = {n.removeprefix(_BY_SOURCE): sums.pop(n) for n in list(sums) if n.startswith(_BY_SOURCE)}
+        for name, value in sums.items():
+            task.log(f"train/{name}", value, prog_bar=name == "loss", sync_dist=True, reduce_fx="sum", batch_size=1)
+        trainer = task.trainer
+        if not by_source or (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) or not trainer.loggers:
+            return
+        whole = trainer.strategy.reduce(torch.stack(list(by_source.values())), reduce_op="sum")
+        assert isinstance(whole, Tensor)
+        values = dict(zip(by_source, whole.tolist(), strict=True))
+        found = {f"train/nll/{self._name(s)}": v for s, v in values.items() if totals.get(f"targets/{s}")}
+        for logger in trainer.loggers if found else ():
+            logger.log_metrics(found, step=trainer.global_step)
+
+    def _name(self, source: str) -> str:
+        number = int(source)
+        return (self.source_names[number] or source) if number < len(self.source_names) else source

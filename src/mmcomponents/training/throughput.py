@@ -1,0 +1,164 @@
+"""How fast a run is, what it costs, and how long it waits for data."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.profilers import PassThroughProfiler
+
+from mmcomponents.batch import PackedBatch
+from mmcomponents.model import MultimodalModel
+from mmcomponents.training.flops import PREFIX, step_factors
+from mmcomponents.training.fsdp2 import FSDP2Strategy
+
+
+class FetchClock(PassThroughProfiler):
+    """Adds up the time in which the training loop waits for its next batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+        self._since: float | None = None
+
+    def start(self, action_name: str) -> None:
+        """Starts the clock where the action is the fetch of a training batch."""
+        if action_name.endswith("train_dataloader_next"):
+            self._since = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        """Stops the clock."""
+        if action_name.endswith("train_dataloader_next") and self._since is not None:
+            self.seconds, self._since = self.seconds + time.perf_counter() - self._since, None
+
+
+@dataclass
+class Step:
+    """One optimizer step: its seconds, those spent waiting for data, and its work over all ranks by name."""
+
+    seconds: float
+    waited: float
+    work: dict[str, float]
+
+
+class Throughput(Callback):
+    """Logs speed and cost, as means over the last optimizer steps.
+
+    - `perf/tokens_per_second`, `perf/tiles_per_second`, `perf/targets_per_second`: of all ranks, PAD left out.
+    - `perf/flops/SLOT`: floating-point operations of a step on all ranks, forward and backward; see
+      `mmcomponents.training.flops.step_factors` for what a frozen slot costs.
+    - `perf/mfu`: their share of what the devices could do (PaLM, arXiv 2204.02311, appendix B), where Lightning knows
+      the device; not on CPUs.
+    - `perf/data_wait`: share of the time that this rank waits for its next batch. It is measured in place of Lightning's
+      profiler and left out where the trainer has one: the profile says it then.
+
+    The counts come with the packs (`batch.totals`), made by the loader on the host and summed with the loss's own, so a
+    step costs no wait for the device. Packs without totals are counted where they lie. Time in validation is left out.
+
+    Args:
+        window: Optimizer steps that a mean is taken over; None: the trainer's `log_every_n_steps`.
+    """
+
+    def __init__(self, window: int | None = None) -> None:
+        if window is not None and window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
+        self.window = window
+        self._steps: deque[Step] = deque()
+        self._clock: FetchClock | None = None
+        self._work: dict[str, float] = {}
+        self._factors: dict[str, int] = {}
+        self._peak: float | None = None
+        self._begun = self._waited = self._paused = self._pause = 0.0
+        self._global_step = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts the clocks."""
+        model = getattr(pl_module, "model", None)
+        self._factors = step_factors(model) if isinstance(model, MultimodalModel) else {}
+        self._steps = deque(maxlen=self.window or max(1, trainer.log_every_n_steps))
+        profiler: Any = trainer.profiler  # type: ignore[attr-defined]
+        if type(profiler) is PassThroughProfiler:
+            profiler = trainer.profiler = FetchClock()  # type: ignore[attr-defined]
+        self._clock = profiler if isinstance(profiler, FetchClock) else None
+        self._peak = get_available_flops(trainer.strategy.root_device, compute_dtype(trainer))
+        self._global_step = trainer.global_step
+        self._begin()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: PackedBatch, batch_idx: int
+    ) -> None:
+        """Takes the counts of the step, which every micro-batch carries."""
+        totals = batch.totals or {}
+        if f"{PREFIX}tokens" not in totals and hasattr(pl_module, "counts"):
+            totals = pl_module.counts(batch)
+        self._work = {n.removeprefix(PREFIX): v for n, v in totals.items() if n.startswith(PREFIX)}
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: PackedBatch, batch_idx: int
+    ) -> None:
+        """Adds a step, where one has ended, and logs where the trainer does."""
+        if trainer.global_step == self._global_step:
+            return
+        self._global_step = trainer.global_step
+        seconds = time.perf_counter() - self._begun - self._paused
+        self._steps.append(Step(seconds, self._clock.seconds - self._waited if self._clock else 0.0, self._work))
+        self._begin()
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            peak = self._peak and self._peak * trainer.world_size
+            values = summary(self._steps, self._factors, peak)
+            if self._clock is None:
+                del values["data_wait"]
+            pl_module.log_dict({f"perf/{n}": v for n, v in values.items()}, batch_size=1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stops the clock of the step."""
+        self._pause = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets it go on."""
+        self._paused += time.perf_counter() - self._pause
+
+    def _begin(self) -> None:
+        self._begun, self._paused = time.perf_counter(), 0.0
+        self._waited = self._clock.seconds if self._clock else 0.0
+
+
+def summary(steps: Sequence[Step], factors: dict[str, int], peak: float | None) -> dict[str, float]:
+    """Means over some steps, by name.
+
+    Args:
+        steps: At least one.
+        factors: Cost of a step in forward passes, by slot.
+        peak: Operations a second that all devices together could do; None: not known.
+    """
+    seconds = sum(step.seconds for step in steps)
+    sums: dict[str, float] = {}
+    for step in steps:
+        for name, value in step.work.items():
+            sums[name] = sums.get(name, 0.0) + value
+    values = {f"{n}_per_second": sums[n] / seconds for n in ("tokens", "tiles", "targets") if n in sums}
+    flops = {
+        n: v * factors.get(n.removeprefix("flops/"), 3) / len(steps) for n, v in sums.items() if n.startswith("flops/")
+    }
+    values |= {name: value for name, value in flops.items() if value}
+    if peak:
+        values["mfu"] = sum(flops.values()) * len(steps) / seconds / peak
+    values["data_wait"] = sum(step.waited for step in steps) / seconds
+    return values
+
+
+def compute_dtype(trainer: Trainer) -> torch.dtype:
+    """The type in which the trainer's matrix products run."""
+    strategy = trainer.strategy
+    if isinstance(strategy, FSDP2Strategy) and strategy.policy.param_dtype is not None:
+        return strategy.policy.param_dtype
+    precision = str(trainer.precision)
+    if precision.startswith("bf16"):
+        return torch.bfloat16
+    return torch.float16 if precision.startswith("16") else torch.float32
