@@ -116,6 +116,7 @@ def train(
     task: dict[str, Any] | None = None,
     ckpt_path: str | None = None,
     save_to: str | None = None,
+    loader: type[Sized] = Sized,
     max_epochs: int = 1,
     **trainer: Any,
 ) -> dict[str, Any]:
@@ -134,7 +135,7 @@ def train(
         default_root_dir=tempfile.gettempdir(),
         **trainer,
     )
-    run.fit(module, Lookahead(Sized(packs), window, module.counts, reduce), ckpt_path=ckpt_path)
+    run.fit(module, Lookahead(loader(packs), window, module.counts, reduce), ckpt_path=ckpt_path)
     if save_to is not None:
         run.save_checkpoint(save_to)
     assert module.model is not None

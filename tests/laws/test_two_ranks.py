@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from laws.pair import Pair, all_reduce, folder_of, micro_batches, train, train_as_rank
+from laws.pair import Pair, Sized, all_reduce, folder_of, micro_batches, train, train_as_rank
 from mmcomponents.heads import LMHead
-from mmcomponents.training import SlotOptions
+from mmcomponents.training import FSDP2Strategy, SlotOptions
 
 STEPS, WINDOW = 20, 2
 
@@ -46,11 +46,8 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("strategy", ["fsdp2", "ddp"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "strategy"), [*((case, "fsdp2") for case in CASES), ("untied", "ddp")])
 def test_two_ranks_equal_one(pair, case, strategy) -> None:
-    if strategy == "ddp" and case != "untied":
-        pytest.skip("one case is enough for Lightning's own strategy")
     options = {"task": CASES[case]}
     one = alone(**options)
     assert len(one["losses"]) == len(one["norms"]) == STEPS
@@ -58,6 +55,22 @@ def test_two_ranks_equal_one(pair, case, strategy) -> None:
     first, second = pair.run(train_as_rank, strategy, STEPS, WINDOW, options)
     assert_alike(one, first)
     assert_alike(first, second)
+
+
+def bf16_as_rank(rank: int) -> dict[str, Any]:
+    """Mixed precision: bf16 computation over fp32 weights."""
+    mine = [row[rank] for rows in micro_batches(3, 2, WINDOW) for row in rows]
+    strategy = FSDP2Strategy(compute_dtype="bf16")
+    return train(mine, WINDOW, all_reduce, strategy=strategy, devices=2)
+
+
+def test_bf16_computation_over_fp32_weights(pair) -> None:
+    one = alone(steps=3)
+    first, second = pair.run(bf16_as_rank)
+    assert first["losses"] == second["losses"]
+    assert {w.dtype for w in first["weights"].values()} == {torch.float32}
+    torch.testing.assert_close(first["losses"], one["losses"], rtol=2e-2, atol=0)
+    assert first["losses"] != one["losses"]
 
 
 def as_rank_with_its_own_mean(rank: int, strategy: str, steps: int) -> dict[str, Any]:
@@ -102,3 +115,20 @@ def test_packs_differ_between_ranks() -> None:
     counts = {int((p.labels >= 0).sum()) for row in rows for p in row}
     assert len(counts) > 1
     assert replace(rows[0][0]).num_tokens != rows[0][1].num_tokens
+
+
+def as_rank_whose_data_ends_early(rank: int) -> dict[str, Any]:
+    """Rank 1 promises as many packs as rank 0 and has three fewer."""
+    mine = [row[rank] for rows in micro_batches(4, 2, WINDOW) for row in rows]
+
+    class Early(Sized):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.packs[:-3] if rank else self.packs)
+
+    return train(mine, WINDOW, all_reduce, strategy="fsdp2", devices=2, loader=Early)
+
+
+def test_all_ranks_stop_when_one_has_no_data_left(pair) -> None:
+    first, second = pair.run(as_rank_whose_data_ends_early)
+    assert len(first["losses"]) == 2, "eight packs against five are two whole windows of two"
+    assert_alike(first, second)

@@ -7,6 +7,7 @@ the other ranks, and hands the sums out with each batch.
 
 from __future__ import annotations
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from itertools import islice
@@ -15,6 +16,11 @@ from typing import Protocol
 from mmcomponents.batch import PackedBatch
 
 Sums = dict[str, float]
+
+
+logger = logging.getLogger(__name__)
+
+_SHORT = "lookahead/short"
 
 
 class SizedLoader(Protocol):
@@ -64,16 +70,22 @@ class Lookahead:
         if window < 1:
             raise ValueError(f"an optimizer step takes at least one batch, not {window}")
         batches = iter(self.loader)
+        names: tuple[str, ...] = ()
         while done < length:
             # the last window of an epoch is short, and so is the first one after a resume inside a window
-            held = list(islice(batches, min(window - done % window, length - done)))
-            if not held:
-                return
-            sums: Sums = defaultdict(float)
+            wanted = min(window - done % window, length - done)
+            held = list(islice(batches, wanted))
+            sums: Sums = defaultdict(float, dict.fromkeys(names, 0.0))
+            sums[_SHORT] = float(len(held) < wanted)
             for batch in held:
                 for name, count in self.counts(batch).items():
                     sums[name] += count
+            names = tuple(sums)  # a rank without batches has to bring the same names to the sum
             totals = dict(sums) if self.reduce is None else self.reduce(dict(sums))
+            if totals.pop(_SHORT, 0.0):
+                # All ranks stop together: one that went on alone would wait for the others for ever.
+                logger.warning("the data of a rank ended after %d of %d batches: the epoch ends here", done, length)
+                return
             for batch in held:
                 batch.totals = dict(totals)
             done += len(held)

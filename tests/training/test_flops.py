@@ -1,0 +1,100 @@
+"""FLOPs of the parts against torch's own counter, and what a training step costs."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+import tiny
+from mmcomponents.mergers import PixelUnshuffle
+from mmcomponents.model import MultimodalModel
+from mmcomponents.objectives import NextToken
+from mmcomponents.projectors import LinearProjector
+from mmcomponents.training.flops import step_factors, work
+
+PACK = tiny.pack([("t", 4), ("i", 2), ("t", 9)], [("t", 6)], targets=[7, 2])
+
+
+def counted(model: MultimodalModel, step: bool = False) -> dict[str, int]:
+    """What torch counts for the modules of a model, in one forward (and backward) pass of the loss."""
+    objective = NextToken()
+    counter = FlopCounterMode(display=False)
+    # The plain kernel is made of matrix products, which the counter sees; it has no formula for the CPU's fused one.
+    with counter, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(step):
+        out = objective(model, PACK, objective.counts(PACK))
+        if step:
+            out.total.backward()
+    return {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+
+
+def excess(heads_width: int = 32, layers: int = 2) -> int:
+    """Causal attention counted as the whole square by torch, as half of it by the backbone."""
+    squares = sum(n**2 for n in PACK.layout.cu_seqlens.diff().tolist())
+    return layers * 2 * squares * heads_width
+
+
+@pytest.mark.parametrize("levels", [(-1,), (1,)])
+@pytest.mark.parametrize("linear", [False, True])
+def test_parts_count_what_torch_counts(linear, levels) -> None:
+    changes = {"projector": LinearProjector(4 * tiny.VISION, tiny.WIDTH)} if linear else {}
+    model = tiny.model(vision=tiny.vision(levels=levels), **changes)
+    found, parts = counted(model), model.parts()
+    assert parts["vision"].flops(PACK) == found["MultimodalModel.vision"]
+    assert parts["projector"].flops(PACK) == found["MultimodalModel.projector"]
+    assert parts["backbone"].flops(PACK) == found["MultimodalModel.backbone"] - excess()
+    rest = found["Global"] - sum(found[f"MultimodalModel.{n}"] for n in ("vision", "projector", "backbone"))
+    # The head is used through a method, which no module's count has; without gradient it makes the logits alone.
+    assert parts["heads.lm"].flops(PACK) == rest == 2 * 9 * tiny.WIDTH * tiny.VOCAB
+    assert parts["merger"].flops(PACK) == parts["embedder"].flops(PACK) == parts["position"].flops(PACK) == 0
+
+
+def test_grouped_heads_of_another_width_are_counted() -> None:
+    model = tiny.model(backbone=tiny.backbone(num_heads=2, num_kv_heads=1, head_dim=8))
+    assert model.backbone.flops(PACK) == counted(model)["MultimodalModel.backbone"] - excess(heads_width=16)
+
+
+def test_a_step_costs_three_forward_passes_and_a_frozen_part_less() -> None:
+    model = tiny.model().train()
+    assert {n: f for n, f in step_factors(model).items() if f != 3} == {"merger": 2, "position": 2}  # of nothing
+    forward = sum(v for n, v in work(model, PACK).items() if "flops" in n)
+    # The gradient of the pixels is not made; the counter sees the whole square of causal attention, three times, and
+    # not the product that the head adds in place.
+    patches, head = 2 * 16 * 2 * model.vision.patch_embedding.weight.numel(), model.heads["lm"].flops(PACK)
+    assert counted(model, step=True)["Global"] == 3 * (forward + excess()) - patches - head
+
+    for name in ("vision", "projector", "embedder"):
+        model.parts()[name].requires_grad_(False)
+    factors = step_factors(model)
+    assert [factors[n] for n in ("vision", "projector", "backbone", "heads.lm")] == [1, 1, 3, 3]
+    model.requires_grad_(False)
+    model.projector.requires_grad_(True)
+    factors = step_factors(model)
+    assert [factors[n] for n in ("vision", "projector", "backbone", "heads.lm")] == [1, 3, 2, 2]
+    own = {n: p.flops(PACK) for n, p in model.parts().items()}
+    # The first maps of the projector and of nothing else lack an input gradient.
+    first = 2 * tiny.ROWS * 2 * model.projector.fc1.weight.numel()
+    expected = own["vision"] + 3 * own["projector"] - first + 2 * own["heads.lm"] + 2 * (own["backbone"] + excess())
+    # The products of attention cost three: both of their factors are on the way of the gradient.
+    attention = 2 * excess()
+    assert counted(model, step=True)["Global"] == expected + attention
+
+
+def test_the_work_of_a_pack() -> None:
+    model = tiny.model()
+    found = work(model, PACK)
+    assert [found[f"work/{n}"] for n in ("tokens", "tiles", "targets")] == [27, 2, 9]
+    flops = {n for n in found if n.startswith("work/flops/")}
+    assert flops == {f"work/flops/{n}" for n in ("vision", "projector", "embedder", "backbone", "heads.lm")}
+    text = work(model, tiny.pack([("t", 5)]))
+    assert text.keys() == found.keys()
+    assert text["work/flops/vision"] == text["work/flops/projector"] == text["work/tiles"] == 0
+
+
+def test_counts_need_no_weights() -> None:
+    with torch.device("meta"):
+        model = tiny.model()
+    assert work(model, PACK) == work(tiny.model(merger=partial(PixelUnshuffle, tiny.VISION)()), PACK)
