@@ -67,9 +67,7 @@ def test_training_runs_in_each_precision(precision, tmp_path) -> None:
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=tmp_path,
     )  # fmt: skip
     run.fit(task, Lookahead(Sized(packs), 1, task.counts))
-    assert {p.dtype for p in task.model.parameters()} == {
-        torch.bfloat16 if precision == "bf16-true" else torch.float32
-    }
+    assert {p.dtype for p in task.model.parameters()} == {torch.bfloat16 if precision == "bf16-true" else torch.float32}
     exact = make_task()
     exact.configure_model()
     expected = exact.objective(exact.model, packs[0], exact.counts(packs[0])).total

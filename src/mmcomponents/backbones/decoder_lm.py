@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 from mmcomponents.backbones.base import Backbone
@@ -157,6 +159,6 @@ class DecoderLM(Backbone):
         total = 0.0
         for layer in self.layers:
             matrices = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
-            heads_width = layer.self_attn.o_proj.in_features
+            heads_width = cast(DecoderLayer, layer).self_attn.o_proj.in_features
             total += 2.0 * batch.num_tokens * matrices + 2.0 * squares * heads_width
         return total

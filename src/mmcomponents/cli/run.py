@@ -149,6 +149,8 @@ class RecipeCLI(LightningCLI):
         try:
             return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
         except (WiringError, DataError, NoGradientError) as error:
+            if isinstance(error, NoGradientError) and not self.trainer.is_global_zero:
+                raise SystemExit(2) from None  # all ranks raise it together, and the first one tells it
             raise UserError(" ".join(str(error).split())) from error
 
 

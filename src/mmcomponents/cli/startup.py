@@ -9,7 +9,7 @@ from rich.table import Table
 from torch import nn
 
 from mmcomponents.model import MultimodalModel
-from mmcomponents.training import GradientWatch
+from mmcomponents.training.watch import GradientWatch, class_name
 
 
 class StartupTable(Callback):
@@ -44,14 +44,13 @@ def slot_table(model: MultimodalModel) -> Table:
         own = [p for p in part.parameters() if p not in owner]
         shared = {p: owner[p] for p in part.parameters() if p in owner}
         owner |= dict.fromkeys(own, name)
-        with_whom = ", ".join(dict.fromkeys(shared.values()))
         count, trained = _count(own), _count([p for p in own if p.requires_grad])
+        shown = [f"{count:,}", f"{trained:,}"] if own or not shared else []
         if shared:
-            note = f"{_count(list(shared)):,} shared with {with_whom}"
-            shown = (f"{count:,} + {note}" if own else note, f"{trained:,}" if own else "")
-        else:
-            shown = (f"{count:,}", f"{trained:,}")
-        table.add_row(name, type(part).__name__, *shown, _dtypes([*own, *shared]))
+            # Read across: so many shared, with these.
+            note = f"{_count(list(shared)):,} shared", f"with {', '.join(dict.fromkeys(shared.values()))}"
+            shown = [" + ".join(pair) for pair in zip(shown, note, strict=True)] if shown else list(note)
+        table.add_row(name, class_name(part), *shown, _dtypes([*own, *shared]))
     table.add_section()
     every = list(owner)
     trained = _count([p for p in every if p.requires_grad])

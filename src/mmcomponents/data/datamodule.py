@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
+from mmcomponents.data.collate import RenderedSample, collate
 from mmcomponents.data.dataset import PackDataset
-from mmcomponents.data.errors import DataError
+from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.images import Normalization
 from mmcomponents.data.index import Index
 from mmcomponents.data.loaders import PackLoader, RankPacks, one_pass
@@ -122,14 +125,28 @@ class PackedDataModule(LightningDataModule):
         return list(self._packs("train").index.sources) if "train" in self._datasets else []
 
     def validation_prompts(self, count: int) -> PromptBatch | None:
-        """The first questions of the first validation samples that have an image; None without validation data."""
+        """One question of each of the first validation samples with an image; None without validation data.
+
+        They are the same each time: the first question of the first sample, the second of the second, and so on round.
+        """
         if "val" not in self._datasets:
             return None
         index = self._packs("val").index
-        usable = [n for n in range(len(index)) if index.turns[n] and index.image_begin[n] < index.image_begin[n + 1]]
-        prompts = PromptDataset(index, self.renderer, count)
-        prompts.batches = [[(sample, 1) for sample in usable[:count]]]
-        return prompts[0]
+        asker, segments = PromptDataset(index, self.renderer, count), list[RenderedSample]()
+        every, chosen = asker[None], list[int]()
+        for sample in np.flatnonzero((index.turns > 0) & (np.diff(index.image_begin) > 0))[:count].tolist():
+            first = len(segments)
+            with suppress(SampleError):  # validation itself names it
+                asker._ask(sample, int(index.turns[sample]), segments, every)
+                chosen.append(first + len(chosen) % (len(segments) - first))
+        return PromptBatch(
+            batch=collate([segments[n] for n in chosen], self.tokens_per_tile, self.renderer.pad_id),
+            questions=[every.questions[n] for n in chosen],
+            answers=[every.answers[n] for n in chosen],
+            kinds=[every.kinds[n] for n in chosen],
+            keys=[every.keys[n] for n in chosen],
+            pictures=[every.pictures[n] for n in chosen],
+        )
 
     def check_model(
         self, tokens_per_tile: int | None, image_size: int | None, vocab_size: int, image_token_id: int | None = None

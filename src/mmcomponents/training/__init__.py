@@ -1,4 +1,4 @@
-"""Training: the task, its slots' options, schedules, reports."""
+"""Training: the task, its slots' options, schedules, reports, and what watches over a run."""
 
 from mmcomponents.training.answer_pictures import AnswerPictures
 from mmcomponents.training.checkpoint import FinalCheckpoint
@@ -12,4 +12,15 @@ from mmcomponents.training.watch import GradientWatch, NoGradientError
 
 register()
 
-__all__ = ["AnswerReport", "FSDP2Strategy", "FinalCheckpoint", "MultimodalTask", "SlotOptions", "WarmupCosine"]
+__all__ = [
+    "AnswerPictures",
+    "AnswerReport",
+    "FSDP2Strategy",
+    "FinalCheckpoint",
+    "GradientWatch",
+    "MultimodalTask",
+    "NoGradientError",
+    "SlotOptions",
+    "Throughput",
+    "WarmupCosine",
+]

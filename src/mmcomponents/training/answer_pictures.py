@@ -19,9 +19,9 @@ from mmcomponents.training.task import MultimodalTask
 class AnswerPictures(Callback):
     """Adds a picture with questions, right answers and the model's answers to TensorBoard, as `val/answers`.
 
-    The questions are the first ones of the first validation samples with a picture, the same in each validation. Every
-    rank answers them, so that ranks stay in step; the first one draws. Without TensorBoard, validation data or a
-    datamodule that offers prompts (`validation_prompts`), nothing happens.
+    The questions are about the first validation samples with a picture, the same in each validation. Every rank answers
+    them, so that ranks stay in step; the first one draws. Without TensorBoard, validation data or a datamodule that
+    offers prompts (`validation_prompts`), nothing happens.
 
     Args:
         questions: Number of questions.

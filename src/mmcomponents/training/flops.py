@@ -30,8 +30,9 @@ def step_factors(model: MultimodalModel) -> dict[str, int]:
 
     A trained slot costs three: the forward pass, the gradient of its input and that of its weights. A frozen slot costs
     two where something before it on the way of the data is trained, since the gradient has to pass through it, and one
-    where nothing is. The input gradient of a first layer is counted though it is not made; what activation
-    checkpointing computes again is not counted.
+    where nothing is. The input gradient of a first layer is counted though it is not made. The products of attention
+    have no weights and cost three wherever a gradient passes: a frozen slot with attention costs a little more than is
+    said here. What activation checkpointing computes again is not counted.
     """
     factors, passes = {}, False
     for name, part in model.parts().items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -55,6 +56,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         if self._data_parallel_size % self.replicate:
             raise ValueError(f"{self._data_parallel_size} devices cannot hold {self.replicate} copies of the model")
         super().setup_environment()
+        # Parts return views (a map without its class token); nothing here writes into one.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
     def shard(self, model: MultimodalModel, seed: int) -> None:
         """Shards a model that was built on the meta device, and draws its weights."""

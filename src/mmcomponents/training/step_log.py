@@ -39,7 +39,8 @@ class StepLog:
         for name, value in sums.items():
             task.log(f"train/{name}", value, prog_bar=name == "loss", sync_dist=True, reduce_fx="sum", batch_size=1)
         trainer = task.trainer
-        if not by_source or (trainer.global_step + 1) % max(1, trainer.log_every_n_steps) or not trainer.loggers:
+        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not by_source or not trainer.loggers or not every or (trainer.global_step + 1) % every:
             return
         whole = trainer.strategy.reduce(torch.stack(list(by_source.values())), reduce_op="sum")
         assert isinstance(whole, Tensor)

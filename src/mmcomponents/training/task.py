@@ -152,7 +152,7 @@ class MultimodalTask(LightningModule):
         names = list(getattr(self.trainer.datamodule, "source_names", ()))  # type: ignore[attr-defined]
         self._step_log.source_names = names
         if getattr(self.objective, "sources", None) == 0:
-            self.objective.sources = len(names)  # type: ignore[union-attr, assignment]
+            self.objective.sources = len(names)  # type: ignore[union-attr]
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         """Loss of one micro-batch, as its share of the step."""

@@ -17,6 +17,7 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.flops import PREFIX, step_factors
 from mmcomponents.training.fsdp2 import FSDP2Strategy
+from mmcomponents.training.task import MultimodalTask
 
 
 class FetchClock(PassThroughProfiler):
@@ -55,8 +56,8 @@ class Throughput(Callback):
       `mmcomponents.training.flops.step_factors` for what a frozen slot costs.
     - `perf/mfu`: their share of what the devices could do (PaLM, arXiv 2204.02311, appendix B), where Lightning knows
       the device; not on CPUs.
-    - `perf/data_wait`: share of the time that this rank waits for its next batch. It is measured in place of Lightning's
-      profiler and left out where the trainer has one: the profile says it then.
+    - `perf/data_wait`: share of the time that this rank waits for its next batch. It is measured in the place of
+      Lightning's profiler and left out where the trainer has one: the profile says it then.
 
     The counts come with the packs (`batch.totals`), made by the loader on the host and summed with the loss's own, so a
     step costs no wait for the device. Packs without totals are counted where they lie. Time in validation is left out.
@@ -75,13 +76,14 @@ class Throughput(Callback):
         self._factors: dict[str, int] = {}
         self._peak: float | None = None
         self._begun = self._waited = self._paused = self._pause = 0.0
-        self._global_step = 0
+        self._global_step = self._every = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clocks."""
         model = getattr(pl_module, "model", None)
         self._factors = step_factors(model) if isinstance(model, MultimodalModel) else {}
-        self._steps = deque(maxlen=self.window or max(1, trainer.log_every_n_steps))
+        self._every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        self._steps = deque(maxlen=self.window or max(1, self._every))
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         if type(profiler) is PassThroughProfiler:
             profiler = trainer.profiler = FetchClock()  # type: ignore[attr-defined]
@@ -95,7 +97,7 @@ class Throughput(Callback):
     ) -> None:
         """Takes the counts of the step, which every micro-batch carries."""
         totals = batch.totals or {}
-        if f"{PREFIX}tokens" not in totals and hasattr(pl_module, "counts"):
+        if f"{PREFIX}tokens" not in totals and isinstance(pl_module, MultimodalTask):
             totals = pl_module.counts(batch)
         self._work = {n.removeprefix(PREFIX): v for n, v in totals.items() if n.startswith(PREFIX)}
 
@@ -109,7 +111,7 @@ class Throughput(Callback):
         seconds = time.perf_counter() - self._begun - self._paused
         self._steps.append(Step(seconds, self._clock.seconds - self._waited if self._clock else 0.0, self._work))
         self._begin()
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if self._every and trainer.global_step % self._every == 0:
             peak = self._peak and self._peak * trainer.world_size
             values = summary(self._steps, self._factors, peak)
             if self._clock is None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
@@ -33,20 +34,18 @@ class GradientWatch(Callback):
         if steps < 0:
             raise ValueError(f"steps must not be negative, got {steps}")
         self.steps = steps
-        self._waiting: dict[str, list[Tensor]] = {}
+        self._waiting: list[str] = []
         self._looked = 0
         self._had_images = False
+        self._is_known = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the slots to look at."""
-        self._looked, self._had_images, self._waiting = 0, False, {}
+        self._looked, self._had_images, self._waiting = 0, False, []
         model = getattr(pl_module, "model", None)
         if not isinstance(model, MultimodalModel) or self.steps == 0:
             return
-        for name, part in model.parts().items():
-            trained = [p for p in part.parameters() if p.requires_grad]
-            if trained:
-                self._waiting[name] = trained
+        self._waiting = [n for n, part in model.parts().items() if any(p.requires_grad for p in part.parameters())]
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: PackedBatch, batch_idx: int
@@ -69,8 +68,9 @@ class GradientWatch(Callback):
         here, self._had_images = self._had_images, False
         if self._is_known and not here:
             return  # all ranks know that none of them had an image
-        device = pl_module.device
-        flags = [_any_gradient(params, device) for params in self._waiting.values()]
+        device, parts = pl_module.device, self._model(pl_module).parts()
+        # Parameters are asked for now, after the backward pass: FSDP2 has others in their place until then.
+        flags = [_any_gradient(parts[name], device) for name in self._waiting]
         answer = torch.stack([torch.tensor(here, device=device), *flags]).to(torch.int32)
         if trainer.world_size > 1:
             torch.distributed.all_reduce(answer, torch.distributed.ReduceOp.MAX)
@@ -78,14 +78,14 @@ class GradientWatch(Callback):
         if not had_images:
             return
         self._looked += 1
-        self._waiting = {n: p for (n, p), found in zip(self._waiting.items(), alive, strict=True) if not found}
+        self._waiting = [name for name, found in zip(self._waiting, alive, strict=True) if not found]
         if self._waiting and self._looked >= self.steps:
-            silent, self._waiting = list(self._waiting), {}
+            silent, self._waiting = self._waiting, []
             raise NoGradientError(self._complaint(self._model(pl_module), silent))
 
     def _complaint(self, model: MultimodalModel, silent: list[str]) -> str:
         parts = model.parts()
-        named = " and ".join(f"{name} ({type(parts[name]).__name__})" for name in silent)
+        named = " and ".join(f"{name} ({class_name(parts[name])})" for name in silent)
         options = ", ".join(f"model.slots.{name}.trainable: false" for name in silent)
         what = "steps" if model.vision is None else "steps with images"
         it = "it" if len(silent) == 1 else "them"
@@ -97,8 +97,13 @@ class GradientWatch(Callback):
         return model
 
 
-def _any_gradient(params: list[Tensor], device: torch.device) -> Tensor:
+def class_name(part: nn.Module) -> str:
+    """Name of a part's class as its author wrote it; FSDP2 puts a class of its own over that of a sharded part."""
+    return next(c.__name__ for c in type(part).__mro__ if not issubclass(c, FSDPModule))
+
+
+def _any_gradient(part: nn.Module, device: torch.device) -> Tensor:
     """Whether any value of any gradient, or of this rank's piece of it, is not zero; a bool scalar."""
-    grads = [p.grad for p in params if p.grad is not None]
+    grads = [p.grad for p in part.parameters() if p.grad is not None]
     local = [g.to_local() if isinstance(g, DTensor) else g for g in grads]
     return torch.stack([torch.tensor(False, device=device), *(g.any() for g in local)]).any()

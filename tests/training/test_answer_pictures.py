@@ -1,0 +1,144 @@
+"""Answers to a few validation questions, as a picture in TensorBoard."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import tiny
+from laws.pair import Pair, make_task
+from mmcomponents.batch import PackedBatch
+from mmcomponents.data import PackedDataModule, PromptBatch
+from mmcomponents.data.handwriting import make_handwriting
+from mmcomponents.inference import Autoregressive
+from mmcomponents.training import AnswerPictures
+
+
+class Digits:
+    """A tokenizer whose tokens are their numbers."""
+
+    eos_token_id = 0
+
+    def decode(self, ids: list[int]) -> str:
+        return " ".join(map(str, ids))
+
+
+class Data(LightningDataModule):
+    """A pack to train and validate on, and two questions."""
+
+    tokenizer = Digits()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked = 0
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader[PackedBatch]:
+        from mmcomponents.objectives import NextToken
+
+        batch = tiny.pack([("i", 1), ("t", 6)])
+        batch.totals = NextToken().counts(batch)
+        return torch.utils.data.DataLoader([batch] * 2, batch_size=None)
+
+    def val_dataloader(self) -> torch.utils.data.DataLoader[PackedBatch]:
+        return torch.utils.data.DataLoader([tiny.pack([("i", 1), ("t", 6)])], batch_size=None)
+
+    def validation_prompts(self, count: int) -> PromptBatch:
+        self.asked += 1
+        buffer = io.BytesIO()
+        Image.new("L", (30, 20), 200).save(buffer, "png")
+        prompts = tiny.pack([("i", 1), ("t", 3)], [("t", 4)])
+        pictures = [buffer.getvalue(), None]
+        return PromptBatch(prompts, ["what?", "and?"], ["1", "2"], ["", ""], ["a", "b"], pictures)
+
+
+def fit(logger: Any, data: LightningDataModule, **trainer: Any) -> None:
+    run = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        val_check_interval=1,
+        logger=logger,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[AnswerPictures()],
+        **trainer,
+    )
+    run.fit(make_task(sampler=lambda: Autoregressive(max_new_tokens=3, temperature=1.0)), data)
+
+
+def pictures(folder: str) -> list[tuple[int, Image.Image]]:
+    events = EventAccumulator(folder)
+    events.Reload()
+    if "val/answers" not in events.Tags()["images"]:
+        return []
+    return [(e.step, Image.open(io.BytesIO(e.encoded_image_string))) for e in events.Images("val/answers")]
+
+
+def test_each_validation_adds_a_picture_of_the_same_questions(tmp_path: Path) -> None:
+    logger, data = TensorBoardLogger(str(tmp_path)), Data()
+    fit(logger, data)
+    found = pictures(logger.log_dir)
+    assert [step for step, _ in found] == [1, 2]  # none of the sanity check
+    assert data.asked == 1
+    assert all(p.width > 400 and p.height < 250 for _, p in found)  # one question across: the other has no picture
+    assert np.asarray(found[0][1]).std() > 0
+
+
+@pytest.mark.parametrize("logged", [False, True])
+def test_without_tensorboard_nothing_is_asked(tmp_path: Path, logged: bool) -> None:
+    data = Data()
+    fit(CSVLogger(str(tmp_path)) if logged else False, data)
+    assert data.asked == 0
+
+
+def test_the_weights_do_not_depend_on_the_pictures(tmp_path: Path) -> None:
+    """The sampler draws, and leaves the random numbers of the run as they were."""
+    states = []
+    for logger in (TensorBoardLogger(str(tmp_path)), False):
+        torch.manual_seed(0)
+        fit(logger, Data())
+        states.append(torch.random.get_rng_state())
+    assert torch.equal(*states)
+
+
+def as_rank(rank: int, folder: str) -> list[int]:
+    logger = TensorBoardLogger(folder, version=0)
+    fit(logger, Data(), strategy="fsdp2", devices=2)
+    return [step for step, _ in pictures(logger.log_dir)] if rank == 0 else []
+
+
+def test_sharded_ranks_answer_together_and_one_draws(pair: Pair, tmp_path: Path) -> None:
+    assert pair.run(as_rank, str(tmp_path))[0] == [1]  # Lightning gives each rank one of the two packs
+    assert len(list(tmp_path.rglob("events.*"))) == 1
+
+
+def test_the_datamodule_offers_different_questions_of_different_scenes(tmp_path: Path) -> None:
+    make_handwriting(str(tmp_path), scenes=20, held_out=10, val_scenes=8, samples_per_shard=20, vocab_size=400)
+    data = PackedDataModule(
+        tokenizer=str(tmp_path / "tokenizer"),
+        tokens_per_tile=4,
+        tile_size=28,
+        max_tiles=4,
+        train=str(tmp_path / "train-*.tar"),
+        val=str(tmp_path / "val-*.tar"),
+        num_workers=0,
+    )
+    assert data.validation_prompts(2) is None
+    assert data.source_names == []
+    data.setup("fit")
+    assert data.source_names == ["handwriting"]
+    prompts = data.validation_prompts(5)
+    assert len(prompts) == prompts.batch.num_segments == len(set(prompts.keys)) == 5
+    assert len(set(prompts.kinds)) > 2
+    assert prompts.batch.keys == prompts.keys
+    assert data.validation_prompts(5).questions == prompts.questions
+    assert len(data.validation_prompts(100)) == 8
