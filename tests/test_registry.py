@@ -106,7 +106,7 @@ def test_a_broken_package_warns_and_stops_nothing(install: Install) -> None:
 
 def test_listing_imports_neither_torch_nor_parts() -> None:
     code = (
-        "import sys; from mmcomponents.cli.main import main; code = main(['components', '--json']);"
+        "import sys; from mmcomponents.cli.main import main; code = main(['components']);"
         "heavy = {'torch', 'lightning', 'transformers', 'jsonargparse'} & set(sys.modules);"
         "print(heavy, file=sys.stderr); sys.exit(code)"
     )
@@ -114,5 +114,5 @@ def test_listing_imports_neither_torch_nor_parts() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - start
     assert (done.returncode, done.stderr.strip()) == (0, "set()")
-    assert '"InternViT"' in done.stdout
+    assert " InternViT " in done.stdout
     assert seconds < 5  # far below an import of torch and lightning on a busy machine; alone it is 0.2

@@ -162,8 +162,8 @@ class MultimodalModel(LightningModule):
     def init_weights(self, seed: int) -> None:
         """Draws every part's weights as a function of the seed, the slot and the parameter's name."""
         for name, part in self.parts().items():
-            part.init_weights(seed, name)
-        self.tie_weights()
+            if not (isinstance(part, Head) and part.is_tied):  # a word table starts as its owner says
+                part.init_weights(seed, name)
 
     def _every_part_must_run(self, runtime: Runtime) -> bool:
         """Whether a pack without images must run the encoder all the same.

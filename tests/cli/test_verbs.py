@@ -161,6 +161,8 @@ def test_generate_loads_weights_and_answers(
         ask("--image", "c.png", "--prompt", "x")
     with pytest.raises(ValueError, match=r"no option --max_new_token; did you mean 'max_new_tokens'\?"):
         ask("--prompt", "x", "--max_new_token", "5")
+    with pytest.raises(ValueError, match="--ckpt_path is missing"):
+        ask("--prompt", "x")
     with pytest.raises(ValueError, match="--prompt is missing"):
         ask()
     with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: .*size mismatch"):

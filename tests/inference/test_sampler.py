@@ -91,3 +91,16 @@ def test_wrong_settings_are_refused(wrong) -> None:
         Autoregressive(**wrong)
     with pytest.raises(ValueError, match="max_new_tokens must be at least 1"):
         Autoregressive(0)
+
+
+@torch.no_grad()
+def test_a_length_dependent_base_stays_with_its_prompt() -> None:
+    """Dynamic NTK: each prompt keeps the base of its own length, also when one before it has ended."""
+    model = tiny.model(position=RoPE(8, base=100.0, ntk_factor=4.0, max_position_embeddings=4))
+    batch = tiny.pack([("t", 5)], [("t", 30)], [("t", 11)])
+    wanted = [Autoregressive(8)(model, b, set())[0] for b in tiny.separate(batch)]
+    assert Autoregressive(8)(model, batch, set()) == wanted
+    stop = {wanted[0][1]}
+    ended = [Autoregressive(8)(model, b, stop)[0] for b in tiny.separate(batch)]
+    assert len(ended[0]) < len(ended[1])
+    assert Autoregressive(8)(model, batch, stop) == ended

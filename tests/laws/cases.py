@@ -18,6 +18,7 @@ MODELS: dict[str, Callable[[], MultimodalModel]] = {
     "InternViT with RMSNorm and q/k norm": lambda: tiny.model(
         vision=tiny.vision(norm="rms_norm", qkv_bias=False, qk_norm=True)
     ),
+    "InternViT up to an inner level": lambda: tiny.model(vision=tiny.vision(num_layers=3, levels=(2,))),
     "PixelUnshuffle v1": lambda: tiny.model(merger=PixelUnshuffle(tiny.VISION, order="v1")),
     "no merger": lambda: tiny.model(
         vision=tiny.vision(patch_size=8), merger=None, projector=MLPProjector(tiny.VISION, tiny.WIDTH)

@@ -57,7 +57,9 @@ def micro_batches(steps: int, ranks: int, window: int) -> list[list[list[PackedB
                 seed = 100 * step + 10 * micro + rank
                 text = [("t", 4 + (seed * 7) % 9)]
                 pieces = [*text, ("i", 1 + seed % 2), ("t", 9)] if rank == 0 else [*text, ("t", 3)]
-                row.append(tiny.pack(pieces, text, seed=seed, targets=[(seed * 3) % 5, 0 if micro else 2]))
+                row.append(
+                    tiny.pack(pieces, text, seed=seed, targets=[1 + (step + 3 * micro + rank) % 7, 0 if micro else 2])
+                )
             rows.append(row)
         out.append(rows)
     return out
@@ -183,13 +185,10 @@ class Pair:
         """What the function returns on each rank; a rank that hangs or fails is an error."""
         for queue in self.asked:
             queue.put((function, arguments))
-        results = []
-        for queue in self.answered:
-            error, result = queue.get(timeout=timeout)
-            if error:
-                raise RuntimeError(error)
-            results.append(result)
-        return results
+        answers = [queue.get(timeout=timeout) for queue in self.answered]  # all of them, before one can raise
+        if errors := [error for error, _ in answers if error]:
+            raise RuntimeError("; ".join(errors))
+        return [result for _, result in answers]
 
     def close(self) -> None:
         for queue in self.asked:

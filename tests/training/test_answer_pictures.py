@@ -28,6 +28,9 @@ class Digits:
 
     eos_token_id = 0
 
+    def convert_tokens_to_ids(self, token: str) -> None:
+        return None
+
     def decode(self, ids: list[int]) -> str:
         return " ".join(map(str, ids))
 

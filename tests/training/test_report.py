@@ -30,7 +30,7 @@ def test_report_holds_scores_baselines_and_answers(tmp_path) -> None:
         keys=["a", "b", "c", "a", "b"],
         pictures=[picture()] * 5,
     )
-    report.on_test_batch_end(trainer, None, {"answers": ["1", " 1\n", "1", "7", "9"]}, batch, 0)
+    report.on_test_batch_end(trainer, None, {"answers": ["1", " 1\n", "1", "7", "7"]}, batch, 0)
     report.load_state_dict({"train_seconds": 12.34})
     report.on_test_end(trainer, None)
     assert json.loads((tmp_path / "report.json").read_text()) == {
@@ -41,7 +41,7 @@ def test_report_holds_scores_baselines_and_answers(tmp_path) -> None:
     }
     rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
     assert [r["is_right"] for r in rows] == [True, True, False, True, False]
-    assert rows[4]["prediction"] == "9"
+    assert rows[4]["prediction"] == "7"
     with Image.open(tmp_path / "answers.png") as sheet:
         assert sheet.width > 500
 

@@ -24,7 +24,8 @@ def close(verb: str, folder: Path, flags: Flags, result: Any, checkpoint: str | 
         checkpoint: The checkpoint that was used or written, if any.
         console: Where to print.
     """
-    config = " ".join(f"--config {name}" for name in flags.configs)
+    saved = folder / "recipe.yaml"  # with all flags of the run: the next commands need none of them
+    config = f"--config {saved}" if saved.is_file() else " ".join(f"--config {name}" for name in flags.configs)
     if verb == "predict":
         console.print(f"wrote {_write_predictions(folder, result)}")
     elif verb == "test" and (folder / "report.json").is_file():
@@ -67,6 +68,7 @@ def _flat(result: Any) -> list[Any]:
 def _say_next(verb: str, config: str, checkpoint: str, folder: Path, console: Console) -> None:
     # As it was called: from a virtual environment that is not on the path, the path is part of the name.
     name = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
+    again = config
     rest = f"{config} --ckpt_path {checkpoint}"
     image = folder / "example.png"
     shown = f"--image {image}" if image.is_file() else "--image FILE"
@@ -74,7 +76,7 @@ def _say_next(verb: str, config: str, checkpoint: str, folder: Path, console: Co
         "fit": [f"{name} test {rest}", f"{name} fit {rest}   # go on from there"],
         "test": [
             f'{name} generate {rest} {shown} --prompt "Describe the image."',
-            f"{name} fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
+            f"{name} fit {again} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
             f"{name} components   # what else can be swapped in",
         ],
     }[verb]

@@ -65,10 +65,11 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
         if "." not in key and key != "seed_everything":
             raise UserError(f"{verb}: no option --{key}{near(key, vars(options))}")
     cli = RecipeCLI(verb, flags, task_class, data_class)
+    if not options.ckpt_path:
+        raise UserError("generate: --ckpt_path is missing; without a checkpoint the weights would be random")
     task: Any = cli.model
     task.configure_model()
-    if options.ckpt_path:
-        _load_weights(task, Path(options.ckpt_path))
+    _load_weights(task, Path(options.ckpt_path))
     task.eval()
     try:
         answers = sampler()(
@@ -104,7 +105,7 @@ def _parser(verb: str) -> _Parser:
         add_help=False,
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this")
-    parser.add_argument("--ckpt_path", help="checkpoint of Lightning; without one the weights are fresh")
+    parser.add_argument("--ckpt_path", help="checkpoint: a file, or a folder of shards")
     parser.add_argument("--image", nargs="+", action="extend", default=[], help="image files, all shown to each prompt")
     parser.add_argument("--prompt", nargs="+", action="extend", default=[], help="one question or several")
     parser.add_argument("--max_new_tokens", type=int, default=64)

@@ -148,10 +148,15 @@ class RecipeCLI(LightningCLI):
         arguments = {name: self.config_init[name] for name in self.verb_arguments}
         try:
             return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
-        except (WiringError, DataError, NoGradientError) as error:
+        except (WiringError, DataError, NoGradientError, MisconfigurationException) as error:
             if isinstance(error, NoGradientError) and not self.trainer.is_global_zero:
                 raise SystemExit(2) from None  # all ranks raise it together, and the first one tells it
             raise UserError(" ".join(str(error).split())) from error
+        except RuntimeError as error:
+            if "Error(s) in loading state_dict" not in str(error):
+                raise
+            text = one_line(str(error))
+            raise UserError(f"checkpoint {arguments.get('ckpt_path')} does not fit the recipe: {text}") from error
 
 
 def run(

@@ -174,9 +174,16 @@ def _check_roles(messages: Sequence[Message], last: str) -> None:
         raise ConversationError(f"the conversation has {len(turns)} turns and does not end with a turn of the {last}")
 
 
+def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Tokens that end an answer: the template's end of a turn, and the tokenizer's end of text where it has one."""
+    ids = {tokenizer.convert_tokens_to_ids(END), tokenizer.eos_token_id}
+    return {int(i) for i in ids if i is not None}
+
+
 def count_placeholders(messages: Sequence[Message]) -> int:
     """Number of `<image>` in the turns of the user."""
-    return sum(m["content"].count(IMAGE_PLACEHOLDER) for m in messages if m.get("role") == "user")
+    texts = [m.get("content") for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
+    return sum(text.count(IMAGE_PLACEHOLDER) for text in texts if isinstance(text, str))
 
 
 def place_image(messages: Sequence[Message], images: int) -> list[Message]:

@@ -105,6 +105,7 @@ class PackedDataModule(LightningDataModule):
         self._refusals: dict[str, Refusals] = {}
         self._progress = PackProgress()
         self._resumed_plan: str | None = None
+        self._takes_images = True  # unless `check_model` says otherwise
         if val is None:
             # Lightning takes a method that is not overridden for the absence of data, and warns about an empty list.
             self.val_dataloader = super().val_dataloader  # type: ignore[method-assign]
@@ -164,6 +165,7 @@ class PackedDataModule(LightningDataModule):
             ValueError: They do not fit; with both numbers.
         """
         check_template(self.tokenizer)
+        self._takes_images = tokens_per_tile is not None
         if len(self.tokenizer) > vocab_size:
             raise ValueError(
                 f"the tokenizer {self.tokenizer_path} has {len(self.tokenizer)} tokens, the model's vocab_size is"
@@ -200,6 +202,10 @@ class PackedDataModule(LightningDataModule):
         if where is None:
             raise DataError(f"the recipe's data names no shards for {part}: set data.{part}")
         index = Index.open(find_shards(where), self.tokenizer)
+        if not self._takes_images and (pictured := int((index.tiles(self.tiling) > 0).sum())):
+            raise DataError(
+                f"{pictured} of the {len(index)} {part} samples have images and the model has no vision encoder"
+            )
         refusals = self._refusals[part] = Refusals(part, len(index), self.max_refused)
         problems = list(index.problems.items())
         if part == "test":

@@ -15,10 +15,10 @@ class Fuser(Component):
 
     Attributes:
         in_features: Width of the maps that come in; a tuple for several.
-        in_features: int | tuple[int, ...]
-    out_features: Width of the maps that come out; a tuple for several.
+        out_features: Width of the maps that come out; a tuple for several.
     """
 
+    in_features: int | tuple[int, ...]
     out_features: int | tuple[int, ...]
 
     @abstractmethod

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mmcomponents.data import SampleRenderer, Tiling, decode_image, prompt_batch
-from mmcomponents.data.chat import Message
+from mmcomponents.data.chat import Message, end_ids
 from mmcomponents.inference.sampler import Autoregressive
 from mmcomponents.model import MultimodalModel
 
@@ -73,12 +73,13 @@ def generate(
     batch = prompt_batch(conversations, groups, renderer).to(model.device)
     generator = None if seed is None else torch.Generator(model.device).manual_seed(seed)
     stops = [stop] if isinstance(stop, str) else list(stop or [])
-    was_training = model.training
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         tokens = sampler(model, batch, _stop_ids(tokenizer, stops), generator)
     finally:
-        model.train(was_training)
+        for module, was_training in modes:  # each by itself: a frozen part of a model in training is not
+            module.training = was_training
     return [_cut(tokenizer.decode(ids), stops) for ids in tokens]
 
 
@@ -102,7 +103,7 @@ def _decoded(picture: Picture) -> Image.Image:
 
 def _stop_ids(tokenizer: PreTrainedTokenizerBase, stops: list[str]) -> set[int]:
     """The end of a turn, and the stop texts that are one token; longer ones are cut off at the end."""
-    ids = {int(tokenizer.eos_token_id)}
+    ids = end_ids(tokenizer)
     for text in stops:
         encoded = tokenizer.encode(text, add_special_tokens=False)
         if len(encoded) == 1:

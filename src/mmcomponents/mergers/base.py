@@ -15,10 +15,10 @@ class Merger(Component):
 
     Attributes:
         in_features: Width of the map that comes in; a tuple for several maps.
-        in_features: int | tuple[int, ...]
-    out_features: Width of the tokens that come out; a tuple for several maps.
+        out_features: Width of the tokens that come out; a tuple for several maps.
     """
 
+    in_features: int | tuple[int, ...]
     out_features: int | tuple[int, ...]
 
     @abstractmethod

@@ -57,7 +57,9 @@ def weighted_linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor, row_weig
 
 
 def _autocast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Autograd functions are not seen by autocast; what it would do to a matrix product is done here."""
+    """What autocast and no-grad do to a product of matrices; they do not reach into an autograd function."""
+    if not torch.is_grad_enabled():  # a function's forward cannot tell; without this it would make a gradient
+        hidden, weight = hidden.detach(), weight.detach()
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
     return hidden.to(dtype), weight.to(dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -17,6 +18,7 @@ from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.data import PromptBatch
+from mmcomponents.data.chat import end_ids
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
 from mmcomponents.heads import Head
@@ -29,6 +31,7 @@ from mmcomponents.projectors import Projector
 from mmcomponents.training.build import Factories, Width
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
+from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, frozen_parts, param_groups
 from mmcomponents.training.step_log import StepLog
 from mmcomponents.vision import VisionEncoder
@@ -98,6 +101,7 @@ class MultimodalTask(LightningModule):
         self.sampler: Sampler | None = None
         self.val_loss = MeanMetric()
         self._step_log = StepLog()
+        self._settings: list[dict[str, Any]] = []
 
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
@@ -116,6 +120,7 @@ class MultimodalTask(LightningModule):
         freeze(self.model, self.slots)
         self.objective = self.make_objective()
         self.sampler = self.make_sampler()
+        self.train(self.training)  # Lightning leaves modes as they are: frozen slots go into evaluation mode here
 
     def check(self, datamodule: LightningDataModule | None = None) -> None:
         """Refuses what cannot work before any weight exists: the parts among themselves, and the model with its data.
@@ -180,11 +185,7 @@ class MultimodalTask(LightningModule):
         totals = objective.counts(batch)
         out = objective(model, batch, totals)
         self.val_loss.update(out.total, weight=totals[objective.denominator])
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the mean loss."""
-        self.log("val/loss", self.val_loss.compute(), prog_bar=True)
-        self.val_loss.reset()
+        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[str]]:
         """Answers of the model to a batch of prompts; callbacks make scores of them."""
@@ -202,7 +203,7 @@ class MultimodalTask(LightningModule):
         """Decoded answers to a batch of prompts."""
         model, _, sampler = self._built()
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        tokens = sampler(model, batch.batch, {tokenizer.eos_token_id})
+        tokens = sampler(model, batch.batch, end_ids(tokenizer))
         # A batch without questions, which keeps ranks in step, has one empty segment all the same.
         return [tokenizer.decode(ids) for ids in tokens[: len(batch)]]
 
@@ -214,11 +215,19 @@ class MultimodalTask(LightningModule):
             raise ValueError("every slot is frozen: there is nothing to train")
         optimizer = self.make_optimizer(groups)
         if self.make_scheduler is None:
+            self._settings = group_settings(optimizer)
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
-        }
+        schedule = self.make_scheduler(optimizer)
+        self._settings = group_settings(optimizer)
+        if isinstance(schedule, WarmupCosine) and schedule.total_steps is None and self._trainer is not None:
+            schedule.fill_in(self.trainer.estimated_stepping_batches)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Puts back what the recipe says of rates and decay, where a checkpoint has brought its own."""
+        schedules = self.trainer.lr_scheduler_configs
+        for optimizer in self.trainer.optimizers:
+            restore_settings(optimizer, self._settings, schedules[0].scheduler if schedules else None)
 
     def train(self, mode: bool = True) -> MultimodalTask:
         """Sets training mode; the parts of frozen slots stay in evaluation mode."""

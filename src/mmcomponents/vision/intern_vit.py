@@ -155,7 +155,7 @@ class InternViT(VisionEncoder):
                 eps,
                 drop_path * i / max(num_layers - 1, 1),
             )
-            for i in range(num_layers)
+            for i in range(self.levels[-1])  # what no level needs is not built
         )
         self.init_weights()
 
