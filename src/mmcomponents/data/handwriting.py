@@ -25,7 +25,7 @@ SHARES = (0.75, 0.05, 0.20)
 
 def make_handwriting(
     out: str,
-    scenes: int = 24_000,
+    scenes: int = 40_000,
     held_out: int = 600,
     val_scenes: int = 100,
     seed: int = 0,
@@ -35,7 +35,7 @@ def make_handwriting(
     orders: tuple[float, float, float] = (2, 1, 1),
     questions: tuple[int, int] = (1, 2),
     vocab_size: int = 512,
-    samples_per_shard: int = 4_000,
+    samples_per_shard: int = 8_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Writes `train-*.tar`, `val-*.tar` and `test-*.tar` with their indices, `tokenizer/` and `dataset.json`.

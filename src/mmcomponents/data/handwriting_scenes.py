@@ -173,8 +173,8 @@ def _draw_digit(scan: Scans, side: int, generator: np.random.Generator | None) -
     """The scan as `[side, side]` ink, enlarged by bicubic interpolation."""
     angle, shear, stretch, weight = 0.0, 0.0, 1.0, 1.0
     if generator is not None:
-        angle, shear = generator.uniform(-0.17, 0.17), generator.uniform(-0.15, 0.15)
-        stretch, weight = np.exp(generator.uniform(-0.12, 0.12)), np.exp(generator.uniform(-0.35, 0.35))
+        angle, shear = generator.uniform(-0.22, 0.22), generator.uniform(-0.2, 0.2)
+        stretch, weight = np.exp(generator.uniform(-0.15, 0.15)), np.exp(generator.uniform(-0.45, 0.45))
     margin = 1  # so that a turned digit keeps its corners
     source = Image.fromarray(np.pad(scan, margin), mode="F")
     zoom = (8 + margin) / side
