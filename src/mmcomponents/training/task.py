@@ -17,6 +17,7 @@ from torchmetrics import MeanMetric
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
+from mmcomponents.compose import Factories, Width
 from mmcomponents.data import PromptBatch
 from mmcomponents.data.chat import end_ids
 from mmcomponents.embedders import Embedder
@@ -28,7 +29,6 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
-from mmcomponents.training.build import Factories, Width
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
