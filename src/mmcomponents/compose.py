@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.component import WiringError
@@ -15,6 +17,7 @@ from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
+from mmcomponents.registry import resolve
 from mmcomponents.vision import VisionEncoder
 
 Width = int | tuple[int, ...]
@@ -70,6 +73,28 @@ class Factories:
             heads=heads,
             image_token_id=image_token_id,
         )
+
+
+def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
+    """Builds a model from a plain tree, such as the `model:` section of a recipe.
+
+    Args:
+        parts: `{slot: {"class_path": …, "init_args": {…}}}`; `heads` holds `{name: {…}}`. Short names and dotted paths.
+        vocab_size: Words.
+        image_token_id: Placeholder of a visual token.
+
+    Raises:
+        PartError: A part cannot be found.
+        WiringError: Two parts do not fit.
+    """
+    made = {slot: _factory(slot, part) for slot, part in parts.items() if part and slot != "heads"}
+    heads = {name: _factory("head", part) for name, part in (parts.get("heads") or {}).items()}
+    return Factories(**made, heads=heads).build(vocab_size, image_token_id)
+
+
+def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
+    module, _, name = resolve(slot, str(part["class_path"])).rpartition(".")
+    return partial(getattr(importlib.import_module(module), name), **(part.get("init_args") or {}))
 
 
 def _needed(value: _T | None, part: str, what: str) -> _T:

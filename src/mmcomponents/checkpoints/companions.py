@@ -1,0 +1,242 @@
+"""What a folder holds beside weights and `config.json`: tokenizer, chat template, image processors, generation."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from mmcomponents.checkpoints.chat_template import VIDEO, chat_template
+from mmcomponents.checkpoints.checkpoint import added_tokens, meta_model
+from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.files import read_json, write_json
+from mmcomponents.checkpoints.spec import ModelSpec, Processing
+from mmcomponents.data import NORMALIZATIONS
+from mmcomponents.data.chat import END, IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD, START
+from mmcomponents.data.images import Normalization
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "*.model",
+    "*.tiktoken",
+    "chat_template.jinja",
+    "chat_template.json",
+    "additional_chat_templates/*.jinja",
+)
+"""What a tokenizer is stored in, whatever its kind."""
+
+NAMED_TOKENS = {
+    "start_image_token": IMAGE_START,
+    "end_image_token": IMAGE_END,
+    "context_image_token": IMAGE_CONTEXT,
+    "video_token": VIDEO,
+}
+"""Attributes that transformers' `InternVLProcessor` asks a tokenizer for."""
+
+_BICUBIC = 3
+
+
+def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_folder: Path | None) -> None:
+    """Writes what a format has beside weights and configuration.
+
+    All files of the tokenizer are carried over; its end of text becomes the end of a turn, which chat models end with
+    and which configurations get wrong. Python files of a source are not: what is written needs no remote code.
+
+    For transformers there are named special tokens. `<video>` is one of them. A tokenizer without it gets it on
+    loading, with the first free id: the processor replaces it before the text is tokenised, so the word table does not
+    grow and may well end before that id.
+
+    Args:
+        folder: Where to; exists.
+        format_name: The format's name.
+        spec: The model.
+        tokenizer_folder: Holds a tokenizer, and perhaps a generation configuration; None: neither is written.
+
+    Raises:
+        CheckpointError: The tokenizer lacks tokens that the format needs, or one of its files is broken.
+    """
+    images = bool(spec.parts.get("vision"))
+    if tokenizer_folder is not None:
+        _copy_tokenizer(tokenizer_folder, folder)
+        ids = added_tokens(folder)
+        if format_name == "transformers":
+            _name_tokens(folder, ids)
+        _end_with_turns(folder, ids)
+        _write_generation(folder, tokenizer_folder, ids)
+        _write_template(folder, spec.processing.system, ids, replace=format_name == "transformers")
+    if images and format_name == "transformers":
+        for name, config in processor_configs(spec).items():
+            write_json(folder / name, config)
+    if images and format_name == "official":
+        write_json(folder / "preprocessor_config.json", _clip_config(spec.processing))
+
+
+def processing_of(folder: Path, default: Processing) -> Processing:
+    """Settings of images as the image processor's configuration of a `-hf` folder has them.
+
+    Args:
+        folder: The folder; without such a configuration all is as in `default`.
+        default: What that configuration does not say.
+
+    Raises:
+        CheckpointError: Its mean and deviation are none that have a name here.
+    """
+    found: dict[str, Any] = {}
+    if (folder / "processor_config.json").is_file():
+        found = read_json(folder / "processor_config.json").get("image_processor") or {}
+    if not found and (folder / "preprocessor_config.json").is_file():
+        found = read_json(folder / "preprocessor_config.json")
+    if not found:
+        return default
+    colours = NORMALIZATIONS[default.normalization]
+    given = tuple(tuple(found.get(key) or now) for key, now in zip(("image_mean", "image_std"), colours, strict=True))
+    names = [name for name in get_args(Normalization) if NORMALIZATIONS[name] == given]
+    if not names:
+        raise CheckpointError(f"{folder}: image_mean and image_std {given} are none of {', '.join(NORMALIZATIONS)}")
+    return Processing(
+        tile_size=default.tile_size,
+        min_tiles=int(found.get("min_patches") or default.min_tiles),
+        max_tiles=int(found.get("max_patches") or default.max_tiles),
+        thumbnail=default.thumbnail,
+        normalization=names[0],
+        system=default.system,
+    )
+
+
+def processor_configs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
+    """The files that transformers' processors are read from, by name.
+
+    Recent versions write all into `processor_config.json` and read three files as well, which is what older ones and
+    servers read. Every setting is written out: the classes' defaults are other colours and another size.
+    """
+    how = spec.processing
+    mean, std = NORMALIZATIONS[how.normalization]
+    shared = {
+        "processor_class": "InternVLProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"height": how.tile_size, "width": how.tile_size},
+        "default_to_square": True,
+        "resample": _BICUBIC,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+    image = {
+        # The name that all versions know; recent ones take it for the backend that they have.
+        "image_processor_type": "GotOcr2ImageProcessorFast",
+        **shared,
+        "crop_to_patches": True,
+        "min_patches": how.min_tiles,
+        "max_patches": how.max_tiles,
+    }
+    video = {
+        "video_processor_type": "InternVLVideoProcessor",
+        **shared,
+        "do_sample_frames": False,
+        "initial_shift": True,
+        "return_metadata": False,
+    }
+    rows = meta_model(spec).tokens_per_tile
+    return {
+        "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": rows},
+        "preprocessor_config.json": image,
+        "video_preprocessor_config.json": video,
+    }
+
+
+def _clip_config(how: Processing) -> dict[str, Any]:
+    """What the authors' repositories hold: one tile, as CLIP's extractor makes it."""
+    mean, std = NORMALIZATIONS[how.normalization]
+    return {
+        "feature_extractor_type": "CLIPFeatureExtractor",
+        "size": how.tile_size,
+        "crop_size": how.tile_size,
+        "do_resize": True,
+        "do_center_crop": True,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+        "resample": _BICUBIC,
+    }
+
+
+def _copy_tokenizer(source: Path, folder: Path) -> None:
+    for file in sorted({file for pattern in TOKENIZER_FILES for file in source.glob(pattern)}):
+        place = folder / file.relative_to(source)
+        place.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, place)
+    config = folder / "tokenizer_config.json"
+    if config.is_file():
+        kept = {key: value for key, value in read_json(config).items() if key != "auto_map"}  # remote code
+        write_json(config, kept)
+
+
+def _name_tokens(folder: Path, ids: Mapping[str, int]) -> None:
+    missing = [token for token in NAMED_TOKENS.values() if token != VIDEO and token not in ids]
+    if missing and (folder / "tokenizer_config.json").is_file():
+        raise CheckpointError(f"the format transformers needs special tokens that the tokenizer lacks: {missing}")
+    config = folder / "tokenizer_config.json"
+    if not config.is_file():
+        return
+    settings = read_json(config)
+    others = settings.get("extra_special_tokens") or {}
+    if isinstance(others, list):  # of recent versions: without names; older ones know them by another key
+        settings["additional_special_tokens"] = others
+        others = {}
+    settings["extra_special_tokens"] = {**others, **NAMED_TOKENS}
+    settings["processor_class"] = "InternVLProcessor"
+    write_json(config, settings)
+
+
+def _end_with_turns(folder: Path, ids: Mapping[str, int]) -> None:
+    """The end of text is the end of a turn, and there is a token to pad with."""
+    if END not in ids:
+        return
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (folder / name).is_file():
+            settings = read_json(folder / name)
+            settings["eos_token"] = END
+            if PAD in ids and not settings.get("pad_token"):
+                settings["pad_token"] = PAD
+            write_json(folder / name, settings)
+
+
+def _write_generation(folder: Path, source: Path, ids: Mapping[str, int]) -> None:
+    """Settings of the source, with the tokens that really end a turn and pad."""
+    file = "generation_config.json"
+    settings = read_json(source / file) if (source / file).is_file() else {}
+    # Made from a model's configuration: transformers would make it again, with the wrong end.
+    settings.pop("_from_model_config", None)
+    ends = settings.get("eos_token_id")
+    if END in ids and not (isinstance(ends, list) and ids[END] in ends):
+        settings["eos_token_id"] = ids[END]
+    if PAD in ids:
+        settings["pad_token_id"] = ids[PAD]
+    if settings:
+        write_json(folder / file, settings)
+
+
+def _write_template(folder: Path, system: str | None, ids: Mapping[str, int], replace: bool) -> None:
+    config = folder / "tokenizer_config.json"
+    settings = read_json(config) if config.is_file() else {}
+    others = [folder / "chat_template.jinja", folder / "chat_template.json"]
+    if START not in ids or END not in ids:
+        return
+    if not replace and ("chat_template" in settings or any(file.is_file() for file in others)):
+        return
+    if "chat_template" in settings:
+        del settings["chat_template"]
+        write_json(config, settings)
+    for file in others:
+        file.unlink(missing_ok=True)
+    others[0].write_text(chat_template(system), encoding="utf-8")

@@ -1,0 +1,174 @@
+"""Weight files of a folder: read tensor by tensor, written shard by shard."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.rules import Lazy, lazy
+
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth")
+
+MAX_SHARD = 5_000_000_000
+"""Bytes of a shard, unless asked otherwise."""
+
+_TYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        CheckpointError: The file is missing or holds something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"there is no {path.name} in {path.parent}") from error
+    except ValueError as error:
+        raise CheckpointError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object")
+    return value
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Writes a JSON object the way people read it."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Lazy]:
+    """The tensors of a folder by name; each is read when it is wanted.
+
+    Args:
+        folder: Holds safetensors, in one file or in shards.
+        allow_pickle: Whether PyTorch's own files are read where there are no safetensors. torch restricts what they may
+            hold, but a pickle from a stranger remains a risk.
+
+    Raises:
+        CheckpointError: There are no weights, a shard is missing, broken, or only pickles are there.
+    """
+    shards = _shards(folder)
+    if shards:
+        return dict(entry for shard in shards for entry in _tensors(shard))
+    pickles = sorted({path for pattern in PICKLES for path in folder.glob(pattern)})
+    if not pickles:
+        raise CheckpointError(f"there are no weights (*.safetensors) in {folder}")
+    if not allow_pickle:
+        raise CheckpointError(
+            f"the weights in {folder} are pickles ({pickles[0].name}), which can run code when they are read: "
+            "they are refused unless asked for (--allow_pickle), or convert them to safetensors"
+        )
+    return dict(entry for path in pickles for entry in _unpickled(path))
+
+
+def _shards(folder: Path) -> list[Path]:
+    index = folder / INDEX
+    if not index.is_file():
+        single = folder / WEIGHTS
+        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+    table = read_json(index).get("weight_map")
+    if not isinstance(table, dict) or not table:
+        raise CheckpointError(f"{index} has no weight_map")
+    names = list(dict.fromkeys(str(name) for name in table.values()))
+    outside = [name for name in names if Path(name).name != name]
+    if outside:
+        raise CheckpointError(f"{index} names a shard outside of its folder: {outside[0]!r}")
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise CheckpointError(
+            f"{len(missing)} of {len(names)} shards are missing in {folder}: {', '.join(missing[:3])}"
+        )
+    return [folder / name for name in names]
+
+
+def _tensors(shard: Path) -> Iterator[tuple[str, Lazy]]:
+    """Names and shapes of a shard, from its header."""
+    try:
+        with safe_open(shard, framework="pt") as file:
+            for name in file.offset_keys():
+                part = file.get_slice(name)
+                kind = _TYPES.get(part.get_dtype())
+                if kind is None:
+                    raise CheckpointError(f"{name} in {shard} is of type {part.get_dtype()}, which is not supported")
+                yield name, Lazy(torch.empty(part.get_shape(), dtype=kind, device="meta"), partial(_read, shard, name))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{shard} is broken or no safetensors file: {error}") from error
+
+
+def _read(shard: Path, name: str) -> Tensor:
+    # Opened for each tensor: what a mapping has touched stays in memory for as long as the mapping lives.
+    with safe_open(shard, framework="pt") as file:
+        tensor: Tensor = file.get_tensor(name)
+    return tensor
+
+
+def _unpickled(path: Path) -> Iterator[tuple[str, Lazy]]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
+        raise CheckpointError(f"{path} is no file of PyTorch weights: {str(error).splitlines()[0]}") from error
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} holds something else than a table of tensors")
+    for name, value in state.items():
+        yield str(name), lazy(value)
+
+
+def write_weights(
+    folder: Path,
+    state: Mapping[str, Lazy],
+    max_shard: int = MAX_SHARD,
+    progress: Callable[[int], None] | None = None,
+) -> None:
+    """Writes tensors in the order they come, shard by shard, with an index where there are several shards.
+
+    Args:
+        folder: Exists.
+        state: The tensors.
+        max_shard: Bytes at most in a shard; a larger tensor has one of its own.
+        progress: Called with the bytes of each shard that has been written.
+    """
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name, value in state.items():
+        if size + value.nbytes > max_shard and shards[-1]:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += value.nbytes
+    table: dict[str, str] = {}
+    for number, names in enumerate(shards, start=1):
+        file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
+        tensors = {name: state[name].load().contiguous() for name in names}
+        save_file(tensors, folder / file, metadata={"format": "pt"})
+        table.update(dict.fromkeys(names, file))
+        del tensors
+        if progress is not None:
+            progress(sum(state[name].nbytes for name in names))
+    if len(shards) > 1:
+        total = sum(value.nbytes for value in state.values())
+        write_json(folder / INDEX, {"metadata": {"total_size": total}, "weight_map": dict(sorted(table.items()))})

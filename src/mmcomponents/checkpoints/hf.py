@@ -1,0 +1,256 @@
+"""The format of the `-hf` repositories, which transformers and the servers built on it read."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from mmcomponents.checkpoints.decoder import IGNORED, decoder_config, decoder_parts, decoder_rules, decoder_type
+from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.files import read_json
+from mmcomponents.checkpoints.formats import Format
+from mmcomponents.checkpoints.rules import Rule, Thirds, rename
+from mmcomponents.checkpoints.spec import ModelSpec, Processing
+from mmcomponents.data.images import NORMALIZATIONS
+
+_EMBEDDINGS = {
+    "cls_token": "class_embedding",
+    "patch_embeddings.projection.{p}": "patch_embedding.{p}",
+    "position_embeddings": "position_embedding",
+}
+_BLOCK = {
+    "layernorm_before.{p}": "norm1.{p}",
+    "layernorm_after.{p}": "norm2.{p}",
+    "attention.projection_layer.{p}": "attn.proj.{p}",
+    "attention.q_norm.{p}": "attn.q_norm.{p}",
+    "attention.k_norm.{p}": "attn.k_norm.{p}",
+    "mlp.fc1.{p}": "mlp.fc1.{p}",
+    "mlp.fc2.{p}": "mlp.fc2.{p}",
+    "lambda_1": "ls1",
+    "lambda_2": "ls2",
+}
+_PROJECTOR = {"layer_norm": "norm", "linear_1": "fc1", "linear_2": "fc2"}
+
+QK_NORM_EPS = 1e-6
+"""transformers' InternVL has no setting for it."""
+
+
+class HFInternVL(Format):
+    """`InternVLForConditionalGeneration`, as it lies on disk or in memory.
+
+    Repositories hold `vision_tower.* multi_modal_projector.* language_model.model.* language_model.lm_head.*`, which
+    servers read and which is what is written; recent versions of transformers have `model.vision_tower.* …
+    model.language_model.* lm_head.*` in memory, and either is read.
+    """
+
+    name = "transformers"
+    ignored = IGNORED
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """By the model type."""
+        return config.get("model_type") == "internvl"
+
+    def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
+        """See the base class."""
+        text = _with_defaults(config["text_config"])
+        # `tie_word_embeddings` is True by default in recent versions, and left out where it was False: names decide.
+        tied = "language_model.lm_head.weight" not in names
+        strategy = config.get("vision_feature_select_strategy", "default")
+        if strategy != "default":
+            raise CheckpointError(f"vision_feature_select_strategy {strategy!r} keeps the class token; not supported")
+        vision = _vision_arguments(config["vision_config"])
+        level = config.get("vision_feature_layer", -1)
+        if level != -1:
+            if not isinstance(level, int):
+                raise CheckpointError(f"vision_feature_layer {level}: MLPProjector takes one level")
+            vision["levels"] = [level]
+        block = round(1 / float(config.get("downsample_ratio", 0.5)))
+        parts = {
+            "vision": {"class_path": "InternViT", "init_args": vision},
+            "merger": {"class_path": "PixelUnshuffle", "init_args": {"rows": block, "columns": block, "order": "v2"}},
+            "projector": {"class_path": "MLPProjector"},
+            **decoder_parts(text, tied),
+        }
+        processing = Processing(tile_size=vision["image_size"])
+        return ModelSpec(parts, int(text["vocab_size"]), config.get("image_token_id", 151667), processing)
+
+    def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
+        """See the base class; the names are those on disk."""
+        kind = decoder_type(config["text_config"]) or "llama"
+        backbone = spec.part("backbone", "DecoderLM", self.name)
+        return [
+            *_vision_rules("vision_tower."),
+            *_projector_rules(),
+            *decoder_rules(kind, "language_model.", backbone),
+        ]
+
+    def refined(self, spec: ModelSpec, folder: Path) -> ModelSpec:
+        """Tiling and colours lie in files of their own, of which versions of transformers have two kinds."""
+        found: dict[str, Any] = {}
+        if (folder / "processor_config.json").is_file():
+            found |= read_json(folder / "processor_config.json").get("image_processor") or {}
+        if (folder / "preprocessor_config.json").is_file():
+            found |= read_json(folder / "preprocessor_config.json")
+        cut = found.get(
+            "crop_to_patches", True
+        )  # the processor's own default, which differs from the image processor's
+        processing = replace(
+            spec.processing,
+            min_tiles=int(found.get("min_patches", 1)),
+            max_tiles=int(found.get("max_patches", 12)) if cut else 1,
+            normalization=_normalization(found),
+        )
+        return replace(spec, processing=processing)
+
+    def normalized(self, name: str) -> str:
+        """A name in memory as it is on disk."""
+        for memory, disk in _ON_DISK.items():
+            if name.startswith(memory):
+                return disk + name.removeprefix(memory)
+        return name
+
+    def config(self, spec: ModelSpec, source: Mapping[str, Any]) -> dict[str, Any]:
+        """See the base class."""
+        vision = spec.part("vision", "InternViT", self.name)
+        merger = spec.part("merger", "PixelUnshuffle", self.name)
+        projector = spec.part("projector", "MLPProjector", self.name)
+        if merger.get("order", "v2") != "v2":
+            raise CheckpointError(
+                "the format transformers merges patches in order v2, and this model in order v1: "
+                "it would see transposed images; export it as official"
+            )
+        rows, columns = merger.get("rows", 2), merger.get("columns", 2)
+        eps = vision.get("eps", 1e-6)
+        levels = vision.get("levels") or [-1]
+        reasons = {
+            f"blocks of {rows}x{columns} patches": rows != columns,
+            f"q/k norms with eps {eps}": bool(vision.get("qk_norm")) and eps != QK_NORM_EPS,
+            f"a projector norm with eps {projector.get('eps')}": projector.get("eps", 1e-5) != 1e-5,
+            f"{len(levels)} levels of the encoder": len(levels) != 1,
+        }
+        found = [reason for reason, holds in reasons.items() if holds]
+        if spec.image_token_id is None:
+            raise CheckpointError(f"the format {self.name} needs the image_token_id: there is no tokenizer to tell it")
+        if found:
+            raise CheckpointError(f"the format {self.name} cannot express {' and '.join(found)}")
+        text_source = source.get("text_config") or {}
+        text = decoder_config(spec, self.name, decoder_type(text_source))
+        size, patch = vision.get("image_size", 448), vision.get("patch_size", 14)
+        return {
+            **source,
+            "architectures": ["InternVLForConditionalGeneration"],
+            "model_type": "internvl",
+            "downsample_ratio": 1 / rows,
+            "image_seq_length": (size // patch // rows) ** 2,
+            "image_token_id": spec.image_token_id,
+            "projector_hidden_act": "gelu",
+            "text_config": {**text_source, **text, "eos_token_id": text_source.get("eos_token_id")},
+            "tie_word_embeddings": text["tie_word_embeddings"],
+            "vision_config": {**(source.get("vision_config") or {}), **_vision_config(vision)},
+            "vision_feature_layer": levels[0],
+            "vision_feature_select_strategy": "default",
+        }
+
+
+def _normalization(processor: Mapping[str, Any]) -> str:
+    given = (processor.get("image_mean"), processor.get("image_std"))
+    if given == (None, None):
+        return "imagenet"
+    for name, known in NORMALIZATIONS.items():
+        if all(
+            a is not None and [round(v, 4) for v in a] == [round(v, 4) for v in b]
+            for a, b in zip(given, known, strict=True)
+        ):
+            return name
+    raise CheckpointError(f"image_mean {given[0]} and image_std {given[1]} are none of {', '.join(NORMALIZATIONS)}")
+
+
+def _close(a: Sequence[float], b: Sequence[float]) -> bool:
+    return len(a) == len(b) and all(abs(x - y) < 1e-4 for x, y in zip(a, b, strict=True))
+
+
+_ON_DISK = {
+    "model.vision_tower.": "vision_tower.",
+    "model.multi_modal_projector.": "multi_modal_projector.",
+    "model.language_model.": "language_model.model.",
+    "lm_head.": "language_model.lm_head.",
+}
+
+
+def _with_defaults(text: Mapping[str, Any]) -> dict[str, Any]:
+    """A text configuration without its type is a Qwen2, transformers' default."""
+    return {"model_type": "qwen2", **text}
+
+
+def _vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    sizes = {key: config.get(key, default) for key, default in (("image_size", 448), ("patch_size", 14))}
+    for key, value in sizes.items():
+        if isinstance(value, list | tuple):
+            if len(set(value)) != 1:
+                raise CheckpointError(f"{key} {value} of the vision encoder is no square")
+            sizes[key] = value[0]
+    wrong = {
+        "hidden_act": ("gelu",),
+        "use_mean_pooling": (True,),
+        "use_absolute_position_embeddings": (True,),
+        "use_mask_token": (False,),
+    }
+    for key, allowed in wrong.items():
+        if config.get(key, allowed[0]) not in allowed:
+            raise CheckpointError(f"{key} {config[key]} of the vision encoder is not supported")
+    qk_norm, eps = bool(config.get("use_qk_norm", False)), float(config.get("layer_norm_eps", 1e-6))
+    if qk_norm and eps != QK_NORM_EPS:
+        raise CheckpointError(f"layer_norm_eps {eps} differs from that of the q/k norms, {QK_NORM_EPS}")
+    return {
+        "hidden_size": int(config.get("hidden_size", 1024)),
+        "num_layers": int(config.get("num_hidden_layers", 24)),
+        "num_heads": int(config.get("num_attention_heads", 16)),
+        "intermediate_size": int(config.get("intermediate_size", 4096)),
+        "image_size": int(sizes["image_size"]),
+        "patch_size": int(sizes["patch_size"]),
+        "norm": config.get("norm_type", "layer_norm"),
+        "qkv_bias": bool(config.get("attention_bias", False)),
+        "qk_norm": qk_norm,
+        "eps": eps,
+        "layer_scale": float(config.get("layer_scale_init_value", 0.1)),
+    }
+
+
+def _vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
+    size, patch = vision.get("image_size", 448), vision.get("patch_size", 14)
+    return {
+        "architectures": ["InternVLVisionModel"],
+        "model_type": "internvl_vision",
+        "hidden_size": vision.get("hidden_size", 1024),
+        "num_hidden_layers": vision.get("num_layers", 24),
+        "num_attention_heads": vision.get("num_heads", 16),
+        "intermediate_size": vision.get("intermediate_size", 4096),
+        "image_size": [size, size],
+        "patch_size": [patch, patch],
+        "norm_type": vision.get("norm", "layer_norm"),
+        "attention_bias": vision.get("qkv_bias", True),
+        "use_qk_norm": vision.get("qk_norm", False),
+        "layer_norm_eps": vision.get("eps", 1e-6),
+        "layer_scale_init_value": vision.get("layer_scale", 0.1),
+        "hidden_act": "gelu",
+        "use_absolute_position_embeddings": True,
+        "use_mask_token": False,
+        "use_mean_pooling": True,
+    }
+
+
+def _vision_rules(prefix: str) -> list[Rule]:
+    theirs, ours = f"{prefix}encoder.layer.{{n}}.", "vision.blocks.{n}."
+    queries = tuple(f"{theirs}attention.{name}_proj.{{p}}" for name in "qkv")
+    return [
+        *(rename(f"{prefix}embeddings.{a}", f"vision.{b}") for a, b in _EMBEDDINGS.items()),
+        Rule(queries, (f"{ours}attn.qkv.{{p}}",), Thirds()),
+        *(rename(f"{theirs}{a}", f"{ours}{b}") for a, b in _BLOCK.items()),
+    ]
+
+
+def _projector_rules() -> list[Rule]:
+    names = _PROJECTOR.items()
+    return [rename(f"multi_modal_projector.{a}.{{p}}", f"projector.{b}.{{p}}") for a, b in names]

@@ -1,0 +1,175 @@
+"""The format of OpenGVLab's own repositories: `vision_model.* mlp1.* language_model.*`, and InternViT alone."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from mmcomponents.checkpoints.decoder import IGNORED, decoder_config, decoder_parts, decoder_rules, decoder_type
+from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.formats import Format
+from mmcomponents.checkpoints.rules import Rule, rename
+from mmcomponents.checkpoints.spec import ModelSpec, Processing
+
+_PROJECTOR = {"0": "norm", "1": "fc1", "3": "fc2"}
+
+
+class Official(Format):
+    """InternVL as its authors release it (InternVL2 to InternVL3.5, dense)."""
+
+    name = "official"
+    ignored = IGNORED
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """By the model type."""
+        return config.get("model_type") == "internvl_chat"
+
+    def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
+        """See the base class."""
+        text = {**config["llm_config"]}
+        tied = not {"language_model.lm_head.weight", "language_model.output.weight"} & set(names)
+        if config.get("pad2square"):
+            raise CheckpointError("pad2square is set, and this library cuts images into tiles without padding")
+        if config.get("image_fold"):
+            raise CheckpointError(f"image_fold {config['image_fold']} is not supported")
+        block = round(1 / float(config.get("downsample_ratio", 0.5)))
+        vision = vision_arguments(config["vision_config"])
+        level = int(config.get("select_layer", -1))
+        if level != -1:
+            vision["levels"] = [level]
+        order = config.get("ps_version", "v1")  # the released code's default; checkpoints say v2
+        parts = {
+            "vision": {"class_path": "InternViT", "init_args": vision},
+            "merger": {"class_path": "PixelUnshuffle", "init_args": {"rows": block, "columns": block, "order": order}},
+            "projector": {"class_path": "MLPProjector"},
+            **decoder_parts(text, tied),
+        }
+        dynamic = config.get("dynamic_image_size", True)
+        size = int(config.get("force_image_size") or vision["image_size"])
+        if size != vision["image_size"]:
+            raise CheckpointError(f"force_image_size is {size} and the encoder's image_size {vision['image_size']}")
+        processing = Processing(
+            tile_size=size,
+            min_tiles=int(config.get("min_dynamic_patch") or 1),
+            max_tiles=int(config.get("max_dynamic_patch") or 12) if dynamic else 1,
+            thumbnail=bool(config.get("use_thumbnail", True)),
+            system=config.get("system_message") or None,
+        )
+        return ModelSpec(parts, int(text["vocab_size"]), config.get("image_token_id"), processing)
+
+    def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
+        """See the base class."""
+        kind = decoder_type(config["llm_config"]) or "llama"
+        return [
+            *vision_rules("vision_model."),
+            *(rename(f"mlp1.{a}.{{p}}", f"projector.{b}.{{p}}") for a, b in _PROJECTOR.items()),
+            *decoder_rules(kind, "language_model.", spec.part("backbone", "DecoderLM", self.name)),
+        ]
+
+    def config(self, spec: ModelSpec, source: Mapping[str, Any]) -> dict[str, Any]:
+        """See the base class."""
+        vision = spec.part("vision", "InternViT", self.name)
+        merger = spec.part("merger", "PixelUnshuffle", self.name)
+        spec.part("projector", "MLPProjector", self.name)
+        if merger.get("rows", 2) != merger.get("columns", 2):
+            raise CheckpointError(f"the format {self.name} merges squares of patches, not {merger}")
+        text_source = source.get("llm_config") or {}
+        text = decoder_config(spec, self.name, decoder_type(text_source))
+        levels = vision.get("levels") or [-1]
+        if len(levels) != 1:
+            raise CheckpointError(f"the format {self.name} reads one level of the encoder, not {list(levels)}")
+        return {
+            **source,
+            "architectures": ["InternVLChatModel"],
+            "model_type": "internvl_chat",
+            "downsample_ratio": 1 / merger.get("rows", 2),
+            "dynamic_image_size": spec.processing.max_tiles > 1,
+            "force_image_size": spec.processing.tile_size,
+            "hidden_size": text["hidden_size"],
+            "image_token_id": spec.image_token_id,  # not a key of the authors': for folders without tokenizer
+            "llm_config": {**text_source, **text},
+            "max_dynamic_patch": spec.processing.max_tiles,
+            "min_dynamic_patch": spec.processing.min_tiles,
+            "pad2square": False,
+            "ps_version": merger.get("order", "v2"),
+            "select_layer": levels[0],
+            "system_message": spec.processing.system,
+            "template": source.get("template", "internvl2_5"),
+            "tie_word_embeddings": text["tie_word_embeddings"],
+            "use_backbone_lora": 0,
+            "use_llm_lora": 0,
+            "use_thumbnail": spec.processing.thumbnail,
+            "vision_config": {**(source.get("vision_config") or {}), **vision_config(vision)},
+        }
+
+
+class InternViTAlone(Format):
+    """A vision encoder released by itself (InternViT-300M-448px-V2_5, InternViT-6B-448px-V2_5)."""
+
+    name = "intern_vit"
+
+    def matches(self, config: Mapping[str, Any]) -> bool:
+        """By the model type; the 300M calls itself 6B as well."""
+        return config.get("model_type") == "intern_vit_6b"
+
+    def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
+        """See the base class."""
+        vision = vision_arguments(config)
+        parts = {"vision": {"class_path": "InternViT", "init_args": vision}}
+        return ModelSpec(parts, processing=Processing(tile_size=int(vision["image_size"])))
+
+    def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
+        """See the base class."""
+        return vision_rules("")
+
+
+def vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of `InternViT`, from the authors' configuration."""
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise CheckpointError(f"InternViT has gelu, not {config['hidden_act']}")
+    return {
+        "hidden_size": int(config["hidden_size"]),
+        "num_layers": int(config.get("num_hidden_layers", 48)),
+        "num_heads": int(config["num_attention_heads"]),
+        "intermediate_size": int(config["intermediate_size"]),
+        "image_size": int(config["image_size"]),
+        "patch_size": int(config["patch_size"]),
+        "norm": config.get("norm_type", "rms_norm"),
+        "qkv_bias": bool(config.get("qkv_bias", False)),
+        "qk_norm": bool(config.get("qk_normalization", True)),
+        "eps": float(config.get("layer_norm_eps", 1e-6)),
+        "layer_scale": float(config.get("initializer_factor", 0.1)),
+        "drop_path": float(config.get("drop_path_rate", 0.0)),
+    }
+
+
+def vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
+    """The authors' configuration, from arguments of `InternViT`."""
+    return {
+        "architectures": ["InternVisionModel"],
+        "model_type": "intern_vit_6b",
+        "hidden_size": vision.get("hidden_size", 1024),
+        "num_hidden_layers": vision.get("num_layers", 24),
+        "num_attention_heads": vision.get("num_heads", 16),
+        "intermediate_size": vision.get("intermediate_size", 4096),
+        "image_size": vision.get("image_size", 448),
+        "patch_size": vision.get("patch_size", 14),
+        "num_channels": 3,
+        "norm_type": vision.get("norm", "layer_norm"),
+        "qkv_bias": vision.get("qkv_bias", True),
+        "qk_normalization": vision.get("qk_norm", False),
+        "layer_norm_eps": vision.get("eps", 1e-6),
+        "initializer_factor": vision.get("layer_scale", 0.1),
+        "drop_path_rate": vision.get("drop_path", 0.0),
+        "hidden_act": "gelu",
+        "attention_dropout": 0.0,
+        "dropout": 0.0,
+    }
+
+
+def vision_rules(prefix: str) -> list[Rule]:
+    """Names of InternViT's weights."""
+    return [
+        rename(f"{prefix}embeddings.{{rest}}", "vision.{rest}"),
+        rename(f"{prefix}encoder.layers.{{n}}.{{rest}}", "vision.blocks.{n}.{rest}"),
+    ]

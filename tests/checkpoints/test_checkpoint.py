@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import mmcomponents
+from checkpoints_models import IMAGE_TOKEN, STYLES, hf_model, ids_and_pixels
+from figures import GOLDEN
+from mmcomponents.batch import ImageBatch
+from mmcomponents.checkpoints import CheckpointError, read
+from mmcomponents.checkpoints.checkpoint import added_tokens
+from mmcomponents.checkpoints.hf import HFInternVL
+from mmcomponents.checkpoints.rules import lazy, to_ours
+from mmcomponents.inference import Autoregressive
+from mmcomponents.sequence import one_sequence
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+def test_logits_are_those_of_transformers(hf: Any, hf_folder: Path, images: int) -> None:
+    ids, pixels = ids_and_pixels(images)
+    ours = mmcomponents.load(hf_folder)
+    with torch.no_grad():
+        expected = hf(input_ids=ids[None], pixel_values=pixels).logits[0]
+        torch.testing.assert_close(ours.logits(ids, pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_transformers(hf: Any, hf_folder: Path) -> None:
+    ids, pixels = ids_and_pixels(2)
+    checkpoint = read(hf_folder)
+    ours = checkpoint.load()
+    weights = torch.randn(len(ids), 64, generator=torch.Generator().manual_seed(3))
+    (hf(input_ids=ids[None], pixel_values=pixels).logits[0] * weights).sum().backward()
+    (ours.logits(ids, pixels) * weights).sum().backward()
+    format = HFInternVL()
+    theirs = {format.normalized(name): lazy(p.grad) for name, p in hf.named_parameters() if p.grad is not None}
+    mapped = to_ours(theirs, format.rules(checkpoint.config, checkpoint.spec))
+    assert set(mapped) == {name for name, _ in ours.named_parameters()}
+    for name, parameter in ours.named_parameters():
+        expected = mapped[name].load()
+        assert parameter.grad is not None
+        assert (parameter.grad - expected).norm() <= 1e-4 * expected.norm(), name
+
+
+@pytest.mark.parametrize("images", [0, 1, 3])
+@pytest.mark.parametrize("style", [style for style in STYLES if "ntk" not in style[1]], ids=str)
+def test_greedy_answers_are_those_of_transformers(tmp_path: Path, style: tuple[str, str, bool], images: int) -> None:
+    # Not with dynamic NTK past the trained length: transformers changes the base while it decodes, ours stays as at
+    # prefill, so that cached keys and new queries agree.
+    hf = hf_model(*style)
+    hf.save_pretrained(tmp_path)
+    ids, pixels = ids_and_pixels(images)
+    if pixels is None:  # its `generate` fails without pixels: the same, step by step
+        theirs = ids[None]
+        for _ in range(12):
+            theirs = torch.cat((theirs, hf(input_ids=theirs).logits[:, -1:].argmax(-1)), dim=1)
+    else:
+        theirs = hf.generate(
+            input_ids=ids[None], pixel_values=pixels, max_new_tokens=12, do_sample=False, eos_token_id=None
+        )
+    prompt = one_sequence(ids, pixels, IMAGE_TOKEN)
+    (answer,) = Autoregressive(max_new_tokens=12)(mmcomponents.load(tmp_path), prompt, set())
+    assert answer == theirs[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("layout", ["in memory", "on disk"])
+def test_both_layouts_of_transformers_are_read(tmp_path: Path, layout: str) -> None:
+    hf = hf_model(*STYLES[0])
+    hf.save_pretrained(tmp_path)
+    if layout == "in memory":
+        save_file({name: value.contiguous() for name, value in hf.state_dict().items()}, tmp_path / "model.safetensors")
+    names = load_file(tmp_path / "model.safetensors")
+    assert ("model.vision_tower.embeddings.cls_token" in names) == (layout == "in memory")
+    ids, pixels = ids_and_pixels(1)
+    with torch.no_grad():
+        expected = hf(input_ids=ids[None], pixel_values=pixels).logits[0]
+        torch.testing.assert_close(mmcomponents.load(tmp_path).logits(ids, pixels), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def official_folder(tmp_path: Path) -> Path:
+    """The tiny official model of figure g, as a folder without tokenizer."""
+    folder = tmp_path / "official"
+    folder.mkdir()
+    given = GOLDEN / "g_tiny_official"
+    (folder / "config.json").write_text((given / "vit300m_like_v2_config.json").read_text())
+    (folder / "model.safetensors").write_bytes((given / "vit300m_like_v2.safetensors").read_bytes())
+    return folder
+
+
+def test_the_official_model_gives_the_official_figures(official_folder: Path) -> None:
+    model = mmcomponents.load(official_folder, image_token_id=60)
+    io = load_file(GOLDEN / "g_tiny_official" / "vit300m_like_v2_io.safetensors")
+    pixels = io["pixel_values"]
+    assert model.vision is not None
+    with torch.no_grad():
+        features = model.vision(ImageBatch(pixels, torch.zeros(3)))
+        torch.testing.assert_close(features.primary.tokens, io["vision_last_hidden"][:, 1:], rtol=1e-5, atol=1e-5)
+        rows = model.project(model.encode(ImageBatch(pixels, torch.zeros(3))))
+        torch.testing.assert_close(rows, io["projected"].flatten(0, 1), rtol=1e-5, atol=1e-5)
+        logits = torch.stack([model.logits(i, t) for i, t in zip(io["input_ids"], pixels.split([2, 1]), strict=True)])
+    torch.testing.assert_close(logits, io["logits"], rtol=1e-5, atol=1e-5)
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), io["labels"][:, 1:].flatten())
+    torch.testing.assert_close(loss, io["loss"][0], rtol=1e-5, atol=1e-5)
+
+
+def test_weights_of_order_v1_give_other_logits_as_v2(official_folder: Path) -> None:
+    config = json.loads((official_folder / "config.json").read_text())
+    ids, pixels = load_file(GOLDEN / "g_tiny_official" / "vit300m_like_v2_io.safetensors")["input_ids"][1], None
+    pixels = torch.randn(1, 3, 56, 56)
+    v2 = mmcomponents.load(official_folder, image_token_id=60)
+    (official_folder / "config.json").write_text(json.dumps(config | {"ps_version": "v1"}))
+    v1 = mmcomponents.load(official_folder, image_token_id=60)
+    with torch.no_grad():
+        assert (v1.logits(ids, pixels) - v2.logits(ids, pixels)).abs().max() > 0.01
+
+
+def test_a_type_is_taken_and_modes_are_set(hf_folder: Path) -> None:
+    model = mmcomponents.load(hf_folder, dtype=torch.bfloat16)
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert not any(m.training for m in model.modules())
+    assert model.device == torch.device("cpu")
+
+
+def test_the_names_in_the_files_decide_whether_a_head_is_tied(tmp_path: Path) -> None:
+    hf_model("300m", "qwen2", False).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["tie_word_embeddings"] = True  # what recent versions fill in where the key is missing
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = mmcomponents.load(tmp_path)
+    assert model.embedder is not None
+    assert not torch.equal(model.heads["lm"].weight, model.embedder.word_table())
+
+
+def test_an_image_token_is_found_by_its_name(official_folder: Path) -> None:
+    (official_folder / "added_tokens.json").write_text(json.dumps({"<IMG_CONTEXT>": 60}))
+    assert added_tokens(official_folder) == {"<IMG_CONTEXT>": 60}
+    assert mmcomponents.load(official_folder).image_token_id == 60
+
+
+def _config(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+
+
+def test_wrong_folders_are_refused_in_one_line(official_folder: Path, tmp_path: Path) -> None:
+    def refused(folder: Path) -> str:
+        with pytest.raises(CheckpointError) as caught:
+            mmcomponents.load(folder)
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    assert "there is no checkpoint folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "no config.json" in refused(tmp_path / "empty")
+    _config(official_folder, downsample_ratio=0.25)
+    assert "projector.norm.weight is [128], the model has [512]" in refused(official_folder)
+    _config(official_folder, downsample_ratio=0.5, pad2square=True)
+    assert "pad2square" in refused(official_folder)
+    _config(official_folder, pad2square=False, vision_config={})
+    assert "config.json is not complete: KeyError 'hidden_size'" in refused(official_folder)
+    _config(official_folder, model_type="blip")
+    assert "'blip', which is none of the formats" in refused(official_folder)
+    (official_folder / "config.json").write_text("{")
+    assert "is not JSON" in refused(official_folder)
+
+
+def test_missing_and_surplus_weights_are_named(official_folder: Path) -> None:
+    state = load_file(official_folder / "model.safetensors")
+    whole = dict(state)
+    del state["mlp1.3.bias"]
+    save_file(state, official_folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"lacks projector.fc2.bias"):
+        mmcomponents.load(official_folder)
+    save_file(whole | {"mlp1.7.bias": torch.ones(1)}, official_folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"unknown names: mlp1.7.bias"):
+        mmcomponents.load(official_folder)
