@@ -18,7 +18,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "validate": ("run", "evaluate on the validation data: --config RECIPE --ckpt_path FILE"),
     "test": ("run", "evaluate on the test data: --config RECIPE --ckpt_path FILE"),
     "predict": ("run", "run the model over the prediction data: --config RECIPE --ckpt_path FILE"),
+    "plan": ("plan", "parameters, memory and FLOPs, built without weights: --config RECIPE [--devices N] [--json]"),
     "generate": ("generate", "answer a prompt: --config RECIPE --ckpt_path FILE --image FILE --prompt TEXT"),
+    "import": ("import_", "a released checkpoint becomes one of this library's: SRC --out DIR"),
+    "export": ("export", "write it for others: SRC, or --config RECIPE --ckpt_path FILE; --format NAME --out DIR"),
     "components": ("components", "list what can be put into a slot: [SLOT] [--json]"),
     "data": ("data", "make or index data: handwriting --out DIR, or index SHARDS --tokenizer DIR"),
 }
@@ -68,7 +71,8 @@ def _help() -> str:
             "",
             *lines,
             "",
-            "A recipe is a file or a shipped name (quickstart). `mmcomponents VERB --help` lists its options,",
+            "A recipe is a file or a shipped name (quickstart, internvl3/8b).",
+            "`mmcomponents VERB --help` lists the options of a verb,",
             "`mmcomponents fit --config RECIPE --print_config` prints the whole recipe with all defaults.",
             "",
         ]

@@ -18,6 +18,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from rich.console import Console
 
 from mmcomponents import __version__
+from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.cli.check import check_keys, complete, resolve_parts, suggest_class
 from mmcomponents.cli.closing import close
 from mmcomponents.cli.errors import UserError, one_line
@@ -64,11 +65,12 @@ class RecipeCLI(LightningCLI):
         verb: A Trainer verb, or "generate" and the like for verbs that need no Trainer.
         flags: The sorted command line.
         task_class: LightningModule that `model:` holds the arguments of.
-        data_class: LightningDataModule that `data:` holds the arguments of.
+        data_class: LightningDataModule that `data:` holds the arguments of. None for a verb that looks at the model
+            alone: the recipe may do without the other sections, and nothing is made of them where it has them.
     """
 
     def __init__(
-        self, verb: str, flags: Flags, task_class: type[LightningModule], data_class: type[LightningDataModule]
+        self, verb: str, flags: Flags, task_class: type[LightningModule], data_class: type[LightningDataModule] | None
     ) -> None:
         self.verb = verb
         self.flags = flags
@@ -79,7 +81,7 @@ class RecipeCLI(LightningCLI):
             run=False,
             args=[],
             auto_configure_optimizers=False,
-            seed_everything_default=0,
+            seed_everything_default=False if data_class is None else 0,
             save_config_callback=SaveRecipe if verb == "fit" else None,
             parser_kwargs={
                 "prog": f"mmcomponents {verb}",
@@ -103,12 +105,17 @@ class RecipeCLI(LightningCLI):
         defaults = parser.get_defaults()
         known = _known_keys(defaults)
         tree = recipe.resolved()
+        model_alone = self.datamodule_class is None
+        if model_alone:
+            tree.pop("data", None)
         if not {"-h", "--help"} & set(self.flags.requests):
             class_defaults = {k: v for k, v in defaults.items() if k.endswith(".class_path")}
             complete(tree, class_defaults)
             resolve_parts(tree, recipe)
             owners = {"model": self._model_class, "data": self._datamodule_class, "trainer": self.trainer_class}
             check_keys(tree, known, owners, recipe)
+        if model_alone:  # the trainer's names are checked; its callbacks and loggers would be built with the model
+            tree = {key: value for key, value in tree.items() if key == "model"}
         given = ["--config", json.dumps(tree, ensure_ascii=False)] if tree else []
         try:
             self.config = parser.parse_args([*given, *self.flags.requests])
@@ -123,7 +130,7 @@ class RecipeCLI(LightningCLI):
         """Builds task and data, has the task refuse what does not fit, and builds the trainer last."""
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
-            self.datamodule = self.config_init["data"]
+            self.datamodule = self.config_init.get("data")
             self.model = self.config_init["model"]
             # A wrong combination of parts is refused here, before any weight exists.
             self.model.check(self.datamodule)
@@ -148,7 +155,7 @@ class RecipeCLI(LightningCLI):
         arguments = {name: self.config_init[name] for name in self.verb_arguments}
         try:
             return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
-        except (WiringError, DataError, NoGradientError, MisconfigurationException) as error:
+        except (WiringError, DataError, CheckpointError, NoGradientError, MisconfigurationException) as error:
             if isinstance(error, NoGradientError) and not self.trainer.is_global_zero:
                 raise SystemExit(2) from None  # all ranks raise it together, and the first one tells it
             raise UserError(" ".join(str(error).split())) from error

@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
+from mmcomponents.checkpoints import check_initial, load_initial
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, Width
 from mmcomponents.data import PromptBatch
@@ -60,6 +61,8 @@ class MultimodalTask(LightningModule):
         vocab_size: Words; at least as many as the tokenizer has.
         image_token_id: Id of the placeholder of a visual token.
         seed: Of the initial weights.
+        weights: Folder of a model to start from, or a folder for each slot, see `checkpoints.load_initial`.
+            A checkpoint that a run goes on from has its own.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class MultimodalTask(LightningModule):
         vocab_size: int | None = None,
         image_token_id: int | None = None,
         seed: int = 0,
+        weights: str | dict[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -96,6 +100,7 @@ class MultimodalTask(LightningModule):
         self.vocab_size = vocab_size
         self.image_token_id = image_token_id
         self.seed = seed
+        self.weights = weights
         self.model: MultimodalModel | None = None
         self.objective: Objective | None = None
         self.sampler: Sampler | None = None
@@ -116,6 +121,9 @@ class MultimodalTask(LightningModule):
         else:
             self.model = self.factories.build(self.vocab_size, self.image_token_id)
             self.model.init_weights(self.seed)
+        goes_on = self._trainer is not None and self._trainer.ckpt_path is not None
+        if self.weights is not None and not goes_on:
+            load_initial(self.model, self.weights)
         check_slot_names(self.model, self.slots)
         freeze(self.model, self.slots)
         self.objective = self.make_objective()
@@ -132,6 +140,8 @@ class MultimodalTask(LightningModule):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective = self.make_objective()
         check_slot_names(model, self.slots)
+        if self.weights is not None:
+            check_initial(self.weights)
         for name in objective.needs_heads:
             if name not in model.heads:
                 near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)

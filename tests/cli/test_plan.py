@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcomponents.cli.main import main
+from mmcomponents.component import Component
+
+Write = Callable[[str, str], Path]
+
+SIX = ("vision", "projector", "embedder", "backbone", "head", "total")
+
+
+def planned(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
+    assert main(["plan", *argv, "--json"]) == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    found: dict[str, Any] = json.loads(told.out)
+    return found
+
+
+def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["plan", *argv]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_the_largest_model_is_counted_without_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(*_: object) -> None:
+        raise AssertionError("a weight was drawn")
+
+    monkeypatch.setattr(Component, "init_parameter", draw)
+    found = planned(capsys, "--config", "internvl3/78b", "--devices", "64")
+    assert {slot: found["parameters"][slot] for slot in SIX} == {
+        "vision": 5_536_496_000,
+        "projector": 172_008_448,
+        "embedder": 1_242_513_408,
+        "backbone": 71_457_300_480 - 1_242_513_408,
+        "head": 1_242_513_408,
+        "total": 78_408_318_336,
+    }
+    assert found["trainable"] == found["parameters"]
+    memory = found["memory"]
+    assert memory["devices"] == 64
+    # 4 bytes for weights and gradients, 8 for AdamW. What cannot be cut in 64, such as the encoder's table of positions
+    # `[1, 1025, 3200]`, adds less than three thousandths.
+    for name, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
+        assert 1 < memory[name] / (78_408_318_336 * each / 64) < 1.003
+    assert memory["total"] == sum(memory[name] for name in ("weights", "gradients", "optimizer", "gathered"))
+    assert "activations" in memory["left_out"]
+    # 2 FLOPs for each weight and token, and attention over the pack: 4 * heads' width * T^2 / 2 in each layer.
+    layers = 80 * (8192 * (2 * 8192 + 2 * 1024) + 3 * 8192 * 29568)
+    assert found["flops"]["backbone"] == 2 * 16384 * layers + 80 * 2 * 16384**2 * 8192
+    assert found["pack"] == {"tokens": 16384, "tiles": 48, "visual_tokens": 12288, "targets": 4096, "segments": 1}
+    assert found["flops"]["head"] == 2 * 4096 * 8192 * 151674
+    assert found["training_flops"]["backbone"] == 3 * found["flops"]["backbone"]
+
+
+def test_a_flag_swaps_a_part_and_freezes_a_slot(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--model.projector", "LinearProjector", "--model.slots.vision.trainable", "false", "--tiles", "2"]
+    found = planned(capsys, "--config", "internvl3/1b", *flags, "--tokens", "1000")
+    assert found["parts"]["projector"] == "LinearProjector"
+    assert found["parameters"]["projector"] == 4096 * 896 + 896
+    assert found["trainable"]["vision"] == 0
+    assert found["trainable"]["total"] == found["parameters"]["total"] - 304_012_288
+    assert found["memory"]["gradients"] == 4 * found["trainable"]["total"]
+    assert found["memory"]["weights"] == 4 * found["parameters"]["total"]
+    assert found["training_flops"]["vision"] == found["flops"]["vision"]
+    assert found["pack"]["targets"] == 1000 - 512
+
+
+def test_a_training_recipe_needs_no_data_and_builds_no_trainer(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*_: object, **__: object) -> None:
+        raise AssertionError("a trainer was built")
+
+    monkeypatch.setattr("mmcomponents.cli.run.RecipeCLI.instantiate_trainer", build)
+    write("mine.yaml", "extends: quickstart\ndata: {tokenizer: nowhere}\n")
+    found = planned(capsys, "--config", "mine.yaml")
+    assert found["parameters"]["head"] == 0  # tied: the embedder has it
+    assert found["flops"]["head"] > 0
+    assert found["parameters"]["total"] == sum(n for slot, n in found["parameters"].items() if slot != "total")
+
+
+def test_without_json_it_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--config", "internvl3/1b", "--devices", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "InternViT" in out
+    assert "938,193,024" in out
+    assert "On 2 devices" in out
+    assert "Not counted: activations" in out
+
+
+def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--help"]) == 0
+    assert "--devices" in capsys.readouterr().out
+    assert main(["--help"]) == 0
+    assert "\n  plan " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        ("--config internvl3/1b --devices 0", "--devices: takes a whole number of at least 1, got '0'"),
+        ("--config internvl3/1b --tokens -5", "--tokens: takes a whole number of at least 1, got '-5'"),
+        ("--config internvl3/1b --tiles few", "--tiles: takes a whole number, got 'few'"),
+        ("--config internvl3/1b --tiles 65", "65 tiles become 16640 tokens, more than the 16384 of the pack"),
+        ("--config internvl3/1c", "there is no recipe 'internvl3/1c'; did you mean 'internvl3/1b'?"),
+        ("--config internvl3/1b --device 2", "no option --device; did you mean 'devices'?"),
+        ("--config internvl3/1b --model.projektor X", "unknown key model.projektor (the command line); did you mean"),
+        ("--config internvl3/1b --trainer.devces 2", "unknown key trainer.devces (the command line); did you mean"),
+        ("--config internvl3/1b --model.slots.visio.lr 1e-3", "slots.visio: the model has no such slot"),
+        ("--config internvl3/1b --json 3", "'3' is no flag"),
+        ("", "plan needs --config RECIPE; shipped recipes: internvl2_5/1b, "),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str], argv: str, told: str) -> None:
+    assert told in refused(capsys, *argv.split())

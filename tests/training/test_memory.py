@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.testing._internal.distributed.fake_pg import FakeStore
+
+import tiny
+from mmcomponents.heads import LMHead
+from mmcomponents.training.memory import device_memory
+from mmcomponents.training.sharding import shard_model
+
+
+def test_the_fullest_device_holds_pieces_rounded_up() -> None:
+    model = tiny.model()
+    model.backbone.requires_grad_(False)
+    found = device_memory(model, 5)
+    pieces = {p: -(-p.shape[0] // 5) * p[0].numel() for p in model.parameters()}
+    assert found.weights == 4 * sum(pieces.values())
+    assert found.gradients == 4 * sum(n for p, n in pieces.items() if p.requires_grad)
+    assert found.optimizer == 2 * found.gradients
+    with pytest.raises(ValueError, match="devices must be at least 1, got 0"):
+        device_memory(model, 0)
+
+
+def test_what_is_gathered_is_what_the_sharding_makes_whole() -> None:
+    """Two layers of the backbone are the largest units here; a tied table belongs to the root, whole all the while."""
+    layer = sum(p.numel() for p in tiny.backbone().layers[0].parameters())
+    table = tiny.VOCAB * tiny.WIDTH
+    assert layer > table > 0
+    plain = device_memory(tiny.model(), 2).gathered
+    assert plain == 2 * 2 * layer + 6 * layer
+    tied = tiny.model(heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)})
+    assert device_memory(tied, 2).gathered == plain + 2 * table
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_share_is_what_fsdp2_gives_the_first_rank(tied: bool) -> None:
+    model = tiny.model(heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=tied)})
+    found = device_memory(model, 5)
+    torch.distributed.init_process_group("fake", rank=0, world_size=5, store=FakeStore())
+    try:
+        shard_model(model, init_device_mesh("cpu", (5,)))
+        assert found.weights == 4 * sum(p.to_local().numel() for p in model.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
