@@ -1,3 +1,6 @@
+import random
+import re
+import unicodedata
 from itertools import chain
 
 import pytest
@@ -6,6 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.chat import (
     CONTROL_TOKENS,
+    GROUNDING_TOKENS,
     ConversationError,
     TemplateError,
     check_template,
@@ -78,6 +82,90 @@ def test_no_text_becomes_a_control_token(role: str, token: str, tokenizer: PreTr
         assert attack.input_ids.count(number) == plain.input_ids.count(number)
     assert text in tokenizer.decode(attack.input_ids)
     assert attack.image_spans == []
+
+
+@pytest.mark.parametrize("role", ["system", "user", "assistant"])
+@pytest.mark.parametrize("token", CONTROL_TOKENS)
+def test_control_text_may_be_refused(role: str, token: str, qwen: PreTrainedTokenizerFast) -> None:
+    texts = {"system": "s", "user": "<ref>q</ref>", "assistant": "<box>[[1, 2, 3, 4]]</box>"}
+    chat = [{"role": r, "content": text} for r, text in texts.items()]
+    assert render_chat(chat, qwen, [], control_text="refuse") == render_chat(chat, qwen, [])
+    number = list(texts).index(role)
+    chat[number] = {"role": role, "content": f"look {token} there"}
+    message = f"message {number + 1}, of the {role}, contains the control token {re.escape(token)} .* character 5"
+    with pytest.raises(ConversationError, match=message):
+        render_chat(chat, qwen, [], control_text="refuse")
+    with pytest.raises(ConversationError, match=message):
+        render_prompt([*chat, {"role": "user", "content": "x"}], qwen, [], control_text="refuse")
+    assert render_chat(chat, qwen, []).image_spans == []
+
+
+def test_the_choice_of_control_text_is_one_of_two(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ValueError, match="encode or refuse, not 'drop'"):
+        render_prompt([{"role": "user", "content": "x"}], tokenizer, [], control_text="drop")  # type: ignore[arg-type]
+
+
+def test_other_special_tokens_are_control_tokens_too(qwen: PreTrainedTokenizerFast) -> None:
+    own = [token for token in qwen.get_added_vocab() if token not in (*CONTROL_TOKENS, *GROUNDING_TOKENS)]
+    assert len(own) > 5, "Qwen has tokens of its own"
+    text = " ".join(own)
+    chat = render_prompt([{"role": "user", "content": text}], qwen, [])
+    assert not {qwen.convert_tokens_to_ids(token) for token in own} & set(chat.input_ids)
+    assert text in qwen.decode(chat.input_ids)
+    for token in own:
+        with pytest.raises(ConversationError, match=re.escape(token)):
+            render_prompt([{"role": "user", "content": token}], qwen, [], control_text="refuse")
+
+
+def test_no_mix_of_texts_gives_a_control_token(qwen: PreTrainedTokenizerFast) -> None:
+    draw = random.Random(0)
+    own = [token for token in qwen.get_added_vocab() if token not in GROUNDING_TOKENS]
+    halves = [part for token in own for part in (token[: len(token) // 2], token[len(token) // 2 :])]
+    tricks = [
+        "\u200b",
+        "\u200d",
+        "\ufeff",
+        "\u0338",
+        "\u212a",
+        "\u202e",
+        "\x00",
+        "\n",
+        " ",
+        "<",
+        "|",
+        ">",
+        "\U0001f600",
+    ]
+    wide = [
+        "＜｜im_end｜＞",
+        "<\u200b|im_end|>",
+        "<|im_end\u0301|>",
+        "〈|im_start|〉",
+        "<|IM_END|>",
+        "&lt;|im_end|&gt;",
+    ]
+    parts = [*own, *halves, *tricks, *wide, *GROUNDING_TOKENS, "user\n", "assistant\n", "system\n", "word"]
+    control = {qwen.convert_tokens_to_ids(token) for token in own}
+    roles = ("system", "user", "assistant")
+    plain = [{"role": role, "content": "x"} for role in roles]
+    wanted = [number for number in render_chat(plain, qwen, []).input_ids if number in control]
+    refused = 0
+    for _ in range(500):
+        texts = ["".join(draw.choices(parts, k=draw.randint(1, 12))) for _ in roles]
+        chat = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        rendered = render_chat(chat, qwen, [])
+        assert [number for number in rendered.input_ids if number in control] == wanted, texts
+        assert rendered.image_spans == []
+        shown = unicodedata.normalize("NFC", qwen.decode(rendered.input_ids))
+        assert all(unicodedata.normalize("NFC", text) in shown for text in texts), texts
+        holds = any(token in text for token in own for text in texts)
+        try:
+            assert render_chat(chat, qwen, [], control_text="refuse") == rendered
+            assert not holds
+        except ConversationError:
+            assert holds
+            refused += 1
+    assert 100 < refused < 500
 
 
 def test_grounding_tags_stay_tokens(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -4,44 +4,60 @@ A turn is `<|im_start|>ROLE\nTEXT<|im_end|>\n`, and every turn is tokenised by i
 becomes `<img>`, as many `<IMG_CONTEXT>` as the image has rows in the visual table, and `</img>`. Supervised is what the
 assistant says and the `<|im_end|>` behind it. (InternVL3, arXiv 2504.10479, section 2.3, and its released code.)
 
-The template's own tokens are put in as ids, resolved by name. A text that spells one of them out stays text: otherwise
-a user could end a turn, or ask for rows of an image that is not there.
+The template's own tokens are put in as ids, resolved by name. No text becomes one of them, see data/control_text.py.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mmcomponents.batch import IGNORE
-from mmcomponents.data.errors import SampleError
+from mmcomponents.data.control_text import (
+    CONTROL_TOKENS,
+    END,
+    GROUNDING_TOKENS,
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_START,
+    PAD,
+    START,
+    TEMPLATE,
+    ControlText,
+    ConversationError,
+    TemplateError,
+    check_template,
+    codec,
+    end_ids,
+)
+from mmcomponents.data.placeholders import IMAGE_PLACEHOLDER, Message, count_placeholders, place_image
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATE = "internvl2_5"
-IMAGE_PLACEHOLDER = "<image>"
-START, END, PAD = "<|im_start|>", "<|im_end|>", "<|endoftext|>"
-IMAGE_START, IMAGE_END, IMAGE_CONTEXT = "<img>", "</img>", "<IMG_CONTEXT>"
-CONTROL_TOKENS = (START, END, PAD, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
-"""Tokens that only the template may put into a sequence."""
-GROUNDING_TOKENS = ("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
-"""Special tokens that a text may use."""
-REQUIRED_TOKENS = (START, END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
-
-Message = Mapping[str, str]
-"""{"role": "system" | "user" | "assistant", "content": text}."""
-
-
-class ConversationError(SampleError):
-    """A conversation that cannot be rendered."""
-
-
-class TemplateError(ValueError):
-    """A tokenizer that lacks tokens of the chat template."""
+__all__ = [  # the words of the template, for those who speak it
+    "CONTROL_TOKENS",
+    "END",
+    "GROUNDING_TOKENS",
+    "IMAGE_CONTEXT",
+    "IMAGE_END",
+    "IMAGE_START",
+    "PAD",
+    "START",
+    "TEMPLATE",
+    "ControlText",
+    "ConversationError",
+    "Message",
+    "RenderedChat",
+    "TemplateError",
+    "check_template",
+    "count_placeholders",
+    "end_ids",
+    "place_image",
+    "render_chat",
+    "render_prompt",
+]
 
 
 @dataclass
@@ -59,71 +75,12 @@ class RenderedChat:
     image_spans: list[tuple[int, int]]
 
 
-@dataclass(frozen=True)
-class _Codec:
-    """What the template needs of one tokenizer, looked up once."""
-
-    ids: Mapping[str, int]
-    forbidden: frozenset[int]
-    pattern: re.Pattern[str]
-    prefix: int
-    """Tokens of the assistant's role and the line break behind it, which are not supervised."""
-
-
-def _find(tokenizer: PreTrainedTokenizerBase, token: str) -> int | None:
-    """Id of a token that the tokenizer knows as one, else None: unknown tokens give None or the id of another."""
-    number = tokenizer.convert_tokens_to_ids(token)
-    if not isinstance(number, int) or tokenizer.convert_ids_to_tokens(number) != token:
-        return None
-    return number
-
-
-@lru_cache(maxsize=8)
-def _codec(tokenizer: PreTrainedTokenizerBase, size: int) -> _Codec:
-    # `size` is there for tokens that are added later: they make a new entry
-    ids = {token: _find(tokenizer, token) for token in CONTROL_TOKENS}
-    missing = [token for token in REQUIRED_TOKENS if ids[token] is None]
-    if missing:
-        raise TemplateError(
-            f"the chat template {TEMPLATE} needs {len(REQUIRED_TOKENS)} special tokens and this tokenizer"
-            f" ({size} tokens) lacks {len(missing)} of them: {', '.join(missing)}"
-        )
-    control = {token: number for token, number in ids.items() if number is not None}
-    for number, added in tokenizer.added_tokens_decoder.items():
-        if added.special and added.content not in GROUNDING_TOKENS:
-            control[added.content] = number
-    longest_first = sorted(control, key=lambda token: (-len(token), token))
-    pattern = re.compile("|".join(re.escape(token) for token in longest_first))
-    prefix = len(tokenizer.encode("assistant\n", add_special_tokens=False))
-    return _Codec(control, frozenset(control.values()), pattern, prefix)
-
-
-def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Makes sure that a tokenizer has the tokens of the template.
-
-    Raises:
-        TemplateError: It lacks some; the message names them.
-    """
-    _codec(tokenizer, len(tokenizer))
-
-
-def _as_text(text: str, pattern: re.Pattern[str]) -> list[str]:
-    """Cuts a text inside each control string, so that the tokenizer sees none of them whole."""
-    pieces, begin = [], 0
-    for match in pattern.finditer(text):
-        cut = match.start() + 1
-        pieces.append(text[begin:cut])
-        begin = cut
-    pieces.append(text[begin:])
-    return [piece for piece in pieces if piece]
-
-
 class _Writer:
     """Collects pieces of text and control tokens, and tokenises all texts in one call: that is where time goes."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
-        self.codec = _codec(tokenizer, len(tokenizer))
+        self.codec = codec(tokenizer)
         self.texts: dict[str, int] = {}  # each with its number: line breaks and questions come up again and again
         # (text number or -1, control id, repeats, 0 masked | 1 supervised, skip: tokens at its begin that stay masked)
         self.pieces: list[tuple[int, int, int, bool, int]] = []
@@ -132,7 +89,7 @@ class _Writer:
         self.pieces.append((-1, self.codec.ids[token], repeats, supervised, 0))
 
     def text(self, text: str, supervised: bool = False, skip: int = 0) -> None:
-        for number, piece in enumerate(_as_text(text, self.codec.pattern)):
+        for number, piece in enumerate(self.codec.pieces(text)):
             place = self.texts.setdefault(piece, len(self.texts))
             self.pieces.append((place, 0, 1, supervised, skip if number == 0 else 0))
 
@@ -174,43 +131,12 @@ def _check_roles(messages: Sequence[Message], last: str) -> None:
         raise ConversationError(f"the conversation has {len(turns)} turns and does not end with a turn of the {last}")
 
 
-def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end an answer: the template's end of a turn, and the tokenizer's end of text where it has one."""
-    ids = {tokenizer.convert_tokens_to_ids(END), tokenizer.eos_token_id}
-    return {int(i) for i in ids if i is not None}
-
-
-def count_placeholders(messages: Sequence[Message]) -> int:
-    """Number of `<image>` in the turns of the user."""
-    texts = [m.get("content") for m in messages if isinstance(m, Mapping) and m.get("role") == "user"]
-    return sum(text.count(IMAGE_PLACEHOLDER) for text in texts if isinstance(text, str))
-
-
-def place_image(messages: Sequence[Message], images: int) -> list[Message]:
-    r"""Puts `<image>\n` in front of the first user turn where there is one image and no placeholder.
-
-    Any other conversation is returned as it is; whether its numbers agree is checked when it is rendered.
-
-    Args:
-        messages: The conversation.
-        images: Number of images that come with it.
-    """
-    placed = list(messages)
-    if images != 1:
-        return placed
-    users = [n for n, m in enumerate(placed) if isinstance(m, Mapping) and m.get("role") == "user"]
-    if not users or not all(isinstance(placed[n].get("content"), str) for n in users) or count_placeholders(placed):
-        return placed
-    first = placed[users[0]]
-    placed[users[0]] = {**first, "content": f"{IMAGE_PLACEHOLDER}\n{first['content']}"}
-    return placed
-
-
 def _render(
     messages: Sequence[Message],
     tokenizer: PreTrainedTokenizerBase,
     image_tokens: Sequence[int],
     system: str | None,
+    control_text: ControlText,
     prompt: bool,
 ) -> RenderedChat:
     _check_roles(messages, "user" if prompt else "assistant")
@@ -220,6 +146,10 @@ def _render(
     writer = _Writer(tokenizer)
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
+    if control_text == "refuse":
+        writer.codec.refuse((message["role"], message["content"]) for message in messages)
+    elif control_text != "encode":
+        raise ValueError(f"control_text must be encode or refuse, not {control_text!r}")
     images = iter(image_tokens)
     for message in messages:
         role, content = message["role"], message["content"]
@@ -247,6 +177,7 @@ def render_chat(
     tokenizer: PreTrainedTokenizerBase,
     image_tokens: Sequence[int],
     system: str | None = None,
+    control_text: ControlText = "encode",
 ) -> RenderedChat:
     """Renders a conversation for training.
 
@@ -255,12 +186,14 @@ def render_chat(
         tokenizer: Has the tokens of the template, see `check_template`.
         image_tokens: Rows of the visual table for each image, in the order of the `<image>` placeholders.
         system: Text of a system block for a conversation that has none; None: no block.
+        control_text: What becomes of a text that spells out a control token: `encode`, it stays text; `refuse`.
 
     Raises:
-        ConversationError: The roles do not alternate, or placeholders and images differ in number.
+        ConversationError: The roles do not alternate, placeholders and images differ in number, or a text with a
+            control token is refused.
         TemplateError: The tokenizer lacks tokens of the template.
     """
-    return _render(messages, tokenizer, image_tokens, system, prompt=False)
+    return _render(messages, tokenizer, image_tokens, system, control_text, prompt=False)
 
 
 def render_prompt(
@@ -268,11 +201,12 @@ def render_prompt(
     tokenizer: PreTrainedTokenizerBase,
     image_tokens: Sequence[int],
     system: str | None = None,
+    control_text: ControlText = "encode",
 ) -> RenderedChat:
     """Renders a conversation that ends with a user's turn, up to where the assistant begins to write.
 
     Arguments and errors are those of `render_chat`. There are no labels: all are `IGNORE`, earlier answers included.
     """
-    chat = _render(messages, tokenizer, image_tokens, system, prompt=True)
+    chat = _render(messages, tokenizer, image_tokens, system, control_text, prompt=True)
     chat.labels = [IGNORE] * len(chat.input_ids)
     return chat

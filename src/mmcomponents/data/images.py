@@ -1,20 +1,31 @@
-"""From the bytes of an image file to RGB images, and from tiles to normalised pixels."""
+"""From image files, Pillow images and arrays to upright RGB images, and from tiles to normalised pixels."""
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
-from typing import Literal
+from functools import cache
+from pathlib import Path
+from typing import IO, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from mmcomponents.data.errors import SampleError
+from mmcomponents.data.rgb import array_to_image, to_rgb
 
 MAX_PIXELS = 64_000_000
 """Larger images are refused: a few of them in one pack would fill the memory of a worker."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000")
+"""What is read. Pillow knows more, but some of its readers start other programs (EPS) or decode a whole image before
+its size can be checked (ICO, ICNS)."""
+
+ImageSource: TypeAlias = "Image.Image | str | Path | bytes | np.ndarray[Any, Any] | Tensor"
+"""An image: a Pillow image, the path or the bytes of a file, or an array as `array_to_image` takes it."""
 
 Normalization = Literal["imagenet", "clip", "siglip"]
 
@@ -25,41 +36,129 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, 
 }
 """Mean and standard deviation of each colour, for pixels between 0 and 1, by name."""
 
-_SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATION = 0x0112
+_SIDEWAYS = (5, 6, 7, 8)
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class ImageError(SampleError):
     """An image that is broken, truncated, of an unknown format or too large."""
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+@cache
+def _formats() -> list[str]:
+    """The formats that this build of Pillow has; JPEG brings MPO with it."""
+    Image.init()
+    return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"an image of {width}x{height} has no pixels")
+    if width * height > max_pixels:
+        raise ImageError(f"image too large: {width}x{height} is more than {max_pixels} pixels")
+
+
+def _open(file: IO[bytes], length: int, max_pixels: int) -> Image.Image:
+    """Reads the header of a file and checks the size that it tells; nothing is decoded."""
     try:
-        image = Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
+        image = Image.open(file, formats=_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError(f"image too large: {error}") from error
     except Exception as error:  # Pillow's readers let many kinds through: of zlib, of struct, IndexError …
-        raise ImageError(f"not an image: {len(data)} bytes of no known format, or a broken header") from error
-    if image.width * image.height > max_pixels:
-        raise ImageError(f"image too large: {image.width}x{image.height} is more than {max_pixels} pixels")
+        raise ImageError(f"not an image: {length} bytes of no known format, or a broken header") from error
+    _check_size(image.width, image.height, max_pixels)
     return image
 
 
+def _orientation(image: Image.Image) -> int:
+    """How an image has to be turned; 1, upright, where its EXIF data are missing or unreadable."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF data are common and say nothing about the pixels
+        return 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+        rgb, turn = to_rgb(image), _TURNS.get(_orientation(image))
+    except Exception as error:  # as above
+        raise ImageError(f"broken image: {error}") from error
+    return rgb if turn is None else rgb.transpose(turn)
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decodes an image file to RGB, turned upright as its EXIF orientation says.
+    """Decodes an image file to RGB, turned upright as its EXIF orientation says; see `to_rgb` for other modes.
+
+    Of an animation, the first frame is taken.
 
     Args:
         data: The file.
-        max_pixels: Width times height above which an image is refused before it is decoded.
+        max_pixels: Width times height above which an image is refused before it is decoded. Pillow has a limit of its
+            own, which holds too: twice `PIL.Image.MAX_IMAGE_PIXELS`.
 
     Raises:
         ImageError: The image is broken, truncated or too large.
     """
-    image = _open(data, max_pixels)
+    return _upright(_open(io.BytesIO(data), len(data), max_pixels))
+
+
+def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Returns an upright RGB image, whatever it is made from.
+
+    A Pillow image is treated like its file would be: turned as its EXIF orientation says, its transparency laid over
+    white. An image that went through here once comes out the same a second time.
+
+    Args:
+        source: A Pillow image (of an animation, the frame that it stands at), the path or the bytes of a file, or an
+            array or tensor, see `array_to_image`.
+        max_pixels: See `decode_image`.
+
+    Raises:
+        ImageError: The file is missing; the image is broken, truncated or too large; the array is no image.
+        TypeError: Something else was given.
+    """
+    if isinstance(source, Image.Image):
+        _check_size(source.width, source.height, max_pixels)
+        return _upright(source)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return decode_image(bytes(source), max_pixels)
+    if isinstance(source, str | os.PathLike):
+        return _read(Path(source), max_pixels)
+    if isinstance(source, Tensor):
+        values = source.detach().cpu()
+        source = (values.float() if values.is_floating_point() else values).numpy()
+    if not isinstance(source, np.ndarray):
+        raise TypeError(
+            f"an image is a Pillow image, a path, bytes, a numpy array or a tensor, not {type(source).__name__}"
+        )
+    if source.ndim >= 2:
+        _check_size(source.shape[1], source.shape[0], max_pixels)
     try:
-        return ImageOps.exif_transpose(image).convert("RGB")
-    except Exception as error:  # as above
-        raise ImageError(f"broken image: {error}") from error
+        return to_rgb(array_to_image(source))
+    except ValueError as error:
+        raise ImageError(str(error)) from error
+
+
+def _read(path: Path, max_pixels: int) -> Image.Image:
+    try:
+        with path.open("rb") as file:
+            return _upright(_open(file, os.fstat(file.fileno()).st_size, max_pixels))
+    except FileNotFoundError:
+        raise ImageError(f"there is no image file {path}") from None
+    except OSError as error:
+        raise ImageError(f"the image file {path} cannot be read: {error.strerror}") from error
+    except ImageError as error:
+        raise ImageError(f"{path}: {error}") from error
 
 
 def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
@@ -68,12 +167,15 @@ def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         ImageError: The header is broken, or the image too large.
     """
-    image = _open(data, max_pixels)
-    try:
-        sideways = image.getexif().get(_ORIENTATION) in _SIDEWAYS
-    except Exception as error:  # as above
-        raise ImageError(f"broken image: {error}") from error
-    return (image.height, image.width) if sideways else (image.width, image.height)
+    image = _open(io.BytesIO(data), len(data), max_pixels)
+    if image.format == "TIFF":  # Pillow has turned the size already
+        return image.size
+    if image.format == "PNG":  # its EXIF data may stand behind the pixels
+        try:
+            image.load()
+        except Exception as error:  # as above
+            raise ImageError(f"broken image: {error}") from error
+    return (image.height, image.width) if _orientation(image) in _SIDEWAYS else image.size
 
 
 def pixels(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -17,6 +17,7 @@ from mmcomponents.data.chat import Message
 from mmcomponents.data.collate import RenderedSample, TiledImage, collate
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.index import Index
+from mmcomponents.data.placeholders import place_media
 from mmcomponents.data.samples import SampleRenderer, single_questions
 
 
@@ -48,29 +49,40 @@ def prompt_batch(
     conversations: Sequence[Sequence[Message]],
     images: Sequence[Sequence[Image.Image]] | None,
     renderer: SampleRenderer,
+    videos: Sequence[Sequence[Sequence[Image.Image]]] | None = None,
 ) -> PackedBatch:
     """Makes a pack of free prompts, one segment each.
 
     Args:
         conversations: Messages that end with the user's.
-        images: Images of each conversation. The same list (or images) given twice is encoded once.
+        images: Images of each conversation. The same images given twice are encoded once.
         renderer: Tokenizer, tiling and so on.
+        videos: Videos of each conversation, each a list of frames, see `read_video`. The same frames given twice are
+            encoded once.
 
     Raises:
         ConversationError: A conversation cannot be rendered.
-        ValueError: Conversations and lists of images differ in number.
+        ImageError: An image is broken or too large.
+        ValueError: Conversations and lists of images or videos differ in number.
     """
     pictures = [[] for _ in conversations] if images is None else [list(group) for group in images]
-    if len(pictures) != len(conversations):
-        raise ValueError(f"{len(conversations)} conversations, {len(pictures)} lists of images")
+    films = [[] for _ in conversations] if videos is None else [list(group) for group in videos]
+    for name, groups in (("images", pictures), ("videos", films)):
+        if len(groups) != len(conversations):
+            raise ValueError(f"{len(conversations)} conversations, {len(groups)} lists of {name}")
     tiled: dict[tuple[int, ...], list[TiledImage]] = {}
+    filmed: dict[tuple[int, ...], list[TiledImage]] = {}
     samples = []
-    for number, (messages, group) in enumerate(zip(conversations, pictures, strict=True)):
+    for number, (messages, group, clips) in enumerate(zip(conversations, pictures, films, strict=True)):
         same = tuple(id(image) for image in group)
         if same not in tiled:
             tiled[same] = renderer.tile(group)
-        chat = renderer.prompt(messages, tiled[same])
-        samples.append(RenderedSample(chat, tiled[same], number, -1, f"prompt/{number}"))
+        frames = [tuple(id(frame) for frame in clip) for clip in clips]
+        for clip, key in zip(clips, frames, strict=True):
+            if key not in filmed:
+                filmed[key] = renderer.tile_frames(clip)
+        placed, tiles = place_media(messages, tiled[same], [filmed[key] for key in frames], renderer.frame_template)
+        samples.append(RenderedSample(renderer.prompt(placed, tiles), tiles, number, -1, f"prompt/{number}"))
     return collate(samples, renderer.tokens_per_tile, renderer.pad_id)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from PIL import Image
 
 from mmcomponents.data.chat import (
     END,
     PAD,
+    ControlText,
     ConversationError,
     Message,
     RenderedChat,
@@ -20,7 +21,8 @@ from mmcomponents.data.chat import (
     render_prompt,
 )
 from mmcomponents.data.collate import TiledImage
-from mmcomponents.data.images import NORMALIZATIONS, Normalization, decode_image, pixels
+from mmcomponents.data.images import NORMALIZATIONS, Normalization, decode_image, load_image, pixels
+from mmcomponents.data.placeholders import FRAME_TEMPLATE, frame_prompt, place_media
 from mmcomponents.data.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class SampleRenderer:
         tiling: How images are cut.
         normalization: Name of the mean and deviation of the colours.
         system: System text for conversations that have none of their own; None: no system block.
+        control_text: What becomes of a text that spells out a control token, see `render_chat`.
+        frame_template: Text of one frame of a video, see `frame_prompt`.
 
     Raises:
         TemplateError: The tokenizer lacks tokens of the chat template.
@@ -47,6 +51,8 @@ class SampleRenderer:
     tiling: Tiling = field(default_factory=Tiling)
     normalization: Normalization = "imagenet"
     system: str | None = None
+    control_text: ControlText = "encode"
+    frame_template: str = FRAME_TEMPLATE
 
     def __post_init__(self) -> None:
         check_template(self.tokenizer)
@@ -54,6 +60,11 @@ class SampleRenderer:
             raise ValueError(f"normalization {self.normalization!r} is none of {', '.join(NORMALIZATIONS)}")
         if self.tokens_per_tile < 1:
             raise ValueError(f"tokens_per_tile must be positive, not {self.tokens_per_tile}")
+        if self.control_text not in get_args(ControlText):
+            raise ValueError(
+                f"control_text must be one of {', '.join(get_args(ControlText))}, not {self.control_text!r}"
+            )
+        frame_prompt(1, self.frame_template)
 
     @property
     def pad_id(self) -> int:
@@ -71,10 +82,24 @@ class SampleRenderer:
         return lengths[0] - lengths[1]
 
     def tile(self, images: Sequence[Image.Image]) -> list[TiledImage]:
-        """Cuts the images of one sample, which share the budget of tiles, and normalises their pixels."""
-        tiling = self.tiling.for_images(len(images))
+        """Cuts the images of one sample, which share the budget of tiles, and normalises their pixels.
+
+        Raises:
+            ImageError: One is broken or too large.
+        """
+        return self._cut(images, self.tiling.for_images(len(images)))
+
+    def tile_frames(self, frames: Sequence[Image.Image]) -> list[TiledImage]:
+        """Makes one tile of each frame of a video.
+
+        Raises:
+            ImageError: One is broken or too large.
+        """
+        return self._cut(frames, self.tiling.for_frames())
+
+    def _cut(self, images: Sequence[Image.Image], tiling: Tiling) -> list[TiledImage]:
         mean, std = NORMALIZATIONS[self.normalization]
-        return [TiledImage(pixels(tiling.cut(image.convert("RGB")), mean, std)) for image in images]
+        return [TiledImage(pixels(tiling.cut(load_image(image)), mean, std)) for image in images]
 
     def decode(self, files: Sequence[bytes]) -> list[TiledImage]:
         """Decodes image files and cuts them.
@@ -84,13 +109,39 @@ class SampleRenderer:
         """
         return self.tile([decode_image(data) for data in files])
 
+    def place(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[Image.Image] = (),
+        videos: Sequence[Sequence[Image.Image]] = (),
+    ) -> tuple[list[Message], list[TiledImage]]:
+        """Places images and videos in a conversation, and cuts them.
+
+        The images share the budget of tiles; each frame of a video is one tile more.
+
+        Args:
+            messages: The conversation, with `<image>` and `<video>`; one of a kind needs no placeholder.
+            images: In the order of `<image>`.
+            videos: Frames of each, in the order of `<video>`.
+
+        Returns:
+            What `chat` and `prompt` take: the conversation with nothing but `<image>`, and its images in their order.
+
+        Raises:
+            ConversationError: Placeholders differ in number from images or videos.
+            ImageError: An image is broken or too large.
+        """
+        films = [self.tile_frames(frames) for frames in videos]
+        return place_media(messages, self.tile(images), films, self.frame_template)
+
     def chat(self, messages: Sequence[Message], images: Sequence[TiledImage]) -> RenderedChat:
         """Renders a conversation for training.
 
         Raises:
             ConversationError: It cannot be rendered.
         """
-        return render_chat(place_image(messages, len(images)), self.tokenizer, self.rows(images), self.system)
+        placed = place_image(messages, len(images))
+        return render_chat(placed, self.tokenizer, self.rows(images), self.system, self.control_text)
 
     def prompt(self, messages: Sequence[Message], images: Sequence[TiledImage]) -> RenderedChat:
         """Renders a conversation that the model is to continue.
@@ -98,7 +149,8 @@ class SampleRenderer:
         Raises:
             ConversationError: It cannot be rendered.
         """
-        return render_prompt(place_image(messages, len(images)), self.tokenizer, self.rows(images), self.system)
+        placed = place_image(messages, len(images))
+        return render_prompt(placed, self.tokenizer, self.rows(images), self.system, self.control_text)
 
     def rows(self, images: Sequence[TiledImage]) -> list[int]:
         """Rows of the visual table for each image."""

@@ -117,6 +117,10 @@ class Tiling:
         """Settings for each of `count` images of one sample, which divide the budget as InternVL's training does."""
         return replace(self, max_tiles=max(self.min_tiles, self.max_tiles // max(1, count)))
 
+    def for_frames(self) -> Tiling:
+        """Settings for the frames of a video: each becomes one tile, without a thumbnail."""
+        return replace(self, min_tiles=1, max_tiles=1, thumbnail=False)
+
     def count(self, width: int, height: int) -> int:
         """Number of tiles of an image, the thumbnail included."""
         return count_tiles(width, height, self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)
