@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoints_models import STYLES, hf_model, ids_and_pixels
 from safetensors.torch import load_file
 
+from checkpoints_models import STYLES, hf_model, ids_and_pixels
 from mmcomponents.checkpoints import CheckpointError, convert, read, save
 
 
@@ -101,7 +101,7 @@ def test_other_parts_are_named_when_a_format_cannot_hold_them(hf_folder: Path, t
     checkpoint.weights = {
         n: w for n, w in checkpoint.weights.items() if not n.startswith(("projector.norm", "projector.fc"))
     }
-    with pytest.raises(CheckpointError, match="lacks projector.linear"):
+    with pytest.raises(CheckpointError, match=r"lacks projector\.linear"):
         convert(checkpoint, tmp_path / "out", "official")
 
 

@@ -3,6 +3,20 @@
 from mmcomponents.checkpoints.checkpoint import Checkpoint, load, read
 from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.export import WRITTEN, convert, save
+from mmcomponents.checkpoints.initial import Folders, check_initial, load_initial
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 
-__all__ = ["WRITTEN", "Checkpoint", "CheckpointError", "ModelSpec", "Processing", "convert", "load", "read", "save"]
+__all__ = [
+    "WRITTEN",
+    "Checkpoint",
+    "CheckpointError",
+    "Folders",
+    "ModelSpec",
+    "Processing",
+    "check_initial",
+    "convert",
+    "load",
+    "load_initial",
+    "read",
+    "save",
+]

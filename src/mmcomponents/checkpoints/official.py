@@ -78,17 +78,18 @@ class Official(Format):
         levels = vision.get("levels") or [-1]
         if len(levels) != 1:
             raise CheckpointError(f"the format {self.name} reads one level of the encoder, not {list(levels)}")
+        tiles = spec.processing.max_tiles
         return {
             **source,
             "architectures": ["InternVLChatModel"],
             "model_type": "internvl_chat",
             "downsample_ratio": 1 / merger.get("rows", 2),
-            "dynamic_image_size": spec.processing.max_tiles > 1,
+            "dynamic_image_size": tiles > 1,
             "force_image_size": spec.processing.tile_size,
             "hidden_size": text["hidden_size"],
             "image_token_id": spec.image_token_id,  # not a key of the authors': for folders without tokenizer
             "llm_config": {**text_source, **text},
-            "max_dynamic_patch": spec.processing.max_tiles,
+            "max_dynamic_patch": tiles if tiles > 1 else source.get("max_dynamic_patch", tiles),
             "min_dynamic_patch": spec.processing.min_tiles,
             "pad2square": False,
             "ps_version": merger.get("order", "v2"),
@@ -170,6 +171,8 @@ def vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
 def vision_rules(prefix: str) -> list[Rule]:
     """Names of InternViT's weights."""
     return [
+        rename(
+            f"{prefix}encoder.layers.{{n}}.{{rest}}", "vision.blocks.{n}.{rest}"
+        ),  # first: the other fits blocks too
         rename(f"{prefix}embeddings.{{rest}}", "vision.{rest}"),
-        rename(f"{prefix}encoder.layers.{{n}}.{{rest}}", "vision.blocks.{n}.{rest}"),
     ]

@@ -1,0 +1,124 @@
+"""Weights that a run starts from: all of a model's, or those of some slots."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
+from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.rules import Lazy
+from mmcomponents.model import MultimodalModel
+
+log = logging.getLogger(__name__)
+
+Folders = str | Path | Mapping[str, str | Path]
+"""One folder for the whole model, or a folder for each slot by its name."""
+
+
+def check_initial(folders: Folders) -> None:
+    """Refuses folders that are missing or unknown, before anything is built.
+
+    Raises:
+        CheckpointError: In one line.
+    """
+    for path in dict.fromkeys(map(str, folders.values() if isinstance(folders, Mapping) else [folders])):
+        read(path)
+
+
+@torch.no_grad()
+def load_initial(model: MultimodalModel, folders: Folders) -> None:
+    """Copies weights into a model, which may be sharded: tensor by tensor, each rank keeping its own piece.
+
+    With one folder, a slot that holds a part of another class than the folder's model keeps its first draw, and so does
+    one that the folder has not: so one part is swapped and the others stay trained. Where a word table has another
+    number of rows, the rows that both have are copied; further rows of a head become the mean of those that it was
+    given, as InternVL's own training does for tokens that are added, and further rows of the table keep their draw.
+
+    Args:
+        model: Its weights are drawn.
+        folders: Of any format that `read` knows.
+
+    Raises:
+        CheckpointError: A folder is wrong, has not what a slot asks for, or nothing fits.
+    """
+    parts = model.parts()
+    if isinstance(folders, Mapping):
+        unknown = sorted(set(folders) - {name.partition(".")[0] for name in parts})
+        if unknown:
+            raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(parts)}")
+        opened = {str(path): read(path) for path in dict.fromkeys(map(str, folders.values()))}
+        chosen = {name: opened[str(folders[slot])] for name in parts if (slot := name.partition(".")[0]) in folders}
+    else:
+        whole = read(folders)
+        chosen = dict.fromkeys(_same_classes(model, whole), whole)
+        left = [name for name in parts if name not in chosen and any(True for _ in parts[name].parameters())]
+        if left:
+            log.warning("%s has no weights for %s: drawn anew", whole.folder, ", ".join(left))
+    if not any(any(True for _ in parts[name].parameters()) for name in chosen):
+        raise CheckpointError(f"{folders} has no part in common with the model")
+    for name, part in parts.items():
+        if name in chosen and not getattr(part, "is_tied", False):
+            _copy(name, part, chosen[name])
+
+
+def _same_classes(model: MultimodalModel, checkpoint: Checkpoint) -> list[str]:
+    theirs = meta_model(checkpoint.spec).parts()
+    return [name for name, part in model.parts().items() if type(part) is type(theirs.get(name))]
+
+
+def _copy(slot: str, part: nn.Module, checkpoint: Checkpoint) -> None:
+    """Fills one part."""
+    source = _source_of(slot, checkpoint)
+    for name, parameter in part.named_parameters():
+        stored = source.get(name)
+        if stored is None:
+            raise CheckpointError(f"{checkpoint.folder} has no weights {slot}.{name}")
+        have, want = stored.meta.shape, parameter.shape
+        words = slot == "embedder" or slot.startswith("heads.")
+        if have != want and not (words and len(have) == 2 == len(want) and have[1] == want[1]):
+            raise CheckpointError(f"{checkpoint.folder}: {slot}.{name} is {list(have)}, the model has {list(want)}")
+        value = stored.load().to(parameter.dtype)
+        if have != want:
+            value = _with_rows(slot, value, parameter)
+        _put(parameter, value)
+    surplus = sorted(set(source) - {name for name, _ in part.named_parameters()})
+    if surplus:
+        raise CheckpointError(
+            f"{checkpoint.folder} has {slot}.{surplus[0]} and {len(surplus) - 1} more beyond the model"
+        )
+
+
+def _source_of(slot: str, checkpoint: Checkpoint) -> dict[str, Lazy]:
+    """The weights of a slot. A head that is tied in the folder is the word table."""
+    prefix = f"{slot}."
+    found = {n.removeprefix(prefix): w for n, w in checkpoint.weights.items() if n.startswith(prefix)}
+    table = checkpoint.weights.get("embedder.embedding.weight")
+    if not found and slot == "heads.lm" and table is not None:
+        return {"weight": table}
+    return found
+
+
+def _with_rows(slot: str, value: Tensor, parameter: Tensor) -> Tensor:
+    rows, wanted = value.shape[0], parameter.shape[0]
+    log.warning("%s: %d rows are given and the model has %d", slot, rows, wanted)
+    if wanted <= rows:
+        return value[:wanted]
+    if slot == "embedder":
+        whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+        return torch.cat((value, whole[rows:].to(value.device)))
+    return torch.cat((value, value.float().mean(0, keepdim=True).to(value.dtype).expand(wanted - rows, -1)))
+
+
+def _put(parameter: Tensor, value: Tensor) -> None:
+    if isinstance(parameter, DTensor):
+        # Each rank has read the same value and keeps its own piece: nothing is sent.
+        local = value.to(parameter.device)
+        parameter.copy_(distribute_tensor(local, parameter.device_mesh, parameter.placements, src_data_rank=None))
+    else:
+        parameter.copy_(value)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+import mmcomponents
+import tiny
+from checkpoints_models import hf_model
+from mmcomponents.checkpoints import CheckpointError
+from mmcomponents.checkpoints.initial import load_initial
+from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.heads import LMHead
+from mmcomponents.projectors import LinearProjector
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hf")
+    hf_model("300m", "qwen2", False).save_pretrained(path)
+    return path
+
+
+def test_a_whole_model_is_filled(folder: Path) -> None:
+    model, expected = tiny.model(seed=5), mmcomponents.load(folder).state_dict()
+    load_initial(model, folder)
+    assert all(torch.equal(value, expected[name]) for name, value in model.state_dict().items())
+
+
+def test_a_swapped_part_keeps_its_draw_and_is_named(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny.model(projector=LinearProjector(4 * tiny.VISION, tiny.WIDTH))
+    before = {name: value.clone() for name, value in model.projector.state_dict().items()}
+    with caplog.at_level(logging.WARNING):
+        load_initial(model, folder)
+    assert "no weights for projector: drawn anew" in caplog.text
+    assert all(torch.equal(value, before[name]) for name, value in model.projector.state_dict().items())
+    expected = mmcomponents.load(folder).state_dict()
+    assert torch.equal(model.state_dict()["vision.class_embedding"], expected["vision.class_embedding"])
+
+
+def test_slots_take_from_their_own_folders(folder: Path) -> None:
+    model, expected = tiny.model(seed=5), mmcomponents.load(folder).state_dict()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    load_initial(model, {"vision": folder, "heads": folder})
+    for name, value in model.state_dict().items():
+        taken = name.startswith(("vision.", "heads."))
+        assert torch.equal(value, (expected if taken else before)[name]), name
+
+
+@pytest.mark.parametrize("rows", [50, 70])
+def test_word_tables_of_other_lengths(folder: Path, rows: int) -> None:
+    model = tiny.model(
+        embedder=TokenEmbedder(rows, tiny.WIDTH),
+        heads={"lm": LMHead(tiny.WIDTH, rows)},
+        vision=None,
+        merger=None,
+        projector=None,
+    )
+    before, expected = model.embedder.word_table().clone(), mmcomponents.load(folder)
+    load_initial(model, folder)
+    table, head, both = model.embedder.word_table(), model.heads["lm"].weight, min(rows, 64)
+    assert torch.equal(table[:both], expected.embedder.word_table()[:both])
+    assert torch.equal(head[:both], expected.heads["lm"].weight[:both])
+    assert torch.equal(table[both:], before[both:])
+    torch.testing.assert_close(head[both:], expected.heads["lm"].weight.mean(0).expand(rows - both, -1))
+
+
+def test_a_tied_head_and_a_head_from_a_tied_folder(tmp_path: Path, folder: Path) -> None:
+    tied = tiny.model(heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)})
+    load_initial(tied, folder)
+    assert tied.heads["lm"].weight is tied.embedder.word_table()
+    hf_model("300m", "qwen2", True).save_pretrained(tmp_path)
+    untied = tiny.model()
+    load_initial(untied, tmp_path)
+    assert torch.equal(untied.heads["lm"].weight, untied.embedder.word_table())
+
+
+def test_what_does_not_fit_is_refused(tmp_path: Path, folder: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"vision.class_embedding is \[1, 1, 24\], the model has \[1, 1, 36\]"):
+        load_initial(
+            tiny.model(vision=tiny.vision(hidden_size=36), merger=None, projector=LinearProjector(36, 32)), folder
+        )
+    with pytest.raises(CheckpointError, match="weights are given for visoin; the slots are vision"):
+        load_initial(tiny.model(), {"visoin": folder})
+    with pytest.raises(CheckpointError, match="beyond the model"):
+        load_initial(tiny.model(backbone=tiny.backbone(num_layers=1)), folder)
+    with pytest.raises(CheckpointError, match="there is no checkpoint folder"):
+        load_initial(tiny.model(), tmp_path / "none")
