@@ -402,6 +402,34 @@ def test_a_folder_without_tokenizer_gives_none(tmp_path: Path) -> None:
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.parametrize("saved_by_transformers", [False, True])
+@pytest.mark.parametrize("format_name", ["official", "mmcomponents"])
+def test_a_video_token_without_a_word_stays_with_transformers(
+    format_name: str, saved_by_transformers: bool, small_folder: Path, tmp_path: Path
+) -> None:
+    folder = written(tmp_path / "hf", small_folder, "transformers")
+    before, named = load_tokenizer(small_folder), load_tokenizer(folder)
+    assert len(named) == len(before) + 1
+    if saved_by_transformers:  # as in published folders: it is in tokenizer.json
+        named.save_pretrained(folder)
+        assert "<video>" in {token["content"] for token in js(folder / "tokenizer.json")["added_tokens"]}
+    convert(read(folder), tmp_path / "out", format_name)
+    after = load_tokenizer(tmp_path / "out")
+    assert after.get_vocab() == before.get_vocab()
+    assert (after.eos_token, after.pad_token) == ("<|im_end|>", "<|endoftext|>")
+    convert(read(tmp_path / "out"), tmp_path / "again", "transformers")
+    assert load_tokenizer(tmp_path / "again").video_token_id == len(before)
+
+
+def test_a_video_token_with_a_word_stays(small_folder: Path, tmp_path: Path) -> None:
+    tokenizer = load_tokenizer(small_folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<video>"]})
+    tokenizer.save_pretrained(tmp_path / "source")
+    out = written(tmp_path / "out", tmp_path / "source", "mmcomponents")
+    assert load_tokenizer(out).get_vocab() == tokenizer.get_vocab()
+    assert (out / "tokenizer.json").read_bytes() == (tmp_path / "source/tokenizer.json").read_bytes()
+
+
 def test_a_second_export_changes_nothing(small_folder: Path, tmp_path: Path) -> None:
     first = written(tmp_path / "first", small_folder, "transformers")
     convert(read(first), tmp_path / "again", "transformers")

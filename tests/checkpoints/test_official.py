@@ -37,7 +37,7 @@ def test_names_and_shapes_are_those_of_the_reference(tmp_path: Path) -> None:
     assert written == json.loads((GIVEN / "vit300m_like_v2_keys.json").read_text())
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     given = _config()
-    ours = {"image_token_id", "dtype", "architectures", "system_message", "tie_word_embeddings"}
+    ours = {"image_token_id", "dtype", "torch_dtype", "architectures", "system_message", "tie_word_embeddings"}
     changed = {k for k, v in config.items() if k not in ours and v != given.get(k)} - {"vision_config", "llm_config"}
     assert not changed
     for part in ("vision_config", "llm_config"):

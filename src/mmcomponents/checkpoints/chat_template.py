@@ -5,9 +5,7 @@ from __future__ import annotations
 import json
 
 from mmcomponents.data.chat import END, IMAGE_CONTEXT, START
-
-VIDEO = "<video>"
-"""Stands for a video until a processor puts its frames there."""
+from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
 
 _SYSTEM = """\
 {%- if not messages or messages[0]['role'] != 'system' %}
@@ -48,7 +46,7 @@ def chat_template(system: str | None) -> str:
     Args:
         system: Text of a system block for conversations that bring none; None: no block.
     """
-    names = {"@start@": START, "@end@": END, "@image@": IMAGE_CONTEXT, "@video@": VIDEO}
+    names = {"@start@": START, "@end@": END, "@image@": IMAGE_CONTEXT, "@video@": VIDEO_PLACEHOLDER}
     text = _TURNS if system is None else _SYSTEM + _TURNS
     for name, token in names.items():
         text = text.replace(name, token)

@@ -5,16 +5,16 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from mmcomponents.checkpoints.chat_template import VIDEO, chat_template
+from mmcomponents.checkpoints.chat_template import chat_template
 from mmcomponents.checkpoints.checkpoint import added_tokens, meta_model
 from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.files import read_json, write_json
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 from mmcomponents.data import NORMALIZATIONS
 from mmcomponents.data.chat import END, IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD, START
-from mmcomponents.data.images import Normalization
+from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -36,7 +36,7 @@ NAMED_TOKENS = {
     "start_image_token": IMAGE_START,
     "end_image_token": IMAGE_END,
     "context_image_token": IMAGE_CONTEXT,
-    "video_token": VIDEO,
+    "video_token": VIDEO_PLACEHOLDER,
 }
 """Attributes that transformers' `InternVLProcessor` asks a tokenizer for."""
 
@@ -51,7 +51,8 @@ def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_
 
     For transformers there are named special tokens. `<video>` is one of them. A tokenizer without it gets it on
     loading, with the first free id: the processor replaces it before the text is tokenised, so the word table does not
-    grow and may well end before that id.
+    grow and may well end before that id. Other formats do without a `<video>` that has no row there: a tokenizer with
+    more tokens than the model has words fits no training.
 
     Args:
         folder: Where to; exists.
@@ -66,8 +67,10 @@ def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_
     if tokenizer_folder is not None:
         _copy_tokenizer(tokenizer_folder, folder)
         ids = added_tokens(folder)
-        if format_name == "transformers":
+        if images and format_name == "transformers":
             _name_tokens(folder, ids)
+        elif spec.vocab_size is not None and ids.get(VIDEO_PLACEHOLDER, spec.vocab_size) >= spec.vocab_size:
+            _drop_token(folder, VIDEO_PLACEHOLDER)
         _end_with_turns(folder, ids)
         _write_generation(folder, tokenizer_folder, ids)
         _write_template(folder, spec.processing.system, ids, replace=format_name == "transformers")
@@ -76,38 +79,6 @@ def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_
             write_json(folder / name, config)
     if images and format_name == "official":
         write_json(folder / "preprocessor_config.json", _clip_config(spec.processing))
-
-
-def processing_of(folder: Path, default: Processing) -> Processing:
-    """Settings of images as the image processor's configuration of a `-hf` folder has them.
-
-    Args:
-        folder: The folder; without such a configuration all is as in `default`.
-        default: What that configuration does not say.
-
-    Raises:
-        CheckpointError: Its mean and deviation are none that have a name here.
-    """
-    found: dict[str, Any] = {}
-    if (folder / "processor_config.json").is_file():
-        found = read_json(folder / "processor_config.json").get("image_processor") or {}
-    if not found and (folder / "preprocessor_config.json").is_file():
-        found = read_json(folder / "preprocessor_config.json")
-    if not found:
-        return default
-    colours = NORMALIZATIONS[default.normalization]
-    given = tuple(tuple(found.get(key) or now) for key, now in zip(("image_mean", "image_std"), colours, strict=True))
-    names = [name for name in get_args(Normalization) if NORMALIZATIONS[name] == given]
-    if not names:
-        raise CheckpointError(f"{folder}: image_mean and image_std {given} are none of {', '.join(NORMALIZATIONS)}")
-    return Processing(
-        tile_size=default.tile_size,
-        min_tiles=int(found.get("min_patches") or default.min_tiles),
-        max_tiles=int(found.get("max_patches") or default.max_tiles),
-        thumbnail=default.thumbnail,
-        normalization=names[0],
-        system=default.system,
-    )
 
 
 def processor_configs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
@@ -182,13 +153,15 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
 
 
 def _name_tokens(folder: Path, ids: Mapping[str, int]) -> None:
-    missing = [token for token in NAMED_TOKENS.values() if token != VIDEO and token not in ids]
-    if missing and (folder / "tokenizer_config.json").is_file():
-        raise CheckpointError(f"the format transformers needs special tokens that the tokenizer lacks: {missing}")
     config = folder / "tokenizer_config.json"
     if not config.is_file():
         return
+    missing = [token for token in NAMED_TOKENS.values() if token != VIDEO_PLACEHOLDER and token not in ids]
+    if missing:
+        raise CheckpointError(f"the format transformers needs tokens that the tokenizer lacks: {', '.join(missing)}")
     settings = read_json(config)
+    if settings.get("tokenizer_class") == "TokenizersBackend":
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the same by the name that older versions know
     others = settings.get("extra_special_tokens") or {}
     if isinstance(others, list):  # of recent versions: without names; older ones know them by another key
         settings["additional_special_tokens"] = others
@@ -196,6 +169,29 @@ def _name_tokens(folder: Path, ids: Mapping[str, int]) -> None:
     settings["extra_special_tokens"] = {**others, **NAMED_TOKENS}
     settings["processor_class"] = "InternVLProcessor"
     write_json(config, settings)
+
+
+def _drop_token(folder: Path, token: str) -> None:
+    """Takes an added token out of a tokenizer's files, those that name it."""
+    for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
+        if (folder / name).is_file():
+            settings = read_json(folder / name)
+            kept = {key: value if key == "model" else _without(value, token) for key, value in settings.items()}
+            kept = {key: value for key, value in kept.items() if not _names(key, value, token)}
+            if kept != settings:
+                write_json(folder / name, kept)
+
+
+def _without(tree: Any, token: str) -> Any:
+    if isinstance(tree, dict):
+        return {key: _without(value, token) for key, value in tree.items() if not _names(key, value, token)}
+    if isinstance(tree, list):
+        return [_without(value, token) for value in tree if not _names("", value, token)]
+    return tree
+
+
+def _names(key: str, value: Any, token: str) -> bool:
+    return token in (key, value) or (isinstance(value, dict) and value.get("content") == token)
 
 
 def _end_with_turns(folder: Path, ids: Mapping[str, int]) -> None:

@@ -119,10 +119,11 @@ def write(
         raise CheckpointError(f"{folder} is there already")
     wanted = {name: p.shape for name, p in meta_model(spec).named_parameters()}
     check_names("the model", wanted, dict(weights))
-    known = source[1] if source is not None and source[0] == format.name else {}
+    known = without_code(source[1]) if source is not None and source[0] == format.name else {}
     config = format.config(spec, known)
     kinds = {str(value.meta.dtype).removeprefix("torch.") for value in weights.values()}
-    config |= {"dtype": kinds.pop()} if len(kinds) == 1 and not isinstance(format, Native) else {}
+    if len(kinds) == 1 and not isinstance(format, Native):
+        config |= dict.fromkeys(("dtype", "torch_dtype"), kinds.pop())  # the second is the name for older versions
     if isinstance(format, Native) and source is not None and source[0] != format.name:
         config["source"] = {"format": source[0], "config": source[1]}
     state = to_theirs(weights, format.rules(config, spec))
@@ -138,6 +139,15 @@ def write(
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)
         raise
+
+
+def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration that points to no Python files: none are copied, and what is written needs none."""
+    return {
+        key: without_code(value) if isinstance(value, Mapping) else value
+        for key, value in config.items()
+        if key != "auto_map"
+    }
 
 
 def weights_of(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Lazy]:

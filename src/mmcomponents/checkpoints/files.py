@@ -165,6 +165,7 @@ def write_weights(
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {name: state[name].load().contiguous() for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
+        (folder / file).chmod(folder.stat().st_mode & 0o666)  # it is made for its owner alone, and servers are others
         table.update(dict.fromkeys(names, file))
         del tensors
         if progress is not None:

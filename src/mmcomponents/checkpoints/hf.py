@@ -93,13 +93,11 @@ class HFInternVL(Format):
             found |= read_json(folder / "processor_config.json").get("image_processor") or {}
         if (folder / "preprocessor_config.json").is_file():
             found |= read_json(folder / "preprocessor_config.json")
-        cut = found.get(
-            "crop_to_patches", True
-        )  # the processor's own default, which differs from the image processor's
+        # `crop_to_patches` says nothing: InternVLProcessor sets it in every call, and published files say False.
         processing = replace(
             spec.processing,
             min_tiles=int(found.get("min_patches", 1)),
-            max_tiles=int(found.get("max_patches", 12)) if cut else 1,
+            max_tiles=int(found.get("max_patches", 12)),
             normalization=_normalization(found),
         )
         return replace(spec, processing=processing)

@@ -37,6 +37,18 @@ def lazy(tensor: Tensor) -> Lazy:
     return Lazy(torch.empty_like(tensor, device="meta"), lambda: tensor)
 
 
+def cast(state: Mapping[str, Lazy], dtype: torch.dtype) -> dict[str, Lazy]:
+    """The same tensors, floating-point ones in another type."""
+
+    def load(value: Lazy) -> Tensor:
+        return value.load().to(dtype)
+
+    return {
+        name: Lazy(value.meta.to(dtype), partial(load, value)) if value.meta.is_floating_point() else value
+        for name, value in state.items()
+    }
+
+
 class Op(Protocol):
     """What is done to the tensors of a rule; it has to work on the meta device as well."""
 

@@ -21,7 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "parameters, memory and FLOPs, built without weights: --config RECIPE [--devices N] [--json]"),
     "generate": ("generate", "answer a prompt: --config RECIPE --ckpt_path FILE --image FILE --prompt TEXT"),
     "import": ("import_", "a released checkpoint becomes one of this library's: SRC --out DIR"),
-    "export": ("export", "write it for others: SRC, or --config RECIPE --ckpt_path FILE; --format NAME --out DIR"),
+    "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
     "components": ("components", "list what can be put into a slot: [SLOT] [--json]"),
     "data": ("data", "make or index data: handwriting --out DIR, or index SHARDS --tokenizer DIR"),
 }

@@ -112,6 +112,9 @@ class MultimodalTask(LightningModule):
         """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
         if self.model is not None:
             return
+        goes_on = self._trainer is not None and self._trainer.ckpt_path is not None
+        if self.weights is not None and not goes_on:
+            check_initial(self.weights)  # before anything is built
         strategy = self._trainer.strategy if self._trainer is not None else None
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
@@ -121,7 +124,6 @@ class MultimodalTask(LightningModule):
         else:
             self.model = self.factories.build(self.vocab_size, self.image_token_id)
             self.model.init_weights(self.seed)
-        goes_on = self._trainer is not None and self._trainer.ckpt_path is not None
         if self.weights is not None and not goes_on:
             load_initial(self.model, self.weights)
         check_slot_names(self.model, self.slots)
@@ -140,8 +142,6 @@ class MultimodalTask(LightningModule):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective = self.make_objective()
         check_slot_names(model, self.slots)
-        if self.weights is not None:
-            check_initial(self.weights)
         for name in objective.needs_heads:
             if name not in model.heads:
                 near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)

@@ -1,0 +1,87 @@
+"""Weights of a run's checkpoint: a file of Lightning's, or a folder of shards."""
+
+from __future__ import annotations
+
+import pickle
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict_loader import load as load_shards
+
+from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.cli.errors import UserError, one_line
+from mmcomponents.registry import near
+
+_STATE, _MODEL = "state_dict.", "model."
+
+
+def load_weights(task: LightningModule, path: Path) -> None:
+    """Gives a task the weights of a checkpoint; its hyperparameters play no part.
+
+    Raises:
+        UserError: There is no checkpoint, or it does not fit the recipe.
+    """
+    state = {name: value.load() for name, value in saved_state(path).items()}
+    try:
+        task.load_state_dict(state)
+    except RuntimeError as error:
+        raise UserError(f"checkpoint {path.as_posix()} does not fit the recipe: {one_line(str(error))}") from None
+
+
+def model_weights(path: Path) -> dict[str, Lazy]:
+    """The weights of a checkpoint's model, by the model's own names; each is read when it is wanted.
+
+    Raises:
+        UserError: There is no checkpoint, or it holds no model.
+    """
+    found = {name.removeprefix(_MODEL): value for name, value in saved_state(path).items() if name.startswith(_MODEL)}
+    if not found:
+        raise UserError(f"{path.as_posix()} holds no weights of a model")
+    return found
+
+
+def saved_state(path: Path) -> dict[str, Lazy]:
+    """The state of a checkpoint's task, whatever the number of ranks that wrote it.
+
+    Raises:
+        UserError: There is no checkpoint, or it is broken.
+    """
+    if not path.exists():
+        beside = [entry.as_posix() for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+        raise UserError(f"there is no checkpoint {path.as_posix()!r}{near(path.as_posix(), beside)}")
+    try:
+        return dict(_shards(path)) if path.is_dir() else _file(path)
+    except (RuntimeError, pickle.UnpicklingError, CheckpointException, KeyError, EOFError, OSError) as error:
+        raise UserError(f"{path.as_posix()} is no checkpoint of a run: {one_line(str(error))[:200]}") from None
+
+
+def _file(path: Path) -> dict[str, Lazy]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    return {name: lazy(value) for name, value in state.items()}
+
+
+def _shards(path: Path) -> Iterator[tuple[str, Lazy]]:
+    for key, stored in FileSystemReader(path).read_metadata().state_dict_metadata.items():
+        if key.startswith(_STATE) and isinstance(stored, TensorStorageMetadata):
+            meta = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
+            yield key.removeprefix(_STATE), Lazy(meta, partial(_read, path, key, meta))
+
+
+def _read(path: Path, key: str, meta: Tensor) -> Tensor:
+    whole = {key: torch.empty_like(meta, device="cpu")}
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # which is what no_dist asks for
+            load_shards(whole, checkpoint_id=path, no_dist=True)
+    except (RuntimeError, CheckpointException, OSError) as error:
+        raise UserError(f"{path.as_posix()}: {key} cannot be read: {one_line(str(error))[:200]}") from None
+    return whole[key]
