@@ -24,7 +24,7 @@ class Component(LightningModule):
     of its neighbours. It has no `training_step`: alone, it is used in the user's own loop.
     """
 
-    shard_units: ClassVar[tuple[type[nn.Module], ...]] = ()
+    shard_units: tuple[type[nn.Module], ...] = ()
     """Module types inside this part that are sharded, checkpointed and compiled each as one unit."""
 
     weight_methods: ClassVar[tuple[str, ...]] = ()

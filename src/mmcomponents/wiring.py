@@ -48,6 +48,8 @@ def check_wiring(model: MultimodalModel) -> None:
         _compare(giver, "gives rows of width", gives, body, "takes", body.hidden_size)
     _compare(model.embedder, "gives width", _width(model.embedder, "hidden_size"), body, "takes", body.hidden_size)
     _compare(model.position, "is made for heads of", _width(model.position, "head_dim"), body, "has", body.head_dim)
+    if model.position is not None and body.refuses_tables is not None:
+        raise WiringError(f"{_name(model.position)} cannot be used: {body.refuses_tables}")
     for head in heads.values():
         _compare(body, "gives hidden states of width", body.hidden_size, head, "takes", _width(head, "in_features"))
 

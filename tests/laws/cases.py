@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import tiny
+from mmcomponents.backbones import TransformersLM
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
@@ -12,6 +14,35 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.projectors import LinearProjector, MLPProjector
+from mmcomponents.vision import TransformersVision
+
+
+def language_model(model_type: str, **fields: Any) -> TransformersLM:
+    """A tiny body of transformers."""
+    shape: dict[str, Any] = {
+        "hidden_size": tiny.WIDTH,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 48,
+        "max_position_embeddings": 64,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    }
+    return TransformersLM({"model_type": model_type, "vocab_size": tiny.VOCAB, **shape, **fields})
+
+
+def tower(model_type: str, level: int = -1, **fields: Any) -> TransformersVision:
+    """A tiny vision tower of transformers."""
+    shape = {
+        "hidden_size": tiny.VISION,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "image_size": tiny.TILE,
+        "patch_size": tiny.PATCH,
+    }
+    return TransformersVision({"model_type": model_type, **shape, **fields}, level)
+
 
 MODELS: dict[str, Callable[[], MultimodalModel]] = {
     "InternVL3": tiny.model,
@@ -32,6 +63,19 @@ MODELS: dict[str, Callable[[], MultimodalModel]] = {
         backbone=tiny.backbone(qkv_bias=False, qk_norm=True, head_dim=12), position=V2PE(12, delta=0.5)
     ),
     "DecoderLM as Llama": lambda: tiny.model(backbone=tiny.backbone(qkv_bias=False, num_kv_heads=4)),
+    "TransformersLM as Qwen2": lambda: tiny.model(backbone=language_model("qwen2")),
+    "TransformersLM as Mistral with a window": lambda: tiny.model(
+        backbone=language_model("mistral", sliding_window=6), position=RoPE(tiny.HEAD, base=10000.0)
+    ),
+    "TransformersLM as GPT-2, with its own positions": lambda: tiny.model(
+        backbone=language_model("gpt2"), position=None
+    ),
+    "TransformersLM as Llama, with its own positions": lambda: tiny.model(
+        backbone=language_model("llama"), position=None
+    ),
+    "TransformersVision as SigLIP": lambda: tiny.model(vision=tower("siglip_vision_model")),
+    "TransformersVision as CLIP, an inner level": lambda: tiny.model(vision=tower("clip_vision_model", level=-2)),
+    "TransformersVision as DINOv2 with registers": lambda: tiny.model(vision=tower("dinov2_with_registers")),
     "TokenEmbedder with a tied LMHead": lambda: tiny.model(
         embedder=TokenEmbedder(tiny.VOCAB, tiny.WIDTH), heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)}
     ),

@@ -11,8 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from checkpoints_models import hf_model
+from laws.cases import language_model, tower
 from laws.pair import Pair, Sized, all_reduce, folder_of, micro_batches, train, train_as_rank
 from mmcomponents.heads import LMHead
+from mmcomponents.positions import V2PE
 from mmcomponents.training import FSDP2Strategy, SlotOptions
 
 STEPS, WINDOW = 20, 2
@@ -42,6 +45,15 @@ def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
 CASES: dict[str, dict[str, Any]] = {
     "untied": {},
     "tied": {"heads": {"lm": partial(LMHead, tied=True)}},
+    "transformers": {
+        "vision": partial(tower, "clip_vision_model"),
+        "backbone": partial(language_model, "llama"),
+    },
+    "transformers with its own positions": {
+        "vision": partial(tower, "dinov3_vit", pos_embed_rescale=None),  # else positions are jittered at random
+        "backbone": partial(language_model, "llama"),
+        "position": None,
+    },
     "vision frozen": {"slots": {"vision": SlotOptions(trainable=False)}},
 }
 
@@ -55,6 +67,16 @@ def test_two_ranks_equal_one(pair, case, strategy) -> None:
     first, second = pair.run(train_as_rank, strategy, STEPS, WINDOW, options)
     assert_alike(one, first)
     assert_alike(first, second)
+
+
+def test_two_ranks_start_from_a_folder_as_one_does(pair, tmp_path: Path) -> None:
+    hf_model("300m", "qwen2", False).save_pretrained(tmp_path)
+    options = {"task": {"weights": str(tmp_path), "position": partial(V2PE, base=10_000.0)}}
+    one = alone(steps=4, **options)
+    first, _ = pair.run(train_as_rank, "fsdp2", 4, WINDOW, options)
+    assert_alike(one, first)
+    drawn = alone(steps=4, task={"position": partial(V2PE, base=10_000.0)})
+    assert abs(drawn["losses"][0] - one["losses"][0]) > 0.01, "the folder's weights have to be in use"
 
 
 def bf16_as_rank(rank: int) -> dict[str, Any]:

@@ -2,5 +2,6 @@
 
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.backbones.decoder_lm import DecoderLM
+from mmcomponents.backbones.transformers_lm import TransformersLM
 
-__all__ = ["Backbone", "DecoderLM"]
+__all__ = ["Backbone", "DecoderLM", "TransformersLM"]

@@ -21,6 +21,8 @@ class Backbone(Component):
 
     hidden_size: int
     head_dim: int
+    refuses_tables: str | None = None
+    """Why rotary tables of a position part cannot be used here; None: they can."""
 
     @abstractmethod
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:

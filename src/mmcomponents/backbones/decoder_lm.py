@@ -12,7 +12,7 @@ from mmcomponents.nn.attention import Segments, attention, cached_attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
 from mmcomponents.nn.mlp import SwiGLU
-from mmcomponents.nn.rotary import apply_rotary
+from mmcomponents.nn.rotary import Rotation
 
 
 class DecoderAttention(nn.Module):
@@ -50,14 +50,16 @@ class DecoderAttention(nn.Module):
         self.q_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
 
-    def forward(self, x: Tensor, segments: Segments, rotary: Exact | None, cache: KVCache | None, layer: str) -> Tensor:
+    def forward(
+        self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
+    ) -> Tensor:
         """`[T, d]` to `[T, d]`."""
-        heads = (-1, self.head_dim)
-        q = self.q_norm(self.q_proj(x).unflatten(-1, heads))
-        k = self.k_norm(self.k_proj(x).unflatten(-1, heads))
-        v = self.v_proj(x).unflatten(-1, heads)
-        if rotary is not None:
-            q, k = apply_rotary(q, rotary), apply_rotary(k, rotary)
+        heads = (x.shape[0], -1, self.head_dim)
+        q = self.q_norm(self.q_proj(x).view(heads))
+        k = self.k_norm(self.k_proj(x).view(heads))
+        v = self.v_proj(x).view(heads)
+        if rotate is not None:
+            q, k = rotate(q), rotate(k)
         if cache is None:
             out = attention(q, k, v, segments, causal=True, backend=self.backend)
         else:
@@ -87,9 +89,11 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(hidden_size, eps=eps)
         self.mlp = SwiGLU(hidden_size, intermediate_size)
 
-    def forward(self, x: Tensor, segments: Segments, rotary: Exact | None, cache: KVCache | None, layer: str) -> Tensor:
+    def forward(
+        self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
+    ) -> Tensor:
         """`[T, d]` to `[T, d]`."""
-        x = x + self.self_attn(self.input_layernorm(x), segments, rotary, cache, layer)
+        x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
 
@@ -145,8 +149,9 @@ class DecoderLM(Backbone):
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
         """Maps `[T, d]` to `[T, d]`."""
         segments = Segments(layout.cu_seqlens, layout.max_seqlen)
+        rotate = None if rotary is None else Rotation(rotary)
         for i, layer in enumerate(self.layers):
-            x = layer(x, segments, rotary, cache, f"decoder.{i}")
+            x = layer(x, segments, rotate, cache, f"decoder.{i}")
         out: Tensor = self.norm(x)
         return out
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from mmcomponents.checkpoints.causal_lm import CausalLM
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.errors import CheckpointError, UnknownFormatError
 from mmcomponents.checkpoints.files import read_json, read_weights
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.hf import HFInternVL
@@ -129,7 +129,9 @@ def read(path: str | Path, *, image_token_id: int | None = None, allow_pickle: b
     found = next((known for known in FORMATS if known.matches(config)), None)
     if found is None:
         kind = config.get("model_type") or config.get("architectures")
-        raise CheckpointError(f"{folder} holds a model of type {kind!r}, which is none of the formats that are known")
+        raise UnknownFormatError(
+            f"{folder} holds a model of type {kind!r}, which is none of the formats that are known"
+        )
     stored = read_weights(folder, allow_pickle)
     weights = {found.normalized(name): value for name, value in stored.items()}
     try:

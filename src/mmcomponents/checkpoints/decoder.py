@@ -88,6 +88,12 @@ def _rope_config(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**(config.get("rope_scaling") or {}), **(config.get("rope_parameters") or {})}
 
 
+def rope_base(config: Mapping[str, Any]) -> float | None:
+    """The rotary base that a configuration names; None: none."""
+    found = _rope_config(config).get("rope_theta") or config.get("rope_theta")
+    return None if found is None else float(found)
+
+
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     table = _rope_config(config)
     kind = table.get("rope_type") or table.get("type") or "default"
@@ -95,7 +101,7 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"rotary scaling of type {kind} is not supported; there are default and dynamic")
     length = int(config.get("max_position_embeddings") or 32768)
     return {
-        "base": float(table.get("rope_theta") or config.get("rope_theta") or 10_000.0),
+        "base": rope_base(config) or 10_000.0,
         "ntk_factor": float(table["factor"]) if kind == "dynamic" else None,
         "max_position_embeddings": int(table.get("original_max_position_embeddings") or length),
     }

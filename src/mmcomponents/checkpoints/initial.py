@@ -10,10 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from mmcomponents.backbones import TransformersLM
+from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.decoder import rope_base
+from mmcomponents.checkpoints.errors import CheckpointError, UnknownFormatError
+from mmcomponents.checkpoints.files import read_json
+from mmcomponents.checkpoints.foreign import ForeignFolder
+from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.model import MultimodalModel
+from mmcomponents.vision import TransformersVision
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +35,7 @@ def check_initial(folders: Folders) -> None:
         CheckpointError: In one line.
     """
     for path in dict.fromkeys(map(str, folders.values() if isinstance(folders, Mapping) else [folders])):
-        read(path)
+        _open(path)
 
 
 @torch.no_grad()
@@ -36,69 +43,101 @@ def load_initial(model: MultimodalModel, folders: Folders) -> None:
     """Copies weights into a model, which may be sharded: tensor by tensor, each rank keeping its own piece.
 
     With one folder, a slot that holds a part of another class than the folder's model keeps its first draw, and so does
-    one that the folder has not: so one part is swapped and the others stay trained. Where a word table has another
-    number of rows, the rows that both have are copied; further rows of a head become the mean of those that it was
-    given, as InternVL's own training does for tokens that are added, and further rows of the table keep their draw.
+    one that the folder has not: so one part is swapped and the others stay trained. `TransformersLM` and
+    `TransformersVision` take any folder that transformers reads, and so do the words beside them. Where a word table
+    has another number of rows, the rows that both have are copied; further rows of a head become the mean of those that
+    it was given, as InternVL's own training does for tokens that are added, and further rows of the table keep their
+    draw.
 
     Args:
         model: Its weights are drawn.
-        folders: Of any format that `read` knows.
+        folders: Of any format that `read` knows, or that transformers does.
 
     Raises:
         CheckpointError: A folder is wrong, has not what a slot asks for, or nothing fits.
     """
     parts = model.parts()
+    chosen: dict[str, Checkpoint | ForeignFolder]
     if isinstance(folders, Mapping):
         unknown = sorted(set(folders) - {name.partition(".")[0] for name in parts})
         if unknown:
             raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(parts)}")
-        opened = {str(path): read(path) for path in dict.fromkeys(map(str, folders.values()))}
+        opened = {path: _open(path) for path in dict.fromkeys(map(str, folders.values()))}
         chosen = {name: opened[str(folders[slot])] for name in parts if (slot := name.partition(".")[0]) in folders}
     else:
-        whole = read(folders)
-        chosen = dict.fromkeys(_same_classes(model, whole), whole)
+        whole = _open(folders)
+        chosen = dict.fromkeys(_fitting(model, whole), whole)
         left = [name for name in parts if name not in chosen and any(True for _ in parts[name].parameters())]
         if left:
             log.warning("%s has no weights for %s: drawn anew", whole.folder, ", ".join(left))
     if not any(any(True for _ in parts[name].parameters()) for name in chosen):
         raise CheckpointError(f"{folders} has no part in common with the model")
+    if "backbone" in chosen:
+        _compare_base(model, chosen["backbone"])
     for name, part in parts.items():
         if name in chosen and not getattr(part, "is_tied", False):
             _copy(name, part, chosen[name])
 
 
-def _same_classes(model: MultimodalModel, checkpoint: Checkpoint) -> list[str]:
-    theirs = meta_model(checkpoint.spec).parts()
-    return [name for name, part in model.parts().items() if type(part) is type(theirs.get(name))]
+def _compare_base(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> None:
+    """Weights of a backbone are worth little with another rotary base than they were trained with."""
+    ours = getattr(model.position, "base", None)
+    if isinstance(folder, Checkpoint):
+        position = folder.spec.parts.get("position") or {}
+        theirs = (position.get("init_args") or {}).get("base")
+    else:
+        theirs = rope_base(read_json(folder.folder / "config.json"))
+    if ours is not None and theirs is not None and ours != theirs:
+        log.warning("the position part has the base %g and %s was trained with %g", ours, folder.folder, theirs)
 
 
-def _copy(slot: str, part: nn.Module, checkpoint: Checkpoint) -> None:
+def _open(path: str | Path) -> Checkpoint | ForeignFolder:
+    try:
+        return read(path)
+    except UnknownFormatError:
+        return ForeignFolder(Path(path))
+
+
+def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list[str]:
+    """Slots that find their weights in a folder."""
+    parts = model.parts().items()
+    if isinstance(folder, ForeignFolder):
+        return [name for name, part in parts if folder.fits(name, part)]
+    theirs = meta_model(folder.spec).parts()
+    wraps = (TransformersLM,) if isinstance(folder.format, CausalLM) else ()
+    return [name for name, part in parts if type(part) is type(theirs.get(name)) or isinstance(part, wraps)]
+
+
+def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> None:
     """Fills one part."""
-    source = _source_of(slot, checkpoint)
+    source = _source_of(slot, part, folder)
     for name, parameter in part.named_parameters():
         stored = source.get(name)
         if stored is None:
-            raise CheckpointError(f"{checkpoint.folder} has no weights {slot}.{name}")
+            raise CheckpointError(f"{folder.folder} has no weights {slot}.{name}")
         have, want = stored.meta.shape, parameter.shape
         words = slot == "embedder" or slot.startswith("heads.")
         if have != want and not (words and len(have) == 2 == len(want) and have[1] == want[1]):
-            raise CheckpointError(f"{checkpoint.folder}: {slot}.{name} is {list(have)}, the model has {list(want)}")
+            raise CheckpointError(f"{folder.folder}: {slot}.{name} is {list(have)}, the model has {list(want)}")
         value = stored.load().to(parameter.dtype)
         if have != want:
             value = _with_rows(slot, value, parameter)
         _put(parameter, value)
     surplus = sorted(set(source) - {name for name, _ in part.named_parameters()})
     if surplus:
-        raise CheckpointError(
-            f"{checkpoint.folder} has {slot}.{surplus[0]} and {len(surplus) - 1} more beyond the model"
-        )
+        more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+        raise CheckpointError(f"{folder.folder} has {slot}.{surplus[0]}{more} beyond the model")
 
 
-def _source_of(slot: str, checkpoint: Checkpoint) -> dict[str, Lazy]:
+def _source_of(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> dict[str, Lazy]:
     """The weights of a slot. A head that is tied in the folder is the word table."""
+    if isinstance(folder, ForeignFolder):
+        return folder.weights(slot, part)
+    if isinstance(part, TransformersLM | TransformersVision) and not isinstance(folder.format, Native):
+        return ForeignFolder(folder.folder).weights(slot, part)  # our names are those of our own parts
     prefix = f"{slot}."
-    found = {n.removeprefix(prefix): w for n, w in checkpoint.weights.items() if n.startswith(prefix)}
-    table = checkpoint.weights.get("embedder.embedding.weight")
+    found = {n.removeprefix(prefix): w for n, w in folder.weights.items() if n.startswith(prefix)}
+    table = folder.weights.get("embedder.embedding.weight")
     if not found and slot == "heads.lm" and table is not None:
         return {"weight": table}
     return found

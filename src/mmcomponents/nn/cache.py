@@ -52,13 +52,19 @@ class KVCache:
         self._offset = torch.tensor(list(places), device=device)
 
     def extend(self, layer: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds the new positions `[T, Hkv, D]` of one layer; returns its blocks `[S, Hkv, room, D]`."""
+        """Adds the new positions `[T, Hkv, D]` of one layer; returns its blocks `[S, Hkv, room, D]`.
+
+        Keys and values may differ in their width D.
+        """
         blocks = self._blocks.get(layer)
         room = blocks[0].shape[2] if blocks else 0
         needed = max(self.next_lengths)
         if needed > room:
-            shape = (len(self.lengths), k.shape[1], max(needed + _ROOM, 2 * room), k.shape[2])
-            grown = (k.new_zeros(shape), v.new_zeros(shape))
+            longer = max(needed + _ROOM, 2 * room)
+            grown = (
+                k.new_zeros(len(self.lengths), k.shape[1], longer, k.shape[2]),
+                v.new_zeros(len(self.lengths), v.shape[1], longer, v.shape[2]),
+            )
             if blocks:
                 for old, new in zip(blocks, grown, strict=True):
                     new[:, :, :room] = old

@@ -1,0 +1,206 @@
+"""Any vision tower of transformers as an encoder."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
+from mmcomponents.nn.foreign import (
+    PassThrough,
+    Starts,
+    check_attention,
+    check_config,
+    load_whole,
+    matrix_flops,
+    named_types,
+)
+from mmcomponents.vision.base import VisionEncoder
+
+
+class TransformersVision(VisionEncoder):
+    """A vision transformer of transformers: its last hidden state, or an inner one, as one map.
+
+    Class token and registers, which come before the patches, are cut off. What the map does not depend on is taken out
+    when the part is built: pooling heads, a norm for the pooled token alone, mask tokens, layers past the level. It
+    would get no gradient, and its weights in a checkpoint have no use here.
+
+    Args:
+        config: Fields of the tower's configuration with its `model_type`, or a local folder or config.json; of a
+            composite configuration (CLIP, SigLIP, InternVL) its `vision_config` is taken.
+        level: -1 is the last hidden state, with the norm that follows it; another number is an index into the hidden
+            states of transformers: 0 the input of the first layer, k the output of layer k, -2 the last but one.
+        attn_implementation: Attention of transformers: "sdpa", "eager", "flash_attention_2", …
+        trust_remote_code: Whether a local folder may bring code of its own, which is then run.
+
+    Raises:
+        ValueError: The configuration is unknown, or the tower is none of square patches in one grid.
+    """
+
+    hidden_size: int
+
+    def __init__(
+        self,
+        config: dict[str, Any] | str,
+        level: int = -1,
+        attn_implementation: str = "sdpa",
+        trust_remote_code: bool = False,
+    ) -> None:
+        super().__init__()
+        settings = _read(config, trust_remote_code)
+        self.image_size = _side(settings, "image_size")
+        self.patch_size = _side(settings, "patch_size")
+        self.hidden_size = int(settings.hidden_size)
+
+        def build() -> Any:
+            from transformers import MODEL_MAPPING, AutoModel
+
+            check_attention(MODEL_MAPPING.get(type(settings), None), attn_implementation)
+            return AutoModel.from_config(
+                settings,
+                attn_implementation=attn_implementation,
+                dtype=torch.get_default_dtype(),
+                trust_remote_code=trust_remote_code,
+            )
+
+        self.body = build()
+        self._starts = Starts(self.body, self.body._init_weights)
+        with torch.device("meta"):
+            unused, self.depth = self._probe(build(), level)
+        _take_out(self.body, unused)
+        self._starts.keep_only(self.body)
+        self._resizes = "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters
+        self.shard_units = named_types(self.body, set(self.body._no_split_modules or ()))
+        self.init_weights()
+
+    def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
+        """Rows and columns of patches.
+
+        Raises:
+            ValueError: The tile is no multiple of the patch.
+        """
+        height, width = pixel_hw
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(f"a tile of {height} x {width} pixels has no whole patches of {self.patch_size}")
+        return height // self.patch_size, width // self.patch_size
+
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Encodes tiles `[N, 3, H, W]` into one map `[N, h*w, C]`; tokens before the patches are left out."""
+        hw = self.grid(images.pixel_hw)
+        resize = self._resizes and images.pixel_hw != (self.image_size, self.image_size)
+        weight = next(self.body.parameters())
+        found = self.body(
+            pixel_values=images.pixels.to(weight.dtype), **({"interpolate_pos_encoding": True} if resize else {})
+        )
+        tokens: Tensor = found.last_hidden_state
+        return VisualFeatures([FeatureMap(tokens[:, tokens.shape[1] - hw[0] * hw[1] :], hw)], images.context)
+
+    def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
+        """Vectors begin as transformers has them begin, matrices as in every part."""
+        if not self._starts.draw(name.removeprefix("body."), value, generator):
+            super().init_parameter(name, value, generator)
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Patches, the layers that run, and their attention over all tokens of a tile."""
+        if batch.images is None:
+            return 0.0
+        rows, columns = self.grid(batch.images.pixel_hw)
+        tiles, length = batch.images.pixels.shape[0], rows * columns + self.num_prefix
+        patches = sum(m.weight.numel() for m in self.body.modules() if isinstance(m, nn.Conv2d))
+        attention = 4 * length**2 * self.hidden_size * self.depth
+        return float(tiles) * (2 * rows * columns * patches + matrix_flops(self.body, length) + attention)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersVision:
+        """Moves and casts the weights; buffers that no checkpoint holds keep their values and types."""
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._starts.restore(self.body)
+        return self
+
+    def _probe(self, body: Any, level: int) -> tuple[set[str], int]:
+        """Parameters that the map does not depend on, and the number of layers below it; runs without numbers.
+
+        Args:
+            body: A tower on the meta device.
+            level: See the class.
+        """
+        side = self.image_size
+        found = body.eval()(pixel_values=torch.zeros(1, 3, side, side), output_hidden_states=True, return_dict=True)
+        states, count = found.hidden_states or (), len(found.hidden_states or ())
+        if level != -1 and not -count <= level < count:
+            raise ValueError(f"level {level}: {type(body).__name__} has the hidden states {-count} to {count - 1}")
+        tokens = found.last_hidden_state if level == -1 else states[level]
+        rows, columns = self.grid((side, side))
+        if tokens.ndim != 3 or tokens.shape[1] < rows * columns or tokens.shape[2] != self.hidden_size:
+            raise ValueError(
+                f"{type(body).__name__} gives {list(tokens.shape[1:])} for {rows} x {columns} patches of width "
+                f"{self.hidden_size}: only towers with one token a patch fit here"
+            )
+        self.num_prefix = int(tokens.shape[1]) - rows * columns
+        tokens.sum().backward()
+        unused = {name for name, parameter in body.named_parameters() if parameter.grad is None}
+        return unused, (level if level >= 0 else count + level)
+
+
+def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:
+    from transformers import CONFIG_MAPPING, AutoConfig  # takes seconds, so only where it is used
+
+    check_config(config, CONFIG_MAPPING.keys())
+    if isinstance(config, dict):
+        settings: Any = AutoConfig.for_model(**config)
+    else:
+        settings = AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=trust_remote_code)
+    return getattr(settings, "vision_config", settings)
+
+
+def _side(settings: Any, name: str) -> int:
+    """A length of a square in pixels."""
+    value = getattr(settings, name, None)
+    sides = value if isinstance(value, list | tuple) else [value]
+    if len(set(sides)) != 1 or sides[0] is None:
+        raise ValueError(f"{settings.model_type} has {name} {value}: only towers of square tiles and patches fit here")
+    return int(sides[0])
+
+
+def _take_out(module: nn.Module, unused: set[str], prefix: str = "") -> None:
+    """Replaces modules all of whose parameters are unused, and removes the other unused parameters.
+
+    A parameter without elements (no registers) becomes a buffer, as nothing can be sharded or trained of it.
+    """
+    for name, child in list(module.named_children()):
+        names = {f"{prefix}{name}.{n}" for n, _ in child.named_parameters()}
+        if names and names <= unused:
+            setattr(module, name, PassThrough())
+        else:
+            _take_out(child, unused, f"{prefix}{name}.")
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        if prefix + name in unused:
+            module.register_parameter(name, None)
+        elif parameter.numel() == 0:
+            delattr(module, name)
+            module.register_buffer(name, parameter.detach(), persistent=False)
+
+
+def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str, Tensor]:
+    """Weights of a vision tower in a folder, also of one within a composite model (CLIP, SigLIP).
+
+    Args:
+        folder: Local; only safetensors are read.
+        trust_remote_code: As in `TransformersVision`.
+
+    Returns:
+        `vision.body.*` as a `TransformersVision` names them, and what that part takes out as well.
+
+    Raises:
+        ValueError: The folder holds no such model, or lacks some of its weights.
+    """
+    from transformers import MODEL_MAPPING, AutoModel
+
+    settings = _read(str(folder), trust_remote_code)
+    kind = MODEL_MAPPING.get(type(settings), AutoModel)
+    model = load_whole(kind, folder, config=settings, trust_remote_code=trust_remote_code)
+    return {f"vision.body.{name}": value for name, value in model.named_parameters()}
