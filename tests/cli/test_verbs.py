@@ -1,17 +1,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from PIL import Image
-from recipe_standins import Data, Task
 
 from mmcomponents.cli import data as data_verb
-from mmcomponents.cli import generate as generate_verb
 from mmcomponents.cli.main import main
 from mmcomponents.data.errors import DataError
 
@@ -101,69 +96,3 @@ def test_data_verb_calls_the_functions_with_their_own_flags(
     assert "out" in line_of_error(capsys, "data", "handwriting")
     told = line_of_error(capsys, "data", "handwriting", "--out", "d", "--scenes", "-1")
     assert told.endswith("scenes must not be negative, got -1\n")
-
-
-class Teller(Task):
-    """A task whose model is made late, as the real one's is."""
-
-    model: torch.nn.Module
-
-    def configure_model(self) -> None:
-        self.model = self.part
-
-
-class TellerData(Data):
-    tokenizer = "tokens"
-    renderer = "renderer"
-
-
-def test_generate_loads_weights_and_answers(
-    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    write("r.yaml", "model: {projector: {class_path: recipe_standins.Wide}}")
-    trained = Teller(projector=lambda i, o: sys.modules["recipe_standins"].Wide(i, o))
-    trained.configure_model()
-    torch.save({"state_dict": trained.state_dict()}, "last.ckpt")
-    Image.new("RGB", (4, 3)).save("a.png")
-    seen: dict[str, object] = {}
-
-    def answer(
-        model: torch.nn.Module, tokenizer: str, prompts: list[str], images: list[list[Image.Image]], **rest: object
-    ) -> list[str]:
-        assert torch.equal(model.layer.weight, trained.part.layer.weight)
-        assert not model.training
-        seen.update(rest, tokenizer=tokenizer, sizes=[[image.size for image in group] for group in images])
-        if "" in prompts:
-            raise ValueError("a prompt is\nempty")
-        return [f"{prompt}!" for prompt in prompts]
-
-    monkeypatch.setattr(generate_verb, "sampler", lambda: answer)
-
-    def ask(*argv: str) -> int:
-        return generate_verb.answer("generate", ["--config", "r.yaml", *argv], Teller, TellerData)
-
-    assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one", "two", "--top_k", "5") == 0
-    assert capsys.readouterr().out == "one!\ntwo!\n"
-    assert (seen["tokenizer"], seen["renderer"]) == ("tokens", "renderer")
-    assert seen["sizes"] == [[(4, 3)], [(4, 3)]]
-    assert (seen["top_k"], seen["temperature"], seen["max_new_tokens"]) == (5, 0.0, 64)
-    assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [{"prompt": "one", "answer": "one!"}]
-
-    with pytest.raises(ValueError, match="generate: a prompt is empty"):
-        ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "")
-    with pytest.raises(ValueError, match=r"no checkpoint 'lst.ckpt'; did you mean 'last.ckpt'\?"):
-        ask("--ckpt_path", "lst.ckpt", "--prompt", "x")
-    with pytest.raises(ValueError, match=r"no image 'b.png'; did you mean 'a.png'\?"):
-        ask("--image", "b.png", "--prompt", "x")
-    write("c.png", "no picture")
-    with pytest.raises(ValueError, match=r"image 'c.png' cannot be read"):
-        ask("--image", "c.png", "--prompt", "x")
-    with pytest.raises(ValueError, match=r"no option --max_new_token; did you mean 'max_new_tokens'\?"):
-        ask("--prompt", "x", "--max_new_token", "5")
-    with pytest.raises(ValueError, match="--ckpt_path is missing"):
-        ask("--prompt", "x")
-    with pytest.raises(ValueError, match="--prompt is missing"):
-        ask()
-    with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: .*size mismatch"):
-        ask("--ckpt_path", "last.ckpt", "--prompt", "x", "--data.width", "3", "--model.width", "3")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmcomponents.backbones import TransformersLM
@@ -105,7 +106,12 @@ def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list
         return [name for name, part in parts if folder.fits(name, part)]
     theirs = meta_model(folder.spec).parts()
     wraps = (TransformersLM,) if isinstance(folder.format, CausalLM) else ()
-    return [name for name, part in parts if type(part) is type(theirs.get(name)) or isinstance(part, wraps)]
+    return [name for name, part in parts if _own_class(part) is type(theirs.get(name)) or isinstance(part, wraps)]
+
+
+def _own_class(part: nn.Module) -> type:
+    """Sharding gives a part a class that is made for it, over its own."""
+    return next(kind for kind in type(part).__mro__ if not issubclass(kind, FSDPModule))
 
 
 def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> None:

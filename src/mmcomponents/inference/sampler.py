@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.batch import IGNORE, Layout, ModelState, PackedBatch, Runtime, TokenType
+from mmcomponents.batch import ModelState, PackedBatch, Runtime
 from mmcomponents.component import Component
+from mmcomponents.inference.past import Past
 from mmcomponents.model import MultimodalModel
-from mmcomponents.nn.cache import KVCache
 
 
 class Sampler(Component):
@@ -62,7 +62,6 @@ class Autoregressive(Sampler):
         self.top_k = top_k
         self.head = head
 
-    @torch.no_grad()
     def forward(
         self,
         model: MultimodalModel,
@@ -78,25 +77,51 @@ class Autoregressive(Sampler):
             stop_ids: Tokens that end an answer.
             generator: Source of randomness on the model's device; None: torch's global one.
         """
-        runtime = Runtime(cache=KVCache())
         answers: list[list[int]] = [[] for _ in range(prompts.num_segments)]
+        for new in self.steps(model, prompts, stop_ids, generator):
+            for segment, token in new.items():
+                answers[segment].append(token)
+        return answers
+
+    @torch.no_grad()
+    def steps(
+        self,
+        model: MultimodalModel,
+        prompts: PackedBatch,
+        stop_ids: Collection[int],
+        generator: torch.Generator | None = None,
+        past: Past | None = None,
+        ended: Callable[[int], bool] | None = None,
+    ) -> Iterator[dict[int, int]]:
+        """Decodes step by step.
+
+        Args:
+            model: The model.
+            prompts: A pack with one prompt a segment.
+            stop_ids: Tokens that end an answer.
+            generator: Source of randomness on the model's device; None: torch's global one.
+            past: What was read before; the prompts follow it, and it goes on to what is read here.
+            ended: Asked after each step, for each segment, whether its answer is complete without a stop token.
+
+        Yields:
+            The new token of each segment that has one; those that stop are left out.
+        """
+        past = past or Past()
         active = list(range(prompts.num_segments))
-        batch = prompts
+        batch = past.follow(prompts)
         for step in range(self.max_new_tokens):
-            tokens = self.pick(self._last_logits(model, batch, runtime), generator).tolist()
-            going = []
-            for place, segment in enumerate(active):
-                if tokens[place] not in stop_ids:
-                    answers[segment].append(tokens[place])
-                    going.append(place)
+            tokens = self.pick(self._last_logits(model, batch, past), generator).tolist()
+            past.advance(model, batch)
+            new = {s: token for s, token in zip(active, tokens, strict=False) if token not in stop_ids}
+            yield new
+            going = [place for place, s in enumerate(active) if s in new and not (ended is not None and ended(s))]
             if not _any_rank(bool(going), prompts.input_ids.device) or step == self.max_new_tokens - 1:
                 break
             # With several ranks all of them take the same number of steps: one that is done keeps a segment going,
             # whose tokens are not recorded.
             kept = going or [0]
             active = [active[place] for place in going]
-            batch = self._next(model, batch, [tokens[place] for place in kept], kept, runtime)
-        return answers
+            batch = past.one_more(batch, [tokens[place] for place in kept], kept)
 
     def pick(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Next tokens `[S]` for logits `[S, vocab]`."""
@@ -113,7 +138,7 @@ class Autoregressive(Sampler):
             logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
         return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
 
-    def _last_logits(self, model: MultimodalModel, batch: PackedBatch, runtime: Runtime) -> Tensor:
+    def _last_logits(self, model: MultimodalModel, batch: PackedBatch, past: Past) -> Tensor:
         last = batch.layout.cu_seqlens[1:].long() - 1
 
         def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:
@@ -121,40 +146,8 @@ class Autoregressive(Sampler):
             logits: Tensor = heads[self.head](ModelState(hidden=state.hidden[last]), batch)
             return logits
 
-        logits: Tensor = model(batch, runtime, read)
+        logits: Tensor = model(batch, Runtime(cache=past.cache), read)
         return logits
-
-    def _next(
-        self, model: MultimodalModel, batch: PackedBatch, tokens: list[int], kept: list[int], runtime: Runtime
-    ) -> PackedBatch:
-        """The pack of one new token for each segment that goes on."""
-        layout, device, count = batch.layout, batch.input_ids.device, len(tokens)
-        keep = torch.tensor(kept, device=device)
-        last_ticks = None
-        if model.position is not None:
-            last_ticks = model.position.ticks(layout)[layout.cu_seqlens[1:].long() - 1][keep]
-        if kept != list(range(batch.num_segments)):
-            assert runtime.cache is not None
-            runtime.cache.select(kept)
-        lengths = layout.cu_seqlens.diff().long() if layout.prefill_len is None else layout.prefill_len
-        none = torch.full((count,), -1, device=device)
-        return PackedBatch(
-            input_ids=torch.tensor(tokens, device=device),
-            layout=Layout(
-                token_type=torch.full((count,), int(TokenType.TEXT), device=device),
-                cu_seqlens=torch.arange(count + 1, dtype=torch.int32, device=device),
-                max_seqlen=1,
-                image_id=none,
-                grid=torch.zeros(0, 3, dtype=torch.long, device=device),
-                last_ticks=last_ticks,
-                prefill_len=lengths[keep],
-            ),
-            visual_index=none,
-            labels=torch.full((count,), IGNORE, device=device),
-            segment_sample=batch.segment_sample[keep],
-            segment_source=batch.segment_source[keep],
-            keys=[batch.keys[place] for place in kept],
-        )
 
 
 def _any_rank(going: bool, device: torch.device) -> bool:

@@ -19,6 +19,15 @@ class Position(Component):
 
     head_dim: int
 
+    @property
+    def max_positions(self) -> int | None:
+        """Tokens of a segment for which the positions are good; None: no limit is known."""
+        return None
+
+    def keeps_base(self, before: int, after: int) -> bool:
+        """Whether a segment of either length has the same frequencies, so that cached keys stay right as it grows."""
+        return True
+
     @abstractmethod
     def ticks(self, layout: Layout) -> Tensor:
         """Positions in integer ticks of 1/256, int64 `[T]`, or `[T, axes]`."""

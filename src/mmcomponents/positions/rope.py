@@ -39,6 +39,15 @@ class RoPE(Position):
         self.ntk_factor = ntk_factor
         self.max_position_embeddings = max_position_embeddings
 
+    @property
+    def max_positions(self) -> int | None:
+        """The trained length; None with dynamic NTK, which goes past it."""
+        return self.max_position_embeddings if self.ntk_factor is None else None
+
+    def keeps_base(self, before: int, after: int) -> bool:
+        """Whether dynamic NTK takes one base for both lengths."""
+        return self._rescale(before) == self._rescale(after)
+
     def ticks(self, layout: Layout) -> Tensor:
         """Positions in ticks of 1/256, int64 `[T]`."""
         starts = layout.cu_seqlens[:-1].long()

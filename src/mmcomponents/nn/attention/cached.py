@@ -24,7 +24,7 @@ def cached_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, length
     """
     groups = q.shape[1] // k.shape[1]
     if segments.max_seqlen == 1:
-        return _one_each(q, k, v, groups, lengths)
+        return _one_each(q, k, v, groups, segments, lengths)
     out = []
     for s, rows in enumerate(q.split(segments.lengths)):
         new, known = rows.shape[0], lengths[s]
@@ -36,13 +36,20 @@ def cached_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, length
     return torch.cat(out)
 
 
-def _one_each(q: Tensor, k: Tensor, v: Tensor, groups: int, lengths: list[int]) -> Tensor:
+def _one_each(q: Tensor, k: Tensor, v: Tensor, groups: int, segments: Segments, lengths: list[int]) -> Tensor:
     """One new position a segment, all segments in one call; the heads of a group are rows of one small query."""
     longest = max(lengths)
     k, v = k[:, :, :longest], v[:, :, :longest]
-    mask = None
-    if min(lengths) != longest:
-        known = torch.tensor(lengths, device=q.device)
-        mask = (torch.arange(longest, device=q.device) < known[:, None])[:, None, None]  # [S, 1, 1, L]
+    mask = None if min(lengths) == longest else _known(segments, lengths, q.device)
     grouped = q.unflatten(1, (k.shape[1], groups))  # [S, Hkv, groups, D]: query head h uses key head h // groups
     return scaled_dot_product_attention(grouped, k, v, attn_mask=mask).flatten(1, 2)
+
+
+def _known(segments: Segments, lengths: list[int], device: torch.device) -> Tensor:
+    """Which places of a padded cache hold something, `[S, 1, 1, L]`; made once for all layers of a call."""
+    name = f"_known_{lengths}"
+    if name not in segments.__dict__:
+        places = torch.arange(max(lengths), device=device)
+        segments.__dict__[name] = (places < torch.tensor(lengths, device=device)[:, None])[:, None, None]
+    mask: Tensor = segments.__dict__[name]
+    return mask

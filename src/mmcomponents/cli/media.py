@@ -1,0 +1,85 @@
+"""Pictures and videos that a user names, and boxes that an answer names."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from PIL import Image
+
+from mmcomponents.cli.errors import UserError
+from mmcomponents.data import MiddleFrames, draw_groundings, load_image, parse_groundings, read_video
+from mmcomponents.data.errors import SampleError
+from mmcomponents.registry import near
+
+
+@dataclass
+class Media:
+    """What comes with a prompt.
+
+    Attributes:
+        images: In the order of `<image>`.
+        videos: Frames of each, in the order of `<video>`.
+    """
+
+    images: list[Image.Image] = field(default_factory=list)
+    videos: list[list[Image.Image]] = field(default_factory=list)
+
+    def add_image(self, path: str) -> None:
+        """Reads an image.
+
+        Raises:
+            UserError: It is missing or cannot be read.
+        """
+        _check_file("image", path)
+        try:
+            self.images.append(load_image(path))
+        except (SampleError, OSError) as error:
+            raise UserError(f"image {path!r} cannot be read: {error}") from None
+
+    def add_video(self, path: str, frames: int) -> None:
+        """Reads frames of a video, the middle ones of equal stretches.
+
+        Raises:
+            UserError: It is missing or cannot be read, or the number of frames is no such number.
+        """
+        _check_file("video", path)
+        try:
+            self.videos.append(read_video(path, MiddleFrames(frames)))
+        except (ValueError, OSError) as error:
+            raise UserError(f"video {path!r} cannot be read: {error}") from None
+
+    def mark(self, prompt: str) -> str:
+        """The prompt with a place for each image and video in front, where it names none of the kind."""
+        for name, given in (("<video>", self.videos), ("<image>", self.images)):
+            if name not in prompt:
+                prompt = f"{name}\n" * len(given) + prompt
+        return prompt
+
+
+def check_boxes(out: str, image_count: int, prompt_count: int) -> None:
+    """Refuses what boxes cannot be drawn for, before the model runs."""
+    if image_count != 1 or prompt_count != 1:
+        raise UserError(f"--boxes needs one image and one prompt, got {image_count} and {prompt_count}")
+    if not Path(out).resolve().parent.is_dir():
+        raise UserError(f"--boxes {out!r}: there is no folder {Path(out).parent.as_posix()!r}")
+    if Path(out).suffix.lower() not in Image.registered_extensions():
+        raise UserError(f"--boxes {out!r}: the name must end like that of an image, such as .png")
+
+
+def draw_boxes(answer: str, image: Image.Image, out: str) -> None:
+    """Draws the boxes of an answer on its image; what cannot be understood is told on standard error."""
+    found = parse_groundings(answer, *image.size)
+    for problem in found.problems or ([] if found.groundings else ["the answer names no boxes"]):
+        sys.stderr.write(f"mmcomponents: {problem}\n")
+    try:
+        draw_groundings(image, found.groundings).save(out)
+    except OSError as error:
+        raise UserError(f"--boxes {out!r} cannot be written: {error}") from None
+
+
+def _check_file(kind: str, path: str) -> None:
+    if not Path(path).is_file():
+        beside = [entry.as_posix() for entry in Path(path).parent.glob("*")] if Path(path).parent.is_dir() else []
+        raise UserError(f"there is no {kind} {path!r}{near(Path(path).as_posix(), beside)}")

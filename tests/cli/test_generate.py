@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from recipe_standins import Data, Task
+
+import tiny
+from mmcomponents import checkpoints
+from mmcomponents.checkpoints import CheckpointError
+from mmcomponents.cli import generate as generate_verb
+from mmcomponents.cli.main import main
+from mmcomponents.data import SampleRenderer, Tiling, train_tokenizer
+from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.heads import LMHead
+from mmcomponents.inference import generate
+from mmcomponents.positions import RoPE
+
+Write = Callable[[str, str], Path]
+
+
+class Teller(Task):
+    """A task whose model is made late, as the real one's is."""
+
+    model: torch.nn.Module
+
+    def configure_model(self) -> None:
+        self.model = self.part
+
+
+class TellerData(Data):
+    tokenizer = "tokens"
+    renderer = "renderer"
+
+
+def test_a_recipe_with_a_checkpoint_answers(
+    write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("r.yaml", "model: {projector: {class_path: recipe_standins.Wide}}")
+    trained = Teller(projector=lambda i, o: sys.modules["recipe_standins"].Wide(i, o))
+    trained.configure_model()
+    torch.save({"state_dict": trained.state_dict()}, "last.ckpt")
+    Image.new("RGB", (4, 3)).save("a.png")
+    seen: dict[str, object] = {}
+
+    def answer(
+        model: torch.nn.Module, tokenizer: str, prompts: list[str], images: list[list[Image.Image]], **rest: object
+    ) -> list[str]:
+        assert torch.equal(model.layer.weight, trained.part.layer.weight)
+        assert not model.training
+        seen.update(rest, tokenizer=tokenizer, sizes=[[image.size for image in group] for group in images])
+        if "<image>\n" in prompts:
+            raise ValueError("a prompt is\nempty")
+        return [f"{prompt}!" for prompt in prompts]
+
+    def stream(model: torch.nn.Module, tokenizer: str, prompt: str, images: list, **rest: object) -> Iterator[str]:
+        return iter(answer(model, tokenizer, [prompt], [images], **rest)[0])
+
+    monkeypatch.setattr(generate_verb, "samplers", lambda: {"batch": answer, "stream": stream})
+
+    def ask(*argv: str) -> int:
+        return generate_verb.answer("generate", ["--config", "r.yaml", *argv], Teller, TellerData)
+
+    assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one", "two", "--top_k", "5") == 0
+    assert capsys.readouterr().out == "<image>\none!\n<image>\ntwo!\n"
+    assert (seen["tokenizer"], seen["renderer"]) == ("tokens", "renderer")
+    assert seen["sizes"] == [[(4, 3)], [(4, 3)]]
+    assert (seen["top_k"], seen["temperature"], seen["max_new_tokens"]) == (5, 0.0, 64)
+    assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one") == 0
+    assert capsys.readouterr().out == "<image>\none!\n"
+    assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one", "--json") == 0
+    assert json.loads(capsys.readouterr().out) == [{"prompt": "one", "answer": "<image>\none!"}]
+
+    with pytest.raises(ValueError, match="generate: a prompt is empty"):
+        ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "")
+    with pytest.raises(ValueError, match=r"no checkpoint 'lst.ckpt'; did you mean 'last.ckpt'\?"):
+        ask("--ckpt_path", "lst.ckpt", "--prompt", "x")
+    with pytest.raises(ValueError, match=r"no image 'b.png'; did you mean 'a.png'\?"):
+        ask("--image", "b.png", "--prompt", "x")
+    write("c.png", "no picture")
+    with pytest.raises(ValueError, match=r"image 'c.png' cannot be read"):
+        ask("--image", "c.png", "--prompt", "x")
+    with pytest.raises(ValueError, match=r"no option --max_new_token; did you mean 'max_new_tokens'\?"):
+        ask("--prompt", "x", "--max_new_token", "5")
+    with pytest.raises(ValueError, match="--ckpt_path is missing"):
+        ask("--prompt", "x")
+    with pytest.raises(ValueError, match="--prompt is missing"):
+        ask()
+    with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: .*size mismatch"):
+        ask("--ckpt_path", "last.ckpt", "--prompt", "x", "--data.width", "3", "--model.width", "3")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(["What is this? It is a cat, a dog or 7."] * 4, 400)
+
+
+class Speaker(LMHead):
+    """Says one text to every question."""
+
+    text_ids: list[int] = []
+    place = 0
+
+    def forward(self, state, batch):
+        out = torch.zeros(state.hidden.shape[0], self.weight.shape[0])
+        self.place = 0 if batch.layout.max_seqlen > 1 else self.place + 1
+        out[:, self.text_ids[self.place % len(self.text_ids)]] = 1.0
+        return out
+
+
+class Folder:
+    """Stands in for a checkpoint that was read."""
+
+    def __init__(self, model, tokenizer) -> None:
+        self.model = model
+        self.words = tokenizer
+        self.asked: dict[str, object] = {}
+
+    def load(self, device, dtype):
+        self.asked = {"device": device, "dtype": dtype}
+        return self.model
+
+    def tokenizer(self):
+        return self.words
+
+    def renderer(self, tokenizer, tokens_per_tile):
+        return SampleRenderer(tokenizer, tokens_per_tile, Tiling(tile_size=16), system="Be kind.")
+
+
+@pytest.fixture
+def folder(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Folder]:
+    """Puts a model behind the folder `m`; it says a text, or what its weights say."""
+
+    def make(says: str | None = None, **parts) -> Folder:
+        vocab = len(tokenizer)
+        head = (LMHead if says is None else Speaker)(tiny.WIDTH, vocab)
+        if says is not None:
+            head.text_ids = tokenizer.encode(says + "<|im_end|>", add_special_tokens=False)
+        model = tiny.model(embedder=TokenEmbedder(vocab, tiny.WIDTH), heads={"lm": head}, **parts)
+        stand_in = Folder(model, tokenizer)
+        Path("m").mkdir(exist_ok=True)
+        monkeypatch.setattr(checkpoints, "read", lambda path: stand_in)
+        return stand_in
+
+    Image.effect_noise((40, 20), 80).convert("RGB").save(write("note", "").parent / "a.png")
+    Image.new("RGB", (20, 20), "blue").save("b.jpg")
+    return make
+
+
+def line_of_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    assert main(["generate", *argv]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err.removeprefix("mmcomponents: ").rstrip("\n")
+
+
+def test_a_folder_answers_as_the_function_does(folder, tokenizer, capsys) -> None:
+    made = folder()
+    options = ["--max_new_tokens", "6", "--temperature", "1", "--seed", "2", "--top_k", "50"]
+    settings = {"max_new_tokens": 6, "temperature": 1.0, "seed": 2, "top_k": 50}
+    renderer = SampleRenderer(tokenizer, 4, Tiling(max_tiles=2, tile_size=16), system="Be brief.")
+    pictures = [Image.open("a.png"), Image.open("b.jpg")]
+    wanted = generate(made.model, tokenizer, ["<image>\n<image>\nWhat?"], [pictures], renderer=renderer, **settings)
+    pair = ["--image", "a.png", "b.jpg", "--prompt", "What?", "--system", "Be brief.", "--max_tiles", "2"]
+    assert main(["generate", "m", *pair, *options]) == 0
+    assert capsys.readouterr().out == f"{wanted[0]}\n"
+    assert main(["generate", "m", *pair, *options, "--json", "--dtype", "bfloat16", "--device", "cpu"]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"prompt": "What?", "answer": wanted[0]}]
+    assert made.asked == {"device": torch.device("cpu"), "dtype": torch.bfloat16}
+    made.model.position.delta_log2 = 0
+    assert main(["generate", "m", "--prompt", "7", "a", "--delta", "1/4", "--max_new_tokens", "2"]) == 0
+    assert made.model.position.delta_log2 == 2
+    assert capsys.readouterr().out.count("\n") >= 2
+
+
+def test_stops_and_pieces(folder, monkeypatch) -> None:
+    folder("It is a cat, a dog")
+
+    class Terminal(io.StringIO):
+        flushes = 0
+
+        def flush(self) -> None:
+            self.flushes += 1
+
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    assert main(["generate", "m", "--prompt", "What?", "--stop", "dog", "cow"]) == 0
+    assert sys.stdout.getvalue() == "It is a cat, a \n"
+    assert sys.stdout.flushes > 3
+
+
+def test_boxes_are_drawn(folder, capsys) -> None:
+    folder("<ref>a dog</ref><box>[[100, 100, 900, 900]]</box>")
+    assert main(["generate", "m", "--image", "b.jpg", "--prompt", "Where?", "--boxes", "out.png"]) == 0
+    drawn, plain = (np.asarray(Image.open(name).convert("RGB")).astype(int) for name in ("out.png", "b.jpg"))
+    changed = np.argwhere(np.abs(drawn - plain).sum(-1) > 60)
+    assert (changed.min(), changed.max()) == (2, 17)
+    folder("It is a cat")
+    assert main(["generate", "m", "--image", "b.jpg", "--prompt", "Where?", "--boxes", "out.png"]) == 0
+    assert capsys.readouterr().err == "mmcomponents: the answer names no boxes\n"
+
+
+def test_mistakes_are_one_line(folder, monkeypatch, capsys, tmp_path) -> None:
+    folder(position=RoPE(8, max_position_embeddings=60))
+    ask = ["--prompt", "x", "--max_new_tokens", "4"]
+    assert "no model folder 'mm'; did you mean 'm'?" in line_of_error(capsys, "mm", *ask)
+    assert "b.jpg is a file; a model is a folder" in line_of_error(capsys, "b.jpg", *ask)
+    assert "more than the limit of 60" in line_of_error(capsys, "m", "--prompt", "7 " * 60)
+    assert "more than the limit of 9" in line_of_error(capsys, "m", *ask, "--max_length", "9")
+    assert "delta is a setting of V2PE" in line_of_error(capsys, "m", *ask, "--delta", "0.5")
+    assert "argument --delta" in line_of_error(capsys, "m", *ask, "--delta", "1/0")
+    assert "there is no video 'c.mp4'" in line_of_error(capsys, "m", *ask, "--video", "c.mp4")
+    assert "video 'a.png' cannot be read" in line_of_error(capsys, "m", *ask, "--video", "a.png")
+    assert "--dtype" in line_of_error(capsys, "m", *ask, "--dtype", "int8")
+    assert "--device 'abacus' cannot be used" in line_of_error(capsys, "m", *ask, "--device", "abacus")
+    assert "--max_tiles must be at least 1" in line_of_error(capsys, "m", *ask, "--max_tiles", "0")
+    assert "--boxes needs one image and one prompt, got 0 and 1" in line_of_error(capsys, "m", *ask, "--boxes", "o.png")
+    boxes = ["--image", "a.png", "--boxes"]
+    assert "must end like that of an image" in line_of_error(capsys, "m", *ask, *boxes, "o.txt")
+    assert "there is no folder 'none'" in line_of_error(capsys, "m", *ask, *boxes, "none/o.png")
+    assert "goes without a recipe" in line_of_error(capsys, "m", *ask, "--config", "quickstart")
+    assert "do not go together" in line_of_error(capsys, "m", "--interactive", "--json")
+    assert "need temperature >= 0" in line_of_error(capsys, "m", *ask, "--temperature", "-1")
+
+    def refuse(path: str) -> None:
+        raise CheckpointError("m holds nothing")
+
+    monkeypatch.setattr(checkpoints, "read", refuse)
+    assert line_of_error(capsys, "m", *ask) == "m holds nothing"
+
+
+def talk(monkeypatch: pytest.MonkeyPatch, lines: str, *argv: str) -> int:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(lines))
+    return main(["generate", "m", "--interactive", *argv])
+
+
+def test_a_conversation_from_a_pipe(folder, monkeypatch, capsys) -> None:
+    made = folder("a cat")
+    assert talk(monkeypatch, "What?\n\n/image b.jpg\n7?\n", "--image", "a.png", "--prompt", "First") == 0
+    assert capsys.readouterr().out == "a cat\n" * 3
+    read: list[int] = []
+    made.model.backbone.register_forward_pre_hook(lambda module, given: read.append(given[1].num_tokens))
+    assert talk(monkeypatch, "7?\n7?\n/reset\n7?\n/quit\n7?\n") == 0
+    turns = [count for count in read if count > 1]
+    assert len(turns) == 3
+    assert turns[0] == turns[2] > turns[1], "the second turn reads what is new"
+
+
+def test_a_conversation_goes_on_after_mistakes(folder, monkeypatch, capsys) -> None:
+    folder("a cat")
+    assert talk(monkeypatch, "/image c.png\n/dance\n<image>\nWhat?\n") == 2
+    told = capsys.readouterr()
+    assert told.out == "a cat\n"
+    assert [line.split(": ", 1)[1] for line in told.err.splitlines()] == [
+        "there is no image 'c.png'; did you mean 'a.png'?",
+        "'/dance' is no command; /help lists them",
+        "1 <image> placeholders in the user's turns, 0 images",
+    ]
+    assert talk(monkeypatch, "/help\n") == 0
+    assert "/reset" in capsys.readouterr().out
+
+
+def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(folder, monkeypatch, capsys) -> None:
+    made = folder("a cat, a dog")
+    typed = iter([KeyboardInterrupt, "What?", "What?", EOFError])
+
+    def read_line(prompt: str) -> str:
+        line = next(typed)
+        if not isinstance(line, str):
+            raise line
+        return line
+
+    def interrupt(module, given) -> None:
+        if made.model.heads["lm"].place == 2:
+            hook.remove()
+            raise KeyboardInterrupt
+
+    hook = made.model.backbone.register_forward_pre_hook(interrupt)
+    monkeypatch.setattr("builtins.input", read_line)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    assert main(["generate", "m", "--interactive"]) == 0
+    assert capsys.readouterr().out.split("\n") == ["", "a cat,", "a cat, a dog", "", ""]
