@@ -164,7 +164,7 @@ def test_wrong_folders_are_refused_in_one_line(official_folder: Path, tmp_path: 
     _config(official_folder, pad2square=False, vision_config={})
     assert "config.json is not complete: KeyError 'hidden_size'" in refused(official_folder)
     _config(official_folder, model_type="blip")
-    assert "'blip', which is none of the formats known" in refused(official_folder)
+    assert "'blip', which is none of the formats" in refused(official_folder)
     (official_folder / "config.json").write_text("{")
     assert "is not JSON" in refused(official_folder)
 

@@ -11,6 +11,7 @@ from mmcomponents.batch import Exact, Layout, PackedBatch
 from mmcomponents.nn.attention import Segments, attention, cached_attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
+from mmcomponents.nn.linear import Linear
 from mmcomponents.nn.mlp import SwiGLU
 from mmcomponents.nn.rotary import Rotation
 
@@ -43,10 +44,10 @@ class DecoderAttention(nn.Module):
         super().__init__()
         self.head_dim = head_dim
         self.backend: Backend = backend
-        self.q_proj = nn.Linear(hidden_size, num_heads * head_dim, bias=qkv_bias)
-        self.k_proj = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
-        self.v_proj = nn.Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
-        self.o_proj = nn.Linear(num_heads * head_dim, hidden_size, bias=False)
+        self.q_proj = Linear(hidden_size, num_heads * head_dim, bias=qkv_bias)
+        self.k_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
+        self.v_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
+        self.o_proj = Linear(num_heads * head_dim, hidden_size, bias=False)
         self.q_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
         self.k_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
 

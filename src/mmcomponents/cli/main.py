@@ -19,7 +19,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "test": ("run", "evaluate on the test data: --config RECIPE --ckpt_path FILE"),
     "predict": ("run", "run the model over the prediction data: --config RECIPE --ckpt_path FILE"),
     "plan": ("plan", "parameters, memory and FLOPs, built without weights: --config RECIPE [--devices N] [--json]"),
-    "generate": ("generate", "answer a prompt: --config RECIPE --ckpt_path FILE --image FILE --prompt TEXT"),
+    "generate": ("generate", "answer prompts: MODEL, or --config RECIPE --ckpt_path FILE; --image FILE --prompt TEXT"),
     "import": ("import_", "a released checkpoint becomes one of this library's: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
     "components": ("components", "list what can be put into a slot: [SLOT] [--json]"),

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import IGNORE, ModelState, PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.heads.base import Head
+from mmcomponents.nn.linear import linear
 from mmcomponents.nn.linear_nll import linear_nll, weighted_linear_nll
 
 
@@ -52,7 +53,7 @@ class LMHead(Head):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of some positions, `[n, d]` to `[n, vocab]`."""
-        return nn.functional.linear(hidden, self.weight)
+        return linear(hidden, self.weight)
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
         """Negative log-likelihood of each row: `[n, d]` and `[n]` to fp32 `[n]`, zero where there is no target."""

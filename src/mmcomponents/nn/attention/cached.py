@@ -40,16 +40,17 @@ def _one_each(q: Tensor, k: Tensor, v: Tensor, groups: int, segments: Segments, 
     """One new position a segment, all segments in one call; the heads of a group are rows of one small query."""
     longest = max(lengths)
     k, v = k[:, :, :longest], v[:, :, :longest]
-    mask = None if min(lengths) == longest else _known(segments, lengths, q.device)
+    mask = None if min(lengths) == longest else _unknown(segments, lengths, q)
     grouped = q.unflatten(1, (k.shape[1], groups))  # [S, Hkv, groups, D]: query head h uses key head h // groups
     return scaled_dot_product_attention(grouped, k, v, attn_mask=mask).flatten(1, 2)
 
 
-def _known(segments: Segments, lengths: list[int], device: torch.device) -> Tensor:
-    """Which places of a padded cache hold something, `[S, 1, 1, L]`; made once for all layers of a call."""
-    name = f"_known_{lengths}"
+def _unknown(segments: Segments, lengths: list[int], q: Tensor) -> Tensor:
+    """Minus infinity where a padded cache holds nothing, `[S, 1, 1, L]`; made once for all layers of a call."""
+    name = f"_unknown_{lengths}_{q.dtype}"
     if name not in segments.__dict__:
-        places = torch.arange(max(lengths), device=device)
-        segments.__dict__[name] = (places < torch.tensor(lengths, device=device)[:, None])[:, None, None]
+        places = torch.arange(max(lengths), device=q.device)
+        empty = places >= torch.tensor(lengths, device=q.device)[:, None]
+        segments.__dict__[name] = torch.zeros_like(empty, dtype=q.dtype).masked_fill_(empty, -torch.inf)[:, None, None]
     mask: Tensor = segments.__dict__[name]
     return mask
