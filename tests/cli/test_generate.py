@@ -147,7 +147,7 @@ def folder(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable
         model = tiny.model(embedder=TokenEmbedder(vocab, tiny.WIDTH), heads={"lm": head}, **parts)
         stand_in = Folder(model, tokenizer)
         Path("m").mkdir(exist_ok=True)
-        monkeypatch.setattr(checkpoints, "read", lambda path: stand_in)
+        monkeypatch.setattr(checkpoints, "read", lambda path, allow_pickle: stand_in)
         return stand_in
 
     Image.effect_noise((40, 20), 80).convert("RGB").save(write("note", "").parent / "a.png")
@@ -230,7 +230,7 @@ def test_mistakes_are_one_line(folder, monkeypatch, capsys, tmp_path) -> None:
     assert "do not go together" in line_of_error(capsys, "m", "--interactive", "--json")
     assert "need temperature >= 0" in line_of_error(capsys, "m", *ask, "--temperature", "-1")
 
-    def refuse(path: str) -> None:
+    def refuse(path: str, allow_pickle: bool) -> None:
         raise CheckpointError("m holds nothing")
 
     monkeypatch.setattr(checkpoints, "read", refuse)

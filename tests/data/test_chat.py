@@ -216,3 +216,14 @@ def test_a_tokenizer_without_the_tokens_is_refused(tokenizer: PreTrainedTokenize
     with pytest.raises(TemplateError, match=r"<\|im_start\|>, <\|im_end\|>, </img>, <IMG_CONTEXT>") as error:
         check_template(bare)
     assert " <img>" not in str(error.value)
+
+
+def test_a_tokenizer_of_text_alone_renders_conversations_without_images(tokenizer: PreTrainedTokenizerFast) -> None:
+    vocab = {"<|im_start|>": 0, "<|im_end|>": 1, "user": 2, "x": 3, "\n": 4, "assistant": 5}
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.WordLevel(vocab=vocab, unk_token="x")))
+    check_template(bare, images=False)
+    with pytest.raises(TemplateError, match="lacks 3 of them: <img>"):
+        check_template(bare)
+    render_prompt([{"role": "user", "content": "x"}], bare, [])
+    with pytest.raises(TemplateError, match="lacks 3 of them"):
+        render_prompt([{"role": "user", "content": "<image>"}], bare, [4])

@@ -21,7 +21,7 @@ from mmcomponents.checkpoints.rules import Lazy, to_ours
 from mmcomponents.checkpoints.spec import ModelSpec
 from mmcomponents.compose import build
 from mmcomponents.data import SampleRenderer, Tiling
-from mmcomponents.data.chat import IMAGE_CONTEXT
+from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
 from mmcomponents.data.images import Normalization
 from mmcomponents.data.tokenizer import load_tokenizer
 from mmcomponents.model import MultimodalModel
@@ -99,6 +99,7 @@ class Checkpoint:
             tokenizer: Of the folder.
             tokens_per_tile: Of the model; None without images.
         """
+        check_template(tokenizer, images=tokens_per_tile is not None)
         how = self.spec.processing
         tiling = Tiling(how.min_tiles, how.max_tiles, how.tile_size, how.thumbnail)
         normalization = cast(Normalization, how.normalization)

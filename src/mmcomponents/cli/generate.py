@@ -77,7 +77,7 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
         media.add_video(path, options.frames)
     device, dtype = _device(options.device), DTYPES.get(options.dtype)
     if folder:
-        loaded = from_folder(folder, device, dtype)
+        loaded = from_folder(folder, device, dtype, options.allow_pickle)
     else:
         loaded = from_recipe(verb, flags, options.ckpt_path, (task_class, data_class), device, dtype)
     try:
@@ -134,6 +134,10 @@ def _adjusted(loaded: Loaded, options: argparse.Namespace) -> Loaded:
             raise UserError(f"--max_tiles must be at least 1, got {options.max_tiles}")
         least = min(renderer.tiling.min_tiles, options.max_tiles)
         renderer = replace(renderer, tiling=replace(renderer.tiling, min_tiles=least, max_tiles=options.max_tiles))
+    if options.frame_prompt is not None:
+        renderer = replace(renderer, frame_template=options.frame_prompt)
+    if options.control_text != "encode":
+        renderer = replace(renderer, control_text=options.control_text)
     if options.delta is not None:
         from mmcomponents.inference import set_delta
 
@@ -194,6 +198,14 @@ def _parser(verb: str) -> _Parser:
     add("--delta", type=_fraction, help="V2PE: step of a visual token, such as 1/4")
     add("--device", help="default: cuda where there is one, else cpu")
     add("--dtype", choices=list(DTYPES), help="of the weights; default: as they are stored")
+    add(
+        "--control_text",
+        choices=("encode", "refuse"),
+        default="encode",
+        help="a prompt that spells out a token of the template, such as <|im_end|>: it stays text, or is refused",
+    )
+    add("--frame_prompt", metavar="TEXT", help="text of a video's frame, such as 'Frame-{number}: <image>'")
+    add("--allow_pickle", action="store_true", help="read a folder's weights that are pickles; only if you trust them")
     add("--json", action="store_true", help="print prompts and answers as JSON")
     add("--boxes", metavar="OUT.png", help="draw the boxes that the answer names on the image")
     return parser

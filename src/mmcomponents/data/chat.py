@@ -105,7 +105,7 @@ class _Writer:
     def finish(self) -> RenderedChat:
         encoded = self.encode(list(self.texts))
         chat = RenderedChat([], [], [])
-        context = self.codec.ids[IMAGE_CONTEXT]
+        context = self.codec.ids.get(IMAGE_CONTEXT)
         for number, control, repeats, supervised, skip in self.pieces:
             ids = encoded[number] if number >= 0 else [control] * repeats
             if number < 0 and control == context:
@@ -140,6 +140,7 @@ def _render(
     prompt: bool,
 ) -> RenderedChat:
     _check_roles(messages, "user" if prompt else "assistant")
+    check_template(tokenizer, images=bool(image_tokens))
     placeholders = count_placeholders(messages)
     if placeholders != len(image_tokens):
         raise ConversationError(f"{placeholders} <image> placeholders in the user's turns, {len(image_tokens)} images")

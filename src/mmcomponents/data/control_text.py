@@ -7,7 +7,7 @@ of an image that is not there. Such a text is either encoded like any other text
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -24,7 +24,10 @@ CONTROL_TOKENS = (START, END, PAD, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
 """Tokens that only the template may put into a sequence."""
 GROUNDING_TOKENS = ("<quad>", "</quad>", "<ref>", "</ref>", "<box>", "</box>")
 """Special tokens that a text may use."""
-REQUIRED_TOKENS = (START, END, IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
+TURN_TOKENS = (START, END)
+"""What every conversation needs."""
+IMAGE_TOKENS = (IMAGE_START, IMAGE_END, IMAGE_CONTEXT)
+"""What a conversation with images needs besides."""
 
 ControlText = Literal["encode", "refuse"]
 """What becomes of a text that holds a control token: it is encoded as plain text, or the conversation is refused."""
@@ -99,16 +102,20 @@ def codec(tokenizer: PreTrainedTokenizerBase) -> Codec:
     return _codec(tokenizer, len(tokenizer))
 
 
+def _require(ids: Mapping[str, int | None], tokens: Sequence[str], size: int) -> None:
+    missing = [token for token in tokens if ids.get(token) is None]
+    if missing:
+        raise TemplateError(
+            f"the chat template {TEMPLATE} needs {len(tokens)} special tokens and this tokenizer"
+            f" ({size} tokens) lacks {len(missing)} of them: {', '.join(missing)}"
+        )
+
+
 @lru_cache(maxsize=8)
 def _codec(tokenizer: PreTrainedTokenizerBase, size: int) -> Codec:
     # `size` is there for tokens that are added later: they make a new entry
     ids = {token: _find(tokenizer, token) for token in CONTROL_TOKENS}
-    missing = [token for token in REQUIRED_TOKENS if ids[token] is None]
-    if missing:
-        raise TemplateError(
-            f"the chat template {TEMPLATE} needs {len(REQUIRED_TOKENS)} special tokens and this tokenizer"
-            f" ({size} tokens) lacks {len(missing)} of them: {', '.join(missing)}"
-        )
+    _require(ids, TURN_TOKENS, size)
     control = {token: number for token, number in ids.items() if number is not None}
     for number, added in tokenizer.added_tokens_decoder.items():
         if added.special and added.content not in GROUNDING_TOKENS:
@@ -119,13 +126,18 @@ def _codec(tokenizer: PreTrainedTokenizerBase, size: int) -> Codec:
     return Codec(control, frozenset(control.values()), pattern, prefix)
 
 
-def check_template(tokenizer: PreTrainedTokenizerBase) -> None:
+def check_template(tokenizer: PreTrainedTokenizerBase, images: bool = True) -> None:
     """Makes sure that a tokenizer has the tokens of the template.
+
+    Args:
+        tokenizer: The tokenizer.
+        images: Whether conversations have images, which need tokens of their own.
 
     Raises:
         TemplateError: It lacks some; the message names them.
     """
-    codec(tokenizer)
+    tokens = (*TURN_TOKENS, *IMAGE_TOKENS) if images else TURN_TOKENS
+    _require({token: _find(tokenizer, token) for token in tokens}, tokens, len(tokenizer))
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
+from mmcomponents.data.chat import IMAGE_CONTEXT, ControlText, check_template
 from mmcomponents.data.collate import RenderedSample, collate
 from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.errors import DataError, SampleError
@@ -67,6 +67,8 @@ class PackedDataModule(LightningDataModule):
         max_refused: Largest share of samples that may be unusable.
         prompts_per_batch: Most questions of a test batch.
         test_questions: Questions asked in a test, from the first samples on; None: all.
+        control_text: What becomes of a text that spells out a token of the template: "encode", it stays text, or
+            "refuse", the sample is left out, named and counted.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class PackedDataModule(LightningDataModule):
         max_refused: float = 0.01,
         prompts_per_batch: int = 64,
         test_questions: int | None = None,
+        control_text: ControlText = "encode",
     ) -> None:
         super().__init__()
         self.tokenizer_path = tokenizer
@@ -100,6 +103,7 @@ class PackedDataModule(LightningDataModule):
         self.normalization: Normalization = normalization
         self.pack_tokens, self.pack_tiles, self.block = pack_tokens, pack_tiles, block
         self.system, self.delta_log2 = system, delta_log2
+        self.control_text: ControlText = control_text
         self.num_workers, self.seed, self.max_refused = num_workers, seed, max_refused
         self.prompts_per_batch, self.test_questions = prompts_per_batch, test_questions
         self._datasets: dict[str, PackDataset | PromptDataset] = {}
@@ -119,7 +123,8 @@ class PackedDataModule(LightningDataModule):
     @cached_property
     def renderer(self) -> SampleRenderer:
         """What becomes of a sample: the settings that training, tests and free prompts share."""
-        return SampleRenderer(self.tokenizer, self.tokens_per_tile, self.tiling, self.normalization, self.system)
+        how = (self.tiling, self.normalization, self.system, self.control_text)
+        return SampleRenderer(self.tokenizer, self.tokens_per_tile, *how)
 
     @property
     def source_names(self) -> list[str]:
@@ -165,7 +170,7 @@ class PackedDataModule(LightningDataModule):
             TemplateError: The tokenizer lacks tokens of the chat template.
             ValueError: They do not fit; with both numbers.
         """
-        check_template(self.tokenizer)
+        check_template(self.tokenizer, images=tokens_per_tile is not None)
         self._takes_images = tokens_per_tile is not None
         # transformers' folders name a <video> that has no row: it is always replaced before a text is tokenised.
         words = len(self.tokenizer) - (self.tokenizer.get_vocab().get(VIDEO_PLACEHOLDER, -1) >= vocab_size)
