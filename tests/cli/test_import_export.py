@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmcomponents.checkpoints import read
-from mmcomponents.cli import export as export_verb
+from mmcomponents.cli import output
 from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.main import main
 from mmcomponents.cli.run import RecipeCLI
@@ -208,4 +208,4 @@ def test_a_task_gets_its_weights_back(ckpt: str, task: MultimodalTask) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 mb", 1_500_000), ("700", 700)])
 def test_sizes(text: str, size: int) -> None:
-    assert export_verb._size(text) == size
+    assert output._size(text) == size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mmcomponents.cli.export import add_output_options, errors_in_one_line, output_parser, write_out
+from mmcomponents.cli.output import add_output_options, errors_in_one_line, output_parser, write_out
 
 
 def main(verb: str, argv: list[str]) -> int:

@@ -26,3 +26,15 @@ class VisionEncoder(Component):
     @abstractmethod
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles `[N, 3, H, W]` into maps of `[N, rows*columns, width]`."""
+
+
+def patch_grid(pixel_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:
+    """Rows and columns of square patches in a tile of this height and width.
+
+    Raises:
+        ValueError: The tile is no multiple of the patch.
+    """
+    height, width = pixel_hw
+    if height % patch_size or width % patch_size:
+        raise ValueError(f"a tile of {height} x {width} pixels has no whole patches of {patch_size}")
+    return height // patch_size, width // patch_size

@@ -13,7 +13,7 @@ from mmcomponents.nn.attention import Segments, attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.nn.mlp import MLP
-from mmcomponents.vision.base import VisionEncoder
+from mmcomponents.vision.base import VisionEncoder, patch_grid
 
 Norm = Literal["layer_norm", "rms_norm"]
 
@@ -174,10 +174,7 @@ class InternViT(VisionEncoder):
         Raises:
             ValueError: The tile is no multiple of the patch.
         """
-        height, width = pixel_hw
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"a tile of {height} x {width} pixels has no whole patches of {self.patch_size}")
-        return height // self.patch_size, width // self.patch_size
+        return patch_grid(pixel_hw, self.patch_size)
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles `[N, 3, H, W]` into one map `[N, h*w, C]` for each level; the class token is left out."""

@@ -20,7 +20,7 @@ from mmcomponents.nn.foreign import (
     matrix_flops,
     named_types,
 )
-from mmcomponents.vision.base import VisionEncoder
+from mmcomponents.vision.base import VisionEncoder, patch_grid
 
 
 class TransformersVision(VisionEncoder):
@@ -84,10 +84,7 @@ class TransformersVision(VisionEncoder):
         Raises:
             ValueError: The tile is no multiple of the patch.
         """
-        height, width = pixel_hw
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"a tile of {height} x {width} pixels has no whole patches of {self.patch_size}")
-        return height // self.patch_size, width // self.patch_size
+        return patch_grid(pixel_hw, self.patch_size)
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles `[N, 3, H, W]` into one map `[N, h*w, C]`; tokens before the patches are left out."""
