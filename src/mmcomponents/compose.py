@@ -17,7 +17,7 @@ from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
-from mmcomponents.registry import resolve
+from mmcomponents.registry import PartError, resolve, slots
 from mmcomponents.vision import VisionEncoder
 
 Width = int | tuple[int, ...]
@@ -93,8 +93,19 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
 
 
 def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
-    module, _, name = resolve(slot, str(part["class_path"])).rpartition(".")
-    return partial(getattr(importlib.import_module(module), name), **(part.get("init_args") or {}))
+    path = resolve(slot, str(part["class_path"]))
+    found, base = _imported(slot, path), _imported(slot, slots()[slot])
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise PartError(f"{path} is no {base.__name__}, which the slot {slot} takes")
+    return partial(found, **(part.get("init_args") or {}))
+
+
+def _imported(slot: str, path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise PartError(f"the {slot} {path!r} cannot be imported: {error}") from error
 
 
 def _needed(value: _T | None, part: str, what: str) -> _T:

@@ -12,7 +12,7 @@ import mmcomponents
 from checkpoints_models import IMAGE_TOKEN, STYLES, hf_model, ids_and_pixels
 from figures import GOLDEN
 from mmcomponents.batch import ImageBatch
-from mmcomponents.checkpoints import CheckpointError, read
+from mmcomponents.checkpoints import CheckpointError, convert, read
 from mmcomponents.checkpoints.checkpoint import added_tokens
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.rules import lazy, to_ours
@@ -162,7 +162,7 @@ def test_wrong_folders_are_refused_in_one_line(official_folder: Path, tmp_path: 
     _config(official_folder, downsample_ratio=0.5, pad2square=True)
     assert "pad2square" in refused(official_folder)
     _config(official_folder, pad2square=False, vision_config={})
-    assert "config.json is not complete: KeyError 'hidden_size'" in refused(official_folder)
+    assert "its configuration is wrong: KeyError 'hidden_size'" in refused(official_folder)
     _config(official_folder, model_type="blip")
     assert "'blip', which is none of the formats" in refused(official_folder)
     (official_folder / "config.json").write_text("{")
@@ -178,4 +178,79 @@ def test_missing_and_surplus_weights_are_named(official_folder: Path) -> None:
         mmcomponents.load(official_folder)
     save_file(whole | {"mlp1.7.bias": torch.ones(1)}, official_folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"unknown names: mlp1.7.bias"):
+        mmcomponents.load(official_folder)
+
+
+@pytest.mark.parametrize("level", [-2, 1])
+def test_an_inner_level_of_the_encoder(tmp_path: Path, level: int) -> None:
+    hf = hf_model(*STYLES[0])
+    hf.config.vision_feature_layer = level
+    hf.save_pretrained(tmp_path / "hf")
+    ids, pixels = ids_and_pixels(1)
+    convert(read(tmp_path / "hf"), tmp_path / "official", "official")
+    convert(read(tmp_path / "official", image_token_id=IMAGE_TOKEN), tmp_path / "again", "transformers")
+    from transformers import AutoModelForImageTextToText
+
+    again, info = AutoModelForImageTextToText.from_pretrained(tmp_path / "again", output_loading_info=True)
+    assert not info["missing_keys"]
+    with torch.no_grad():
+        expected = hf(input_ids=ids[None], pixel_values=pixels).logits[0]
+        for found in (mmcomponents.load(tmp_path / "hf"), mmcomponents.load(tmp_path / "official")):
+            torch.testing.assert_close(found.logits(ids, pixels), expected, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(again(input_ids=ids[None], pixel_values=pixels).logits[0], expected)
+
+
+def _ours(tmp_path: Path, **parts: Any) -> Path:
+    hf_model(*STYLES[0]).save_pretrained(tmp_path / "hf")
+    convert(read(tmp_path / "hf"), tmp_path / "ours", "mmcomponents")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    config["model"] |= parts
+    (tmp_path / "ours" / "config.json").write_text(json.dumps(config))
+    return tmp_path / "ours"
+
+
+def test_a_folder_runs_no_code_of_others(tmp_path: Path) -> None:
+    attack = {"class_path": "pathlib.Path.touch", "init_args": {"self": str(tmp_path / "harm")}}
+    folder = _ours(tmp_path, vision=attack)
+    with pytest.raises(CheckpointError, match=r"names code of others \(pathlib.Path.touch\)"):
+        mmcomponents.load(folder)
+    with pytest.raises(CheckpointError, match=r"cannot be imported|is no VisionEncoder"):
+        read(folder, trust_remote_code=True).load()
+    remote = {"class_path": "TransformersLM", "init_args": {"config": ".", "trust_remote_code": True}}
+    with pytest.raises(CheckpointError, match="TransformersLM with trust_remote_code"):
+        mmcomponents.load(_ours(tmp_path / "b", backbone=remote))
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"class_path": "Nothing"}, "no backbone is called 'Nothing'"),
+        ({"class_path": "DecoderLM", "init_args": {"hidden_size": "x"}}, "cannot be built"),
+        ({"class_path": "DecoderLM", "init_args": {"foo": 1}}, "unexpected keyword argument 'foo'"),
+        ("DecoderLM", "its configuration is wrong"),
+    ],
+)
+def test_wrong_parts_of_our_own_folder_are_told_in_one_line(tmp_path: Path, part: Any, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message) as caught:
+        mmcomponents.load(_ours(tmp_path, backbone=part))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("wrong", [{"num_attention_heads": 0}, {"hidden_size": None}])
+def test_nonsense_in_a_configuration_is_told_in_one_line(official_folder: Path, wrong: dict[str, Any]) -> None:
+    text = json.loads((official_folder / "config.json").read_text())["llm_config"]
+    _config(official_folder, llm_config=text | wrong)
+    with pytest.raises(CheckpointError, match="its configuration is wrong"):
+        mmcomponents.load(official_folder)
+
+
+def test_broken_tokenizer_files_and_whole_numbers_are_told(official_folder: Path) -> None:
+    state = load_file(official_folder / "model.safetensors")
+    state["mlp1.1.weight"] = state["mlp1.1.weight"].to(torch.int8)
+    save_file(state, official_folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"projector.fc1.weight is of type int8; quantised weights"):
+        mmcomponents.load(official_folder)
+    (official_folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 3}]}))
+    with pytest.raises(CheckpointError, match="its configuration is wrong"):
         mmcomponents.load(official_folder)

@@ -110,3 +110,30 @@ def test_nothing_is_overwritten_and_names_are_checked(hf_folder: Path, tmp_path:
         convert(read(hf_folder), hf_folder, "official")
     with pytest.raises(CheckpointError, match="no format is called 'gguf'; there are mmcomponents, official"):
         convert(read(hf_folder), tmp_path / "out", "gguf")
+
+
+def test_folders_beside_are_left_alone_and_a_failed_export_leaves_none(hf_folder: Path, tmp_path: Path) -> None:
+    for name in ("out.part", "out.old", "out.new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").touch()
+    before = {path.name for path in tmp_path.iterdir()}
+    convert(read(hf_folder), tmp_path / "out", "official")
+    assert {path.name for path in tmp_path.iterdir()} == before | {"out"}
+    assert all((tmp_path / name / "mine").is_file() for name in ("out.part", "out.old", "out.new"))
+    broken = read(hf_folder)
+    del broken.weights["backbone.norm.weight"]
+    with pytest.raises(CheckpointError, match=r"lacks backbone\.norm\.weight"):
+        convert(broken, tmp_path / "other", "official")
+    assert {path.name for path in tmp_path.iterdir()} == before | {"out"}
+    assert (tmp_path / "out").stat().st_mode == tmp_path.stat().st_mode
+
+
+def test_code_is_not_pointed_to_and_types_are_those_of_the_weights(hf_folder: Path, tmp_path: Path) -> None:
+    config = json.loads((hf_folder / "config.json").read_text())
+    config["auto_map"] = {"AutoModel": "theirs.Model"}
+    config["text_config"] |= {"auto_map": {"AutoModel": "theirs.Text"}, "dtype": "bfloat16"}
+    (hf_folder / "config.json").write_text(json.dumps(config))
+    convert(read(hf_folder), tmp_path / "out", "transformers")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert "auto_map" not in json.dumps(written)
+    assert (written["dtype"], written["text_config"].get("dtype")) == ("float32", None)

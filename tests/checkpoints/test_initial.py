@@ -13,6 +13,8 @@ from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.checkpoints.initial import load_initial
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
+from mmcomponents.mergers import PixelUnshuffle
+from mmcomponents.positions import RoPE
 from mmcomponents.projectors import LinearProjector
 
 
@@ -88,3 +90,26 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, folder: Path) -> None:
         load_initial(tiny.model(backbone=tiny.backbone(num_layers=1)), folder)
     with pytest.raises(CheckpointError, match="there is no checkpoint folder"):
         load_initial(tiny.model(), tmp_path / "none")
+
+
+def test_other_settings_than_the_weights_were_trained_with_are_told(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    same = tiny.model(position=RoPE(tiny.HEAD, base=10_000.0))
+    load_initial(same, folder)
+    assert not caplog.records
+    other = tiny.model(
+        merger=PixelUnshuffle(tiny.VISION, order="v1"),
+        vision=tiny.vision(num_heads=2, drop_path=0.1),
+        backbone=tiny.backbone(eps=1e-3),
+        position=RoPE(tiny.HEAD, base=10_000.0, ntk_factor=2.0),
+        heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)},
+    )
+    load_initial(other, folder)
+    for line in (
+        "vision.blocks.*.attn: num_heads is 2, was 3",
+        "merger: order is 'v1', was 'v2'",
+        "backbone.layers.*.input_layernorm: eps is 0.001, was 1e-06",
+        "more settings differ",
+    ):
+        assert line in caplog.text

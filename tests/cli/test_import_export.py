@@ -128,7 +128,11 @@ def test_what_a_format_cannot_hold_is_said(task: MultimodalTask, capsys: pytest.
     Path("hf/modeling_theirs.py").write_text("")
     assert main(["export", "hf", "--format", "official", "--out", "official"]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
-    assert warnings == ["warning: code: Python files of hf are not copied: modeling_theirs.py"]
+    assert warnings == [
+        "warning: code: the authors' Python files and their auto_map in config.json are not written; AutoModel with "
+        "trust_remote_code needs both",
+        "warning: code: Python files of hf are not copied: modeling_theirs.py",
+    ]
     assert main(["export", *RUN, *flags, "--format", "mmcomponents", "--out", "ours"]) == 0
     assert "warning" not in capsys.readouterr().out
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -112,13 +113,20 @@ class Checkpoint:
         return (kept["format"], kept["config"]) if kept else (self.format.name, self.config)
 
 
-def read(path: str | Path, *, image_token_id: int | None = None, allow_pickle: bool = False) -> Checkpoint:
+def read(
+    path: str | Path,
+    *,
+    image_token_id: int | None = None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Checkpoint:
     """Recognises a folder: ours, a transformers `-hf` one, an official InternVL one, or one part of it alone.
 
     Args:
         path: The folder. Nothing is fetched from anywhere.
         image_token_id: Placeholder of a visual token, for a folder without tokenizer.
         allow_pickle: Whether weights in PyTorch's own format are read.
+        trust_remote_code: Whether a folder of ours may name classes of others by dotted path, which are then imported.
 
     Raises:
         CheckpointError: It is missing, broken, or of no known format.
@@ -137,17 +145,20 @@ def read(path: str | Path, *, image_token_id: int | None = None, allow_pickle: b
     weights = {found.normalized(name): value for name, value in stored.items()}
     try:
         spec = found.refined(found.spec(config, weights), folder)
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise CheckpointError(f"{folder}: {error}") from error
-        raise CheckpointError(f"{folder / 'config.json'} is not complete: {type(error).__name__} {error}") from error
-    named = image_token_id if image_token_id is not None else added_tokens(folder).get(IMAGE_CONTEXT)
-    if spec.parts.get("vision") and named is not None:
-        spec = replace(spec, image_token_id=named)
-    try:
+        named = image_token_id if image_token_id is not None else added_tokens(folder).get(IMAGE_CONTEXT)
+        if spec.parts.get("vision") and named is not None:
+            spec = replace(spec, image_token_id=named)
+        if (foreign := spec.foreign_code()) and not trust_remote_code:
+            raise CheckpointError(
+                f"it names code of others ({', '.join(foreign)}), which is imported only if asked for "
+                "(trust_remote_code); a package that declares its parts is found by their short names"
+            )
         ours = to_ours(weights, found.rules(config, spec), found.ignored)
+        ours = {name: value for name, value in ours.items() if not _is_unused(name, spec)}
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"{folder}: its configuration is wrong: {type(error).__name__} {error}") from error
     return Checkpoint(folder, found, config, spec, ours)
 
 
@@ -176,9 +187,26 @@ def load(
 
 
 def meta_model(spec: ModelSpec) -> MultimodalModel:
-    """The model of a spec on the meta device."""
-    with torch.device("meta"):
-        return build(spec.parts, spec.vocab_size, spec.image_token_id)
+    """The model of a spec on the meta device.
+
+    Raises:
+        CheckpointError: A part cannot be found or built, or two of them do not fit.
+    """
+    try:
+        with torch.device("meta"):
+            return build(spec.parts, spec.vocab_size, spec.image_token_id)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        raise CheckpointError(f"the model cannot be built: {error}") from error
+
+
+def _is_unused(name: str, spec: ModelSpec) -> bool:
+    """Whether a weight is of a block past the level that is read: folders hold it, our encoder does not build it."""
+    vision = (spec.parts.get("vision") or {}).get("init_args") or {}
+    block = re.match(r"vision\.blocks\.(\d+)\.", name)
+    if block is None or not vision.get("levels"):
+        return False
+    highest = max(level + vision["num_layers"] + 1 if level < 0 else level for level in vision["levels"])
+    return bool(int(block[1]) >= highest)
 
 
 def check_names(where: str, wanted: dict[str, torch.Size], given: dict[str, Lazy]) -> None:
@@ -194,6 +222,10 @@ def check_names(where: str, wanted: dict[str, torch.Size], given: dict[str, Lazy
             surplus
         )
         raise CheckpointError(f"{where} {' and '.join(told)}")
+    whole = [name for name, value in given.items() if not value.meta.is_floating_point()]
+    if whole:
+        kind = str(given[whole[0]].meta.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: {_few(whole)} is of type {kind}; quantised weights are not supported")
     wrong = [name for name, shape in wanted.items() if given[name].meta.shape != shape]
     if wrong:
         shapes = f"{list(given[wrong[0]].meta.shape)}, the model has {list(wanted[wrong[0]])}"

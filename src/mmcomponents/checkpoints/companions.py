@@ -149,6 +149,11 @@ def _copy_tokenizer(source: Path, folder: Path) -> None:
     config = folder / "tokenizer_config.json"
     if config.is_file():
         kept = {key: value for key, value in read_json(config).items() if key != "auto_map"}  # remote code
+        if kept.get("tokenizer_class") == "TokenizersBackend":
+            kept["tokenizer_class"] = "PreTrainedTokenizerFast"  # the same by the name that older versions know
+        others = kept.get("extra_special_tokens")
+        if isinstance(others, list):  # of recent versions: without names; older ones know them by another key
+            kept["additional_special_tokens"] = kept.pop("extra_special_tokens")
         write_json(config, kept)
 
 
@@ -160,12 +165,7 @@ def _name_tokens(folder: Path, ids: Mapping[str, int]) -> None:
     if missing:
         raise CheckpointError(f"the format transformers needs tokens that the tokenizer lacks: {', '.join(missing)}")
     settings = read_json(config)
-    if settings.get("tokenizer_class") == "TokenizersBackend":
-        settings["tokenizer_class"] = "PreTrainedTokenizerFast"  # the same by the name that older versions know
     others = settings.get("extra_special_tokens") or {}
-    if isinstance(others, list):  # of recent versions: without names; older ones know them by another key
-        settings["additional_special_tokens"] = others
-        others = {}
     settings["extra_special_tokens"] = {**others, **NAMED_TOKENS}
     settings["processor_class"] = "InternVLProcessor"
     write_json(config, settings)

@@ -71,7 +71,8 @@ def decoder_parts(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
 
 def _refuse(config: Mapping[str, Any], kind: str) -> None:
     act = config.get("hidden_act", "silu")
-    biases = [key for key in ("attention_bias", "mlp_bias", "bias") if config.get(key)]
+    # A Qwen2 has its biases whatever such a key says.
+    biases = [key for key in ("attention_bias", "mlp_bias", "bias") if config.get(key) and kind != "qwen2"]
     reasons = {
         f"hidden_act {act}": act not in ("silu", "swish"),
         "a sliding window": bool(config.get("use_sliding_window")),
@@ -80,7 +81,9 @@ def _refuse(config: Mapping[str, Any], kind: str) -> None:
     }
     found = [reason for reason, holds in reasons.items() if holds]
     if found:
-        raise CheckpointError(f"DecoderLM has no {', no '.join(found)}, which this {kind} has; TransformersLM wraps it")
+        raise CheckpointError(
+            f"DecoderLM cannot be this {kind}, which has {' and '.join(found)}; TransformersLM wraps it"
+        )
 
 
 def _rope_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,11 +102,10 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     kind = table.get("rope_type") or table.get("type") or "default"
     if kind not in ("default", "dynamic"):
         raise CheckpointError(f"rotary scaling of type {kind} is not supported; there are default and dynamic")
-    length = int(config.get("max_position_embeddings") or 32768)
     return {
         "base": rope_base(config) or 10_000.0,
         "ntk_factor": float(table["factor"]) if kind == "dynamic" else None,
-        "max_position_embeddings": int(table.get("original_max_position_embeddings") or length),
+        "max_position_embeddings": int(config.get("max_position_embeddings") or 32768),
     }
 
 
@@ -198,7 +200,9 @@ def _rope_keys(spec: ModelSpec, target: str) -> dict[str, Any]:
     args = position.get("init_args") or {}
     theta = float(args.get("base", 1_000_000.0))
     factor = args.get("ntk_factor")
-    scaling = {"type": "dynamic", "rope_type": "dynamic", "factor": float(factor)} if factor is not None else None
+    # Two keys and no more: configurations of InternLM2, and of older Llamas, count them.
+    key = "type" if target == "official" else "rope_type"
+    scaling = {key: "dynamic", "factor": float(factor)} if factor is not None else None
     return {
         "max_position_embeddings": int(args.get("max_position_embeddings", 32768)),
         "rope_theta": theta,

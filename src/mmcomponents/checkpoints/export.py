@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,13 @@ def write(
     config = format.config(spec, known)
     kinds = {str(value.meta.dtype).removeprefix("torch.") for value in weights.values()}
     if len(kinds) == 1 and not isinstance(format, Native):
-        config |= dict.fromkeys(("dtype", "torch_dtype"), kinds.pop())  # the second is the name for older versions
+        names = ("dtype", "torch_dtype")  # the second is the name for older versions
+        config = _without(config, names) | dict.fromkeys(names, kinds.pop())
     if isinstance(format, Native) and source is not None and source[0] != format.name:
         config["source"] = {"format": source[0], "config": source[1]}
     state = to_theirs(weights, format.rules(config, spec))
-    part = folder.with_name(f"{folder.name}.part")
-    if part.exists():
-        shutil.rmtree(part)
-    part.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = staging_folder(folder)
     try:
         write_json(part / "config.json", config)
         write_companions(part, format.name, spec, tokenizer_folder)
@@ -141,12 +141,23 @@ def write(
         raise
 
 
+def staging_folder(folder: Path) -> Path:
+    """A new folder beside another one, to be filled and then renamed; with the rights that a new folder has."""
+    part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    part.chmod(folder.parent.stat().st_mode & 0o777)
+    return part
+
+
 def without_code(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration that points to no Python files: none are copied, and what is written needs none."""
+    return _without(config, ("auto_map",))
+
+
+def _without(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
     return {
-        key: without_code(value) if isinstance(value, Mapping) else value
+        key: _without(value, names) if isinstance(value, Mapping) else value
         for key, value in config.items()
-        if key != "auto_map"
+        if key not in names
     }
 
 

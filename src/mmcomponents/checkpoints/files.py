@@ -18,7 +18,8 @@ from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.rules import Lazy, lazy
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth")
+PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt")
+"""In the order in which they are looked for: the last may be anything."""
 
 MAX_SHARD = 5_000_000_000
 """Bytes of a shard, unless asked otherwise."""
@@ -47,8 +48,10 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except FileNotFoundError as error:
         raise CheckpointError(f"there is no {path.name} in {path.parent}") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise CheckpointError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):
@@ -75,13 +78,13 @@ def read_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Lazy]:
     shards = _shards(folder)
     if shards:
         return dict(entry for shard in shards for entry in _tensors(shard))
-    pickles = sorted({path for pattern in PICKLES for path in folder.glob(pattern)})
+    pickles = next((found for pattern in PICKLES if (found := sorted(folder.glob(pattern)))), [])
     if not pickles:
         raise CheckpointError(f"there are no weights (*.safetensors) in {folder}")
     if not allow_pickle:
         raise CheckpointError(
             f"the weights in {folder} are pickles ({pickles[0].name}), which can run code when they are read: "
-            "they are refused unless asked for (--allow_pickle), or convert them to safetensors"
+            "if you trust them, `mmcomponents import FOLDER --allow_pickle --out DIR` makes safetensors of them"
         )
     return dict(entry for path in pickles for entry in _unpickled(path))
 
@@ -122,8 +125,11 @@ def _tensors(shard: Path) -> Iterator[tuple[str, Lazy]]:
 
 def _read(shard: Path, name: str) -> Tensor:
     # Opened for each tensor: what a mapping has touched stays in memory for as long as the mapping lives.
-    with safe_open(shard, framework="pt") as file:
-        tensor: Tensor = file.get_tensor(name)
+    try:
+        with safe_open(shard, framework="pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{shard}: {name} cannot be read: {error}") from error
     return tensor
 
 
@@ -164,7 +170,10 @@ def write_weights(
     for number, names in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {name: state[name].load().contiguous() for name in names}
-        save_file(tensors, folder / file, metadata={"format": "pt"})
+        try:
+            save_file(tensors, folder / file, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk, say
+            raise CheckpointError(f"{folder / file} cannot be written: {error}") from error
         (folder / file).chmod(folder.stat().st_mode & 0o666)  # it is made for its owner alone, and servers are others
         table.update(dict.fromkeys(names, file))
         del tensors

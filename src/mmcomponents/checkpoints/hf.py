@@ -11,6 +11,7 @@ from mmcomponents.checkpoints.decoder import IGNORED, decoder_config, decoder_pa
 from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.files import read_json
 from mmcomponents.checkpoints.formats import Format
+from mmcomponents.checkpoints.official import layers_of
 from mmcomponents.checkpoints.rules import Rule, Thirds, rename
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 from mmcomponents.data.images import NORMALIZATIONS
@@ -147,7 +148,7 @@ class HFInternVL(Format):
             "text_config": {**text_source, **text, "eos_token_id": text_source.get("eos_token_id")},
             "tie_word_embeddings": text["tie_word_embeddings"],
             "vision_config": {**(source.get("vision_config") or {}), **_vision_config(vision)},
-            "vision_feature_layer": levels[0],
+            "vision_feature_layer": -1,  # blocks past the level are not written
             "vision_feature_select_strategy": "default",
         }
 
@@ -157,10 +158,7 @@ def _normalization(processor: Mapping[str, Any]) -> str:
     if given == (None, None):
         return "imagenet"
     for name, known in NORMALIZATIONS.items():
-        if all(
-            a is not None and [round(v, 4) for v in a] == [round(v, 4) for v in b]
-            for a, b in zip(given, known, strict=True)
-        ):
+        if all(a is not None and _close(a, b) for a, b in zip(given, known, strict=True)):
             return name
     raise CheckpointError(f"image_mean {given[0]} and image_std {given[1]} are none of {', '.join(NORMALIZATIONS)}")
 
@@ -222,7 +220,7 @@ def _vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
         "architectures": ["InternVLVisionModel"],
         "model_type": "internvl_vision",
         "hidden_size": vision.get("hidden_size", 1024),
-        "num_hidden_layers": vision.get("num_layers", 24),
+        "num_hidden_layers": layers_of(vision),
         "num_attention_heads": vision.get("num_heads", 16),
         "intermediate_size": vision.get("intermediate_size", 4096),
         "image_size": [size, size],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,10 +21,15 @@ from mmcomponents.checkpoints.files import read_json
 from mmcomponents.checkpoints.foreign import ForeignFolder
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.rules import Lazy
+from mmcomponents.component import Component
 from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.vision import TransformersVision
 
 log = logging.getLogger(__name__)
+
+_TOLD = 6
+"""Settings that differ, told at most."""
 
 Folders = str | Path | Mapping[str, str | Path]
 """One folder for the whole model, or a folder for each slot by its name."""
@@ -60,9 +66,9 @@ def load_initial(model: MultimodalModel, folders: Folders) -> None:
     parts = model.parts()
     chosen: dict[str, Checkpoint | ForeignFolder]
     if isinstance(folders, Mapping):
-        unknown = sorted(set(folders) - {name.partition(".")[0] for name in parts})
-        if unknown:
-            raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(parts)}")
+        slots = list(dict.fromkeys(name.partition(".")[0] for name in parts))
+        if unknown := sorted(set(folders) - set(slots)):
+            raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(slots)}")
         opened = {path: _open(path) for path in dict.fromkeys(map(str, folders.values()))}
         chosen = {name: opened[str(folders[slot])] for name in parts if (slot := name.partition(".")[0]) in folders}
     else:
@@ -75,9 +81,44 @@ def load_initial(model: MultimodalModel, folders: Folders) -> None:
         raise CheckpointError(f"{folders} has no part in common with the model")
     if "backbone" in chosen:
         _compare_base(model, chosen["backbone"])
+    _compare_settings(parts, chosen)
     for name, part in parts.items():
         if name in chosen and not getattr(part, "is_tied", False):
             _copy(name, part, chosen[name])
+
+
+def _compare_settings(parts: Mapping[str, Component], chosen: Mapping[str, Checkpoint | ForeignFolder]) -> None:
+    """Tells where weights fit and are used otherwise than in training: the number of heads, eps, a merger's order.
+
+    All plain attributes of modules that both models have under one name are compared, whether a head is tied included.
+    """
+    told = []
+    for folder in {id(value): value for value in chosen.values() if isinstance(value, Checkpoint)}.values():
+        theirs = meta_model(folder.spec).parts()
+        for name in (n for n, other in chosen.items() if other is folder and n in theirs):
+            others: dict[str, nn.Module] = dict(theirs[name].named_modules())
+            for inner, module in parts[name].named_modules():
+                same = others.get(inner)
+                if same is None or isinstance(module, DropPath) or _own_class(module) is not type(same):
+                    continue
+                ours, given = _plain(module), _plain(same)
+                place = re.sub(r"\d+", "*", f"{name}.{inner}").rstrip(".")  # the same of all layers is told once
+                told += [
+                    f"{place}: {key} is {ours[key]!r}, was {given[key]!r}"
+                    for key in ours
+                    if ours[key] != given.get(key, ours[key])
+                ]
+    told = list(dict.fromkeys(told))
+    for line in told[:_TOLD]:
+        log.warning("weights were trained with other settings: %s", line)
+    if len(told) > _TOLD:
+        log.warning("and %d more settings differ", len(told) - _TOLD)
+
+
+def _plain(module: nn.Module) -> dict[str, int | float | str | None]:
+    """What a module holds beside tensors and modules, and what says nothing of how its weights are used left out."""
+    kept = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | None) and not k.startswith("_")}
+    return {k: v for k, v in kept.items() if k not in ("training", "backend", "layer_scale", "num_embeddings")}
 
 
 def _compare_base(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> None:

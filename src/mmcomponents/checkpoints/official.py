@@ -93,7 +93,7 @@ class Official(Format):
             "min_dynamic_patch": spec.processing.min_tiles,
             "pad2square": False,
             "ps_version": merger.get("order", "v2"),
-            "select_layer": levels[0],
+            "select_layer": -1,  # blocks past the level are not written
             "system_message": spec.processing.system,
             "template": source.get("template", "internvl2_5"),
             "tie_word_embeddings": text["tie_word_embeddings"],
@@ -124,6 +124,13 @@ class InternViTAlone(Format):
         return vision_rules("")
 
 
+def layers_of(vision: Mapping[str, Any]) -> int:
+    """Blocks that an encoder with one level has; no norm follows the last one, so any is as good as the last."""
+    layers = int(vision.get("num_layers", 24))
+    level = int((vision.get("levels") or [-1])[0])
+    return level + layers + 1 if level < 0 else level
+
+
 def vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of `InternViT`, from the authors' configuration."""
     if config.get("hidden_act", "gelu") != "gelu":
@@ -150,7 +157,7 @@ def vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
         "architectures": ["InternVisionModel"],
         "model_type": "intern_vit_6b",
         "hidden_size": vision.get("hidden_size", 1024),
-        "num_hidden_layers": vision.get("num_layers", 24),
+        "num_hidden_layers": layers_of(vision),
         "num_attention_heads": vision.get("num_heads", 16),
         "intermediate_size": vision.get("intermediate_size", 4096),
         "image_size": vision.get("image_size", 448),

@@ -63,6 +63,21 @@ class ModelSpec:
             raise CheckpointError(f"the format {target} needs {wanted} as {slot}, and this model has {name}")
         return dict(found.get("init_args") or {})
 
+    def foreign_code(self) -> list[str]:
+        """What would import code of others: dotted paths that are not ours, and settings that ask for remote code.
+
+        Short names are ours or those of an installed package that declares its parts.
+        """
+        single = [part for slot, part in self.parts.items() if part and slot != "heads"]
+        found = []
+        for part in [*single, *(self.parts.get("heads") or {}).values()]:
+            path = str(part["class_path"])
+            if "." in path and not path.startswith("mmcomponents."):
+                found.append(path)
+            if (part.get("init_args") or {}).get("trust_remote_code"):
+                found.append(f"{path} with trust_remote_code")
+        return found
+
     def as_config(self) -> dict[str, Any]:
         """A plain tree, for JSON."""
         return {

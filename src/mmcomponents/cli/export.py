@@ -43,13 +43,13 @@ def main(verb: str, argv: list[str]) -> int:
         else:
             from mmcomponents.checkpoints import read
 
-            found = read(folder, allow_pickle=options.allow_pickle)
+            found = read(folder, allow_pickle=options.allow_pickle, trust_remote_code=options.trust_remote_code)
             write_out(options, found.spec, found.weights, options.format, source=found.source, folder=Path(folder))
     return 0
 
 
-_OPTIONS = "[--dtype bfloat16] [--max_shard_size 5GB] [--overwrite] [--allow_pickle]"
-_FLAGS = ("--out", "--format", "--dtype", "--max_shard_size", "--overwrite", "--allow_pickle")
+_OPTIONS = "[--dtype bfloat16] [--max_shard_size 5GB] [--overwrite] [--allow_pickle] [--trust_remote_code]"
+_FLAGS = ("--out", "--format", "--dtype", "--max_shard_size", "--overwrite", "--allow_pickle", "--trust_remote_code")
 
 
 def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str]) -> None:

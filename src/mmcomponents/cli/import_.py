@@ -20,6 +20,6 @@ def main(verb: str, argv: list[str]) -> int:
     from mmcomponents.checkpoints import read
 
     with errors_in_one_line(verb):
-        found = read(options.source, allow_pickle=options.allow_pickle)
+        found = read(options.source, allow_pickle=options.allow_pickle, trust_remote_code=options.trust_remote_code)
         write_out(options, found.spec, found.weights, "mmcomponents", source=found.source, folder=Path(options.source))
     return 0

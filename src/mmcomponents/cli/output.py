@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from mmcomponents.checkpoints import ModelSpec
     from mmcomponents.checkpoints.rules import Lazy
 
+_PIPE_WIDTH = 200
+"""Columns of the table where no terminal says how many there are."""
+
 _TYPES = ("float32", "bfloat16", "float16")
 _UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
@@ -42,6 +45,11 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=_TYPES, help="of the written weights; default: as they are")
     parser.add_argument("--max_shard_size", type=_size, default="5GB", help="of a file of weights; default: 5GB")
     parser.add_argument("--overwrite", action="store_true", help="replace a checkpoint folder that is there already")
+    parser.add_argument(
+        "--trust_remote_code",
+        action="store_true",
+        help="import parts of other packages that a folder of ours names by dotted path; only if you trust it",
+    )
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read weights that are pickles; only if you trust them"
     )
@@ -93,6 +101,7 @@ def write_out(
     if options.dtype:
         weights = cast(weights, getattr(torch, options.dtype))
     out = Path(options.out)
+    out = out.resolve() if out.is_symlink() else out  # a link is followed, not replaced
     total = sum(value.nbytes for value in weights.values())
 
     def save(place: Path) -> None:
@@ -130,13 +139,20 @@ def _place(out: Path, source: Path, overwrite: bool, save: Callable[[Path], None
         raise UserError(f"{out} holds the source; write to another folder")
     if not (out / "config.json").is_file():
         raise UserError(f"{out} holds something else than a checkpoint (no config.json): it is not overwritten")
-    new, old = out.with_name(f"{out.name}.new"), out.with_name(f"{out.name}.old")
-    for rest in (new, old):
-        shutil.rmtree(rest, ignore_errors=True)
-    save(new)
-    out.rename(old)
-    new.rename(out)
-    shutil.rmtree(old)
+    from mmcomponents.checkpoints.export import staging_folder
+
+    new, old = staging_folder(out) / out.name, staging_folder(out) / out.name
+    try:
+        save(new)
+        out.rename(old)
+        try:
+            new.rename(out)
+        except OSError:
+            old.rename(out)
+            raise
+    finally:
+        for beside in (new.parent, old.parent):
+            shutil.rmtree(beside)
 
 
 def left_out(spec: ModelSpec, format_name: str, source: Path) -> list[str]:
@@ -150,6 +166,11 @@ def left_out(spec: ModelSpec, format_name: str, source: Path) -> list[str]:
     how = spec.processing
     if format_name == "transformers" and spec.parts.get("vision") and not how.thumbnail and how.max_tiles > 1:
         found.append("images: transformers adds a thumbnail to several tiles, and this model was made without")
+    if format_name == "official":
+        found.append(
+            "code: the authors' Python files and their auto_map in config.json are not written; AutoModel with "
+            "trust_remote_code needs both"
+        )
     code = sorted(file.name for file in source.glob("*.py"))
     if code:
         found.append(f"code: Python files of {source} are not copied: {', '.join(code)}")
@@ -169,6 +190,8 @@ def _report(out: Path, format_name: str, weights: Mapping[str, Lazy], missing: l
     table.add_row("weights", f"{size} in {len(shards)} file{'s' if len(shards) > 1 else ''}")
     table.add_row("beside", ", ".join(file.name for file in files if file not in shards))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_PIPE_WIDTH)
     console.print(table, markup=False, highlight=False)
     for line in missing:
         console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
