@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,9 @@ import tiny
 from mmcomponents import checkpoints
 from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.cli import generate as generate_verb
+from mmcomponents.cli.errors import UserError
 from mmcomponents.cli.main import main
+from mmcomponents.cli.weights import load_weights, saved_state
 from mmcomponents.data import SampleRenderer, Tiling, train_tokenizer
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
@@ -94,7 +97,7 @@ def test_a_recipe_with_a_checkpoint_answers(
         ask("--prompt", "x")
     with pytest.raises(ValueError, match="--prompt is missing"):
         ask()
-    with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: .*size mismatch"):
+    with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: 2 of another shape"):
         ask("--ckpt_path", "last.ckpt", "--prompt", "x", "--data.width", "3", "--model.width", "3")
 
 
@@ -147,7 +150,7 @@ def folder(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable
         model = tiny.model(embedder=TokenEmbedder(vocab, tiny.WIDTH), heads={"lm": head}, **parts)
         stand_in = Folder(model, tokenizer)
         Path("m").mkdir(exist_ok=True)
-        monkeypatch.setattr(checkpoints, "read", lambda path, allow_pickle: stand_in)
+        monkeypatch.setattr(checkpoints, "read", lambda path, allow_pickle, trust_remote_code: stand_in)
         return stand_in
 
     Image.effect_noise((40, 20), 80).convert("RGB").save(write("note", "").parent / "a.png")
@@ -230,7 +233,7 @@ def test_mistakes_are_one_line(folder, monkeypatch, capsys, tmp_path) -> None:
     assert "do not go together" in line_of_error(capsys, "m", "--interactive", "--json")
     assert "need temperature >= 0" in line_of_error(capsys, "m", *ask, "--temperature", "-1")
 
-    def refuse(path: str, allow_pickle: bool) -> None:
+    def refuse(path: str, allow_pickle: bool, trust_remote_code: bool) -> None:
         raise CheckpointError("m holds nothing")
 
     monkeypatch.setattr(checkpoints, "read", refuse)
@@ -288,3 +291,69 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(folder, monkeypatc
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True))
     assert main(["generate", "m", "--interactive"]) == 0
     assert capsys.readouterr().out.split("\n") == ["", "a cat,", "a cat, a dog", "", ""]
+
+
+def test_a_model_behind_its_options_is_told_of(folder, capsys) -> None:
+    folder("a cat")
+    Path("m/config.json").write_text("{}")
+    assert line_of_error(capsys, "--prompt", "hi", "m").startswith(
+        "generate: MODEL comes first: mmcomponents generate m"
+    )
+    assert "needs MODEL, a folder, or --config" in line_of_error(capsys, "--prompt", "hi")
+
+
+def test_values_that_cannot_be_used_are_one_line(folder, capsys) -> None:
+    folder("a cat")
+    ask = ["--prompt", "x"]
+    assert "need temperature >= 0" in line_of_error(capsys, "m", *ask, "--temperature", "nan")
+    assert "--frames must be from 1 to 1024, got 0" in line_of_error(capsys, "m", *ask, "--frames", "0")
+    assert "no UTF-8" in line_of_error(capsys, "m", "--prompt", "caf\udce9")
+    boxes = [*ask, "--image", "a.png", "--boxes"]
+    assert "must end like that of an image" in line_of_error(capsys, "m", *boxes, "o.psd")
+    assert "'m' is a folder" in line_of_error(capsys, "m", *boxes, "m")
+
+
+def test_a_line_that_is_no_utf8_does_not_end_a_conversation(folder, monkeypatch, capsys) -> None:
+    folder("a cat")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n7?\n"), encoding="utf-8"))
+    assert main(["generate", "m", "--interactive"]) == 2
+    told = capsys.readouterr()
+    assert told.out == "a cat\n"
+    assert "no UTF-8" in told.err
+
+
+def test_checkpoints_that_are_none_are_one_line(write: Write) -> None:
+    write("shards/last.ckpt", "")
+    write("model.safetensors", "")
+    for name, saved in {"list": [1], "tensor": torch.ones(2), "odd": {"state_dict": 3}}.items():
+        torch.save(saved, f"{name}.ckpt")
+        with pytest.raises(UserError, match="it has no state_dict of tensors"):
+            saved_state(Path(f"{name}.ckpt"))
+    with pytest.raises(UserError, match=r"no .metadata; it holds shards/last.ckpt"):
+        saved_state(Path("shards"))
+    with pytest.raises(UserError, match="give its folder as MODEL"):
+        saved_state(Path("model.safetensors"))
+    torch.save({"state_dict": {"bias": torch.ones(2)}}, "other.ckpt")
+    with pytest.raises(UserError, match=r"1 missing \(weight\); 1 unexpected \(bias\)"):
+        load_weights(torch.nn.Linear(2, 2, bias=False), Path("other.ckpt"))
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (BrokenPipeError, 141)])
+def test_an_interrupted_answer_ends_the_command(folder, capfd, error, code) -> None:
+    made = folder("<ref>a</ref><box>[[1, 1, 9, 9]]</box>")
+
+    def interrupt(module, given) -> None:
+        raise error
+
+    made.model.backbone.register_forward_pre_hook(interrupt)
+    with capfd.disabled():
+        stdout = os.dup(1)
+        try:
+            assert main(["generate", "m", "--prompt", "x", "--image", "a.png", "--boxes", "o.png"]) == code
+        finally:
+            os.dup2(stdout, 1)
+            os.close(stdout)
+    assert not Path("o.png").exists()
+    if error is KeyboardInterrupt:
+        with pytest.MonkeyPatch.context() as patch:
+            assert talk(patch, "x\n7?\n") == 130, "a pipe does not go on"

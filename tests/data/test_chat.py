@@ -206,7 +206,7 @@ def test_wrong_roles_are_refused(roles: list[str], message: str, tokenizer: PreT
 
 
 def test_content_that_is_no_text_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(ConversationError, match="message 1"):
+    with pytest.raises(ConversationError, match="message 2 is not"):
         render_chat([{"role": "user", "content": "x"}, {"role": "assistant", "content": None}], tokenizer, [])  # type: ignore[dict-item]
 
 
@@ -227,3 +227,8 @@ def test_a_tokenizer_of_text_alone_renders_conversations_without_images(tokenize
     render_prompt([{"role": "user", "content": "x"}], bare, [])
     with pytest.raises(TemplateError, match="lacks 3 of them"):
         render_prompt([{"role": "user", "content": "<image>"}], bare, [4])
+
+
+def test_text_that_is_no_unicode_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
+    with pytest.raises(ConversationError, match="message 1 has bytes that are no UTF-8"):
+        render_prompt([{"role": "user", "content": "caf\udce9"}], tokenizer, [])

@@ -88,3 +88,13 @@ def test_impossible_choices_are_refused() -> None:
         MiddleFrames(3).indices(0, 30)
     with pytest.raises(ValueError, match="of 9 frames at 0"):
         FramesPerSecond().indices(9, 0)
+
+
+def test_a_number_beyond_all_reason_is_refused() -> None:
+    with pytest.raises(ValueError, match="at most 100000"):
+        MiddleFrames(10**9)
+    with pytest.raises(ValueError, match="finite"):
+        FramesPerSecond(float("inf"))
+    with pytest.raises(ValueError, match="chooses more than 1000000"):
+        FramesPerSecond(1.0).indices(10, 1e-9)
+    assert len(FramesPerSecond(2.0, max_frames=3).indices(100, 25.0)) == 3

@@ -321,3 +321,19 @@ def test_normalised_pixels() -> None:
     expected = [(0 - 0.485) / 0.229, (128 / 255 - 0.456) / 0.224, (1 - 0.406) / 0.225]
     torch.testing.assert_close(values[0, :, 0, 0], torch.tensor(expected))
     assert pixels(tiles, *NORMALIZATIONS["siglip"]).max() == 1
+
+
+@pytest.mark.parametrize(
+    ("side", "told"),
+    [(32768, "32768x32768 is more than"), (0, "no pixels"), (None, "TIFF tiles|not an image|no pixels")],
+)
+def test_the_tiles_of_a_tiff_have_the_limit_of_an_image(side: int | None, told: str) -> None:
+    tags = {322: 16, 323: 16} if side is None else {322: side, 323: side}
+    values = [(256, 16), (257, 16), (258, 8), (259, 1), (262, 1), (277, 1), *tags.items(), (324, 8), (325, 256)]
+    if side is None:
+        values = [value for value in values if value[0] != 323]  # a width without a height
+    rows = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values)
+    data = struct.pack("<2sHI", b"II", 42, 8) + struct.pack("<H", len(values)) + rows + bytes(4)
+    for call in (decode_image, image_size):
+        with pytest.raises(ImageError, match=told):
+            call(data + bytes(256))

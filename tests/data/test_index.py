@@ -104,7 +104,7 @@ def test_what_cannot_be_indexed_keeps_its_place_and_reason(
     shard = write_shard(samples, index=False)
     with caplog.at_level(logging.WARNING):
         index = Index.open([build_index(shard, tokenizer) and shard], tokenizer)
-    reasons = ["not an image", "1 <image> placeholders", "does not end", "", "wrong JSON", "message 0", "message 0"]
+    reasons = ["not an image", "1 <image> placeholders", "does not end", "", "wrong JSON", "message 1", "message 1"]
     assert len(index) == len(samples)
     for number, reason in enumerate(reasons):
         assert (reason in index.problems[number]) if reason else number not in index.problems

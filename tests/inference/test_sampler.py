@@ -104,3 +104,9 @@ def test_a_length_dependent_base_stays_with_its_prompt() -> None:
     ended = [Autoregressive(8)(model, b, stop)[0] for b in tiny.separate(batch)]
     assert len(ended[0]) < len(ended[1])
     assert Autoregressive(8)(model, batch, stop) == ended
+
+
+@pytest.mark.parametrize("temperature", [float("nan"), float("inf"), 1e-45, -1.0])
+def test_a_temperature_that_gives_no_probabilities_is_refused(temperature) -> None:
+    with pytest.raises(ValueError, match="need temperature >= 0"):
+        Autoregressive(temperature=temperature)

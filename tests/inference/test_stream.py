@@ -69,3 +69,15 @@ def test_the_model_runs_as_pieces_are_taken(tokenizer, parrot) -> None:
     assert model.training
     with pytest.raises(ValueError, match="limit of 10"):
         stream(model, tokenizer, "What is this?", max_length=10)
+
+
+def test_answers_side_by_side_leave_the_mode_alone(tokenizer, parrot) -> None:
+    model = parrot("a b c d e f g h").train()
+    first, second = (stream(model, tokenizer, "?", max_new_tokens=9) for _ in range(2))
+    next(first)
+    assert model.training
+    next(second)
+    assert model.backbone.training
+    first.close()
+    "".join(second)
+    assert all(module.training for module in model.modules())

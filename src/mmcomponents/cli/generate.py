@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,8 @@ from mmcomponents.cli.media import Media, check_boxes, draw_boxes
 from mmcomponents.registry import near
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+_MOST_FRAMES = 1024
 
 
 class _Parser(argparse.ArgumentParser):
@@ -68,8 +71,12 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
     for key, _ in flags.settings:
         if "." not in key and key != "seed_everything":
             raise UserError(f"{verb}: no option --{key}{near(key, vars(options))}")
+    if not folder and not flags.configs and not flags.requests:
+        raise UserError(_without_model(verb, [*options.prompt, *options.image, *options.video]))
     if folder and (flags.configs or flags.settings or flags.requests or options.ckpt_path):
         raise UserError(f"{verb}: a model folder goes without a recipe, its settings and --ckpt_path")
+    if not 1 <= options.frames <= _MOST_FRAMES:
+        raise UserError(f"{verb}: --frames must be from 1 to {_MOST_FRAMES}, got {options.frames}")
     media = Media()
     for path in options.image:
         media.add_image(path)
@@ -77,7 +84,7 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
         media.add_video(path, options.frames)
     device, dtype = _device(options.device), DTYPES.get(options.dtype)
     if folder:
-        loaded = from_folder(folder, device, dtype, options.allow_pickle)
+        loaded = from_folder(folder, device, dtype, options.allow_pickle, options.trust_remote_code)
     else:
         loaded = from_recipe(verb, flags, options.ckpt_path, (task_class, data_class), device, dtype)
     try:
@@ -86,6 +93,14 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
         raise
     except ValueError as error:
         raise UserError(f"{verb}: {' '.join(str(error).split())}") from error
+
+
+def _without_model(verb: str, values: list[str]) -> str:
+    """What to do where neither a folder nor a recipe is given; the folder may stand behind an option."""
+    folder = next((value for value in values if os.path.isfile(os.path.join(value, "config.json"))), None)
+    if folder is not None:
+        return f"{verb}: MODEL comes first: mmcomponents {verb} {folder} --prompt …"
+    return f"{verb}: needs MODEL, a folder, or --config RECIPE --ckpt_path FILE"
 
 
 def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
@@ -206,6 +221,11 @@ def _parser(verb: str) -> _Parser:
     )
     add("--frame_prompt", metavar="TEXT", help="text of a video's frame, such as 'Frame-{number}: <image>'")
     add("--allow_pickle", action="store_true", help="read a folder's weights that are pickles; only if you trust them")
+    add(
+        "--trust_remote_code",
+        action="store_true",
+        help="import parts of other packages that a folder of ours names by dotted path; only if you trust it",
+    )
     add("--json", action="store_true", help="print prompts and answers as JSON")
     add("--boxes", metavar="OUT.png", help="draw the boxes that the answer names on the image")
     return parser

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import re
 import sys
 from collections.abc import Iterator
 from typing import Protocol
@@ -18,6 +20,8 @@ HELP = """\
 /reset        begin anew
 /quit         end (so does Ctrl-D); Ctrl-C stops an answer
 """
+
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an answer must not command the terminal
 
 
 class Talk(Protocol):
@@ -60,6 +64,8 @@ class Interactive:
             with contextlib.suppress(ImportError):
                 import readline  # noqa: F401  (input() then has a history and can be edited)
             sys.stderr.write("Ask, or type /help.\n")
+        elif isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is refused, and the next one read
         for line in first:
             failed |= not self._try(line)
         for line in self._lines():
@@ -76,6 +82,8 @@ class Interactive:
                 sys.stdout.write("\n")
                 return
             except KeyboardInterrupt:  # at the prompt: the line is given up, as in a shell
+                if not self.tty:
+                    raise
                 sys.stdout.write("\n")
                 continue
             if not line and not self.tty:
@@ -90,6 +98,9 @@ class Interactive:
         except ValueError as error:
             sys.stderr.write(f"mmcomponents: {' '.join(str(error).split())}\n")
             return False
+        except KeyboardInterrupt:  # of a terminal: an answer or the reading of a video is given up
+            if not self.tty:
+                raise
         return True
 
     def _command(self, line: str) -> None:
@@ -113,17 +124,19 @@ class Interactive:
 
 
 def write(pieces: Iterator[str]) -> str:
-    """Writes an answer as it comes, and a line break; Ctrl-C ends it."""
+    """Writes an answer as it comes, and a line break; Ctrl-C ends it and is raised again."""
     text = ""
     try:
         for piece in pieces:
             text += piece
-            sys.stdout.write(piece)
+            sys.stdout.write(_CONTROLS.sub("\ufffd", piece) if sys.stdout.isatty() else piece)
             sys.stdout.flush()
     except KeyboardInterrupt:
         close = getattr(pieces, "close", None)
         if close is not None:
             close()
-    sys.stdout.write("\n")
-    sys.stdout.flush()
+        raise
+    finally:
+        sys.stdout.write("\n")
+        sys.stdout.flush()
     return text

@@ -32,7 +32,13 @@ class Loaded:
     renderer: Any
 
 
-def from_folder(path: str, device: torch.device, dtype: torch.dtype | None, allow_pickle: bool = False) -> Loaded:
+def from_folder(
+    path: str,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
     """Reads a checkpoint folder: ours, a transformers `-hf` one or an official one.
 
     Raises:
@@ -50,7 +56,7 @@ def from_folder(path: str, device: torch.device, dtype: torch.dtype | None, allo
         beside = [entry.as_posix() for entry in folder.parent.glob("*")] if folder.parent.is_dir() else []
         raise UserError(f"there is no model folder {path!r}{near(folder.as_posix(), beside)}")
     try:
-        checkpoint = read(path, allow_pickle=allow_pickle)
+        checkpoint = read(path, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         tokenizer = checkpoint.tokenizer()
         model = checkpoint.load(device=device, dtype=dtype)
         if model.backbone is None or not len(model.heads):

@@ -5,7 +5,9 @@ A verb's module is imported when the verb is called, so that help and listings d
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import os
 import sys
 from collections.abc import Callable
 
@@ -35,11 +37,20 @@ def main(argv: list[str] | None = None) -> int:
         argv: What stands after `mmcomponents`; default: the process's own.
 
     Returns:
-        Exit code: 0, or 2 after a mistake of the user's, which is told in one line on standard error.
+        Exit code: 0; 2 after a mistake of the user's, which is told in one line on standard error; as a shell says it,
+        130 after Ctrl-C and 141 where standard output was closed.
     """
     words = sys.argv[1:] if argv is None else argv
     try:
-        return _dispatch(words)
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader has gone, as `head` does; what is still buffered goes nowhere
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except UserError as error:
         sys.stderr.write(f"mmcomponents: {error}\n")
         return 2

@@ -64,7 +64,9 @@ def check_boxes(out: str, image_count: int, prompt_count: int) -> None:
         raise UserError(f"--boxes needs one image and one prompt, got {image_count} and {prompt_count}")
     if not Path(out).resolve().parent.is_dir():
         raise UserError(f"--boxes {out!r}: there is no folder {Path(out).parent.as_posix()!r}")
-    if Path(out).suffix.lower() not in Image.registered_extensions():
+    if Path(out).is_dir():
+        raise UserError(f"--boxes {out!r} is a folder; name a file")
+    if Image.registered_extensions().get(Path(out).suffix.lower()) not in Image.SAVE:
         raise UserError(f"--boxes {out!r}: the name must end like that of an image, such as .png")
 
 

@@ -34,7 +34,23 @@ def load_weights(task: LightningModule, path: Path) -> None:
     try:
         task.load_state_dict(state)
     except RuntimeError as error:
-        raise UserError(f"checkpoint {path.as_posix()} does not fit the recipe: {one_line(str(error))}") from None
+        told = _differences(task.state_dict(), state) or one_line(str(error))[:200]
+        raise UserError(f"checkpoint {path.as_posix()} does not fit the recipe: {told}") from None
+
+
+def _differences(wanted: dict[str, Any], given: dict[str, Tensor]) -> str:
+    """How many weights differ and the first names, in place of a list of hundreds."""
+    other = [name for name in wanted if name in given and wanted[name].shape != given[name].shape]
+    kinds = {
+        "missing": [name for name in wanted if name not in given],
+        "unexpected": [name for name in given if name not in wanted],
+        "of another shape": other,
+    }
+    return "; ".join(
+        f"{len(names)} {kind} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for kind, names in kinds.items()
+        if names
+    )
 
 
 def model_weights(path: Path) -> dict[str, Lazy]:
@@ -58,14 +74,25 @@ def saved_state(path: Path) -> dict[str, Lazy]:
     if not path.exists():
         beside = [entry.as_posix() for entry in path.parent.glob("*")] if path.parent.is_dir() else []
         raise UserError(f"there is no checkpoint {path.as_posix()!r}{near(path.as_posix(), beside)}")
+    if path.suffix == ".safetensors":
+        raise UserError(f"{path.as_posix()} is no checkpoint of a run but weights of a model: give its folder as MODEL")
+    if path.is_dir() and not (path / ".metadata").is_file():
+        inside = min((file.as_posix() for file in path.glob("*.ckpt")), default=None)
+        hint = f"; it holds {inside}" if inside else ""
+        raise UserError(f"the folder {path.as_posix()} is no checkpoint of a run: it has no .metadata{hint}")
     try:
         return dict(_shards(path)) if path.is_dir() else _file(path)
-    except (RuntimeError, pickle.UnpicklingError, CheckpointException, KeyError, EOFError, OSError) as error:
+    except pickle.UnpicklingError:  # torch's advice, of many lines, is not for this user
+        raise UserError(f"{path.as_posix()} is no checkpoint of a run: it is no file of weights") from None
+    except (RuntimeError, CheckpointException, KeyError, EOFError, OSError) as error:
         raise UserError(f"{path.as_posix()} is no checkpoint of a run: {one_line(str(error))[:200]}") from None
 
 
 def _file(path: Path) -> dict[str, Lazy]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    saved: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = saved.get("state_dict") if isinstance(saved, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path.as_posix()} is no checkpoint of a run: it has no state_dict of tensors")
     return {name: lazy(value) for name, value in state.items()}
 
 

@@ -118,9 +118,13 @@ class _Writer:
 def _check_roles(messages: Sequence[Message], last: str) -> None:
     if not messages:
         raise ConversationError("the conversation is empty")
-    for number, message in enumerate(messages):
+    for number, message in enumerate(messages, start=1):
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
             raise ConversationError(f"message {number} is not a role with a text as content")
+        try:
+            message["content"].encode()
+        except UnicodeEncodeError:
+            raise ConversationError(f"message {number} has bytes that are no UTF-8") from None
     roles = [message.get("role") for message in messages]
     turns = roles[1:] if roles[0] == "system" else roles
     for number, role in enumerate(turns):

@@ -141,6 +141,6 @@ def check_template(tokenizer: PreTrainedTokenizerBase, images: bool = True) -> N
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Tokens that end an answer: the template's end of a turn, and the tokenizer's end of text where it has one."""
-    ids = {tokenizer.convert_tokens_to_ids(END), tokenizer.eos_token_id}
+    """Tokens that end an answer: the template's end of a turn and of a text, and the tokenizer's own."""
+    ids = {_find(tokenizer, END), _find(tokenizer, PAD), tokenizer.eos_token_id}
     return {int(i) for i in ids if i is not None}

@@ -13,6 +13,10 @@ from typing import Protocol
 
 import numpy as np
 
+_MOST_CHOSEN = 1_000_000
+_MOST_FRAMES = 100_000
+"""What is asked for beyond is a mistake, and would fill the memory."""
+
 
 class FrameSampling(Protocol):
     """A way to choose frames."""
@@ -38,6 +42,8 @@ def _check(total: int, fps: float) -> None:
 def _check_count(num_frames: int) -> None:
     if num_frames < 1:
         raise ValueError(f"num_frames must be positive, not {num_frames}")
+    if num_frames > _MOST_FRAMES:
+        raise ValueError(f"num_frames must be at most {_MOST_FRAMES}, not {num_frames}")
 
 
 def _intervals(total: int, count: int) -> list[tuple[int, int]]:
@@ -141,8 +147,8 @@ class FramesPerSecond:
     max_frames: int | None = None
 
     def __post_init__(self) -> None:
-        if not self.fps > 0:
-            raise ValueError(f"fps must be positive, not {self.fps}")
+        if not 0 < self.fps < float("inf"):
+            raise ValueError(f"fps must be positive and finite, not {self.fps}")
         if self.max_frames is not None:
             _check_count(self.max_frames)
 
@@ -150,7 +156,12 @@ class FramesPerSecond:
         """See `FrameSampling`."""
         _check(total, fps)
         step = 1 / self.fps
-        seconds = np.arange(step / 2, total / fps + step / 2, step)
+        end = total / fps + step / 2
+        if self.max_frames is not None:
+            end = min(end, (self.max_frames + 1) * step)
+        if end / step > _MOST_CHOSEN:
+            raise ValueError(f"{self} chooses more than {_MOST_CHOSEN} of {total} frames at {fps:.6g} a second")
+        seconds = np.arange(step / 2, end, step)
         chosen = [index for index in np.round(seconds * fps).astype(int).tolist() if index < total]
         return chosen[: self.max_frames]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -37,6 +38,7 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, 
 """Mean and standard deviation of each colour, for pixels between 0 and 1, by name."""
 
 _ORIENTATION = 0x0112
+_TIFF_TILE = (322, 323)  # width and height of a tile
 _SIDEWAYS = (5, 6, 7, 8)
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -70,13 +72,35 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
 def _open(file: IO[bytes], length: int, max_pixels: int) -> Image.Image:
     """Reads the header of a file and checks the size that it tells; nothing is decoded."""
     try:
-        image = Image.open(file, formats=_formats())
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what it warns of is refused below
+            image = Image.open(file, formats=_formats())
+    except Image.DecompressionBombError as error:
         raise ImageError(f"image too large: {error}") from error
     except Exception as error:  # Pillow's readers let many kinds through: of zlib, of struct, IndexError …
         raise ImageError(f"not an image: {length} bytes of no known format, or a broken header") from error
     _check_size(image.width, image.height, max_pixels)
+    if image.format == "TIFF":
+        _check_tiff_tiles(image, max_pixels)
     return image
+
+
+def _check_tiff_tiles(image: Image.Image, max_pixels: int) -> None:
+    """Refuses a small TIFF of huge tiles: its decoder takes memory for a whole tile, however small the image is."""
+    tags = getattr(image, "tag_v2", {})
+    try:
+        sides = [tags.get(tag) for tag in _TIFF_TILE]
+    except Exception as error:  # as in `_open`
+        raise ImageError("broken image: its TIFF tags cannot be read") from error
+    if sides == [None, None]:
+        return
+    width, height = sides
+    if not isinstance(width, int) or not isinstance(height, int):
+        raise ImageError(f"broken image: TIFF tiles of {width} by {height}")
+    try:
+        _check_size(width, height, max_pixels)
+    except ImageError as error:
+        raise ImageError(f"TIFF tiles: {error}") from None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from mmcomponents.batch import IGNORE
 from mmcomponents.data import RenderedChat, RenderedSample, SampleRenderer, TiledImage, collate, place_media
 from mmcomponents.data.chat import Message
+from mmcomponents.data.control_text import codec
 from mmcomponents.data.frames import FrameSampling
 from mmcomponents.inference.generate import decode, draws, stop_texts
 from mmcomponents.inference.inputs import (
@@ -202,4 +203,6 @@ def _tokens_of(text: TextStream) -> tuple[int, list[int]]:
     while kept and not text.text.startswith(text.tokenizer.decode(text.ids[:kept])):
         kept -= 1
     rest = text.text[len(text.tokenizer.decode(text.ids[:kept])) :]
-    return kept, list(text.tokenizer.encode(rest, add_special_tokens=False))
+    # cut as every other text is: what was written letter by letter must not be read as a control token
+    pieces = codec(text.tokenizer).pieces(rest)
+    return kept, [token for piece in pieces for token in text.tokenizer.encode(piece, add_special_tokens=False)]

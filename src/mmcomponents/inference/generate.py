@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import torch
@@ -142,8 +143,12 @@ def decode(
         The new piece of text of each segment after each step, and in the end what was held back.
     """
     stop_ids = end_ids(texts[0].tokenizer)
-    with evaluating(model):
-        for new in sampler.steps(model, batch, stop_ids, generator, past, lambda segment: texts[segment].ended):
+    with closing(sampler.steps(model, batch, stop_ids, generator, past, lambda segment: texts[segment].ended)) as steps:
+        while True:
+            with evaluating(model):  # not across a piece: the caller may train, or begin another answer, in between
+                new = next(steps, None)
+            if new is None:
+                break
             yield [text.push(new[segment]) if segment in new else "" for segment, text in enumerate(texts)]
     yield [text.finish() for text in texts]
 

@@ -115,6 +115,9 @@ def segment_lengths(batch: PackedBatch) -> list[int]:
 def evaluating(model: MultimodalModel) -> Iterator[None]:
     """Sets a model to evaluation, and each module back to its own mode in the end."""
     modes = [(module, module.training) for module in model.modules()]
+    if not any(training for _, training in modes):
+        yield
+        return
     model.eval()
     try:
         yield

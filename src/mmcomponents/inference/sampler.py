@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +35,7 @@ class Autoregressive(Sampler):
 
     Args:
         max_new_tokens: Tokens at most for a prompt.
-        temperature: 0 takes the likeliest token; above, logits are divided by it and a token is drawn.
+        temperature: 0 takes the likeliest token; from 0.0001 on, logits are divided by it and a token is drawn.
         top_p: Draws from the smallest set of tokens whose probabilities sum to this (arXiv 1904.09751).
         top_k: Draws from the k likeliest tokens; 0: from all.
         head: Name of the language-model head.
@@ -52,9 +52,10 @@ class Autoregressive(Sampler):
         super().__init__()
         if max_new_tokens < 1:
             raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
-        if temperature < 0 or not 0 < top_p <= 1 or top_k < 0:
+        if not (temperature == 0 or 1e-4 <= temperature < float("inf")) or not 0 < top_p <= 1 or top_k < 0:
             raise ValueError(
-                f"need temperature >= 0, 0 < top_p <= 1 and top_k >= 0, got {temperature}, {top_p} and {top_k}"
+                "need temperature >= 0 (finite, and 0 or at least 0.0001), "
+                f"0 < top_p <= 1 and top_k >= 0, got {temperature}, {top_p} and {top_k}"
             )
         self.max_new_tokens = max_new_tokens
         self.temperature = temperature
@@ -92,7 +93,7 @@ class Autoregressive(Sampler):
         generator: torch.Generator | None = None,
         past: Past | None = None,
         ended: Callable[[int], bool] | None = None,
-    ) -> Iterator[dict[int, int]]:
+    ) -> Generator[dict[int, int], None, None]:
         """Decodes step by step.
 
         Args:
