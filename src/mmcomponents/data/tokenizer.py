@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -65,7 +66,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     Raises:
         DataError: The folder is missing or holds no tokenizer.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     folder = Path(path)
     if not folder.is_dir():
@@ -73,11 +74,22 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` makes one beside its shards,"
             " and a released model's folder holds its own"
         )
+    # A tokenizer that names its class needs no configuration of a model, and ours would be met with a warning.
+    named = "tokenizer_class" in _settings(folder)
+    given = {"config": PreTrainedConfig()} if named else {}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **given)
     except (OSError, ValueError, KeyError) as error:
         raise DataError(f"the folder {folder} holds no tokenizer that transformers can load: {error}") from error
     return tokenizer
+
+
+def _settings(folder: Path) -> dict[str, object]:
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
