@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.rules import Rule
 from mmcomponents.checkpoints.spec import ModelSpec
 
@@ -44,9 +45,9 @@ class Format(ABC):
         """A weight's name in the one layout that the rules are about, where a format has several."""
         return name
 
+    @abstractmethod
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
         """How the weights are called, to be read and to be written."""
-        raise NotImplementedError
 
     def config(self, spec: ModelSpec, source: Mapping[str, Any]) -> dict[str, Any]:
         """The `config.json` of a model.
@@ -59,4 +60,4 @@ class Format(ABC):
         Raises:
             CheckpointError: This format cannot express the model, or it is one that is only read.
         """
-        raise NotImplementedError
+        raise CheckpointError(f"the format {self.name} is read, and not written")
