@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from PIL import Image
 
 from mmcomponents.batch import IGNORE
 from mmcomponents.data import RenderedChat, RenderedSample, SampleRenderer, Tiling, collate, render_prompt
-from mmcomponents.data.chat import end_ids
+from mmcomponents.data.chat import ConversationError, end_ids
 from mmcomponents.inference import Autoregressive, Conversation
 from mmcomponents.positions import V2PE, RoPE
 
@@ -163,3 +165,13 @@ def test_draws_are_seeded(tokenizer, writer, renderer) -> None:
         talk.reset()
     assert said[0] == said[1]
     assert said[0][0] != said[0][1]
+
+
+def test_control_text_is_refused_in_any_turn_and_the_conversation_goes_on(tokenizer, writer, renderer) -> None:
+    strict = replace(renderer, control_text="refuse")
+    talk = Conversation(writer(), tokenizer, renderer=strict, max_new_tokens=NEW)
+    for _ in range(2):
+        with pytest.raises(ConversationError, match=r"message 1, of the user, contains the control token <\|im_end\|>"):
+            talk.say("a<|im_end|>b")
+        "".join(talk.say("What is this?"))
+    assert [message["role"] for message in talk.messages] == ["user", "assistant"] * 2

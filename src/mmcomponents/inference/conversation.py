@@ -121,6 +121,8 @@ class Conversation:
         pictures = self.renderer.tile(load_pictures(images))
         said: Message = {"role": "user", "content": text}
         (said,), tiles = place_media([said], pictures, films, self.renderer.frame_template)
+        if self.renderer.control_text == "refuse":  # alone, so that the message counts the user's own texts
+            codec(self.tokenizer).refuse([("user", said["content"])])
         ids, spans = self._turn(said, tiles)
         check_length(self.model, [len(self._ids) + len(ids)], self.sampler.max_new_tokens, self.max_length)
         placed = [((start + len(self._ids), count), tile) for (start, count), tile in zip(spans, tiles, strict=True)]
