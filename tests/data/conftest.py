@@ -85,7 +85,7 @@ def write_shard(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[
     def write(samples: Sequence[tuple[Any, Sequence[bytes]]], name: str = "train", index: bool = True) -> Path:
         with ShardWriter(tmp_path, name) as writer:
             for number, (record, images) in enumerate(samples):
-                writer.write(f"{number:04d}", record, images)
+                writer.write(f"{number:04d}", record, [("png", image) for image in images])
         if index:
             build_index(writer.paths[0], tokenizer)
         return writer.paths[0]

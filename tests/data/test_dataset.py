@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.index import Index
-from mmcomponents.data.plan import Pack, PackPlan
+from mmcomponents.data.opening import PackSettings, open_packs
+from mmcomponents.data.plan import Budgets, Pack
 from mmcomponents.data.samples import SampleRenderer
 from mmcomponents.data.tiling import Tiling
 from mmcomponents.data.tokenizer import load_tokenizer
@@ -18,10 +20,9 @@ def index(handwriting: Path) -> Index:
     return Index.open(sorted(handwriting.glob("train-*.tar")), load_tokenizer(handwriting / "tokenizer"))
 
 
-def dataset_of(index: Index, handwriting: Path, **options: object) -> PackDataset:
+def dataset_of(index: Index, handwriting: Path, **options: Any) -> PackDataset:
     renderer = SampleRenderer(load_tokenizer(handwriting / "tokenizer"), 4, Tiling(1, 4, 28))
-    tokens, tiles = index.tokens(renderer.tiling, 4), index.tiles(renderer.tiling)
-    return PackDataset(index, PackPlan(tokens, tiles, 1500, 16, 0), renderer, **options)  # type: ignore[arg-type]
+    return open_packs(index, renderer, PackSettings(Budgets(1500, 16), **options))[0]
 
 
 def test_packs_are_what_was_planned(index: Index, handwriting: Path) -> None:

@@ -27,7 +27,7 @@ def open_part(folder: Path, part: str) -> Index:
 def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
     index = open_part(folder, part)
     for number in range(len(index)):
-        yield index.read(number)[0]
+        yield index.read(number).record
 
 
 def test_no_scan_is_in_two_parts(handwriting: Path) -> None:
@@ -124,7 +124,10 @@ def test_scenes_of_one_size_and_kind() -> None:
 
 def test_several_tiles_occur(handwriting: Path) -> None:
     for part in ("train", "test"):
-        tiles = open_part(handwriting, part).tiles(Tiling(1, 4, 56))
+        index = open_part(handwriting, part)
+        shapes = [index.rows(shard) for shard in range(len(index.shards))]
+        count = np.vectorize(Tiling(1, 4, 56).count)
+        tiles = np.concatenate([count(rows.image_width, rows.image_height) for rows in shapes])
         assert {1, 3} <= set(tiles.tolist())
         assert (tiles > 1).mean() > 0.2
 
@@ -132,7 +135,7 @@ def test_several_tiles_occur(handwriting: Path) -> None:
 def test_the_same_arguments_make_the_same_bytes(tmp_path: Path) -> None:
     first, second = (Path(make_handwriting(str(tmp_path / name), **SMALL)) for name in "ab")
     names = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
-    assert {"dataset.json", "train-000000.tar", "test-000000.index.npz"} <= {str(name) for name in names}
+    assert {"dataset.json", "train-000000.tar", "test-000000.index.safetensors"} <= {str(name) for name in names}
     for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     third = Path(make_handwriting(str(tmp_path / "c"), **SMALL, seed=1))
@@ -158,5 +161,6 @@ def test_a_smaller_data_set_leaves_no_shards_of_a_larger(tmp_path: Path) -> None
 
 def test_pictures_decode(handwriting: Path) -> None:
     index = open_part(handwriting, "test")
-    _, (data,) = index.read(0)
-    assert decode_image(data).size == (index.image_width[0], index.image_height[0])
+    (data,) = index.read(0).images
+    rows = index.rows(0)
+    assert decode_image(data).size == (rows.image_width[0], rows.image_height[0])

@@ -1,17 +1,20 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mmcomponents.data.dataset import PackDataset
-from mmcomponents.data.errors import DataError
-from mmcomponents.data.index import Index, index_path
+from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.index import Index
+from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index, index_shards
-from mmcomponents.data.plan import Pack, PackPlan
+from mmcomponents.data.opening import PackSettings, open_packs
+from mmcomponents.data.plan import Budgets, Pack
 from mmcomponents.data.samples import SampleRenderer
 from mmcomponents.data.tiling import Tiling
 from mmcomponents.data.tokenizer import train_tokenizer
@@ -38,27 +41,29 @@ def test_lengths_from_the_index_are_those_of_the_rendered_samples(
 ) -> None:
     index = Index.open(shards, tokenizer)
     renderer = SampleRenderer(tokenizer, 5, tiling, system=system)
-    tokens, tiles = index.tokens(tiling, 5, renderer.system_tokens), index.tiles(tiling)
-    dataset = PackDataset(index, PackPlan(tokens, tiles, 10_000, 100, 0), renderer)
-    for number in range(len(index)):
+    every = np.arange(len(index))
+    dataset, _ = open_packs(index, renderer, PackSettings(Budgets(10_000, 100)))
+    tokens, tiles = dataset.sizes.of(index.take(every), every, np.zeros_like(every), 0)
+    for number in every.tolist():
         batch = dataset[Pack(0, 0, (number,))]
         assert batch.refused == []
         assert batch.num_tokens == tokens[number]
         assert (0 if batch.images is None else len(batch.images.pixels)) == tiles[number]
-    assert index.turns.tolist() == [1, 1, 1, 1]
-    assert index.own_system.tolist() == [False, False, False, True]
+    rows = index.take(every)
+    assert rows.turns.tolist() == [1, 1, 1, 1]
+    assert rows.own_system.tolist() == [False, False, False, True]
 
 
 def test_shards_are_joined(shards: list[Path], tokenizer: PreTrainedTokenizerFast) -> None:
     index = Index.open(shards, tokenizer)
     assert [index.name(n) for n in range(4)] == [f"{s}-000000/000{n}" for s in "ab" for n in (0, 1)]
-    assert [index.sources[n] for n in index.source] == ["here", "text", "here", "here"]
-    assert index.image_width.tolist() == [100, 20, 64, 200]
-    contents, images = index.read(3)
-    assert contents["messages"][0]["content"] == "Mine."
-    assert images == [png(64, 64), png(200, 30)]
+    assert [index.sources[n] for n in index.take(np.arange(4)).source] == ["here", "text", "here", "here"]
+    assert index.take(np.arange(4)).image_width.tolist() == [100, 20, 64, 200]
+    stored = index.read(3)
+    assert stored.record["messages"][0]["content"] == "Mine."
+    assert stored.images == [png(64, 64), png(200, 30)]
     turned = Index.open(shards[::-1], tokenizer)
-    assert turned.read(1)[1] == images
+    assert turned.read(1) == stored
 
 
 def test_an_index_of_another_tokenizer_is_refused(shards: list[Path]) -> None:
@@ -73,17 +78,22 @@ def test_an_index_of_another_tokenizer_is_refused(shards: list[Path]) -> None:
 def test_missing_and_stale_indices_are_refused(shards: list[Path], tokenizer: PreTrainedTokenizerFast) -> None:
     with shards[1].open("ab") as shard:
         shard.write(bytes(512))
-    with pytest.raises(DataError, match=r"made of a shard of \d+ bytes.*mmcomponents data index"):
-        Index.open(shards, tokenizer)
+    index = Index.open(shards, tokenizer)
+    assert index.problem(1) == ""
+    assert re.search(r"made of a shard of \d+ bytes.*mmcomponents data index", index.problem(2))
+    with pytest.raises(SampleError, match="made of a shard"):
+        index.read(3)
     index_path(shards[0]).write_bytes(b"no index")
     with pytest.raises(DataError, match="cannot be read"):
         Index.open(shards, tokenizer)
     index_path(shards[0]).unlink()
-    with pytest.raises(DataError, match=r"has no index a-000000\.index\.npz"):
+    with pytest.raises(DataError, match=r"has no index a-000000\.index\.safetensors"):
         Index.open(shards, tokenizer)
     shards[0].unlink()
     with pytest.raises(DataError, match="is missing"):
         Index.open(shards, tokenizer)
+    shards[1].unlink()
+    assert "is missing" in Index.open(shards[1:], tokenizer).problem(0)
     with pytest.raises(DataError, match="no shards"):
         Index.open([], tokenizer)
 
@@ -97,7 +107,7 @@ def test_what_cannot_be_indexed_keeps_its_place_and_reason(
         (record(), []),
         (bad_roles, []),
         (record(), [png()]),
-        ({"text": "no messages"}, []),
+        ({"words": "no messages"}, []),
         ({"messages": ["x"]}, [png()]),
         ({"messages": [{"role": "user", "content": 3}]}, [png()]),
     ]
@@ -117,7 +127,10 @@ def test_problems_keep_their_samples_when_shards_are_joined(
     good, bad = (record(), [png()]), (record(), [b"bad"])
     index = Index.open([write_shard([good, bad], "a"), write_shard([bad, good, good], "b")], tokenizer)
     assert sorted(index.problems) == [1, 2]
-    assert [index.read(n)[1] == [png()] for n in range(5)] == [True, False, False, True, True]
+    for number in (0, 3, 4):
+        assert index.read(number).images == [png()]
+    with pytest.raises(SampleError, match="not an image"):
+        index.read(1)
 
 
 def test_index_shards_takes_names(shards: list[Path], tokenizer: PreTrainedTokenizerFast, tmp_path: Path) -> None:

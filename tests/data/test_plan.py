@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mmcomponents.data.epochs import ListedEpochs
 from mmcomponents.data.loaders import RankPacks, one_pass
-from mmcomponents.data.plan import PackPlan, best_fit, fill_in_turn
+from mmcomponents.data.plan import Budgets, PackPlan, best_fit, fill_in_turn
 
 from .conftest import golden
 
@@ -16,6 +18,13 @@ CASES = {case["case"].split("_")[0]: case for case in golden("f_packing")["cases
 def loads(case: dict) -> tuple[np.ndarray, np.ndarray, int, int]:
     sizes = np.array(case["samples[num_tokens,num_tiles]"])
     return sizes[:, 0], sizes[:, 1], case["params"]["maxtok"], case["params"]["tiles"]
+
+
+def plan_of(
+    tokens: Any, tiles: Any, token_budget: int, tile_budget: int | None, seed: int = 0, block: int = 2048, **more: bool
+) -> PackPlan:
+    budgets = Budgets(token_budget, tile_budget)
+    return PackPlan(ListedEpochs(tokens, tiles, budgets, seed, block, **more), budgets, seed, **more)
 
 
 def load_of(plan: PackPlan, epoch: int, values: np.ndarray) -> np.ndarray:
@@ -28,8 +37,9 @@ def load_of(plan: PackPlan, epoch: int, values: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("name", ["k01", "k03", "k05", "k07", "k15"])
 def test_never_more_packs_than_the_reference(name: str) -> None:
     tokens, tiles, token_budget, tile_budget = loads(CASES[name])
-    plan = PackPlan(tokens, tiles, token_budget, tile_budget, seed=0)
-    assert plan.refused == []
+    epochs = ListedEpochs(tokens, tiles, Budgets(token_budget, tile_budget), seed=0)
+    assert epochs.refused == []
+    plan = PackPlan(epochs, epochs.budgets, seed=0)
     for epoch in range(4):
         assert plan.packs_in_epoch(epoch) <= len(CASES[name]["packs"])
         assert load_of(plan, epoch, tokens).max() <= token_budget
@@ -41,9 +51,9 @@ def test_never_more_packs_than_the_reference(name: str) -> None:
 @pytest.mark.parametrize(("name", "over"), [("k09", "tiles"), ("k11", "tokens")])
 def test_a_sample_over_a_budget_is_refused_with_the_numbers(name: str, over: str) -> None:
     tokens, tiles, token_budget, tile_budget = loads(CASES[name])
-    plan = PackPlan(tokens, tiles, token_budget, tile_budget, seed=0)
+    plan = plan_of(tokens, tiles, token_budget, tile_budget)
     budget, values = (tile_budget, tiles) if over == "tiles" else (token_budget, tokens)
-    ((sample, reason),) = plan.refused
+    ((sample, reason),) = plan.epochs.refused  # type: ignore[attr-defined]
     assert reason == f"{values[sample]} {over}, a pack takes {budget}"
     kept = {s for n in range(plan.packs_in_epoch(0)) for s in plan.pack(n).samples}
     assert kept == set(range(len(tokens))) - {sample}
@@ -52,7 +62,7 @@ def test_a_sample_over_a_budget_is_refused_with_the_numbers(name: str, over: str
 def random_plan(seed: int = 1, samples: int = 700, block: int = 128, shuffle: bool = True) -> PackPlan:
     generator = np.random.default_rng(5)
     tokens, tiles = generator.integers(1, 400, samples), generator.integers(0, 8, samples)
-    return PackPlan(tokens, tiles, 1000, 24, seed, block, shuffle)
+    return plan_of(tokens, tiles, 1000, 24, seed, block, shuffle=shuffle)
 
 
 def test_each_epoch_has_each_sample_once() -> None:
@@ -104,7 +114,37 @@ def test_a_budget_may_be_filled_exactly(pack: object) -> None:
 
 def test_impossible_plans_are_refused() -> None:
     with pytest.raises(ValueError, match="no sample is left of 2: 2 exceed"):
-        PackPlan([10, 20], [1, 1], 5, 5, 0)
+        plan_of([10, 20], [1, 1], 5, 5)
     with pytest.raises(ValueError, match="0 tokens"):
-        PackPlan([1], [1], 0, 5, 0)
-    assert PackPlan([1, 1], [99, 99], 2, None, 0).packs_in_epoch(0) == 1
+        plan_of([1], [1], 0, 5)
+    assert plan_of([1, 1], [99, 99], 2, None).packs_in_epoch(0) == 1
+
+
+def test_a_run_goes_on_from_a_bookmark_without_planning_what_came_before() -> None:
+    plan = random_plan(block=64)
+    number = plan.first_pack(1) + plan.packs_in_epoch(1) // 2
+    wanted = [plan.pack(n) for n in range(number, number + 200)]
+    bookmark = plan.bookmark(number)
+    assert bookmark.epoch == 1
+    assert bookmark.pack <= number
+    fresh = random_plan(block=64)
+    asked = []
+    block_of = fresh.epochs.block
+
+    def block(epoch: int, block: int) -> Any:
+        asked.append((epoch, block))
+        return block_of(epoch, block)
+
+    fresh.epochs.block = block  # type: ignore[method-assign]
+    fresh.open_at(bookmark)
+    assert [fresh.pack(n) for n in range(number, number + 200)] == wanted
+    assert min(asked) == (1, bookmark.block)
+    assert fresh.pack(3) == plan.pack(3), "what came before can still be asked for"
+
+
+def test_the_length_of_an_endless_epoch_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = random_plan(samples=4000, block=16)
+    exact = plan.epoch_length()
+    assert exact == plan.packs_in_epoch(0)
+    monkeypatch.setattr("mmcomponents.data.plan.COUNTED_BLOCKS", 100)
+    assert random_plan(samples=4000, block=16).epoch_length() == pytest.approx(exact, rel=0.03)

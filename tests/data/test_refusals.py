@@ -1,7 +1,14 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.index import Index
 from mmcomponents.data.refusals import Refusals
+
+from .conftest import png, record
 
 
 def test_more_than_the_share_of_what_was_seen_is_an_error() -> None:
@@ -22,11 +29,20 @@ def test_small_data_are_judged_by_their_size() -> None:
         refusals.count(10, 1)
 
 
-def test_what_is_known_beforehand() -> None:
+def test_what_is_known_beforehand(write_shard: Callable[..., Path], tokenizer: Any) -> None:
+    def index(bad: int) -> Index:
+        return Index.open([write_shard([(record(), [png()])] * 38 + [(record(), [b"bad"])] * bad)], tokenizer)
+
     refusals = Refusals("train", samples=200, allowed=0.01)
-    refusals.check_plan([])
-    refusals.check_plan(["a: b", "c: d"])
-    with pytest.raises(DataError, match=r"3 of 200 samples cannot be used.*a: b; c: d; e: f$"):
-        refusals.check_plan(["a: b", "c: d", "e: f"])
+    refusals.check_plan(index(0), [])
+    refusals.check_plan(index(1), [(3, "too large")])
+    with pytest.raises(
+        DataError, match=r"3 of 200 samples cannot be used.*train-000000/0038: not an.*0003: too large$"
+    ):
+        refusals.check_plan(index(2), [(3, "too large")])
+    lost = index(0)
+    lost.lost_shards[0] = "gone"
+    with pytest.raises(DataError, match=r"38 of 200 samples cannot be used.*all samples of .*train-000000.tar: gone$"):
+        refusals.check_plan(lost, [])
     with pytest.raises(ValueError, match="not 2"):
         Refusals("train", 1, 2)

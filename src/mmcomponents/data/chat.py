@@ -9,8 +9,10 @@ The template's own tokens are put in as ids, resolved by name. No text becomes o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from mmcomponents.batch import IGNORE
@@ -59,6 +61,9 @@ __all__ = [  # the words of the template, for those who speak it
     "render_prompt",
 ]
 
+_MOST_KNOWN, _LONGEST_KNOWN = 16384, 128
+"""Texts whose ids are remembered for a tokenizer, and the characters of the longest of them: some 10 MB at most."""
+
 
 @dataclass
 class RenderedChat:
@@ -75,44 +80,90 @@ class RenderedChat:
     image_spans: list[tuple[int, int]]
 
 
-class _Writer:
-    """Collects pieces of text and control tokens, and tokenises all texts in one call: that is where time goes."""
+class _Texts:
+    """Tokenises texts, and remembers short ones: roles, line breaks and questions come up again and again.
+
+    What is not known is tokenised in one call: that is where time goes. Two halves are kept; when the younger is full
+    it takes the place of the older, so that what is asked for often stays.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer
         self.codec = codec(tokenizer)
-        self.texts: dict[str, int] = {}  # each with its number: line breaks and questions come up again and again
-        # (text number or -1, control id, repeats, 0 masked | 1 supervised, skip: tokens at its begin that stay masked)
-        self.pieces: list[tuple[int, int, int, bool, int]] = []
+        self.younger: dict[str, tuple[int, ...]] = {}
+        self.older: dict[str, tuple[int, ...]] = {}
 
-    def control(self, token: str, repeats: int = 1, supervised: bool = False) -> None:
-        self.pieces.append((-1, self.codec.ids[token], repeats, supervised, 0))
+    def encode(self, texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Ids of each text; none of them is a control token."""
+        found: dict[str, tuple[int, ...]] = {}
+        missing: dict[str, list[str]] = {}
+        for text in texts:
+            ids = self.younger.get(text)
+            if ids is None:
+                ids = self.older.get(text)
+                if ids is None:
+                    missing[text] = self.codec.pieces(text)
+                    continue
+                self._remember(text, ids)
+            found[text] = ids
+        if missing:
+            encoded = iter(self._tokenize([piece for pieces in missing.values() for piece in pieces]))
+            for text, pieces in missing.items():
+                found[text] = tuple(chain.from_iterable(islice(encoded, len(pieces))))
+                self._remember(text, found[text])
+        return found
 
-    def text(self, text: str, supervised: bool = False, skip: int = 0) -> None:
-        for number, piece in enumerate(self.codec.pieces(text)):
-            place = self.texts.setdefault(piece, len(self.texts))
-            self.pieces.append((place, 0, 1, supervised, skip if number == 0 else 0))
+    def _remember(self, text: str, ids: tuple[int, ...]) -> None:
+        if len(text) > _LONGEST_KNOWN:
+            return
+        if len(self.younger) >= _MOST_KNOWN // 2:
+            self.younger, self.older = {}, self.younger
+        self.younger[text] = ids
 
-    def encode(self, texts: list[str]) -> list[list[int]]:
-        if not texts:
+    def _tokenize(self, pieces: list[str]) -> list[list[int]]:
+        if not pieces:
             return []
-        encoded: list[list[int]] = self.tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        for text, ids in zip(texts, encoded, strict=True):
+        encoded: list[list[int]] = self.tokenizer(pieces, add_special_tokens=False, verbose=False)["input_ids"]
+        for piece, ids in zip(pieces, encoded, strict=True):
             if not self.codec.forbidden.isdisjoint(ids):
-                raise ConversationError(f"the text {text[:80]!r} still becomes a control token")
+                raise ConversationError(f"the text {piece[:80]!r} still becomes a control token")
         return encoded
 
+
+@lru_cache(maxsize=8)
+def _texts(tokenizer: PreTrainedTokenizerBase, size: int) -> _Texts:
+    # `size` is there for tokens that are added later: they make a new entry
+    return _Texts(tokenizer)
+
+
+class _Writer:
+    """Collects texts and control tokens, and tokenises all texts together."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.known = _texts(tokenizer, len(tokenizer))
+        self.codec = self.known.codec
+        # (text or None, control id, repeats, supervised, skip: tokens at the text's begin that stay masked)
+        self.pieces: list[tuple[str | None, int, int, bool, int]] = []
+
+    def control(self, token: str, repeats: int = 1, supervised: bool = False) -> None:
+        self.pieces.append((None, self.codec.ids[token], repeats, supervised, 0))
+
+    def text(self, text: str, supervised: bool = False, skip: int = 0) -> None:
+        self.pieces.append((text, 0, 1, supervised, skip))
+
     def finish(self) -> RenderedChat:
-        encoded = self.encode(list(self.texts))
-        chat = RenderedChat([], [], [])
+        encoded = self.known.encode(dict.fromkeys(piece[0] for piece in self.pieces if piece[0] is not None))
+        input_ids, labels, spans = list[int](), list[int](), list[tuple[int, int]]()
         context = self.codec.ids.get(IMAGE_CONTEXT)
-        for number, control, repeats, supervised, skip in self.pieces:
-            ids = encoded[number] if number >= 0 else [control] * repeats
-            if number < 0 and control == context:
-                chat.image_spans.append((len(chat.input_ids), repeats))
-            chat.input_ids += ids
-            chat.labels += [IGNORE] * min(skip, len(ids)) + ids[skip:] if supervised else [IGNORE] * len(ids)
-        return chat
+        for text, control, repeats, supervised, skip in self.pieces:
+            ids = (control,) * repeats if text is None else encoded[text]
+            if text is None and control == context:
+                spans.append((len(input_ids), repeats))
+            input_ids += ids
+            masked = min(skip, len(ids)) if supervised else len(ids)
+            labels += (IGNORE,) * masked
+            labels += ids[masked:]
+        return RenderedChat(input_ids, labels, spans)
 
 
 def _check_roles(messages: Sequence[Message], last: str) -> None:

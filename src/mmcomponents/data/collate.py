@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenType
+from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, Pairs, TokenType
 from mmcomponents.data.chat import RenderedChat
 
 
@@ -37,6 +38,7 @@ class RenderedSample:
         sample: Number of the sample.
         source: Number of its source.
         key: Shard and key.
+        answer: "chosen" or "rejected", one behind the other, for the two segments of a pair.
     """
 
     chat: RenderedChat
@@ -44,6 +46,7 @@ class RenderedSample:
     sample: int = -1
     source: int = -1
     key: str = ""
+    answer: Literal["", "chosen", "rejected"] = ""
 
 
 def token_grid(tokens_per_tile: int) -> tuple[int, int]:
@@ -122,8 +125,17 @@ def collate(
         segment_source=torch.tensor([s.source for s in samples]),
         keys=[s.key for s in samples],
         images=_image_batch(table),
+        pairs=_pairs(samples),
         refused=list(refused),
     )
+
+
+def _pairs(samples: Sequence[RenderedSample]) -> Pairs | None:
+    chosen = [number for number, sample in enumerate(samples) if sample.answer == "chosen"]
+    rejected = [number for number, sample in enumerate(samples) if sample.answer == "rejected"]
+    if [number + 1 for number in chosen] != rejected:
+        raise ValueError(f"chosen answers at segments {chosen}, rejected ones at {rejected}: each pair side by side")
+    return Pairs(torch.tensor(chosen), torch.tensor(rejected)) if chosen else None
 
 
 def _join(parts: Sequence[np.ndarray]) -> Tensor:

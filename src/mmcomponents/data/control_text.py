@@ -136,8 +136,13 @@ def check_template(tokenizer: PreTrainedTokenizerBase, images: bool = True) -> N
     Raises:
         TemplateError: It lacks some; the message names them.
     """
+    _check(tokenizer, len(tokenizer), images)
+
+
+@lru_cache(maxsize=16)
+def _check(tokenizer: PreTrainedTokenizerBase, size: int, images: bool) -> None:  # asked for each conversation
     tokens = (*TURN_TOKENS, *IMAGE_TOKENS) if images else TURN_TOKENS
-    _require({token: _find(tokenizer, token) for token in tokens}, tokens, len(tokenizer))
+    _require({token: _find(tokenizer, token) for token in tokens}, tokens, size)
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -9,25 +9,31 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from lightning.pytorch import LightningDataModule
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.chat import IMAGE_CONTEXT, ControlText, check_template
+from mmcomponents.data.augment import JpegRecompression
+from mmcomponents.data.chat import ControlText
 from mmcomponents.data.collate import RenderedSample, collate
+from mmcomponents.data.counting import StepCounts
 from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.frames import DrawnFrames, MiddleFrames, SameFrames
 from mmcomponents.data.images import Normalization
 from mmcomponents.data.index import Index
 from mmcomponents.data.loaders import PackLoader, RankPacks, one_pass
-from mmcomponents.data.lookahead import Lookahead, Sums
-from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
-from mmcomponents.data.plan import BLOCK, Pack, PackPlan
+from mmcomponents.data.lookahead import Lookahead
+from mmcomponents.data.mixture import Mixture, TokenShare
+from mmcomponents.data.model_check import check_model
+from mmcomponents.data.opening import PackSettings, open_packs, source_tilings
+from mmcomponents.data.placeholders import FRAME_TEMPLATE
+from mmcomponents.data.plan import BLOCK, Bookmark, Budgets, Pack
 from mmcomponents.data.progress import PackProgress, batches_trained
 from mmcomponents.data.prompts import PromptBatch, PromptDataset
-from mmcomponents.data.refusals import Refusals, Watched, samples_seen
+from mmcomponents.data.refusals import Refusals, Watched
 from mmcomponents.data.samples import SampleRenderer
 from mmcomponents.data.shards import find_shards
+from mmcomponents.data.sources import SourceOptions, by_number
 from mmcomponents.data.tiling import Tiling
 from mmcomponents.data.tokenizer import load_tokenizer
 
@@ -35,8 +41,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
-
-_SEEN, _REFUSED = "data/seen", "data/refused"
 
 
 class PackedDataModule(LightningDataModule):
@@ -69,6 +73,15 @@ class PackedDataModule(LightningDataModule):
         test_questions: Questions asked in a test, from the first samples on; None: all.
         control_text: What becomes of a text that spells out a token of the template: "encode", it stays text, or
             "refuse", the sample is left out, named and counted.
+        sources: What is different for single sources of the training data, by name.
+        token_share: In which ratio text and multimodal training data stand, counted in tokens; None: as it comes.
+        jpeg_quality: Least and largest quality at which each tile of a training image is re-compressed; InternVL takes
+            75 to 100. None: it is not.
+        train_frames: Fewest and most frames of a video in training, drawn for each; InternVL takes 8 to 32.
+        eval_frames: Frames of a video in validation and tests.
+        frame_template: Text of one frame; the indices must have been made with the same.
+        index_folder: Where the indices lie; None: beside the shards.
+        allow_pipe: Whether a `pipe:COMMAND` among the shards may run its shell command.
     """
 
     def __init__(
@@ -94,6 +107,14 @@ class PackedDataModule(LightningDataModule):
         prompts_per_batch: int = 64,
         test_questions: int | None = None,
         control_text: ControlText = "encode",
+        sources: dict[str, SourceOptions] | None = None,
+        token_share: TokenShare | None = None,
+        jpeg_quality: tuple[int, int] | None = None,
+        train_frames: tuple[int, int] = (8, 32),
+        eval_frames: int = 16,
+        frame_template: str = FRAME_TEMPLATE,
+        index_folder: str | None = None,
+        allow_pipe: bool = False,
     ) -> None:
         super().__init__()
         self.tokenizer_path = tokenizer
@@ -101,13 +122,18 @@ class PackedDataModule(LightningDataModule):
         self.shards = {"train": train, "val": val, "test": test}
         self.tiling = Tiling(min_tiles, max_tiles, tile_size, thumbnail)
         self.normalization: Normalization = normalization
-        self.pack_tokens, self.pack_tiles, self.block = pack_tokens, pack_tiles, block
+        self.budgets, self.block = Budgets(pack_tokens, pack_tiles), block
         self.system, self.delta_log2 = system, delta_log2
+        self.sources, self.token_share = sources or {}, token_share
+        self.jpeg = None if jpeg_quality is None else JpegRecompression(*jpeg_quality)
+        self.train_frames, self.eval_frames = DrawnFrames(*train_frames), SameFrames(MiddleFrames(eval_frames))
+        self.frame_template, self.index_folder, self.allow_pipe = frame_template, index_folder, allow_pipe
         self.control_text: ControlText = control_text
         self.num_workers, self.seed, self.max_refused = num_workers, seed, max_refused
         self.prompts_per_batch, self.test_questions = prompts_per_batch, test_questions
         self._datasets: dict[str, PackDataset | PromptDataset] = {}
         self._refusals: dict[str, Refusals] = {}
+        self._mixture: Mixture | None = None
         self._progress = PackProgress()
         self._resumed_plan: str | None = None
         self._takes_images = True  # unless `check_model` says otherwise
@@ -123,8 +149,18 @@ class PackedDataModule(LightningDataModule):
     @cached_property
     def renderer(self) -> SampleRenderer:
         """What becomes of a sample: the settings that training, tests and free prompts share."""
-        how = (self.tiling, self.normalization, self.system, self.control_text)
+        how = (self.tiling, self.normalization, self.system, self.control_text, self.frame_template)
         return SampleRenderer(self.tokenizer, self.tokens_per_tile, *how)
+
+    @property
+    def mixture(self) -> Mixture | None:
+        """What the epochs of the training data consist of; None before `setup`."""
+        return self._mixture
+
+    @property
+    def train_packs(self) -> PackDataset:
+        """The packs of the training data; after `setup("fit")`."""
+        return self._packs("train")
 
     @property
     def source_names(self) -> list[str]:
@@ -141,10 +177,10 @@ class PackedDataModule(LightningDataModule):
         index = self._packs("val").index
         asker, segments = PromptDataset(index, self.renderer, count), list[RenderedSample]()
         every, chosen = asker[None], list[int]()
-        for sample in np.flatnonzero((index.turns > 0) & (np.diff(index.image_begin) > 0))[:count].tolist():
+        for sample, turns in _pictured(index, count):
             first = len(segments)
             with suppress(SampleError):  # validation itself names it
-                asker._ask(sample, int(index.turns[sample]), segments, every)
+                asker._ask(sample, turns, segments, every)
                 chosen.append(first + len(chosen) % (len(segments) - first))
         return PromptBatch(
             batch=collate([segments[n] for n in chosen], self.tokens_per_tile, self.renderer.pad_id),
@@ -170,29 +206,9 @@ class PackedDataModule(LightningDataModule):
             TemplateError: The tokenizer lacks tokens of the chat template.
             ValueError: They do not fit; with both numbers.
         """
-        check_template(self.tokenizer, images=tokens_per_tile is not None)
+        ours = (self.tokenizer, self.tokenizer_path, self.tokens_per_tile, self.tiling.tile_size)
+        check_model(*ours, tokens_per_tile, image_size, vocab_size, image_token_id)
         self._takes_images = tokens_per_tile is not None
-        # transformers' folders name a <video> that has no row: it is always replaced before a text is tokenised.
-        words = len(self.tokenizer) - (self.tokenizer.get_vocab().get(VIDEO_PLACEHOLDER, -1) >= vocab_size)
-        if words > vocab_size:
-            raise ValueError(
-                f"the tokenizer {self.tokenizer_path} has {words} tokens, the model's vocab_size is {vocab_size}"
-            )
-        if tokens_per_tile is not None and tokens_per_tile != self.tokens_per_tile:
-            raise ValueError(
-                f"vision and merger make {tokens_per_tile} rows of a tile, the data's tokens_per_tile is"
-                f" {self.tokens_per_tile}"
-            )
-        if image_size is not None and image_size != self.tiling.tile_size:
-            raise ValueError(
-                f"the vision encoder is made for tiles of {image_size} pixels, the data's tile_size is"
-                f" {self.tiling.tile_size}"
-            )
-        context = self.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
-        if image_token_id is not None and image_token_id != context:
-            raise ValueError(
-                f"the model's image_token_id is {image_token_id}, {IMAGE_CONTEXT} is {context} in {self.tokenizer_path}"
-            )
 
     def setup(self, stage: str) -> None:
         """Opens the indices that a stage needs and plans the packs."""
@@ -208,33 +224,59 @@ class PackedDataModule(LightningDataModule):
         where = self.shards[part]
         if where is None:
             raise DataError(f"the recipe's data names no shards for {part}: set data.{part}")
-        index = Index.open(find_shards(where), self.tokenizer)
-        if not self._takes_images and (pictured := int((index.tiles(self.tiling) > 0).sum())):
+        shards = find_shards(where, self.allow_pipe)
+        index = Index.open(shards, self.tokenizer, self.index_folder, self.frame_template)
+        if not self._takes_images and (pictured := _count_pictured(index)):
             raise DataError(
                 f"{pictured} of the {len(index)} {part} samples have images and the model has no vision encoder"
             )
         refusals = self._refusals[part] = Refusals(part, len(index), self.max_refused)
-        problems = list(index.problems.items())
         if part == "test":
-            self._datasets[part] = PromptDataset(index, self.renderer, self.prompts_per_batch, self.test_questions)
+            tilings = source_tilings(by_number(self._known(index), index.sources), self.tiling)
+            how = (self.prompts_per_batch, self.test_questions, self.eval_frames, tilings)
+            self._datasets[part] = PromptDataset(index, self.renderer, *how)
+            refusals.check_plan(index, [])
+            return
+        packs, mixture = self._plan(part, index)
+        refusals.check_plan(index, mixture.refused)
+        self._datasets[part] = packs
+        if part == "train":
+            self._mixture = mixture
+
+    def _plan(self, part: str, index: Index) -> tuple[PackDataset, Mixture]:
+        budgets, training = self.budgets, part == "train"
+        if training:
+            settings = PackSettings(
+                budgets,
+                self.seed,
+                self.block,
+                frames=self.train_frames,
+                sources=self.sources,
+                share=self.token_share,
+                delta_log2=self.delta_log2,
+                jpeg=self.jpeg,
+            )
         else:
-            shuffle = part == "train"
-            tokens = index.tokens(self.tiling, self.tokens_per_tile, self.renderer.system_tokens)
-            tiles = index.tiles(self.tiling)
-            try:
-                plan = PackPlan(tokens, tiles, self.pack_tokens, self.pack_tiles, self.seed, self.block, shuffle)
-            except ValueError as error:
-                raise DataError(f"the {part} data cannot be packed: {error}") from error
-            problems += plan.refused
-            deltas = self.delta_log2 if shuffle else None
-            self._datasets[part] = PackDataset(index, plan, self.renderer, self.seed, deltas)
-        refusals.check_plan([f"{index.name(n)}: {reason}" for n, reason in problems])
+            # an evaluation sees each sample once, as large as in training
+            sources = {name: SourceOptions(max_tiles=option.max_tiles) for name, option in self._known(index).items()}
+            settings = PackSettings(
+                budgets, self.seed, self.block, shuffle=False, frames=self.eval_frames, sources=sources
+            )
+        try:
+            return open_packs(index, self.renderer, settings)
+        except DataError as error:
+            raise DataError(f"the {part} data cannot be packed: {error}") from error
+
+    def _known(self, index: Index) -> dict[str, SourceOptions]:
+        """The options of sources that an index has; those of training need not be in validation."""
+        return {name: option for name, option in self.sources.items() if name in index.sources}
 
     def train_dataloader(self) -> Lookahead:
         """The rank's packs, with the totals of each optimizer step."""
         dataset = self._packs("train")
         loader = PackLoader(dataset, self._next_packs, self._epoch_length(), self.num_workers)
-        return Lookahead(loader, self._window, self._counts, self._reduce, self._place)
+        counts = StepCounts(self._refusals["train"], len(dataset.index.sources), self.budgets)
+        return Lookahead(loader, self._window, lambda batch: counts.of(batch, self.trainer), counts.reduce, self._place)
 
     def val_dataloader(self) -> Watched[PackedBatch]:
         """The validation packs, each on one rank."""
@@ -258,13 +300,22 @@ class PackedDataModule(LightningDataModule):
         """The packs that all ranks have used: the same on each of them."""
         if "train" not in self._datasets:
             return {}
-        used, batches = self._progress.used(self.trainer), batches_trained(self.trainer)
-        return {"packs": used, "batches": batches, "plan": self._packs("train").plan.fingerprint()}
+        used, plan = self._progress.used(self.trainer), self._packs("train").plan
+        return {
+            "packs": used,
+            "batches": batches_trained(self.trainer),
+            "world": self._ranks()[1],
+            "plan": plan.fingerprint(),
+            "bookmark": tuple(plan.bookmark(used)),
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on behind the packs that were used."""
-        self._progress.load(int(state_dict["packs"]), int(state_dict["batches"]))
+        self._progress.load(int(state_dict["packs"]), int(state_dict["batches"]), int(state_dict.get("world", 0)))
         self._resumed_plan = state_dict.get("plan")
+        plan = self._packs("train").plan if "train" in self._datasets else None
+        if plan is not None and self._resumed_plan == plan.fingerprint() and "bookmark" in state_dict:
+            plan.open_at(Bookmark(*state_dict["bookmark"]))
 
     def _packs(self, part: str) -> PackDataset:
         dataset = self._datasets[part]
@@ -275,7 +326,7 @@ class PackedDataModule(LightningDataModule):
         return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
 
     def _epoch_length(self) -> int:
-        return -(-self._packs("train").plan.packs_in_epoch(0) // self._ranks()[1])
+        return -(-self._packs("train").plan.epoch_length() // self._ranks()[1])
 
     def _place(self) -> tuple[int, int]:
         return self._progress.place(self.trainer, self._epoch_length())
@@ -291,20 +342,20 @@ class PackedDataModule(LightningDataModule):
     def _window(self) -> int:
         return 1 if self.trainer is None else int(self.trainer.accumulate_grad_batches)
 
-    def _counts(self, batch: PackedBatch) -> Sums:
-        counts = None if self.trainer is None else getattr(self.trainer.lightning_module, "counts", None)
-        self._refusals["train"].warn(batch.refused)
-        refused = {_SEEN: float(samples_seen(batch)), _REFUSED: float(len(batch.refused))}
-        return {**(counts(batch) if counts else {}), **refused}
 
-    def _reduce(self, sums: Sums) -> Sums:
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            assert self.trainer is not None
-            names = sorted(sums)
-            values = torch.tensor([sums[name] for name in names], dtype=torch.float64)
-            values = values.to(self.trainer.strategy.root_device)
-            torch.distributed.all_reduce(values)
-            sums = dict(zip(names, values.tolist(), strict=True))
-        # These are sums over all ranks: each comes to the same verdict, and none waits for another that has stopped.
-        self._refusals["train"].count(sums.pop(_SEEN), sums.pop(_REFUSED))
-        return sums
+def _pictured(index: Index, count: int) -> list[tuple[int, int]]:
+    """The first samples with images and answers, and the number of these."""
+    found: list[tuple[int, int]] = []
+    for shard, first in enumerate(index.begins[:-1].tolist()):
+        rows = index.rows(shard)
+        here = np.flatnonzero((rows.turns > 0) & (rows.images > 0))[: count - len(found)]
+        found += [(first + number, int(rows.turns[number])) for number in here.tolist()]
+        if len(found) >= count:
+            break
+    return found
+
+
+def _count_pictured(index: Index) -> int:
+    """Samples with images or videos."""
+    every = (index.rows(shard) for shard in range(len(index.shards)))
+    return sum(int(((rows.images > 0) | (rows.videos > 0)).sum()) for rows in every)

@@ -2,44 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+from PIL import Image
 from torch.utils.data import Dataset
 
 from mmcomponents.batch import PackedBatch
+from mmcomponents.data.augment import JpegRecompression
 from mmcomponents.data.collate import RenderedSample, collate
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.index import Index
 from mmcomponents.data.plan import Pack, PackPlan
-from mmcomponents.data.samples import SampleRenderer
+from mmcomponents.data.records import clips
+from mmcomponents.data.sizes import Sizes, draw_key
+from mmcomponents.data.video import read_video
+
+_JPEG = 1  # tells these draws from those of deltas
 
 
 class PackDataset(Dataset[PackedBatch]):
     """Reads packs by their number, or as planned elsewhere.
 
-    A sample that cannot be used is left out and named in `batch.refused`; the rest of its pack stays.
+    A sample that cannot be used is left out and named in `batch.refused`; the rest of its pack stays. Each random draw
+    depends on (seed, epoch, sample, how often the sample came before) and nothing else.
 
     Args:
         index: Where the samples are.
         plan: Which samples share a pack.
-        renderer: What becomes of a sample.
-        seed: Of the random draws, each of which depends on (seed, epoch, sample) and nothing else.
+        sizes: What becomes of a sample, how it is cut, and which frames of a video are looked at.
         delta_log2: V2PE's choices of k; one is drawn for each image. None: the position part's own delta.
+        jpeg: What is done to the tiles of images, never to frames; None: nothing.
+        no_jpeg: Numbers of the sources to which it is not done.
     """
 
     def __init__(
         self,
         index: Index,
         plan: PackPlan,
-        renderer: SampleRenderer,
-        seed: int = 0,
+        sizes: Sizes,
         delta_log2: Sequence[int] | None = None,
+        jpeg: JpegRecompression | None = None,
+        no_jpeg: Collection[int] = (),
     ) -> None:
         if delta_log2 is not None and (not delta_log2 or not all(0 <= k <= 8 for k in delta_log2)):
             raise ValueError(f"delta_log2 {list(delta_log2)} is no choice of k from 0 to 8, delta = 2**-k")
-        self.index, self.plan, self.renderer, self.seed = index, plan, renderer, seed
+        self.index, self.plan, self.sizes, self.renderer = index, plan, sizes, sizes.renderer
         self.delta_log2 = None if delta_log2 is None else np.array(delta_log2)
+        self.jpeg, self.no_jpeg = jpeg, frozenset(no_jpeg)
 
     def __getitem__(self, pack: int | Pack | None) -> PackedBatch:
         """Returns one pack.
@@ -49,28 +59,56 @@ class PackDataset(Dataset[PackedBatch]):
                 None: the pack without samples, which keeps ranks in step.
         """
         planned = self.plan.pack(pack) if isinstance(pack, int) else pack
-        samples, refused = [], []
-        for number in planned.samples if planned is not None else ():
-            assert planned is not None
-            try:
-                samples.append(self.render(number, planned.epoch))
-            except SampleError as error:
-                refused.append(f"{self.index.name(number)}: {error}")
+        samples: list[RenderedSample] = []
+        refused = []
+        if planned is not None:
+            for number, copy in zip(planned.samples, planned.copies or (0,) * len(planned.samples), strict=True):
+                try:
+                    samples += self.render(number, planned.epoch, copy)
+                except SampleError as error:
+                    refused.append(f"{self.index.name(number)}: {error}")
+                except Exception as error:
+                    error.add_note(f"while reading the sample {self.index.name(number)}")
+                    raise
         return collate(samples, self.renderer.tokens_per_tile, self.renderer.pad_id, refused)
 
-    def render(self, sample: int, epoch: int) -> RenderedSample:
-        """Reads and renders one sample.
+    def render(self, sample: int, epoch: int = 0, copy: int = 0) -> list[RenderedSample]:
+        """Reads and renders one sample: one segment, or two for a pair of answers.
+
+        Args:
+            sample: Its number.
+            epoch: Number of the epoch.
+            copy: How many times the sample came up in the epoch before.
 
         Raises:
             SampleError: It cannot be used.
         """
-        if sample in self.index.problems:
-            raise SampleError(self.index.problems[sample])
-        record, files = self.index.read(sample)
-        images = self.renderer.decode(files)
+        stored, seed = self.index.read(sample), self.sizes.seed
+        source = int(self.index.take(np.array([sample])).source[0])
+        key = (seed, epoch, sample, copy)
+
+        def recompress(image: int, tiles: list[Image.Image]) -> list[Image.Image]:
+            assert self.jpeg is not None
+            return self.jpeg(tiles, (*key, image, _JPEG))
+
+        augment = recompress if self.jpeg is not None and source not in self.no_jpeg else None
+        images = self.renderer.decode(stored.images, self.sizes.tilings.get(source), augment)
+        films = []
+        for number, (film, clip) in enumerate(
+            zip(stored.videos, clips(stored.record, len(stored.videos)), strict=True)
+        ):
+            frames = read_video(film, self.sizes.frames.sampling(draw_key(*key, number)), clip)
+            films.append(self.renderer.tile_frames(frames))
+        chats, order = self.renderer.render(stored.record, images, films)
         if self.delta_log2 is not None:
-            draws = np.random.default_rng((self.seed, epoch, sample)).choice(self.delta_log2, len(images))
-            for image, k in zip(images, draws.tolist(), strict=True):
+            draws = np.random.default_rng(key).choice(self.delta_log2, len(order))
+            for image, k in zip(order, draws.tolist(), strict=True):
                 image.delta_log2 = k
-        chat = self.renderer.chat(record["messages"], images)
-        return RenderedSample(chat, images, sample, int(self.index.source[sample]), self.index.name(sample))
+        name = self.index.name(sample)
+        if len(chats) == 1:
+            return [RenderedSample(chats[0], order, sample, source, name)]
+        chosen, rejected = chats
+        return [
+            RenderedSample(chosen, order, sample, source, name, "chosen"),
+            RenderedSample(rejected, order, sample, source, name, "rejected"),
+        ]

@@ -180,3 +180,63 @@ def draw_frame_count(least: int, most: int, seed: int | str) -> int:
     if not 1 <= least <= most:
         raise ValueError(f"1 <= least <= most does not hold for least {least}, most {most}")
     return random.Random(f"frame count/{seed}").randint(least, most)
+
+
+class FrameDraw(Protocol):
+    """Which frames each sample gets: how many, and which, may be drawn anew for every sample and epoch."""
+
+    def sampling(self, key: str) -> FrameSampling:
+        """Returns how frames are chosen.
+
+        Args:
+            key: All that a random choice may depend on: seed, epoch, sample.
+        """
+        ...
+
+    def most(self, total: int, fps: float) -> int:
+        """Returns the largest number of frames that a video of `total` frames, `fps` a second, can get."""
+        ...
+
+
+@dataclass(frozen=True)
+class DrawnFrames:
+    """A number of frames drawn evenly from `least` to `most`, each from its part of the video: how InternVL trains.
+
+    Attributes:
+        least: Frames at least; InternVL's scripts take 8.
+        most_frames: Frames at most; InternVL's scripts take 32.
+    """
+
+    least: int = 8
+    most_frames: int = 32
+
+    def __post_init__(self) -> None:
+        draw_frame_count(self.least, self.most_frames, 0)
+        _check_count(self.most_frames)
+
+    def sampling(self, key: str) -> RandomFrames:
+        """See `FrameDraw`."""
+        return RandomFrames(draw_frame_count(self.least, self.most_frames, key), key)
+
+    def most(self, total: int, fps: float) -> int:
+        """See `FrameDraw`."""
+        return self.most_frames
+
+
+@dataclass(frozen=True)
+class SameFrames:
+    """One way to choose frames for all samples, without chance.
+
+    Attributes:
+        choice: How.
+    """
+
+    choice: FrameSampling
+
+    def sampling(self, key: str) -> FrameSampling:
+        """See `FrameDraw`."""
+        return self.choice
+
+    def most(self, total: int, fps: float) -> int:
+        """See `FrameDraw`."""
+        return len(self.choice.indices(total, fps))

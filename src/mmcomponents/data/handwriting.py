@@ -13,7 +13,7 @@ import numpy as np
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.handwriting_questions import KINDS, PHRASINGS, conversation
 from mmcomponents.data.handwriting_scenes import SceneStyle, draw_scene, load_scans, split_scans
-from mmcomponents.data.index import index_path
+from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
 from mmcomponents.data.shards import ShardWriter
 from mmcomponents.data.tokenizer import train_tokenizer
@@ -96,7 +96,7 @@ def make_handwriting(
                     "scans": scene.scans,
                     "order": scene.order,
                 }
-                writer.write(f"{scene_number:06d}", record, [scene.png()])
+                writer.write(f"{scene_number:06d}", record, [("png", scene.png())])
                 if training:
                     texts += [message["content"] for message in messages]
                 done += 1
@@ -136,4 +136,5 @@ def _clear(folder: Path) -> None:
         if shard.name.rpartition("-")[0] in PARTS:
             shard.unlink()
             index_path(shard).unlink(missing_ok=True)
+            shard.with_suffix(".index.npz").unlink(missing_ok=True)  # as an earlier version of the library called it
     note.unlink(missing_ok=True)

@@ -40,6 +40,7 @@ NORMALIZATIONS: dict[str, tuple[tuple[float, float, float], tuple[float, float, 
 _ORIENTATION = 0x0112
 _TIFF_TILE = (322, 323)  # width and height of a tile
 _SIDEWAYS = (5, 6, 7, 8)
+_STILL = ("JPEG", "PNG")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -111,10 +112,20 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _plain(image: Image.Image) -> bool:
+    """Whether an image is RGB already, with nothing behind the pixels that could change them."""
+    return image.mode == "RGB" and not image.has_transparency_data and not getattr(image, "is_animated", False)
+
+
+def _upright(image: Image.Image, ours: bool = False) -> Image.Image:
+    """Turns an image and makes it RGB; one of `ours`, which nobody else holds, is not copied where it may stay as it is."""
     try:
         image.load()
-        rgb, turn = to_rgb(image), _TURNS.get(_orientation(image))
+        turn = _TURNS.get(_orientation(image))
+        if ours and turn is None and image.format in _STILL and _plain(image):
+            image.info = {}  # as below, in `to_rgb`
+            return image
+        rgb = to_rgb(image)
     except Exception as error:  # as above
         raise ImageError(f"broken image: {error}") from error
     return rgb if turn is None else rgb.transpose(turn)
@@ -133,11 +144,11 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     Raises:
         ImageError: The image is broken, truncated or too large.
     """
-    return _upright(_open(io.BytesIO(data), len(data), max_pixels))
+    return _upright(_open(io.BytesIO(data), len(data), max_pixels), ours=True)
 
 
 def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Returns an upright RGB image, whatever it is made from.
+    """Returns an upright RGB image, whatever it is made from; one that is so already is returned itself.
 
     A Pillow image is treated like its file would be: turned as its EXIF orientation says, its transparency laid over
     white. An image that went through here once comes out the same a second time.
@@ -153,6 +164,8 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
     """
     if isinstance(source, Image.Image):
         _check_size(source.width, source.height, max_pixels)
+        if type(source) is Image.Image and source.mode == "RGB" and not source.info and _orientation(source) == 1:
+            return source
         return _upright(source)
     if isinstance(source, bytes | bytearray | memoryview):
         return decode_image(bytes(source), max_pixels)
@@ -176,7 +189,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
 def _read(path: Path, max_pixels: int) -> Image.Image:
     try:
         with path.open("rb") as file:
-            return _upright(_open(file, os.fstat(file.fileno()).st_size, max_pixels))
+            return _upright(_open(file, os.fstat(file.fileno()).st_size, max_pixels), ours=True)
     except FileNotFoundError:
         raise ImageError(f"there is no image file {path}") from None
     except OSError as error:
@@ -203,13 +216,20 @@ def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 def pixels(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Returns normalised pixels, fp32 `[n, 3, H, W]`.
+    """Returns normalised pixels, fp32 `[n, 3, H, W]`: `(value / 255 - mean) / std`, to within 1e-6.
 
     Args:
-        tiles: RGB images of one size.
+        tiles: RGB images of one size, one at least.
         mean: Of each colour, between 0 and 1.
         std: Of each colour.
     """
-    values = torch.from_numpy(np.stack([np.asarray(tile) for tile in tiles]))
-    values = values.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format).div_(255)
-    return values.sub_(torch.tensor(mean).view(3, 1, 1)).div_(torch.tensor(std).view(3, 1, 1))
+    width, height = tiles[0].size
+    values = np.empty((len(tiles), 3, height, width), np.float32)
+    colours = [(band, np.float32(255 * m), np.float32(1 / (255 * s))) for band, m, s in zip("RGB", mean, std, strict=True)]
+    for tile, planes in zip(tiles, values, strict=True):
+        for plane, (band, middle, scale) in zip(planes, colours, strict=True):
+            # Pillow takes a colour out faster than a copy with strides, and a plane stays in the cache throughout.
+            plane[:] = np.frombuffer(tile.tobytes("raw", band), np.uint8).reshape(height, width)
+            plane -= middle
+            plane *= scale
+    return torch.from_numpy(values)

@@ -1,199 +1,235 @@
-"""The index of shards: sizes and places of all samples, so that packs can be planned before anything is read.
+"""The indices of all shards of a run, so that packs can be planned before anything is read.
 
-Beside `train-000000.tar` lies `train-000000.index.npz`. It holds what does not depend on the settings of a run: the
-members' offsets, the images' widths and heights, and the number of text tokens. Tiles and total lengths follow from
-those when the index is opened, so the tiling may change without a new index. The tokenizer may not: the index knows its
-fingerprint.
+What is kept in memory for each shard is its number of samples; the columns of a shard are loaded when they are asked
+for, and those that were not used for longest are dropped. So a billion samples take no more memory than a few million.
 
-`text_tokens` counts the conversation rendered by the chat template with every image expanded to nothing between `<img>`
-and `</img>`, and without the run's own system text. A sample's length is then exactly
-`text_tokens + sum over images of tiles * tokens_per_tile` (+ the tokens of the system block, where it has none itself).
+`text_tokens` counts a sample rendered by the chat template with every image expanded to nothing between `<img>` and
+`</img>`, every video to one frame, and without the run's own system text. A pair of answers counts its prompt twice.
+What a run's settings add to that, `mmcomponents.data.sizes` knows.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
+from os.path import getsize, isfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.shards import Member, image_members, parse_record, read_bytes
-from mmcomponents.data.tiling import Tiling
+from mmcomponents.data.index_file import Header, ShardIndex, index_path, load_index, read_header
+from mmcomponents.data.records import parse_record
+from mmcomponents.data.rows import Integers, Rows
+from mmcomponents.data.shards import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Member,
+    cache_folder,
+    json_member,
+    media_members,
+    read_members,
+)
+from mmcomponents.data.storage import exists, fetch, is_remote
 from mmcomponents.data.tokenizer import fingerprint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-VERSION = 1
-Column = npt.NDArray[Any]
+KEPT_SAMPLES = 4_000_000
+"""Samples whose columns are kept in memory, about 100 bytes each."""
 
 
-def index_path(shard: str | Path) -> Path:
-    """Where the index of a shard lies."""
-    return Path(shard).with_suffix(".index.npz")
-
-
-@dataclass
-class Index:
-    """Columns over the n samples of some shards, over their m members and their i images.
+@dataclass(frozen=True)
+class StoredSample:
+    """A sample as it is stored.
 
     Attributes:
-        shards: Paths of the shards.
-        sources: Names of the sources.
-        shard: `[n]` number of the shard.
-        key: `[n]` key within the shard.
-        source: `[n]` number of the source.
-        problems: Why samples could not be indexed, by their numbers.
-        text_tokens: `[n]` tokens without the rows of images, see the top of this file; 1 where there is a problem.
-        turns: `[n]` answers of the assistant.
-        own_system: `[n]` whether the conversation has a system message of its own.
-        member_begin: `[n+1]` where each sample's members begin.
-        member_suffix: `[m]` names of the members, after the key.
-        member_offset: `[m]` where the bytes begin in the shard.
-        member_size: `[m]` number of bytes.
-        image_begin: `[n+1]` where each sample's images begin.
-        image_width: `[i]` in pixels, upright.
-        image_height: `[i]` in pixels, upright.
+        record: See `mmcomponents.data.records`.
+        images: Files of the images, in the order of their placeholders.
+        videos: Files of the videos, in the order of their placeholders.
     """
 
-    shards: list[Path]
-    sources: list[str]
-    problems: dict[int, str]
-    shard: Column
-    key: Column
-    source: Column
-    text_tokens: Column
-    turns: Column
-    own_system: Column
-    member_begin: Column
-    member_suffix: Column
-    member_offset: Column
-    member_size: Column
-    image_begin: Column
-    image_width: Column
-    image_height: Column
+    record: dict[str, Any]
+    images: list[bytes]
+    videos: list[bytes]
+
+
+class Index:
+    """The samples of some shards, numbered one after the other.
+
+    Attributes:
+        shards: Places of the shards.
+        begins: `[shards+1]` number of the first sample of each shard.
+        sources: Names of the sources.
+        problems: Why samples cannot be used, by their numbers.
+        lost_shards: Why whole shards cannot be used, by their numbers: their samples cannot either.
+    """
+
+    def __init__(self, shards: Sequence[str], paths: Sequence[Path], headers: Sequence[Header]) -> None:
+        self.shards, self._paths = list(shards), list(paths)
+        self.begins: Integers = np.concatenate([[0], np.cumsum([h.samples for h in headers])]).astype(np.int64)
+        numbers: dict[str, int] = {}
+        self._source_of = [
+            np.array([numbers.setdefault(name, len(numbers)) for name in header.sources] or [0], np.int64)
+            for header in headers
+        ]
+        self.sources = list(numbers)
+        self.problems: dict[int, str] = {}
+        for first, header in zip(self.begins.tolist(), headers, strict=False):
+            self.problems |= {first + number: reason for number, reason in header.problems.items()}
+        self.lost_shards: dict[int, str] = {}
+        for number, (shard, header) in enumerate(zip(shards, headers, strict=True)):
+            if not is_remote(shard) and (reason := _lost(shard, header)):
+                self.lost_shards[number] = reason
+        self._kept: OrderedDict[int, ShardIndex] = OrderedDict()
+        self._kept_samples = 0
 
     def __len__(self) -> int:
-        return len(self.key)
+        return int(self.begins[-1])
 
     @classmethod
-    def open(cls, shards: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase | str) -> Index:
-        """Opens the indices of shards and joins them, in the order given.
+    def open(
+        cls,
+        shards: Sequence[str | Path],
+        tokenizer: PreTrainedTokenizerBase | str,
+        folder: str | Path | None = None,
+        frame_template: str | None = None,
+    ) -> Index:
+        """Opens the indices of shards, in the order given.
 
         Args:
             shards: The tar files.
             tokenizer: The tokenizer of the run, or its fingerprint.
+            folder: Where the indices lie; None: beside the shards.
+            frame_template: Text of a frame of a video in this run; None: whatever the indices were made with.
 
         Raises:
-            DataError: An index is missing, or made of another shard, with another tokenizer or by another version.
+            DataError: An index is missing, or made with another tokenizer or by another version.
         """
         if not shards:
             raise DataError("no shards to open")
         wanted = tokenizer if isinstance(tokenizer, str) else fingerprint(tokenizer)
-        return _join([_load(Path(shard), wanted) for shard in shards])
+        places = [str(shard) for shard in shards]
+        paths = [_find(shard, folder) for shard in places]
+        headers = []
+        for shard, path in zip(places, paths, strict=True):
+            remedy = f"run `mmcomponents data index {shard} --tokenizer FOLDER` with the tokenizer of the run"
+            try:
+                header = read_header(path)
+            except DataError as error:
+                raise DataError(f"{error}: {remedy}") from error
+            if header.fingerprint != wanted:
+                raise DataError(
+                    f"the index {path} was made with another tokenizer or chat template ({header.fingerprint}, the run"
+                    f" has {wanted}): {remedy}"
+                )
+            if frame_template not in (None, header.frame_template):
+                raise DataError(
+                    f"the index {path} was made for frames {header.frame_template!r}, the run has {frame_template!r}:"
+                    f" {remedy} and --frame_template"
+                )
+            headers.append(header)
+        return cls(places, paths, headers)
+
+    def shard_of(self, samples: Integers) -> Integers:
+        """`[n]` number of the shard of each sample."""
+        return np.searchsorted(self.begins, samples, side="right") - 1
+
+    def problem(self, sample: int) -> str:
+        """Why a sample cannot be used; "" where nothing is known against it."""
+        if self.lost_shards and (reason := self.lost_shards.get(int(self.shard_of(np.array([sample]))[0]))):
+            return reason
+        return self.problems.get(sample, "")
 
     def name(self, sample: int) -> str:
         """Shard and key of a sample, as "train-000000/00017"."""
-        return f"{self.shards[int(self.shard[sample])].stem}/{self.key[sample]}"
+        shard, number = self._place(sample)
+        stem = self.shards[shard].rpartition("/")[2].rpartition(".")[0]
+        return f"{stem}/{self._shard(shard).key(number)}"
 
     def members(self, sample: int) -> list[Member]:
         """The files of a sample."""
-        span = slice(int(self.member_begin[sample]), int(self.member_begin[sample + 1]))
-        columns = (self.member_suffix[span], self.member_offset[span], self.member_size[span])
-        return [Member(str(suffix), int(offset), int(size)) for suffix, offset, size in zip(*columns, strict=True)]
+        shard, number = self._place(sample)
+        return self._shard(shard).members(number)
 
-    def read(self, sample: int) -> tuple[dict[str, Any], list[bytes]]:
-        """Reads the record and the image files of a sample.
+    def read(self, sample: int) -> StoredSample:
+        """Reads a sample.
 
         Raises:
-            SampleError: The JSON is wrong or missing, or the shard ends too early.
+            SampleError: The JSON is wrong or missing, the shard is gone or ends too early, or it has a known problem.
         """
+        if problem := self.problem(sample):
+            raise SampleError(problem)
         members = self.members(sample)
-        texts = [m for m in members if m.suffix == "json"]
-        if not texts:
-            raise SampleError("the sample has no .json member")
-        images = image_members(members)
-        text, *data = read_bytes(self.shards[int(self.shard[sample])], [texts[0], *images])
-        return parse_record(text), data
+        images, videos = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
+        wanted = [json_member(members), *images, *videos]
+        text, *data = read_members(self.shards[self._place(sample)[0]], wanted)
+        return StoredSample(parse_record(text), data[: len(images)], data[len(images) :])
 
-    def tiles(self, tiling: Tiling) -> npt.NDArray[np.int64]:
-        """Returns the tiles of each sample, `[n]`, thumbnails included."""
-        per_sample = np.diff(self.image_begin)
-        sample = np.repeat(np.arange(len(self)), per_sample)
-        # Few shapes are different, so the rule itself runs once for each of them.
-        shapes = np.stack([self.image_width, self.image_height, per_sample[sample]], 1).astype(np.int64)
-        different, which = np.unique(shapes, axis=0, return_inverse=True)
-        counts = [tiling.for_images(images).count(width, height) for width, height, images in different.tolist()]
-        tiles = np.array(counts, np.int64)[which.reshape(-1)]
-        return np.bincount(sample, weights=tiles, minlength=len(self)).astype(np.int64)
+    def rows(self, shard: int) -> Rows:
+        """The rows of a whole shard; sources are numbered as in `sources`."""
+        return self._shard(shard).rows
 
-    def tokens(self, tiling: Tiling, tokens_per_tile: int, system_tokens: int = 0) -> npt.NDArray[np.int64]:
-        """Returns the length of each sample, `[n]`.
+    def take(self, samples: Integers) -> Rows:
+        """The rows of some samples, in the order given."""
+        samples = np.asarray(samples, np.int64)
+        shards = self.shard_of(samples)
+        if len(different := np.unique(shards)) == 1:
+            return self.rows(int(different[0])).select(samples - self.begins[different[0]])
+        order = np.argsort(shards, kind="stable")
+        borders = np.searchsorted(shards[order], [*different, len(self.shards)])
+        parts = [
+            self.rows(int(shard)).select(samples[order[begin:end]] - self.begins[shard])
+            for shard, begin, end in zip(different, borders[:-1], borders[1:], strict=True)
+        ]
+        back = np.empty(len(samples), np.int64)
+        back[order] = np.arange(len(samples))
+        return Rows.join(parts).select(back)
 
-        Args:
-            tiling: The settings of the run.
-            tokens_per_tile: Rows that a tile becomes.
-            system_tokens: Length of the run's system block, added where a conversation has none.
-        """
-        system = np.where(self.own_system, 0, system_tokens)
-        total: npt.NDArray[np.int64] = self.text_tokens + self.tiles(tiling) * tokens_per_tile + system
-        return total
+    def _place(self, sample: int) -> tuple[int, int]:
+        if not 0 <= sample < len(self):
+            raise IndexError(f"there is no sample {sample} among {len(self)}")
+        shard = int(np.searchsorted(self.begins, sample, side="right")) - 1
+        return shard, sample - int(self.begins[shard])
+
+    def _shard(self, number: int) -> ShardIndex:
+        if number in self._kept:
+            self._kept.move_to_end(number)
+            return self._kept[number]
+        index = load_index(self._paths[number])
+        samples = index.header.samples
+        index = replace(index, rows=replace(index.rows, source=self._source_of[number][index.rows.source]))
+        self._kept[number] = index
+        self._kept_samples += samples
+        while self._kept_samples > KEPT_SAMPLES and len(self._kept) > 1:
+            _, dropped = self._kept.popitem(last=False)
+            self._kept_samples -= dropped.header.samples
+        return index
 
 
-PER_SAMPLE = ("shard", "key", "source", "text_tokens", "turns", "own_system")
-PER_MEMBER = ("member_suffix", "member_offset", "member_size")
-PER_IMAGE = ("image_width", "image_height")
-
-
-def _load(shard: Path, wanted: str) -> tuple[Path, dict[str, Column]]:
-    path = index_path(shard)
+def _find(shard: str, folder: str | Path | None) -> Path:
     remedy = f"run `mmcomponents data index {shard} --tokenizer FOLDER` with the tokenizer of the run"
-    if not shard.is_file():
-        raise DataError(f"the shard {shard} is missing")
+    if folder is None and is_remote(shard):
+        place = f"{shard.rpartition('/')[0]}/{index_path(shard, '.').name}"
+        if not exists(place):
+            raise DataError(f"{shard} has no index {place}: {remedy} and --out FOLDER, and set data.index_folder")
+        return fetch(place, cache_folder())
+    path = index_path(shard, folder)
     if not path.is_file():
-        raise DataError(f"{shard} has no index {path.name}: {remedy}")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            columns = dict(file)
-        version, made_with, size = int(columns["version"]), str(columns["fingerprint"]), int(columns["shard_bytes"])
-    except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"the index {path} cannot be read ({error}): {remedy}") from error
-    if version != VERSION:
-        raise DataError(f"the index {path} is of version {version}, this is {VERSION}: {remedy}")
-    if made_with != wanted:
-        raise DataError(
-            f"the index {path} was made with another tokenizer or chat template ({made_with}, the run has {wanted}):"
-            f" {remedy}"
-        )
-    if size != shard.stat().st_size:
-        raise DataError(
-            f"the index {path} was made of a shard of {size} bytes, {shard} has {shard.stat().st_size}: {remedy}"
-        )
-    return shard, columns
+        missing = "" if is_remote(shard) or isfile(shard) else f"the shard {shard} is missing, and "
+        raise DataError(f"{missing}{shard} has no index {path.name}: {remedy}")
+    return path
 
 
-def _join(parts: Sequence[tuple[Path, dict[str, Column]]]) -> Index:
-    sources: dict[str, int] = {}
-    problems: dict[int, str] = {}
-    samples = 0
-    for number, (_, columns) in enumerate(parts):
-        for place, reason in zip(columns["problem_sample"].tolist(), columns["problem_reason"].tolist(), strict=True):
-            problems[samples + place] = reason
-        samples += len(columns["key"])
-        numbers = np.array([sources.setdefault(str(s), len(sources)) for s in columns["sources"]], np.int64)
-        columns["source"] = numbers[columns["source"]] if len(columns["source"]) else columns["source"]
-        columns["shard"] = np.full_like(columns["source"], number)
-        columns["own_system"] = columns["own_system"].astype(bool)
-    joined: dict[str, Column] = {
-        name: np.concatenate([columns[name] for _, columns in parts]) for name in (*PER_SAMPLE, *PER_MEMBER, *PER_IMAGE)
-    }
-    for name in ("member_begin", "image_begin"):
-        sizes = np.concatenate([np.diff(columns[name]) for _, columns in parts])
-        joined[name] = np.concatenate([[0], np.cumsum(sizes)])
-    if set(joined) != {field.name for field in fields(Index)} - {"shards", "sources", "problems"}:
-        raise DataError(f"an index with the columns {sorted(joined)} is not of version {VERSION}")
-    return Index(shards=[shard for shard, _ in parts], sources=list(sources), problems=problems, **joined)
+def _lost(shard: str, header: Header) -> str:
+    if not isfile(shard):
+        return f"the shard {shard} is missing"
+    if (size := getsize(shard)) != header.shard_bytes:
+        return (
+            f"the index was made of a shard of {header.shard_bytes} bytes, {shard} has {size}: run `mmcomponents data"
+            f" index {shard}` again"
+        )
+    return ""

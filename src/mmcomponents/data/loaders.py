@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmcomponents.data.errors import DataError
 from mmcomponents.data.plan import Pack, PackPlan
 
 B = TypeVar("B")
@@ -35,17 +37,55 @@ class PackLoader(Generic[B]):
         return self.length
 
     def __iter__(self) -> Iterator[B]:
+        asked: deque[Any] = deque()
+
+        def remember() -> Iterator[Any]:
+            for item in self.items():
+                asked.append(item)
+                yield item
+
         # A loader an epoch: its workers are stopped with it, and an epoch may begin anywhere.
         loader: DataLoader[B] = DataLoader(
             self.dataset,
             batch_size=None,
-            sampler=self.items(),
+            sampler=_Items(remember),
             num_workers=self.num_workers,
             collate_fn=_as_it_is,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_quiet_worker,
         )
-        yield from loader
+        batches = iter(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                # Out of memory, mostly, or a decoder that crashed. Which of the packs did it, nobody can tell.
+                raise DataError(
+                    f"a process that reads data has died ({' '.join(str(error).split())}); {_told(asked)}. If memory"
+                    " ran out, set fewer data.num_workers; with 0 the reason is seen"
+                ) from error
+            asked.popleft()
+            yield batch
+
+
+class _Items:
+    """An order that can be iterated over, as torch wants a sampler to be."""
+
+    def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.items()
+
+
+def _told(asked: Iterable[Any]) -> str:
+    numbers = [item.number if isinstance(item, Pack) else item for item in asked]
+    known = [number for number in numbers if number is not None]
+    return f"packs {min(known)} to {max(known)} were being read" if known else "nothing was being read"
 
 
 def _as_it_is(batch: B) -> B:

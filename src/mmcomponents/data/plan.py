@@ -11,42 +11,109 @@ takes. Where they fit, the samples are then dealt out evenly over as many. A sam
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from bisect import bisect_right, insort
+from collections import OrderedDict
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-Integers = npt.NDArray[np.int64]
+from mmcomponents.data.rows import Integers
+
+Shares = npt.NDArray[np.float64]
+
+VERSION = 2  # of the rule by which samples share packs
+COUNTED_BLOCKS = 512
+"""Blocks of an epoch of which the packs are counted one by one: a million samples take about twenty seconds."""
+SAMPLED_BLOCKS = 64
+KEPT_BLOCKS = 64
+FEW = 512
+"""Samples of a block for which a better, slower packing is tried."""
 
 BLOCK = 2048
 """Samples that are packed together. Larger blocks fill packs no better; the work for one grows with its square."""
 
 
 class Pack(NamedTuple):
-    """One pack: its number in the run, its epoch, and the numbers of its samples."""
+    """One pack: its number in the run, its epoch, the numbers of its samples, and how often each came before."""
 
     number: int
     epoch: int
     samples: tuple[int, ...]
+    copies: tuple[int, ...] = ()
+
+
+class Block(NamedTuple):
+    """Samples that are packed together.
+
+    Attributes:
+        samples: `[n]` their numbers.
+        copies: `[n]` how many times each came up in the epoch before.
+        tokens: `[n]` tokens of each.
+        tiles: `[n]` tiles of each.
+    """
+
+    samples: Integers
+    copies: Integers
+    tokens: Integers
+    tiles: Integers
+
+
+class Epochs(Protocol):
+    """What is packed: for each epoch a number of blocks, each computed when it is asked for."""
+
+    def blocks(self, epoch: int) -> int:
+        """Number of blocks of an epoch."""
+        ...
+
+    def block(self, epoch: int, number: int) -> Block:
+        """One block; none of its samples exceeds a budget."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Short hash of all that the blocks follow from."""
+        ...
 
 
 @dataclass(frozen=True)
-class _Epoch:
-    samples: Integers  # all samples of the epoch, pack by pack
-    begins: Integers  # [packs + 1] where each pack begins in `samples`
+class Budgets:
+    """What a pack can hold.
 
-    @property
-    def packs(self) -> int:
-        return len(self.begins) - 1
+    Attributes:
+        tokens: Most tokens.
+        tiles: Most tiles; None: no limit.
+    """
+
+    tokens: int
+    tiles: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.tokens < 1 or (self.tiles is not None and self.tiles < 1):
+            raise ValueError(f"budgets must be positive: {self.tokens} tokens, {self.tiles} tiles")
+
+    def fit(self, tokens: Integers, tiles: Integers) -> npt.NDArray[np.bool_]:
+        """Which samples a pack can hold, `[n]`."""
+        fit: npt.NDArray[np.bool_] = (tokens <= self.tokens) & (self.tiles is None or tiles <= self.tiles)
+        return fit
+
+    def shares(self, tokens: Integers, tiles: Integers) -> Shares:
+        """Shares of the two budgets that samples take, `[n, 2]`."""
+        most = self.tiles if self.tiles is not None else max(int(tiles.max(initial=0)), 1) * max(len(tiles), 1)
+        return np.stack([tokens / self.tokens, tiles / most], 1)
+
+    def excess(self, tokens: int, tiles: int) -> str:
+        """Says what a sample has too much of."""
+        found = (("tokens", tokens, self.tokens), ("tiles", tiles, self.tiles))
+        over = [f"{size} {name}, a pack takes {most}" for name, size, most in found if most is not None and size > most]
+        return "; ".join(over)
 
 
 _SLACK = 1e-9
 """Shares of a budget are fractions: what fills one exactly must still fit."""
 
 
-def best_fit(sizes: npt.NDArray[np.float64]) -> list[list[int]]:
+def best_fit(sizes: Shares) -> list[list[int]]:
     """Best fit decreasing: largest items first, each into the bin where it leaves the least room.
 
     Args:
@@ -72,7 +139,7 @@ def best_fit(sizes: npt.NDArray[np.float64]) -> list[list[int]]:
     return bins
 
 
-def fill_in_turn(sizes: npt.NDArray[np.float64], candidates: int = 128, full: float = 0.02) -> list[list[int]]:
+def fill_in_turn(sizes: Shares, candidates: int = 128, full: float = 0.02) -> list[list[int]]:
     """Fills one bin after the other: the largest items first, then the two that fill it up best.
 
     Better than best fit where few large items share a bin, since it looks for the pair that ends without a gap.
@@ -101,9 +168,9 @@ def fill_in_turn(sizes: npt.NDArray[np.float64], candidates: int = 128, full: fl
 
 
 def _closing_pair(
-    sizes: npt.NDArray[np.float64],
+    sizes: Shares,
     fits: Integers,
-    room: npt.NDArray[np.float64],
+    room: Shares,
     scarce: int,
     candidates: int,
     full: float,
@@ -123,7 +190,7 @@ def _closing_pair(
     return [int(fits[first]), int(fits[second])]
 
 
-def spread(sizes: npt.NDArray[np.float64], count: int) -> list[list[int]] | None:
+def spread(sizes: Shares, count: int) -> list[list[int]] | None:
     """Deals items out to a number of bins so that all bins bear alike: largest first, each to the lightest bin.
 
     What is packed tightly is sorted as well: some packs hold large samples alone and others small ones alone, so steps
@@ -149,59 +216,49 @@ def spread(sizes: npt.NDArray[np.float64], count: int) -> list[list[int]] | None
     return bins
 
 
+class Bookmark(NamedTuple):
+    """Where a block begins: with it a run goes on without planning what came before."""
+
+    epoch: int
+    block: int
+    pack: int
+
+
+@dataclass
+class _Walk:
+    """Blocks of an epoch that are planned one after the other.
+
+    Attributes:
+        epoch: Number of the epoch.
+        block: Number of the first of them.
+        begins: Number of the first pack of each, and of the one behind them.
+    """
+
+    epoch: int
+    block: int
+    begins: list[int]
+
+
+@dataclass(frozen=True)
+class _Planned:
+    block: Block
+    packs: list[list[int]]
+
+
 class PackPlan:
     """The plan of a run.
 
     Args:
-        tokens: `[n]` tokens of each sample.
-        tiles: `[n]` image tiles of each sample.
-        token_budget: Most tokens of a pack.
-        tile_budget: Most tiles of a pack; None: no limit.
-        seed: Of the shuffling.
-        block: Samples that are packed together.
-        shuffle: False keeps the order of the samples when they are cut into blocks, the same in every epoch.
-
-    Attributes:
-        sizes: `[n, 2]` shares of the two budgets that each sample takes.
-        refused: (sample, reason) of the samples that exceed a budget by themselves, and so are in no pack.
-
-    Raises:
-        ValueError: No sample is left.
+        epochs: What is packed.
+        budgets: What a pack can hold.
+        seed: Of the order of packs.
+        shuffle: Whether the packs of a block are put into a random order.
     """
 
-    def __init__(
-        self,
-        tokens: Sequence[int] | npt.NDArray[Any],
-        tiles: Sequence[int] | npt.NDArray[Any],
-        token_budget: int,
-        tile_budget: int | None,
-        seed: int,
-        block: int = BLOCK,
-        shuffle: bool = True,
-    ) -> None:
-        token_counts, tile_counts = np.asarray(tokens, np.int64), np.asarray(tiles, np.int64)
-        if token_counts.shape != tile_counts.shape or token_counts.ndim != 1:
-            raise ValueError(f"tokens {token_counts.shape} and tiles {tile_counts.shape} must be one number a sample")
-        if token_budget < 1 or block < 1 or (tile_budget is not None and tile_budget < 1):
-            raise ValueError(f"budgets must be positive: {token_budget} tokens, {tile_budget} tiles, block {block}")
-        most_tiles = max(int(tile_counts.max(initial=0)), 1) * max(len(tile_counts), 1)
-        tile_budget = most_tiles if tile_budget is None else tile_budget
-        self.seed, self.block, self.shuffle = seed, block, shuffle
-        self.refused: list[tuple[int, str]] = []
-        budgets = (("tokens", token_counts, token_budget), ("tiles", tile_counts, tile_budget))
-        for sample in np.flatnonzero((token_counts > token_budget) | (tile_counts > tile_budget)).tolist():
-            over = [
-                f"{counts[sample]} {name}, a pack takes {most}"
-                for name, counts, most in budgets
-                if counts[sample] > most
-            ]
-            self.refused.append((sample, "; ".join(over)))
-        self._kept = np.setdiff1d(np.arange(len(token_counts)), [sample for sample, _ in self.refused]).astype(np.int64)
-        if not len(self._kept):
-            raise ValueError(f"no sample is left of {len(token_counts)}: {len(self.refused)} exceed a budget of a pack")
-        self.sizes = np.stack([token_counts / token_budget, tile_counts / tile_budget], 1)
-        self._first_pack = [0]  # number of the first pack of each epoch seen so far
-        self._epochs: dict[int, _Epoch] = {}  # the last two that were asked for
+    def __init__(self, epochs: Epochs, budgets: Budgets, seed: int, shuffle: bool = True) -> None:
+        self.epochs, self.budgets, self.seed, self.shuffle = epochs, budgets, seed, shuffle
+        self._walks = [_Walk(0, 0, [0])]
+        self._planned: OrderedDict[tuple[int, int], _Planned] = OrderedDict()
 
     def pack(self, number: int) -> Pack:
         """Returns one pack of the endless run.
@@ -209,54 +266,96 @@ class PackPlan:
         Args:
             number: 0, 1, 2, …
         """
-        if number < 0:
-            raise IndexError(f"packs are numbered from 0, not {number}")
-        epoch = int(np.searchsorted(self._first_pack, number, side="right")) - 1
-        while number >= self.first_pack(epoch + 1):
-            epoch += 1
-        plan, place = self._epoch(epoch), number - self.first_pack(epoch)
-        samples = plan.samples[plan.begins[place] : plan.begins[place + 1]]
-        return Pack(number, epoch, tuple(samples.tolist()))
+        walk = self._walk_to(number)
+        place = bisect_right(walk.begins, number) - 1
+        planned = self._plan(walk.epoch, walk.block + place)
+        chosen = planned.packs[number - walk.begins[place]]
+        samples, copies = planned.block.samples[chosen], planned.block.copies[chosen]
+        return Pack(number, walk.epoch, tuple(samples.tolist()), tuple(copies.tolist()))
 
     def packs_in_epoch(self, epoch: int) -> int:
-        """Number of packs of an epoch; it differs a little between epochs."""
+        """Number of packs of an epoch; it differs a little between epochs. All its blocks are planned for that."""
         return self.first_pack(epoch + 1) - self.first_pack(epoch)
 
     def first_pack(self, epoch: int) -> int:
-        """Number of the first pack of an epoch. Earlier epochs are planned once to count them."""
-        while len(self._first_pack) <= epoch:
-            self._first_pack.append(self._first_pack[-1] + self._epoch(len(self._first_pack) - 1).packs)
-        return self._first_pack[epoch]
+        """Number of the first pack of an epoch. All blocks of earlier epochs are planned once to count them."""
+        walk = max((w for w in self._walks if w.block == 0 and w.epoch <= epoch), key=lambda walk: walk.epoch)
+        while walk.epoch < epoch:
+            walk = self._step(walk)
+        return walk.begins[0]
+
+    def epoch_length(self) -> int:
+        """Packs of the first epoch: counted, or where it has very many blocks estimated from some of them."""
+        blocks = self.epochs.blocks(0)
+        if blocks <= COUNTED_BLOCKS:
+            return self.packs_in_epoch(0)
+        some = np.linspace(0, blocks - 2, SAMPLED_BLOCKS).astype(np.int64).tolist()
+        return round(blocks * sum(len(self._plan(0, number).packs) for number in some) / len(some))
+
+    def bookmark(self, number: int) -> Bookmark:
+        """Where the block of a pack begins."""
+        walk = self._walk_to(number)
+        place = bisect_right(walk.begins, number) - 1
+        return Bookmark(walk.epoch, walk.block + place, walk.begins[place])
+
+    def open_at(self, bookmark: Bookmark) -> None:
+        """Plans on from a bookmark of an equal plan, see `fingerprint`."""
+        insort(self._walks, _Walk(bookmark.epoch, bookmark.block, [bookmark.pack]), key=lambda walk: walk.begins[0])
 
     def fingerprint(self) -> str:
         """Short hash of all that the plan follows from: equal for equal plans."""
-        digest = hashlib.sha256(self.sizes.tobytes())
-        digest.update(repr((self.seed, self.block, self.shuffle)).encode())
+        digest = hashlib.sha256(self.epochs.fingerprint().encode())
+        digest.update(repr((VERSION, self.budgets, self.seed, self.shuffle)).encode())
         return digest.hexdigest()[:16]
 
-    def _epoch(self, epoch: int) -> _Epoch:
-        if epoch not in self._epochs:
-            while len(self._epochs) > 1:
-                del self._epochs[next(iter(self._epochs))]
-            self._epochs[epoch] = self._plan_epoch(epoch)
-        return self._epochs[epoch]
+    def _walk_to(self, number: int) -> _Walk:
+        """The walk with the block of a pack, planned as far as that."""
+        if number < 0:
+            raise IndexError(f"packs are numbered from 0, not {number}")
+        walk = self._walks[bisect_right(self._walks, number, key=lambda walk: walk.begins[0]) - 1]
+        while number >= walk.begins[-1]:
+            walk = self._step(walk)
+        return walk
 
-    def _plan_epoch(self, epoch: int) -> _Epoch:
-        generator = np.random.default_rng((self.seed, epoch))
-        kept = generator.permutation(self._kept) if self.shuffle else self._kept
-        packs: list[Integers] = []
-        for begin in range(0, len(kept), self.block):
-            block = kept[begin : begin + self.block]
-            planned = self._plan_block(block)
-            order = generator.permutation(len(planned)) if self.shuffle else np.arange(len(planned))
-            packs += [block[planned[pack]] for pack in order]
-        return _Epoch(np.concatenate(packs), np.cumsum([0, *map(len, packs)]))
+    def _step(self, walk: _Walk) -> _Walk:
+        """Plans one block more, or goes over to the next epoch."""
+        block = walk.block + len(walk.begins) - 1
+        if block < self.epochs.blocks(walk.epoch):
+            walk.begins.append(walk.begins[-1] + len(self._plan(walk.epoch, block).packs))
+            return walk
+        following = _Walk(walk.epoch + 1, 0, [walk.begins[-1]])
+        insort(self._walks, following, key=lambda walk: walk.begins[0])
+        return following
 
-    def _plan_block(self, block: Integers) -> list[list[int]]:
-        sizes = self.sizes[block]
-        best = min([fill_in_turn(sizes), best_fit(sizes)], key=len)
-        # One pack more in fifty is a fair price for packs that are alike.
-        more = spread(sizes, len(best) + 1) if len(best) >= 50 else None
-        best = spread(sizes, len(best)) or more or best
-        # Inside a pack, and among packs, the order of the (shuffled) block: sizes leave no trace.
-        return sorted(sorted(pack) for pack in best)
+    def _plan(self, epoch: int, number: int) -> _Planned:
+        if (planned := self._planned.get((epoch, number))) is None:
+            block = self.epochs.block(epoch, number)
+            packs = plan_block(self.budgets.shares(block.tokens, block.tiles))
+            if self.shuffle:
+                order = np.random.default_rng((self.seed, epoch, number, 1)).permutation(len(packs))
+                packs = [packs[place] for place in order.tolist()]
+            planned = self._planned[epoch, number] = _Planned(block, packs)
+            while len(self._planned) > KEPT_BLOCKS:
+                self._planned.popitem(last=False)
+        else:
+            self._planned.move_to_end((epoch, number))
+        return planned
+
+
+def plan_block(sizes: Shares) -> list[list[int]]:
+    """Packs the samples of one block.
+
+    Args:
+        sizes: `[n, 2]` shares of the two budgets that a sample takes, none above 1.
+
+    Returns:
+        Sample numbers of each pack, ascending; the packs in the order of their first samples.
+    """
+    best = best_fit(sizes)
+    if len(sizes) <= FEW:
+        best = min([fill_in_turn(sizes), best], key=len)
+    # One pack more in fifty is a fair price for packs that are alike.
+    more = spread(sizes, len(best) + 1) if len(best) >= 50 else None
+    best = spread(sizes, len(best)) or more or best
+    # Inside a pack, and among packs, the order of the (shuffled) block: sizes leave no trace.
+    return sorted(sorted(pack) for pack in best)

@@ -19,10 +19,23 @@ class PackProgress:
     def __init__(self) -> None:
         self.packs = 0
         self.batches = 0
+        self.world = 0
 
-    def load(self, packs: int, batches: int) -> None:
-        """Goes on behind `packs` packs of all ranks, at which the trainer had counted `batches` of each."""
-        self.packs, self.batches = packs, batches
+    def load(self, packs: int, batches: int, world: int = 0) -> None:
+        """Goes on behind `packs` packs of all `world` ranks, at which the trainer had counted `batches` of each."""
+        self.packs, self.batches, self.world = packs, batches, world
+
+    def adopt(self, trainer: Trainer | None) -> None:
+        """Tells a trainer with another number of ranks how much of the epoch is done.
+
+        It has restored the batches that each of the old ranks had done; an epoch has more batches on fewer ranks.
+        """
+        if trainer is None or not self.world or self.world == trainer.world_size:
+            return
+        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        done = current.processed * self.world // trainer.world_size
+        current.ready = current.started = current.processed = current.completed = done
+        self.world = trainer.world_size
 
     def forget_other_run(self, trainer: Trainer | None) -> None:
         """Forgets what was loaded, if this trainer never came that far: it is another one, and begins anew."""

@@ -6,9 +6,10 @@ encoded once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -16,9 +17,13 @@ from mmcomponents.batch import PackedBatch, _Movable
 from mmcomponents.data.chat import Message
 from mmcomponents.data.collate import RenderedSample, TiledImage, collate
 from mmcomponents.data.errors import SampleError
+from mmcomponents.data.frames import FrameDraw, MiddleFrames, SameFrames
 from mmcomponents.data.index import Index
 from mmcomponents.data.placeholders import place_media
+from mmcomponents.data.records import clips, conversation
 from mmcomponents.data.samples import SampleRenderer, single_questions
+from mmcomponents.data.tiling import Tiling
+from mmcomponents.data.video import read_video
 
 
 @dataclass
@@ -73,12 +78,12 @@ def prompt_batch(
     tiled: dict[tuple[int, ...], list[TiledImage]] = {}
     filmed: dict[tuple[int, ...], list[TiledImage]] = {}
     samples = []
-    for number, (messages, group, clips) in enumerate(zip(conversations, pictures, films, strict=True)):
+    for number, (messages, group, shown) in enumerate(zip(conversations, pictures, films, strict=True)):
         same = tuple(id(image) for image in group)
         if same not in tiled:
             tiled[same] = renderer.tile(group)
-        frames = [tuple(id(frame) for frame in clip) for clip in clips]
-        for clip, key in zip(clips, frames, strict=True):
+        frames = [tuple(id(frame) for frame in clip) for clip in shown]
+        for clip, key in zip(shown, frames, strict=True):
             if key not in filmed:
                 filmed[key] = renderer.tile_frames(clip)
         placed, tiles = place_media(messages, tiled[same], [filmed[key] for key in frames], renderer.frame_template)
@@ -94,25 +99,35 @@ class PromptDataset(Dataset[PromptBatch]):
         renderer: What becomes of a sample.
         prompts_per_batch: Most questions of a batch; the questions of one sample stay together, however many.
         questions: Questions in all, from the first samples on; None: all.
+        frames: Which frames of a video are looked at.
+        tilings: How images of some sources are cut, by the number of the source; others are cut as the renderer does.
     """
 
     def __init__(
-        self, index: Index, renderer: SampleRenderer, prompts_per_batch: int, questions: int | None = None
+        self,
+        index: Index,
+        renderer: SampleRenderer,
+        prompts_per_batch: int,
+        questions: int | None = None,
+        frames: FrameDraw | None = None,
+        tilings: Mapping[int, Tiling] | None = None,
     ) -> None:
         if prompts_per_batch < 1 or (questions is not None and questions < 1):
             raise ValueError(f"prompts_per_batch {prompts_per_batch} and questions {questions} must be positive")
         self.index, self.renderer = index, renderer
+        self.frames, self.tilings = frames or SameFrames(MiddleFrames()), dict(tilings or {})
         self.batches: list[list[tuple[int, int]]] = []  # (sample, number of its questions)
-        left, room = int(index.turns.sum()) if questions is None else questions, 0
-        for sample, turns in enumerate(index.turns.tolist()):
+        turns = np.concatenate([index.rows(shard).turns for shard in range(len(index.shards))])
+        left, room = int(turns.sum()) if questions is None else questions, 0
+        for sample, answers in enumerate(turns.tolist()):
             if left <= 0:
                 break
-            asked = min(max(turns, 1), left)  # a sample with a problem has no turns, and is to be reported
+            asked = min(max(answers, 1), left)  # a sample with a problem has no turns, and is to be reported
             if not self.batches or asked > room:
                 self.batches.append([])
                 room = prompts_per_batch
             self.batches[-1].append((sample, asked))
-            room, left = room - asked, left - (asked if turns else 0)
+            room, left = room - asked, left - (asked if answers else 0)
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -132,24 +147,26 @@ class PromptDataset(Dataset[PromptBatch]):
 
     def _ask(self, sample: int, asked: int, segments: list[RenderedSample], prompts: PromptBatch) -> None:
         """Adds the questions of one sample, all of them or, on an error, none."""
-        if sample in self.index.problems:
-            raise SampleError(self.index.problems[sample])
-        record, files = self.index.read(sample)
-        images = self.renderer.decode(files)
-        messages: list[Message] = record["messages"]
-        self.renderer.chat(messages, images)  # refuses what training would refuse
+        stored = self.index.read(sample)
+        source = int(self.index.take(np.array([sample])).source[0])
+        images = self.renderer.decode(stored.images, self.tilings.get(source))
+        films = [
+            self.renderer.tile_frames(read_video(film, self.frames.sampling(""), clip))
+            for film, clip in zip(stored.videos, clips(stored.record, len(stored.videos)), strict=True)
+        ]
+        messages, order = place_media(conversation(stored.record), images, films, self.renderer.frame_template)
+        self.renderer.chat(messages, order)  # refuses what training would refuse
         system = [m for m in messages[:1] if m["role"] == "system"]
-        kinds = record.get("kinds")
+        kinds = stored.record.get("kinds")
         rendered = []
         for question, answer, used in single_questions(messages)[:asked]:
-            mine = images if len(images) == 1 else images[:used]
+            mine = order if len(order) == 1 else order[:used]
             chat = self.renderer.prompt([*system, {"role": "user", "content": question}], mine)
-            rendered.append((question, answer, RenderedSample(chat, mine, sample, key=self.index.name(sample))))
+            rendered.append((question, answer, RenderedSample(chat, mine, sample, source, self.index.name(sample))))
         for number, (question, answer, segment) in enumerate(rendered):
-            segment.source = int(self.index.source[sample])
             segments.append(segment)
             prompts.questions.append(question.replace("<image>", "").strip())
             prompts.answers.append(answer)
             prompts.kinds.append(str(kinds[number]) if isinstance(kinds, list) and number < len(kinds) else "")
             prompts.keys.append(segment.key)
-            prompts.pictures.append(files[0] if segment.images else None)
+            prompts.pictures.append(stored.images[0] if stored.images and segment.images else None)

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.index import Index
 from mmcomponents.data.loaders import PackLoader
 from mmcomponents.data.prompts import PromptBatch
 
@@ -34,22 +35,28 @@ class Refusals:
         self.seen = 0.0
         self.refused = 0.0
 
-    def check_plan(self, refused: Sequence[str]) -> None:
+    def check_plan(self, index: Index, too_large: Sequence[tuple[int, str]]) -> None:
         """Judges what is known before anything is read.
 
         Args:
-            refused: "shard/key: reason" of each sample.
+            index: The samples, with what is known against them.
+            too_large: (sample, reason) of those that no pack can hold.
 
         Raises:
             DataError: They are more than the allowed share of all samples.
         """
+        lost = sum(int(index.begins[shard + 1] - index.begins[shard]) for shard in index.lost_shards)
+        single = [(number, reason) for number, reason in index.problems.items() if index.problem(number) == reason]
+        refused = lost + len(single) + len(too_large)
         if not refused:
             return
-        for line in refused[:NAMED]:
+        lines = [f"all samples of {index.shards[shard]}: {reason}" for shard, reason in index.lost_shards.items()]
+        lines += [f"{index.name(number)}: {reason}" for number, reason in [*single, *too_large][:NAMED]]
+        for line in lines[:NAMED]:
             logger.warning("%s data: cannot be used: %s", self.what, line)
-        summary = f"{self.what} data: {len(refused)} of {self.samples} samples cannot be used"
-        if len(refused) > self.allowed * self.samples:
-            raise DataError(f"{summary}, more than max_refused {self.allowed:g}: {_few(refused)}")
+        summary = f"{self.what} data: {refused} of {self.samples} samples cannot be used"
+        if refused > self.allowed * self.samples:
+            raise DataError(f"{summary}, more than max_refused {self.allowed:g}: {_few(lines)}")
         logger.warning("%s; max_refused is %g", summary, self.allowed)
 
     def warn(self, refused: Sequence[str]) -> None:
@@ -92,7 +99,10 @@ def refused_of(batch: PackedBatch | PromptBatch) -> list[str]:
 def samples_seen(batch: PackedBatch | PromptBatch) -> int:
     """Samples that were asked for to make a batch, the refused ones included."""
     pack = batch if isinstance(batch, PackedBatch) else batch.batch
-    return len({key for key in pack.keys if key}) + len(pack.refused)
+    if not isinstance(batch, PackedBatch):  # each question of a sample is a segment
+        return len({key for key in pack.keys if key}) + len(pack.refused)
+    rejected = 0 if pack.pairs is None else len(pack.pairs.rejected)
+    return sum(1 for key in pack.keys if key) - rejected + len(pack.refused)
 
 
 B = TypeVar("B", PackedBatch, PromptBatch)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from PIL import Image
 
@@ -23,10 +23,14 @@ from mmcomponents.data.chat import (
 from mmcomponents.data.collate import TiledImage
 from mmcomponents.data.images import NORMALIZATIONS, Normalization, decode_image, load_image, pixels
 from mmcomponents.data.placeholders import FRAME_TEMPLATE, frame_prompt, place_media
+from mmcomponents.data.rendering import render_record
 from mmcomponents.data.tiling import Tiling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+Augmentation = Callable[[int, list[Image.Image]], list[Image.Image]]
+"""What is done to the tiles of an image, given its number within the sample."""
 
 
 @dataclass
@@ -81,13 +85,24 @@ class SampleRenderer:
         lengths = [len(render_prompt(ask, self.tokenizer, [], system).input_ids) for system in (self.system, None)]
         return lengths[0] - lengths[1]
 
-    def tile(self, images: Sequence[Image.Image]) -> list[TiledImage]:
+    def tile(
+        self, images: Sequence[Image.Image], tiling: Tiling | None = None, augment: Augmentation | None = None
+    ) -> list[TiledImage]:
         """Cuts the images of one sample, which share the budget of tiles, and normalises their pixels.
+
+        Args:
+            images: Images of the sample.
+            tiling: How they are cut; None: as all.
+            augment: What is done to the tiles.
 
         Raises:
             ImageError: One is broken or too large.
         """
-        return self._cut(images, self.tiling.for_images(len(images)))
+        how = (tiling or self.tiling).for_images(len(images))
+        tiles = [how.cut(load_image(image)) for image in images]
+        if augment is not None:
+            tiles = [augment(number, cut) for number, cut in enumerate(tiles)]
+        return [self._normalised(cut) for cut in tiles]
 
     def tile_frames(self, frames: Sequence[Image.Image]) -> list[TiledImage]:
         """Makes one tile of each frame of a video.
@@ -95,19 +110,32 @@ class SampleRenderer:
         Raises:
             ImageError: One is broken or too large.
         """
-        return self._cut(frames, self.tiling.for_frames())
+        how = self.tiling.for_frames()
+        return [self._normalised(how.cut(load_image(frame))) for frame in frames]
 
-    def _cut(self, images: Sequence[Image.Image], tiling: Tiling) -> list[TiledImage]:
-        mean, std = NORMALIZATIONS[self.normalization]
-        return [TiledImage(pixels(tiling.cut(load_image(image)), mean, std)) for image in images]
+    def _normalised(self, tiles: Sequence[Image.Image]) -> TiledImage:
+        return TiledImage(pixels(tiles, *NORMALIZATIONS[self.normalization]))
 
-    def decode(self, files: Sequence[bytes]) -> list[TiledImage]:
-        """Decodes image files and cuts them.
+    def decode(
+        self, files: Sequence[bytes], tiling: Tiling | None = None, augment: Augmentation | None = None
+    ) -> list[TiledImage]:
+        """Decodes image files and cuts them, see `tile`.
 
         Raises:
             ImageError: One is broken, truncated or too large.
         """
-        return self.tile([decode_image(data) for data in files])
+        return self.tile([decode_image(data) for data in files], tiling, augment)
+
+    def render(
+        self, record: Mapping[str, Any], images: Sequence[TiledImage], videos: Sequence[Sequence[TiledImage]] = ()
+    ) -> tuple[list[RenderedChat], list[TiledImage]]:
+        """Renders a record for training, see `render_record`.
+
+        Raises:
+            SampleError: It cannot be rendered.
+        """
+        how = (self.tokenizer, self.system, self.control_text, self.frame_template)
+        return render_record(record, images, videos, self.rows, *how)
 
     def place(
         self,

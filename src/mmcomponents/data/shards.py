@@ -1,8 +1,8 @@
 """WebDataset tar shards: writing them with the same bytes for the same samples, and reading any member by its offset.
 
-A sample with key K is a member `K.json` and its images `K.0.png`, `K.1.png`, … in the order of their placeholders (a
-single image may also be `K.png`, or another format). Only writing and listing know that a shard is a tar file: reading
-takes a path, an offset and a size, so any sample is one seek away.
+A sample with key K is a member `K.json` and its media `K.0.png`, `K.1.mp4`, … numbered in the order of their
+placeholders (a single image may also be `K.png`). See `mmcomponents.data.records` for the JSON. Only writing and
+listing know that a shard is a tar file: reading takes a place, an offset and a size, so any sample is one seek away.
 """
 
 from __future__ import annotations
@@ -11,15 +11,19 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
-from glob import glob
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.storage import check_member_name, expand, fetch, read_ranges
 
-IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff")
+IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "avif", "jp2")
+VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv")
+MAX_JSON = 16_000_000
+"""Bytes of a sample's JSON; a longer one is a mistake, and would take the memory of a worker."""
 
 
 class Member(NamedTuple):
@@ -28,6 +32,63 @@ class Member(NamedTuple):
     suffix: str
     offset: int
     size: int
+
+
+class Listed(NamedTuple):
+    """A sample as a shard lists it; `problem` says why it cannot be used, "" where it can."""
+
+    key: str
+    members: list[Member]
+    problem: str = ""
+
+
+class Shard:
+    """A shard that is being written, see `open_shard`."""
+
+    def __init__(self, writer: Any) -> None:
+        self._writer = writer
+        self.samples = 0
+
+    def write(self, key: str, record: Mapping[str, Any], files: Iterable[tuple[str, bytes]] = ()) -> None:
+        """Adds one sample.
+
+        Args:
+            key: Unique in the shard; no dot, since a dot ends the key in the names of the members.
+            record: See `mmcomponents.data.records`, stored as JSON.
+            files: Suffix and bytes of each image and video, in the order of their placeholders.
+        """
+        if not key or "." in key:
+            raise ValueError(f"a key is not empty and has no dot: {key!r}")
+        check_member_name(key)
+        members = {f"{number}.{suffix}": data for number, (suffix, data) in enumerate(files)}
+        text = json.dumps(record, ensure_ascii=False, sort_keys=True)
+        self._writer.write({"__key__": key, "json": text.encode("utf-8", "surrogatepass"), **members})
+        self.samples += 1
+
+
+@contextmanager
+def open_shard(path: str | Path) -> Iterator[Shard]:
+    """Writes a shard under another name and moves it to its place when it is whole.
+
+    The same samples make the same bytes.
+
+    Args:
+        path: `NAME-000000.tar`; its folder is made if it is missing.
+    """
+    import webdataset
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            # Owner and time would make each run's bytes different. GNU's format has no limit on the length of a name.
+            writer = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="", format="GNU_FORMAT")
+            yield Shard(writer)
+            writer.close()
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 class ShardWriter:
@@ -40,35 +101,27 @@ class ShardWriter:
     """
 
     def __init__(self, folder: str | Path, prefix: str, samples_per_shard: int = 10_000) -> None:
-        import webdataset
-
-        self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.prefix = prefix
-        pattern = f"{self.folder / prefix}-%06d.tar".replace("%06d", "\0").replace("%", "%%").replace("\0", "%06d")
-        # Owner and time would make each run's bytes different.
-        self._writer = webdataset.ShardWriter(
-            pattern, maxcount=samples_per_shard, maxsize=2**40, verbose=0, encoder=False, mtime=0, user="", group=""
-        )
+        self.folder, self.prefix, self.samples_per_shard = Path(folder), prefix, samples_per_shard
         self.paths: list[Path] = []
+        self._open: Any = None
+        self._shard: Shard | None = None
 
-    def write(self, key: str, record: Mapping[str, Any], images: Sequence[bytes] = (), suffix: str = "png") -> None:
-        """Adds one sample.
-
-        Args:
-            key: Unique in the data set; no dot, since a dot ends the key in the names of the members.
-            record: `{"messages": [...], "kinds": [...], "source": ..., ...}`, stored as JSON.
-            images: Encoded image files.
-            suffix: Format of the images.
-        """
-        if not key or "." in key:
-            raise ValueError(f"a key is not empty and has no dot: {key!r}")
-        members = {f"{number}.{suffix}": data for number, data in enumerate(images)}
-        text = json.dumps(record, ensure_ascii=False, sort_keys=True)
-        self._writer.write({"__key__": key, "json": text.encode(), **members})
-        path = Path(self._writer.fname)
-        if path not in self.paths:
+    def write(self, key: str, record: Mapping[str, Any], files: Iterable[tuple[str, bytes]] = ()) -> None:
+        """Adds one sample, see `Shard.write`."""
+        if self._shard is None or self._shard.samples >= self.samples_per_shard:
+            self._finish(None, None, None)
+            path = self.folder / f"{self.prefix}-{len(self.paths):06d}.tar"
+            self._open = open_shard(path)
+            self._shard = self._open.__enter__()
             self.paths.append(path)
+        self._shard.write(key, record, files)
+
+    def _finish(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._open is not None:
+            self._open.__exit__(kind, error, trace)
+        self._open = self._shard = None
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -76,105 +129,137 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._writer.close()
+        self._finish(kind, error, trace)
 
 
-def find_shards(where: str | Sequence[str]) -> list[Path]:
-    """Finds shards by name, pattern or folder.
+def cache_folder() -> Path:
+    """Where what was fetched is kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mmcomponents"
+
+
+def find_shards(where: str | Sequence[str], allow_pipe: bool = False) -> list[str]:
+    """Finds shards by name, pattern, folder or address.
 
     Args:
-        where: Each a tar file, a pattern such as `data/train-*.tar`, or a folder (all its tar files).
+        where: Each a tar file, a pattern such as `data/train-*.tar` or `https://host/train-{000000..000099}.tar`, a
+            folder (all its tar files), or an address that fsspec knows (`s3://bucket/train-*.tar`).
+        allow_pipe: Whether a `pipe:COMMAND` runs its shell command; what it writes is kept as a shard in the cache.
 
     Returns:
         The shards, sorted for each pattern, each once.
 
     Raises:
-        DataError: Something names no shard.
+        DataError: Something names no shard, or is a `pipe:`.
     """
-    found: dict[Path, None] = {}
+    found: dict[str, None] = {}
     for pattern in [where] if isinstance(where, str) else where:
-        path = Path(pattern)
-        matches = sorted(path.glob("*.tar")) if path.is_dir() else [Path(name) for name in sorted(glob(pattern))]
+        if pattern.startswith("pipe:"):
+            found[str(fetch(pattern, cache_folder(), allow_pipe=allow_pipe))] = None
+            continue
+        try:
+            matches = expand(pattern)
+        except DataError as error:
+            matches = []
+            if "no file matches" not in str(error):
+                raise
         if not matches:
             raise DataError(
                 f"no shard matches {pattern}; `mmcomponents data handwriting --out FOLDER` makes the quickstart's"
-                " shards, and `mmcomponents data index` the indices of your own"
+                " shards, `mmcomponents data pack` makes them of annotations, and `mmcomponents data index` the"
+                " indices of your own"
             )
         found.update(dict.fromkeys(matches))
     return list(found)
 
 
-def list_shard(path: str | Path) -> Iterator[tuple[str, list[Member]]]:
+def list_shard(path: str | Path) -> Iterator[Listed]:
     """Walks through a shard and gives each sample's key and members, without reading their bytes.
 
+    A sample that is not whole, that comes up a second time or whose name leaves the folder is listed with its problem.
+    Where the rest of a shard cannot be read, that is the problem of one more sample, the last.
+
     Raises:
-        DataError: The file is no tar file or ends too early, or a key comes up twice.
+        DataError: The file is no tar file at all.
     """
-    key, members, seen = None, list[Member](), set[str]()
+    seen, key, members, problem = set[str](), "", list[Member](), ""
+    end, broken = 0, ""
+    size = os.path.getsize(path)
     try:
         with tarfile.open(path, "r:") as archive:
             for entry in archive:
+                end = entry.offset_data + -(-entry.size // 512) * 512
                 if not entry.isfile():
                     continue
                 folder, _, name = entry.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
                 entry_key = f"{folder}/{stem}" if folder else stem
-                if entry_key != key:
-                    if key is not None:
-                        yield key, members
-                    if entry_key in seen:
-                        raise DataError(f"{path}: the key {entry_key} comes up twice, or its members stand apart")
-                    seen.add(entry_key)
-                    key, members = entry_key, []
+                if entry_key != key or not members:
+                    if members:
+                        yield Listed(key, members, problem)
+                    key, members, problem = entry_key, [], _name_problem(entry.name)
+                    if key in seen:
+                        problem = f"the key {key} comes up twice, or its members stand apart"
+                    seen.add(key)
+                if any(member.suffix == suffix for member in members):
+                    problem = f"the member {entry.name} comes up twice"
+                if entry.issparse() or entry.offset_data + entry.size > size:
+                    problem = f"the shard ends inside {entry.name}"
                 members.append(Member(suffix, entry.offset_data, entry.size))
-    except tarfile.TarError as error:
-        raise DataError(f"{path} is no complete tar file: {error}") from error
-    # A file that was cut between two members looks like a shorter one, but for the zeros that end every archive.
+    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
+        broken = str(error) or type(error).__name__
+        if not members:
+            raise DataError(f"{path} is no tar file: {error}") from error
+    # tarfile takes a header that it cannot read for the end. The real one is at least one block of zeros.
     with open(path, "rb") as shard:
-        shard.seek(-1024, os.SEEK_END)
-        if shard.read().strip(b"\0"):
-            raise DataError(f"{path} is no complete tar file: it does not end as one")
-    if key is not None:
-        yield key, members
+        shard.seek(min(end, size))
+        block = shard.read(512)
+    if len(block) < 512 or block.strip(b"\0"):
+        broken = broken or "there is no end of the archive"
+    if end == 0 and broken:
+        raise DataError(f"{path} is no tar file")
+    if broken:
+        # what came last may lack members, which nobody can know
+        problem = problem or f"the shard is cut or broken at byte {end}, behind this sample: {broken}"
+    if members:
+        yield Listed(key, members, problem)
 
 
-def image_members(members: Sequence[Member]) -> list[Member]:
-    """The images among a sample's members, in the order of their numbers."""
+def _name_problem(name: str) -> str:
+    try:
+        check_member_name(name)
+    except SampleError as error:
+        return str(error)
+    return ""
+
+
+def media_members(members: Sequence[Member], suffixes: Sequence[str]) -> list[Member]:
+    """The media with one of some suffixes among a sample's members, in the order of their numbers."""
 
     def number(member: Member) -> int:
         match = re.match(r"(\d+)\.", member.suffix)
         return int(match.group(1)) if match else 0
 
-    images = [m for m in members if m.suffix.rpartition(".")[2].lower() in IMAGE_SUFFIXES]
-    return sorted(images, key=number)
+    return sorted((m for m in members if m.suffix.rpartition(".")[2].lower() in suffixes), key=number)
 
 
-def read_bytes(path: str | Path, members: Sequence[Member]) -> list[bytes]:
+def json_member(members: Sequence[Member]) -> Member:
+    """The JSON of a sample.
+
+    Raises:
+        SampleError: It has none, or a huge one.
+    """
+    for member in members:
+        if member.suffix == "json":
+            if member.size > MAX_JSON:
+                raise SampleError(f"the .json member has {member.size} bytes, more than {MAX_JSON}")
+            return member
+    raise SampleError("the sample has no .json member")
+
+
+def read_members(url: str, members: Sequence[Member]) -> list[bytes]:
     """Reads members of a shard by their offsets.
 
     Raises:
-        SampleError: The shard ends before a member does.
+        SampleError: The shard is gone, or ends before a member does.
     """
-    contents = []
-    with open(path, "rb") as shard:
-        for member in members:
-            shard.seek(member.offset)
-            contents.append(shard.read(member.size))
-            if len(contents[-1]) != member.size:
-                raise SampleError(f"{member.suffix} has {len(contents[-1])} of its {member.size} bytes")
-    return contents
-
-
-def parse_record(data: bytes) -> dict[str, Any]:
-    """Parses a sample's JSON.
-
-    Raises:
-        SampleError: It is no JSON object, or has no list of messages.
-    """
-    try:
-        record = json.loads(data)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise SampleError(f"wrong JSON: {error}") from error
-    if not isinstance(record, dict) or not isinstance(record.get("messages"), list):
-        raise SampleError('wrong JSON: no object with a list of "messages"')
-    return record
+    return read_ranges(url, [(member.offset, member.size) for member in members])

@@ -111,6 +111,24 @@ def read_video(
     return [images[number] for number in chosen]
 
 
+def video_length(
+    source: str | Path | bytes, clip: tuple[float, float] | None = None, max_pixels: int = MAX_PIXELS
+) -> tuple[int, float]:
+    """Frames of a video, and frames a second: what `FrameSampling.indices` is asked with.
+
+    Args:
+        source: Path or bytes of a file.
+        clip: See `read_video`.
+        max_pixels: See `read_video`.
+
+    Raises:
+        VideoError: As `read_video`.
+    """
+    timeline = _timeline(source, max_pixels)
+    first, total = _clip(timeline, clip)
+    return total, _rate(timeline, first, total)
+
+
 def _file(source: str | Path | bytes) -> IO[bytes]:
     # ffmpeg never sees a name: it would take one like https://… or concat:… for an order to open that
     if isinstance(source, bytes):

@@ -1,0 +1,112 @@
+"""What every form of annotations becomes before its media are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmcomponents.data.annotations.refused import Refused
+
+Clip = list[float]
+"""Begin and end in seconds."""
+
+RESERVED = ("messages", "text", "chosen", "rejected", "source", "clips", "kinds", "annotation")
+"""Keys of a record that mean something to those who read shards."""
+
+
+@dataclass
+class Draft:
+    """A sample as its annotation tells of it.
+
+    Attributes:
+        messages: Turns; empty for a document. Those of a pair end with the user's.
+        text: Of a document; None: this is none.
+        answers: Chosen and rejected answer of a pair; None: this is none.
+        images: A path or a data: address each, in the order of `<image>`.
+        videos: A path or a data: address each, in the order of `<video>`.
+        clips: For each video, the seconds that count; None: all of them.
+        kept: Other keys of the annotation.
+    """
+
+    messages: list[dict[str, str]] = field(default_factory=list)
+    text: str | None = None
+    answers: tuple[str, str] | None = None
+    images: list[str] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+    clips: list[Clip | None] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, source: str) -> dict[str, Any]:
+        """The JSON of the sample in a shard; keys of the annotation that would be misread lie under "annotation"."""
+        clashing = {key: value for key, value in self.kept.items() if key in RESERVED}
+        record = {key: value for key, value in self.kept.items() if key not in RESERVED}
+        if clashing:
+            record["annotation"] = clashing
+        record["source"] = source
+        if self.text is not None:
+            record["text"] = self.text
+        else:
+            record["messages"] = self.messages
+        if self.answers is not None:
+            record["chosen"], record["rejected"] = self.answers
+        if any(clip is not None for clip in self.clips):
+            record["clips"] = self.clips
+        return record
+
+
+def take_text(sample: Mapping[str, Any], key: str) -> str:
+    """A text of an annotation.
+
+    Raises:
+        Refused: It is missing, or no text.
+    """
+    value = sample.get(key)
+    if not isinstance(value, str):
+        raise Refused("bad_field", f"{key!r} has to be a text, not {_name(value)}")
+    return value
+
+
+def take_paths(sample: Mapping[str, Any], one: str, many: str) -> list[str]:
+    """The media that an annotation names under one of two keys, as a text or a list of texts.
+
+    Raises:
+        Refused: The value is neither, or both keys are there.
+    """
+    given = [key for key in (one, many) if sample.get(key) not in (None, "", [])]
+    if not given:
+        return []
+    if len(given) == 2:
+        raise Refused("bad_field", f"both {one!r} and {many!r} name media")
+    value = sample[given[0]]
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        raise Refused("bad_field", f"{given[0]!r} has to be a path or a list of paths, not {_name(value)}")
+    return paths
+
+
+def take_clips(sample: Mapping[str, Any], videos: int) -> list[Clip | None]:
+    """The seconds of each video, from "clip" (of the only one) or "clips".
+
+    Raises:
+        Refused: They are not [begin, end] for each video.
+    """
+    clip, clips = sample.get("clip"), sample.get("clips")
+    if clips is None:
+        if clip is None:
+            return [None] * videos
+        clips = clip if videos > 1 else [clip]
+    if not isinstance(clips, list) or len(clips) != videos:
+        raise Refused("bad_field", f"the clips have to be a list with an entry for each of {videos} videos")
+    for one in clips:
+        if one is not None and not (isinstance(one, list) and len(one) == 2 and all(map(_is_number, one))):
+            raise Refused("bad_field", f"a clip is [begin, end] in seconds, not {str(one)[:80]}")
+    return [None if one is None else [float(one[0]), float(one[1])] for one in clips]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _name(value: object) -> str:
+    return "nothing" if value is None else f"a {type(value).__name__}"

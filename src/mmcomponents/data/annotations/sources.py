@@ -1,0 +1,174 @@
+"""What is to be packed: data sets of a meta file, annotation files and text files, each under its name."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from mmcomponents.data.annotations.forms import FORM_KEYS
+from mmcomponents.data.errors import DataError
+
+LINES = (".jsonl", ".ndjson", ".json")
+TEXTS = (".txt",)
+_META_KEYS = {"root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "length"}
+_LARGEST_META = 16_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """One data set.
+
+    Attributes:
+        name: As recipes and logs call it.
+        files: Its annotation file, or its text files.
+        documents: Whether the files are plain texts, one document each.
+        root: Folder that paths of media start at.
+        repeat: Times that a run shows it; None: not told.
+        max_tiles: Most tiles of its images; None: not told.
+        jpeg: Whether training compresses its images; None: not told.
+        length: Lines that its meta file tells; None: not told.
+    """
+
+    name: str
+    files: tuple[Path, ...]
+    documents: bool
+    root: Path
+    repeat: float | None = None
+    max_tiles: int | None = None
+    jpeg: bool | None = None
+    length: int | None = None
+
+    @property
+    def stem(self) -> str:
+        """The name as part of a file's name."""
+        return re.sub(r"\W+", "_", self.name.replace("-", "\0")).replace("\0", "-").strip("_-")[:100] or "source"
+
+    def shard(self, number: int) -> str:
+        """Name of a shard."""
+        return f"{self.stem}-{number:06d}.tar"
+
+
+def find_sources(inputs: Sequence[str], root: str | None) -> list[Source]:
+    """Finds what is to be packed.
+
+    Args:
+        inputs: Meta files, annotation files, text files, folders of these, or patterns.
+        root: Folder of the media where no meta file names one; None: the folder of each annotation file.
+
+    Raises:
+        DataError: An input is not there or of no known kind, a meta file is wrong, or two sources have one name.
+    """
+    if root is not None and not Path(root).is_dir():
+        raise DataError(f"the root {root} is no folder")
+    sources: list[Source] = []
+    texts: dict[Path, dict[Path, None]] = {}
+    for path in dict.fromkeys(path for given in inputs for path in _files(given)):
+        if path.suffix.lower() in TEXTS:
+            texts.setdefault(path.parent, {})[path] = None
+        elif (meta := _meta(path)) is not None:
+            sources += _of_meta(path, meta, root)
+        else:
+            sources.append(Source(path.stem, (path,), False, Path(root) if root else path.parent))
+    for folder, files in texts.items():
+        sources.append(Source(folder.resolve().name or "texts", tuple(files), True, folder))
+    _check_names(sources)
+    return sources
+
+
+def _files(given: str) -> list[Path]:
+    path = Path(given)
+    if path.is_dir():
+        found = sorted(p for p in path.iterdir() if p.suffix.lower() in (*LINES[:2], *TEXTS) and p.is_file())
+        if not found:
+            raise DataError(f"the folder {given} holds no .jsonl and no .txt files; name files, or a pattern of them")
+        return found
+    found = [path] if path.exists() else [Path(name) for name in sorted(glob(given, recursive=True))]
+    if not found:
+        raise DataError(f"there is no {given}")
+    for file in found:
+        if file.suffix.lower() not in (*LINES, *TEXTS) or not file.is_file():
+            raise DataError(f"{file} is no annotation file: {', '.join((*LINES, *TEXTS))} are known")
+    return found
+
+
+def _meta(path: Path) -> dict[str, Any] | None:
+    """The content of a meta file; None for a file of JSON lines."""
+    if path.suffix.lower() != ".json":
+        return None
+    with path.open("rb") as file:
+        is_list = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+    if is_list:
+        raise DataError(f"{path} is one JSON list; write one sample a line: jq -c '.[]' {path} > {path.stem}.jsonl")
+    if path.stat().st_size > _LARGEST_META:
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None  # several lines, then, each of which is reported if it is wrong
+    if not isinstance(content, dict) or any(key in content for key in FORM_KEYS):
+        return None
+    if not content or not all(isinstance(value, dict) for value in content.values()):
+        raise DataError(f'{path} is no sample, and no meta file {{"NAME": {{"annotation": FILE, "root": FOLDER}}, …}}')
+    return content
+
+
+def _of_meta(path: Path, meta: dict[str, Any], other_root: str | None) -> Iterator[Source]:
+    for name, entry in meta.items():
+        where = f"{path}, data set {name!r}"
+        unknown = sorted(set(entry) - _META_KEYS)
+        if unknown:
+            raise DataError(f"{where}: unknown keys {', '.join(unknown)}; there are {', '.join(sorted(_META_KEYS))}")
+        annotation, root = entry.get("annotation"), entry.get("root") or ""
+        if not isinstance(annotation, str) or not isinstance(root, str):
+            raise DataError(f"{where}: 'annotation' has to be the path of a .jsonl file, 'root' that of a folder")
+        file = _beside(path, annotation, where)
+        repeat, tiles = _number(entry, "repeat_time", where), _number(entry, "max_dynamic_patch", where)
+        length = _number(entry, "length", where)
+        jpeg = entry.get("data_augment")
+        if not isinstance(jpeg, bool | None):
+            raise DataError(f"{where}: 'data_augment' has to be true or false, not {jpeg!r}")
+        if tiles is not None and (tiles < 1 or tiles != int(tiles)):
+            raise DataError(f"{where}: 'max_dynamic_patch' has to be a whole number from 1 on, not {tiles}")
+        yield Source(
+            name=str(name),
+            files=(file,),
+            documents=file.suffix.lower() in TEXTS,
+            root=_beside(path, root, where) if root else Path(other_root or file.parent),
+            repeat=repeat,
+            max_tiles=None if tiles is None else int(tiles),
+            jpeg=jpeg,
+            length=None if length is None else int(length),
+        )
+
+
+def _beside(meta: Path, name: str, where: str) -> Path:
+    """A path in a meta file: from its folder on, or from the working directory, as InternVL's scripts take it."""
+    for path in (meta.parent / name, Path(name)):
+        if path.exists():
+            return path
+    raise DataError(f"{where}: there is no {name}, neither beside the meta file nor in the working directory")
+
+
+def _number(entry: dict[str, Any], key: str, where: str) -> float | None:
+    value = entry.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise DataError(f"{where}: {key!r} has to be a number from 0 on, not {value!r}")
+    return float(value)
+
+
+def _check_names(sources: Sequence[Source]) -> None:
+    seen: dict[str, Source] = {}
+    for source in sources:
+        other = seen.setdefault(source.stem.casefold(), source)
+        if other is not source:
+            raise DataError(
+                f"{other.files[0]} and {source.files[0]} would both write {source.stem}-*.tar: name them in a meta"
+                ' file, {"NAME": {"annotation": FILE, "root": FOLDER}, …}'
+            )

@@ -1,0 +1,340 @@
+"""What an epoch consists of: which samples, how many times each, and in which blocks they are packed.
+
+Samples fall into groups: one for each source, and where a token share is asked for, one for its text and one for its
+multimodal samples. Each group is seen a number of times an epoch, which need not be whole: of the rest, a fraction
+drawn by the seed is seen once more, and the next epoch goes on with the others. Every block holds its share of each
+group.
+
+An epoch is never listed: a block is computed when it is asked for, so memory does not grow with the data.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.index import Index
+from mmcomponents.data.order import Order
+from mmcomponents.data.plan import BLOCK, Block, Budgets
+from mmcomponents.data.rows import Integers, Rows
+from mmcomponents.data.sizes import Sizes
+
+logger = logging.getLogger(__name__)
+
+_WEIGHED = 1_000_000
+"""Samples of a fraction that are weighed one by one; of more than these, their number comes near enough."""
+_REST = 1_000_000_007  # in the place of an epoch, for draws that outlive it
+
+
+@dataclass(frozen=True)
+class TokenShare:
+    """In which ratio text and multimodal samples stand, counted in tokens over all positions.
+
+    Native pre-training of InternVL3 takes 1 : 3 (arXiv 2504.10479, section 2.2). The side that has too few is repeated.
+
+    Attributes:
+        text: Parts of samples without images and videos.
+        multimodal: Parts of the others.
+    """
+
+    text: float = 1.0
+    multimodal: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not (0 < self.text < float("inf") and 0 < self.multimodal < float("inf")):
+            raise ValueError(f"a token share has two positive parts, not {self.text} : {self.multimodal}")
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples that are seen equally often.
+
+    Attributes:
+        source: Number of the source; -1: of all sources.
+        text: Whether they are without images and videos; None: where that plays no part.
+        counts: `[shards]` samples that can be used.
+        tokens: Of one pass over them, with the most frames that their videos can get.
+        repeat: Passes an epoch that the recipe asks for.
+        videos: Whether some have videos, so that their sizes differ from epoch to epoch.
+    """
+
+    source: int
+    text: bool | None
+    counts: Integers
+    tokens: int
+    repeat: float
+    videos: bool
+
+    @property
+    def samples(self) -> int:
+        """Samples that can be used."""
+        return int(self.counts.sum())
+
+
+@dataclass(frozen=True)
+class Part:
+    """How much of a group an epoch has.
+
+    Attributes:
+        passes: Times that each of its samples is seen.
+        more: Samples that are seen once more.
+        tokens: Of all of them.
+    """
+
+    passes: int
+    more: int
+    tokens: float
+
+
+class Mixture:
+    """The epochs over an index, see `Epochs`.
+
+    Args:
+        index: The samples.
+        sizes: How large they are.
+        budgets: Of a pack; a sample that exceeds one is refused.
+        seed: Of the draws.
+        repeats: Passes an epoch, by the number of the source; others have one.
+        share: In which ratio text and multimodal tokens stand; None: as it comes.
+        block: Samples that are packed together.
+        shuffle: Whether the order is drawn.
+
+    Attributes:
+        refused: (sample, reason) of those that exceed a budget, in the order of their numbers.
+        groups: What the samples fall into.
+
+    Raises:
+        DataError: No sample is left, or a side of the token share has none.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        sizes: Sizes,
+        budgets: Budgets,
+        seed: int,
+        repeats: Mapping[int, float] | None = None,
+        share: TokenShare | None = None,
+        block: int = BLOCK,
+        shuffle: bool = True,
+    ) -> None:
+        self.index, self.sizes, self.budgets, self.seed = index, sizes, budgets, seed
+        self.share, self.block_size, self.shuffle = share, block, shuffle
+        self.refused: list[tuple[int, str]] = []
+        self._repeats = dict(repeats or {})
+        # Without a mixture there is one group, so that an order without shuffling is that of the shards.
+        self._by_source = bool(self._repeats)
+        self._digest = hashlib.sha256(repr((seed, block, shuffle, sorted(self._repeats.items()), share)).encode())
+        self.groups = self._survey()
+        if not self.groups:
+            left = f"{len(self.refused)} exceed a budget of a pack" if self.refused else "none can be used"
+            raise DataError(f"no sample is left of {len(index)}: {left}")
+        self._parts: dict[int, list[Part]] = {}
+        self._orders: dict[tuple[int, ...], Order] = {}
+        # A cache of this object alone: as a method's it would keep the object alive.
+        self._members = lru_cache(maxsize=4096)(self._find_members)
+        for group, part in zip(self.groups, self.parts(0), strict=True):
+            if part.passes != 1 or part.more:
+                logger.info("%s: %.4g passes an epoch", self.describe(group), part.passes + part.more / group.samples)
+
+    def describe(self, group: Group) -> str:
+        """The name of a group: its source, and whether it is text or not where that counts."""
+        source = "all sources" if group.source < 0 else self.index.sources[group.source] or "(no source)"
+        return source if group.text is None else f"{source}, {'text' if group.text else 'multimodal'}"
+
+    def parts(self, epoch: int) -> list[Part]:
+        """How much of each group an epoch has."""
+        if epoch not in self._parts:
+            while len(self._parts) > 2:
+                del self._parts[next(iter(self._parts))]
+            plain = self.share is None
+            self._parts[epoch] = [self._plain(group) for group in self.groups] if plain else self._shared(epoch)
+        return self._parts[epoch]
+
+    def blocks(self, epoch: int) -> int:
+        """Number of blocks of an epoch."""
+        return -(-sum(self._entries(epoch)) // self.block_size)
+
+    def block(self, epoch: int, number: int) -> Block:
+        """The samples of one block of an epoch, and how large they are."""
+        samples, copies = [], []
+        blocks = self.blocks(epoch)
+        for which, entries in enumerate(self._entries(epoch)):
+            places = np.arange(entries * number // blocks, entries * (number + 1) // blocks)
+            found, copy = self._at(which, epoch, places)
+            samples.append(found)
+            copies.append(copy)
+        every, times = np.concatenate(samples), np.concatenate(copies)
+        if self.shuffle:
+            order = np.random.default_rng((self.seed, epoch, number)).permutation(len(every))
+            every, times = every[order], times[order]
+        tokens, tiles = self.sizes.of(self.index.take(every), every, times, epoch)
+        return Block(every, times, tokens, tiles)
+
+    def fingerprint(self) -> str:
+        """Short hash of all that the epochs follow from."""
+        return self._digest.hexdigest()[:16]
+
+    def _entries(self, epoch: int) -> list[int]:
+        return [part.passes * g.samples + part.more for g, part in zip(self.groups, self.parts(epoch), strict=True)]
+
+    # --- what there is
+
+    def _survey(self) -> list[Group]:
+        """Walks through the index once, shard by shard."""
+        counts: dict[tuple[int, bool | None], Integers] = {}
+        tokens: dict[tuple[int, bool | None], int] = {}
+        moving: set[tuple[int, bool | None]] = set()
+        for shard in range(len(self.index.shards)):
+            rows = self.index.rows(shard)
+            usable, sizes = self._usable(shard, rows)
+            first = int(self.index.begins[shard])
+            for sample in np.flatnonzero(~self.budgets.fit(*sizes) & ~self._problems(shard)).tolist():
+                self.refused.append((first + sample, self.budgets.excess(int(sizes[0][sample]), int(sizes[1][sample]))))
+            self._digest.update(np.stack([*sizes, rows.source, usable]).tobytes())
+            for key, members in self._groups_of(rows, usable).items():
+                counts.setdefault(key, np.zeros(len(self.index.shards), np.int64))[shard] = len(members)
+                tokens[key] = tokens.get(key, 0) + int(sizes[0][members].sum())
+                if rows.videos[members].any():
+                    moving.add(key)
+        groups = []
+        for key in sorted(counts, key=lambda key: (key[0], bool(key[1]))):
+            if repeat := self._repeats.get(key[0], 1.0):
+                groups.append(Group(*key, counts[key], tokens[key], repeat, key in moving))
+        return groups
+
+    def _problems(self, shard: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        begin, end = self.index.begins[shard : shard + 2].tolist()
+        bad = np.full(end - begin, shard in self.index.lost_shards)
+        bad[[number for number in range(end - begin) if begin + number in self.index.problems]] = True
+        return bad
+
+    def _usable(
+        self, shard: int, rows: Rows
+    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], tuple[Integers, Integers]]:
+        sizes = self.sizes.largest(rows)
+        return self.budgets.fit(*sizes) & ~self._problems(shard), sizes
+
+    def _groups_of(
+        self, rows: Rows, usable: np.ndarray[tuple[int], np.dtype[np.bool_]]
+    ) -> dict[tuple[int, bool | None], Integers]:
+        """The samples of a shard that can be used, by (source, text)."""
+        source = rows.source if self._by_source else np.full(len(rows), -1)
+        text = (rows.images == 0) & (rows.videos == 0)
+        groups: dict[tuple[int, bool | None], Integers] = {}
+        for number in np.unique(source[usable]).tolist():
+            for side in (None,) if self.share is None else (True, False):
+                members = np.flatnonzero(usable & (source == number) & (True if side is None else text == side))
+                if len(members):
+                    groups[number, side] = members
+        return groups
+
+    def _find_members(self, shard: int) -> dict[tuple[int, bool | None], Integers]:
+        rows = self.index.rows(shard)
+        return self._groups_of(rows, self._usable(shard, rows)[0])
+
+    # --- which sample stands where
+
+    def _at(self, which: int, epoch: int, places: Integers) -> tuple[Integers, Integers]:
+        """Samples, and how often each came before, at some places of a group's part of an epoch."""
+        group, part = self.groups[which], self.parts(epoch)[which]
+        copies = places // group.samples
+        found = np.empty_like(places)
+        for copy in np.unique(copies).tolist():
+            here = copies == copy
+            inside = places[here] - copy * group.samples
+            found[here] = (
+                self._rest(which, epoch, inside) if copy == part.passes else self._pass(which, (epoch, copy), inside)
+            )
+        return found, copies
+
+    def _pass(self, which: int, key: tuple[int, int], places: Integers) -> Integers:
+        order_key = (self.seed, which, *key)
+        if order_key not in self._orders:
+            while len(self._orders) > 4 * len(self.groups):
+                del self._orders[next(iter(self._orders))]
+            self._orders[order_key] = Order(self.groups[which].counts, order_key if self.shuffle else None)
+        group = self.groups[which]
+        shards, ranks = self._orders[order_key](places)
+        found = np.empty_like(places)
+        for shard in np.unique(shards).tolist():
+            here = shards == shard
+            found[here] = self.index.begins[shard] + self._members(shard)[group.source, group.text][ranks[here]]
+        return found
+
+    def _rest(self, which: int, epoch: int, places: Integers) -> Integers:
+        """The fraction of a group that is seen once more: it moves on through one order from epoch to epoch."""
+        group = self.groups[which]
+        start = round(epoch * (group.repeat % 1.0) * group.samples) if self.share is None else epoch * _REST
+        return self._pass(which, (_REST, 0), (start + places) % group.samples)
+
+    # --- how much of each
+
+    def _plain(self, group: Group) -> Part:
+        passes, rest = divmod(group.repeat, 1.0)
+        more = round(rest * group.samples)
+        return Part(int(passes), more, group.repeat * group.tokens)
+
+    def _shared(self, epoch: int) -> list[Part]:
+        """Fills the long side as the recipe says and the short side up to its share."""
+        assert self.share is not None
+        wanted = {True: self.share.text, False: self.share.multimodal}
+        have = {side: sum(g.tokens * g.repeat for g in self.groups if g.text is side) for side in wanted}
+        for side, name in ((True, "text"), (False, "multimodal")):
+            if not have[side]:
+                ratio = f"{self.share.text:g} : {self.share.multimodal:g}"
+                raise DataError(f"a token share of {ratio} needs {name} samples; there are none")
+        long = have[True] / wanted[True] >= have[False] / wanted[False]
+        parts: dict[int, Part] = {}
+        for which, group in enumerate(self.groups):
+            if group.text is long:
+                parts[which] = self._filled(which, epoch, group.repeat * self._one_pass(which, epoch, 0))
+        target = sum(part.tokens for part in parts.values()) * wanted[not long] / wanted[long]
+        for which, group in enumerate(self.groups):
+            if group.text is not long:
+                goal = target * group.tokens * group.repeat / have[not long]
+                parts[which] = self._filled(which, epoch, goal)
+                target_passes = goal / max(1, group.tokens)
+                if epoch == 0 and target_passes > group.repeat:
+                    logger.info("%s is repeated, about %.4g passes an epoch", self.describe(group), target_passes)
+        return [parts[which] for which in range(len(self.groups))]
+
+    def _filled(self, which: int, epoch: int, goal: float) -> Part:
+        """As many passes over a group as stay below a number of tokens, and as many samples more as come nearest."""
+        group, passes, tokens = self.groups[which], 0, 0.0
+        while tokens + (one := self._one_pass(which, epoch, passes)) <= goal * (1 + 1e-12):
+            tokens, passes = tokens + one, passes + 1
+        share = (goal - tokens) / one
+        if share * group.samples > _WEIGHED:
+            return Part(passes, round(share * group.samples), goal)
+        more, chunk = 0, 4096
+        while more < group.samples and tokens < goal:
+            places = np.arange(more, min(more + chunk, group.samples))
+            running = tokens + np.cumsum(self._tokens(self._rest(which, epoch, places), passes, epoch))
+            inside = int(np.searchsorted(running, goal, side="left"))
+            if inside < len(running):  # this one passes the goal: with it or without, whichever is nearer
+                before = float(running[inside - 1]) if inside else tokens
+                nearer = float(running[inside]) - goal <= goal - before
+                return Part(passes, more + inside + nearer, float(running[inside]) if nearer else before)
+            more, tokens = more + len(places), float(running[-1])
+        return Part(passes, more, tokens)
+
+    def _one_pass(self, which: int, epoch: int, copy: int) -> float:
+        """Tokens of one pass over a group, as its videos are drawn."""
+        group = self.groups[which]
+        if not group.videos:
+            return float(group.tokens)
+        total = 0
+        for shard in np.flatnonzero(group.counts).tolist():
+            samples = self.index.begins[shard] + self._members(shard)[group.source, group.text]
+            total += int(self._tokens(samples, copy, epoch).sum())
+        return float(total)
+
+    def _tokens(self, samples: Integers, copy: int, epoch: int) -> Integers:
+        return self.sizes.of(self.index.take(samples), samples, np.full(len(samples), copy), epoch)[0]

@@ -1,0 +1,64 @@
+"""The order in which the samples of a group are seen: shuffled, shard by shard, within a window.
+
+The shards are shuffled, and then the samples of as many shards as a window holds. Data smaller than a window, a million
+samples, are shuffled as a whole; of larger data no more than two windows are in use at any time.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mmcomponents.data.rows import Integers
+
+WINDOW = 1_000_000
+"""Samples that are shuffled among one another."""
+
+
+class Order:
+    """A permutation of the samples of a group, of which each place can be asked for.
+
+    Args:
+        counts: `[shards]` samples of the group in each shard.
+        key: Numbers, not negative, that the order depends on; None: the order of the shards.
+        window: Samples that are shuffled among one another.
+    """
+
+    def __init__(self, counts: Integers, key: tuple[int, ...] | None, window: int = WINDOW) -> None:
+        self.key, self.window = key, window
+        self.shards: Integers = np.flatnonzero(counts)
+        if key is not None:
+            self.shards = np.random.default_rng(key).permutation(self.shards)
+        self.begins: Integers = np.concatenate([[0], np.cumsum(counts[self.shards])]).astype(np.int64)
+        self._shuffled: dict[int, Integers] = {}
+
+    def __len__(self) -> int:
+        return int(self.begins[-1])
+
+    def __call__(self, places: Integers) -> tuple[Integers, Integers]:
+        """Returns the shard, and the rank among the group's samples in it, at some places of the order.
+
+        Args:
+            places: `[n]` from 0 to len - 1.
+        """
+        if self.key is not None:
+            places = self._shuffle(places)
+        position = np.searchsorted(self.begins, places, side="right") - 1
+        return self.shards[position], places - self.begins[position]
+
+    def _shuffle(self, places: Integers) -> Integers:
+        windows = places // self.window
+        moved = np.empty_like(places)
+        for window in np.unique(windows).tolist():
+            here = windows == window
+            first = window * self.window
+            moved[here] = first + self._window(window)[places[here] - first]
+        return moved
+
+    def _window(self, number: int) -> Integers:
+        if number not in self._shuffled:
+            while len(self._shuffled) > 1:
+                del self._shuffled[next(iter(self._shuffled))]
+            length = min(self.window, len(self) - number * self.window)
+            assert self.key is not None
+            self._shuffled[number] = np.random.default_rng((*self.key, number + 1)).permutation(length)
+        return self._shuffled[number]

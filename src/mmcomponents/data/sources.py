@@ -1,0 +1,69 @@
+"""What a recipe says of single sources of the training data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from mmcomponents.data.errors import DataError
+
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """How one source is used.
+
+    Attributes:
+        repeat: Times that its samples are seen in an epoch. Of a fraction, the seed draws which; 0 leaves it out.
+        weight: Instead of `repeat`: its part of the samples of all sources with a weight. The one that has most for its
+            weight is seen once, the others are repeated.
+        max_tiles: Most tiles of a sample's images together, thumbnails not counted; None: as all sources.
+        jpeg: Whether JPEG re-compression, where the recipe has it, is done to its images.
+    """
+
+    repeat: float = 1.0
+    weight: float | None = None
+    max_tiles: int | None = None
+    jpeg: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.repeat < float("inf"):
+            raise ValueError(f"repeat must be zero or positive, not {self.repeat}")
+        if self.weight is not None and not 0 < self.weight < float("inf"):
+            raise ValueError(f"weight must be positive, not {self.weight}")
+        if self.weight is not None and self.repeat != 1.0:
+            raise ValueError(f"a source has a weight ({self.weight:g}) or a repeat ({self.repeat:g}), not both")
+        if self.max_tiles is not None and self.max_tiles < 1:
+            raise ValueError(f"max_tiles must be positive, not {self.max_tiles}")
+
+
+def by_number(options: Mapping[str, SourceOptions], names: Sequence[str]) -> dict[int, SourceOptions]:
+    """The options by the numbers of the sources.
+
+    Args:
+        options: By name.
+        names: Of the sources, in the order of their numbers.
+
+    Raises:
+        DataError: A name is of no source; the message has the nearest.
+    """
+    for name in options:
+        if name not in names:
+            near = get_close_matches(name, list(names), n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise DataError(f"data.sources names {name!r}, the shards have {', '.join(map(repr, names))}{hint}")
+    return {names.index(name): option for name, option in options.items()}
+
+
+def repeats(options: Mapping[int, SourceOptions], samples: Mapping[int, int]) -> dict[int, float]:
+    """Passes an epoch, by the number of the source; sources that are seen once are left out.
+
+    Args:
+        options: By the number of the source.
+        samples: Samples of each source.
+    """
+    weights = {number: option.weight for number, option in options.items() if option.weight is not None}
+    unit = max((samples.get(number, 0) / weight for number, weight in weights.items()), default=0.0)
+    passes = {number: option.repeat for number, option in options.items()}
+    passes |= {number: weight * unit / max(1, samples.get(number, 0)) for number, weight in weights.items()}
+    return {number: repeat for number, repeat in passes.items() if repeat != 1.0}

@@ -1,0 +1,177 @@
+"""Every reason to refuse a sample; none is cut, none is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcomponents.data.annotations import CODES, shard
+from mmcomponents.data.annotations.refused import Refused
+
+ASK, SAY = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}
+PAIR = {"question": "What?", "chosen": "This", "rejected": "That"}
+
+
+def chat(*turns: Any, **more: Any) -> dict[str, Any]:
+    return {"id": "n", "conversations": [*turns] or [ASK, SAY], **more}
+
+
+def said(text: str, speaker: str = "human") -> dict[str, str]:
+    return {"from": speaker, "value": text}
+
+
+def parts(*more: Any, role: str = "user") -> dict[str, Any]:
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]
+    return {"messages": [{**turn, "content": [*more]} if turn["role"] == role else turn for turn in turns]}
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "one.png"}}
+
+CASES: list[tuple[str, Any, str]] = [
+    ("bad_json", '{"text": ', "wrong JSON: Expecting value"),
+    ("bad_json", "[" * 100_000, "nested too deeply|wrong JSON"),
+    ("bad_json", '{"text": "a", "score": NaN}', "NaN is no JSON"),
+    ("bad_json", "[1, 2]", "a list where a JSON object belongs"),
+    ("bad_text", {"text": "a\x00b"}, r"the text has the control character U\+0000 at character 1"),
+    ("bad_text", chat(said("\x1b[0m"), SAY), r"turn 1 has the control character U\+001B"),
+    ("bad_text", {**PAIR, "rejected": "\x85"}, r"the rejected answer has the control character U\+0085"),
+    ("bad_text", '{"text": "\\ud800"}', r"half of a surrogate pair U\+D800"),
+    ("bad_text", '{"text": "a", "by": ["\\udfff"]}', r"the value of 'by' has half of a surrogate pair"),
+    ("unknown_form", {"prompt": "a", "answer": "b"}, "none of the keys .*; its keys are prompt, answer"),
+    ("unknown_form", {}, "it has no keys"),
+    ("bad_field", {"text": ["a"]}, "'text' has to be a text, not a list"),
+    ("bad_field", {"conversations": "a"}, "has to be a list of turns"),
+    ("bad_field", chat({"from": "human"}, SAY), "turn 1 is not"),
+    ("bad_field", {"messages": "a"}, "has to be a list of turns"),
+    ("bad_field", {"messages": [1]}, "turn 1 is not"),
+    ("bad_field", {"messages": [{"role": "user", "content": 3}]}, "neither a text nor a list of parts"),
+    ("bad_field", parts("a"), "a part is a str"),
+    ("bad_field", parts({"type": "text"}), "has no text"),
+    ("bad_field", parts({"type": "image"}), "names no file"),
+    ("bad_field", {**parts(IMAGE), "images": ["one.png"]}, "both in parts of the turns and beside them"),
+    ("bad_field", chat(image=3), "a path or a list of paths"),
+    ("bad_field", chat(image="one.png", images=["one.png"]), "both 'image' and 'images'"),
+    ("bad_field", chat(video="film.mp4", clip=[0]), r"a clip is \[begin, end\]"),
+    ("bad_field", chat(clips=[[0, 1]]), "each of 0 videos"),
+    ("bad_field", {"question": "What?", "chosen": "This"}, "'rejected' has to be a text, not nothing"),
+    ("unknown_media", chat(audio="a.wav"), "the key 'audio' is not known and seems to name media: 'a.wav'"),
+    ("unknown_media", chat(image_path="one.png"), "the key 'image_path'"),
+    ("unknown_media", {"text": "a", "frames": [{"path": "x.jpg"}]}, "the key 'frames'"),
+    ("unknown_media", parts({"type": "input_audio", "input_audio": {}}), "'input_audio', which is not known"),
+    ("empty", {"conversations": []}, "no turn"),
+    ("empty", chat(said("Be brief.", "system")), "nothing but a system turn"),
+    ("empty", {"text": " \n"}, "no text"),
+    ("roles", chat(ASK, ASK, SAY), "turn 2 of 3 is the user's, where the assistant's belongs"),
+    ("roles", chat(SAY, ASK), "turn 1 of 2"),
+    ("roles", chat(ASK, SAY, said("a", "system"), SAY), "turn 3 of 4"),
+    ("roles", chat(ASK, said("{}", "function_call")), "of role 'function_call'"),
+    ("roles", {**PAIR, "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}, "end"),
+    ("no_answer", chat(ASK, SAY, ASK), "the last of 3 turns is the user's"),
+    ("no_answer", chat(ASK, said(" \n", "gpt")), "an answer is empty"),
+    ("no_answer", {**PAIR, "chosen": ""}, "an answer is empty"),
+    ("equal_answers", {**PAIR, "rejected": "This"}, "equal"),
+    ("placeholders", chat(said("<image>"), SAY), "1 <image> in the user's turns, 0 images"),
+    ("placeholders", chat(image=["one.png", "two.jpg"]), "0 <image> in the user's turns, 2 images"),
+    ("placeholders", chat(said("<image><image>"), SAY, image="one.png"), "2 <image> in the user's turns, 1 images"),
+    ("placeholders", chat(said("<video> <video>"), SAY, video="film.mp4"), "2 <video> .* 1 videos"),
+    ("placeholders", {"text": "<image><image>", "image": "one.png"}, "2 <image> in the text, 1 images"),
+    ("placeholders", parts(IMAGE, IMAGE, {"type": "text", "text": "<image>"}), "1 <image> in its text, 2 image parts"),
+    ("placeholders", parts(IMAGE, role="assistant"), "of the assistant, has media"),
+    ("missing_file", chat(image="nothing.png"), "'nothing.png' is not below the root"),
+    ("missing_file", chat(image="deep"), "'deep' is no file|cannot be read"),
+    ("missing_file", chat(image="one.png/x.png"), "cannot be read: Not a directory"),
+    ("missing_file", chat(image="a\0b.png"), "cannot be read"),
+    ("outside_root", chat(image="../secret.png"), r"'\.\./secret\.png' leaves the root"),
+    ("outside_root", chat(image="../nothing.png"), "leaves the root"),
+    ("outside_root", chat(image="/etc/hostname"), "leaves the root"),
+    ("outside_root", chat(image="file:///etc/hostname"), "leaves the root"),
+    ("outside_root", chat(image="way_out.png"), "leaves the root"),
+    ("web_address", chat(image="https://example.com/a.png"), "nothing is fetched"),
+    ("web_address", chat(video="s3://bucket/a.mp4"), "nothing is fetched"),
+    ("bad_data_url", chat(image="data:image/png;base64,???"), "no base64"),
+    ("bad_data_url", chat(image="data:image/png"), "no comma"),
+    ("bad_data_url", chat(image="data:image/png;base64,"), "holds nothing"),
+    ("broken_image", chat(image="broken.png"), "'broken.png': "),
+    ("broken_image", chat(image="film.mp4"), "not an image"),
+    ("broken_video", chat(video="broken.mp4"), "'broken.mp4': "),
+    ("broken_video", chat(video="one.png"), "no video of a format"),
+    ("broken_video", chat(video="film.mp4", clip=[5, 6]), "no frame lies between"),
+    ("media_size", chat(image="empty.png"), "'empty.png' has 0 bytes"),
+    ("over_budget", {"text": "far too long " * 500}, "tokens, more than 2000"),
+]
+
+
+def test_every_code_has_a_case() -> None:
+    assert {code for code, _, _ in CASES} == set(CODES)
+    with pytest.raises(ValueError, match="no code 'odd'"):
+        Refused("odd", "")
+
+
+def test_every_refusal_is_told_with_its_place(pack_lines: Callable[..., Any]) -> None:
+    good = {"text": "A page."}
+    note, _ = pack_lines([line for _, sample, _ in CASES for line in (sample, good)])
+    assert note.totals.samples == len(CASES)
+    assert note.totals.refused == len(note.refused) == len(CASES)
+    for number, (refusal, (code, sample, reason)) in enumerate(zip(note.refused, CASES, strict=True)):
+        assert refusal["line"] == 2 * number + 1
+        assert refusal["source"] == "set one"
+        assert refusal["file"].endswith("lines.jsonl")
+        assert refusal["code"] == code, refusal
+        assert re.search(reason, refusal["reason"]), (reason, refusal["reason"])
+        assert refusal["id"] == (sample.get("id") if isinstance(sample, dict) else None)
+    json.dumps(note.refused).encode()
+
+
+def test_what_is_allowed_outside_the_root(pack_lines: Callable[..., Any], media: Path) -> None:
+    where = ["../secret.png", "way_out.png", str(media / "one.png"), f"file://{media / 'one.png'}", "deep/../one.png"]
+    samples = [chat(image=path) for path in where]
+    note, _ = pack_lines(samples)
+    assert [refusal["line"] for refusal in note.refused] == [1, 2]
+    note, _ = pack_lines(samples, allow_outside_root=True)
+    assert note.refused == []
+
+
+def test_what_names_media_that_are_known_is_kept(pack_lines: Callable[..., Any]) -> None:
+    note, _ = pack_lines([chat(image="deep/lies.png", image_id="lies.png", url="a page", video_id=3, file_name="")])
+    assert note.refused == []
+
+
+def test_budgets_count_tiles_frames_and_both_answers(pack_lines: Callable[..., Any]) -> None:
+    note, _ = pack_lines([chat(image="two.jpg"), chat(video="film.mp4"), PAIR, {**PAIR, "image": "two.jpg"}])
+    assert note.totals.tiles == 3 + 4 + 2 * 3
+    sizes = []
+    for sample in (chat(), chat(image="two.jpg"), PAIR, {**PAIR, "image": "two.jpg"}):
+        sizes.append(pack_lines([sample])[0].totals.tokens)
+    text = sizes[0]
+    assert sizes[1] > text + 3 * 4
+    assert sizes[3] - sizes[2] == 2 * (sizes[1] - text)
+    note, _ = pack_lines([chat(image="two.jpg"), chat()], max_tokens=sizes[1] - 1)
+    assert [refusal["code"] for refusal in note.refused] == ["over_budget"]
+    assert note.refused[0]["reason"] == f"{sizes[1]} tokens, more than {sizes[1] - 1}"
+
+
+def test_a_line_without_end_takes_no_memory(pack_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shard, "MAX_LINE", 1000)
+    note, _ = pack_lines([{"text": "a" * 3000}, {"text": "A page."}, {"text": "b" * 980}])
+    assert [(refusal["line"], refusal["code"]) for refusal in note.refused] == [(1, "bad_json")]
+    assert note.totals.samples == 2
+
+
+def test_a_shard_without_samples_is_none(pack_lines: Callable[..., Any]) -> None:
+    note, path = pack_lines([{"text": ""}])
+    assert (note.totals.shards, note.totals.refused) == (0, 1)
+    assert not path.exists()
+
+
+def test_a_fault_names_the_line(pack_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise ZeroDivisionError("no luck")
+
+    monkeypatch.setattr(shard, "check_draft", fails)
+    with pytest.raises(RuntimeError, match=r"lines\.jsonl, line 1: ZeroDivisionError: no luck"):
+        pack_lines([{"text": "A page."}])

@@ -1,0 +1,355 @@
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import multiprocessing
+import random
+import socket
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from email.utils import formatdate
+
+import pytest
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.storage import MissingError, Retry, StorageError, exists, expand, file_size, http, read_ranges
+from mmcomponents.data.storage import read_range as read
+from mmcomponents.data.storage.http import HttpStore
+
+from .conftest import Patience
+from .server import (
+    Server,
+    Trick,
+    chunked,
+    cut,
+    headers,
+    reset,
+    shifted,
+    slow,
+    stall,
+    status,
+    whole,
+)
+
+DATA = random.Random(0).randbytes(300_000)
+CUT = ["1000-1999", "1300-1999", "1300-1999", "1350-1999"]
+
+
+@pytest.fixture(autouse=True)
+def _file(server: Server) -> None:
+    server.files["/a.tar"] = DATA
+
+
+def ranges(server: Server) -> list[str | None]:
+    return [request.range for request in server.log]
+
+
+def test_a_range(server: Server) -> None:
+    assert read(server.url("/a.tar"), 1000, 50) == DATA[1000:1050]
+    assert ranges(server) == ["bytes=1000-1049"]
+    assert read(server.url("/a.tar"), 5, 0) == b""
+    assert len(server.log) == 1
+
+
+def test_neighbours_come_in_one_request(server: Server) -> None:
+    asked = [(200_000, 100), (10, 20), (0, 0), (600, 5), (15, 30), (12, 3)]
+    assert read_ranges(server.url("/a.tar"), asked) == [DATA[o : o + n] for o, n in asked]
+    assert ranges(server) == ["bytes=10-604", "bytes=200000-200099"]
+
+
+def test_one_connection_serves_many_requests(server: Server) -> None:
+    for n in range(5):
+        assert read(server.url("/a.tar"), n, 10) == DATA[n : n + 10]
+        assert file_size(server.url("/a.tar")) == len(DATA)
+        assert not exists(server.url("/b.tar"))
+    assert len({request.port for request in server.log}) == 1
+
+
+@pytest.mark.parametrize(
+    ("tricks", "asked", "pauses"),
+    [
+        pytest.param([status(500), status(503)], ["1000-1999"] * 3, [0.5, 1.0], id="server errors"),
+        pytest.param([status(408)], ["1000-1999"] * 2, [0.5], id="request timeout"),
+        pytest.param([status(429, Retry_After="7")], ["1000-1999"] * 2, [7.0], id="told to wait"),
+        pytest.param([status(503, Retry_After="86400")], ["1000-1999"] * 2, [60.0], id="told to wait too long"),
+        pytest.param([status(429, Retry_After="soon")], ["1000-1999"] * 2, [0.5], id="told nonsense"),
+        pytest.param([reset, reset], ["1000-1999"] * 3, [0.5, 1.0], id="reset"),
+        pytest.param(
+            [cut(300), cut(0), cut(50)], ["1000-1999", *["1300-1999"] * 2, "1350-1999"], [0.5, 1.0, 2.0], id="cut"
+        ),
+        pytest.param([stall], ["1000-1999", "1007-1999"], [0.5], id="stalled"),
+    ],
+)
+def test_trouble_passes(
+    server: Server, patience: Patience, tricks: list[Trick], asked: list[str], pauses: list[float]
+) -> None:
+    server.tricks["/a.tar"].extend(tricks)
+    if stall in tricks:
+        patience.timeout = 0.5
+    assert read(server.url("/a.tar"), 1000, 1000, patience.retry) == DATA[1000:2000]
+    assert ranges(server) == [f"bytes={part}" for part in asked]
+    assert patience.pauses == pauses
+
+
+def test_a_date_to_come_back_at(server: Server, patience: Patience) -> None:
+    server.tricks["/a.tar"].append(status(503, Retry_After=formatdate(time.time() + 30, usegmt=True)))
+    assert read(server.url("/a.tar"), 0, 10, patience.retry) == DATA[:10]
+    assert 20 < patience.pauses[0] <= 30
+
+
+@pytest.mark.parametrize(
+    ("trick", "words"),
+    [
+        (status(500), "could not be read after 4 tries: the server answers 500 Internal Server Error"),
+        (reset, "after 4 tries: the connection broke off"),
+        (cut(0), "after 4 tries: the connection broke off"),
+        (stall, "after 4 tries: nothing came for 0.3 s"),
+    ],
+)
+def test_trouble_that_stays(server: Server, patience: Patience, trick: Trick, words: str) -> None:
+    server.tricks["/a.tar"].extend([trick] * 9)
+    if trick is stall:
+        patience.timeout = 0.3
+    with pytest.raises(StorageError, match=words):
+        read(server.url("/a.tar"), 0, 1000, patience.retry)
+    assert len(server.log) == 4
+    assert patience.pauses == [0.5, 1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("trick", "words"),
+    [
+        (status(404), r"is not there \(404 Not Found\)"),
+        (headers(404, b"no gzip", Content_Encoding="gzip", Content_Length="7"), "is not there"),
+        (status(401), "401 Unauthorized .a user and a password"),
+        (status(403), "403 Forbidden .no permission, or a signed address that has expired"),
+        (status(416), "ends before the bytes"),
+        (shifted(1), "asked for the bytes 1000-1999, the server sent 1001-2000"),
+        (shifted(-100), "asked for the bytes 1000-1999, the server sent 900-1899"),
+        (headers(206, b"x" * 1000), "does not say which part it sends"),
+        (headers(206, b"x" * 1000, Content_Range="bytes 1000-1999/300000", Content_Length="999"), "are 999: one of"),
+        (headers(206, b"x" * 2000, Content_Range="bytes 1000-2999/300000"), "the server sent 1000-2999"),
+        (headers(200, b"x" * 1000, Content_Encoding="gzip"), "compressed"),
+    ],
+)
+def test_answers_that_end_it_at_once(server: Server, patience: Patience, trick: Trick, words: str) -> None:
+    server.tricks["/a.tar"].append(trick)
+    with pytest.raises(StorageError, match=words):
+        read(server.url("/a.tar"), 1000, 1000, patience.retry)
+    assert len(server.log) == 1
+    assert patience.pauses == []
+
+
+def test_beyond_the_end(server: Server, patience: Patience) -> None:
+    with pytest.raises(StorageError, match="has 300000 bytes, not the 20 at 299990"):
+        read(server.url("/a.tar"), 299_990, 20, patience.retry)
+    with pytest.raises(StorageError, match="ends before the bytes that were asked for: it has 300000 bytes"):
+        read(server.url("/a.tar"), 300_000, 20, patience.retry)
+    assert patience.pauses == []
+
+
+def test_a_server_without_ranges(server: Server, patience: Patience, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.tricks["/a.tar"].extend([whole] * 4)
+    assert file_size(server.url("/a.tar")) == len(DATA)
+    assert read(server.url("/a.tar"), 2_000, 100, patience.retry) == DATA[2_000:2_100]
+    assert read(server.url("/a.tar"), 200_000, 100, patience.retry) == DATA[200_000:200_100]
+    monkeypatch.setattr(http, "MOST_READ", 200_099)
+    with pytest.raises(StorageError, match="ignores ranges, and would send 200100 bytes to get at the 100 at 200000"):
+        read(server.url("/a.tar"), 200_000, 100, patience.retry)
+    assert patience.pauses == []
+
+
+def test_a_slow_server(server: Server, patience: Patience) -> None:
+    server.tricks["/a.tar"].append(slow(0.01))
+    assert read(server.url("/a.tar"), 0, 50_000, patience.retry) == DATA[:50_000]
+    assert patience.pauses == []
+    # No single pause is as long as the time limit, and yet it would take for ever.
+    server.tricks["/a.tar"].append(slow(0.2))
+    eager = Retry(tries=4, timeout=0.5, slowest=1e6, jitter=0.0, sleep=patience.pauses.append)
+    assert read(server.url("/a.tar"), 0, 50_000, eager) == DATA[:50_000]
+    assert patience.pauses[:1] == [0.5]
+    assert ranges(server)[-1] != "bytes=0-49999"
+
+
+def test_a_file_that_changes_between_two_tries(server: Server, patience: Patience) -> None:
+    def change(handler: object) -> None:
+        server.files["/a.tar"], server.etags["/a.tar"] = DATA[::-1], '"new"'
+        server.tricks["/a.tar"].clear()
+        cut(300)(handler)  # type: ignore[arg-type]
+
+    server.etags["/a.tar"] = '"old"'
+    server.tricks["/a.tar"].extend([cut(300), change])
+    assert read(server.url("/a.tar"), 0, 1000, patience.retry) == DATA[::-1][:1000]
+    assert ranges(server) == ["bytes=0-999", "bytes=300-999", "bytes=0-999"]
+
+
+def test_progress_starts_the_count_anew(server: Server, patience: Patience, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "PROGRESS", 1000)
+    server.tricks["/a.tar"].extend([cut(1000)] * 9)
+    assert read(server.url("/a.tar"), 0, 20_000, patience.retry) == DATA[:20_000]
+    server.tricks["/a.tar"].extend([cut(999)] * 9)
+    with pytest.raises(StorageError, match="after 4 tries"):
+        read(server.url("/a.tar"), 0, 20_000, patience.retry)
+
+
+def test_whole_files(server: Server, patience: Patience) -> None:
+    def download() -> bytes:
+        sink = io.BytesIO()
+        facts = HttpStore().download(server.url("/a.tar"), sink, patience.retry)
+        assert facts.size == len(sink.getvalue())
+        return sink.getvalue()
+
+    assert download() == DATA
+    server.tricks["/a.tar"].append(cut(1000))
+    assert download() == DATA
+    assert ranges(server) == [None, None, "bytes=1000-"]
+    # A server that cannot go on where it stopped begins again.
+    server.tricks["/a.tar"].extend([cut(1000), whole])
+    assert download() == DATA
+    server.tricks["/a.tar"].append(chunked)
+    assert download() == DATA
+    server.tricks["/a.tar"].append(headers(200, DATA[:5000]))
+    with pytest.raises(StorageError, match="does not say how long it is"):
+        download()
+
+
+def test_sizes_and_what_is_not_there(server: Server, patience: Patience) -> None:
+    server.files["/empty"] = b""
+    assert file_size(server.url("/a.tar")) == len(DATA)
+    assert file_size(server.url("/empty")) == 0
+    assert exists(server.url("/a.tar"))
+    assert not exists(server.url("/b.tar"))
+    with pytest.raises(MissingError, match="is not there"):
+        file_size(server.url("/b.tar"))
+    server.tricks["/a.tar"].extend([status(503), status(410)])
+    assert not exists(server.url("/a.tar"), patience.retry)
+    for code in (403, 500):
+        server.tricks["/a.tar"].extend([status(code)] * 4)
+        with pytest.raises(StorageError, match=str(code)):
+            exists(server.url("/a.tar"), patience.retry)
+        server.tricks["/a.tar"].clear()
+    server.tricks["/a.tar"].append(chunked)
+    with pytest.raises(StorageError, match="does not say how large it is"):
+        file_size(server.url("/a.tar"))
+
+
+def test_no_server_at_all(patience: Patience) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(StorageError, match="after 4 tries: the server refuses the connection, or cannot be reached"):
+        exists(f"http://127.0.0.1:{port}/a.tar", patience.retry)
+    with pytest.raises(StorageError, match="not valid"):
+        exists("http://user:pa/ss@127.0.0.1/a.tar", patience.retry)
+
+
+def test_redirects(server: Server, patience: Patience) -> None:
+    server.tricks["/old"].append(status(302, Location="/a.tar?signature=secret"))
+    assert read(server.url("/old", "me:word@"), 3, 4, patience.retry) == DATA[3:7]
+    assert [request.range for request in server.log] == ["bytes=3-6"] * 2
+    assert all(request.authorization for request in server.log)
+    # The password is for one server only.
+    server.log.clear()
+    server.tricks["/old"].append(status(307, Location=server.url("/a.tar").replace("127.0.0.1", "localhost")))
+    assert read(server.url("/old", "me:word@"), 3, 4, patience.retry) == DATA[3:7]
+    assert [bool(request.authorization) for request in server.log] == [True, False]
+    server.tricks["/old"].extend([status(302, Location="/old")] * 9)
+    with pytest.raises(StorageError, match="leads on more than 5 times"):
+        read(server.url("/old"), 3, 4, patience.retry)
+    server.tricks["/away"].append(status(302, Location="file:///etc/passwd"))
+    with pytest.raises(StorageError, match="no HTTP address"):
+        read(server.url("/away"), 3, 4, patience.retry)
+
+
+@pytest.mark.parametrize(
+    "tricks",
+    [
+        [status(500)] * 4,
+        [status(404)],
+        [status(403)],
+        [shifted(1)],
+        [reset] * 4,
+        [cut(1)] * 4,
+        [status(302, Location="/a.tar?sig=h1dden")] * 9,
+        [status(302, Location="/a.tar?sig=h1dden"), status(404)],
+        [whole],
+    ],
+)
+def test_secrets_stay_secret(
+    server: Server,
+    patience: Patience,
+    tricks: Sequence[Trick],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(http, "MOST_READ", 0)
+    server.tricks["/a.tar"].extend(tricks)
+    with pytest.raises(StorageError) as failure:
+        read(server.url("/a.tar?X-Signature=h1dden", "me:h1dd%40n@"), 0, 1000, patience.retry)
+    assert server.log[0].authorization == "Basic " + base64.b64encode(b"me:h1dd@n").decode()
+    assert "/a.tar" in str(failure.value)
+    chain: BaseException | None = failure.value
+    while chain is not None:
+        assert "h1dd" not in str(chain)
+        assert "me:" not in str(chain)
+        chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
+    assert "h1dd" not in caplog.text
+    assert len(patience.pauses) == sum("trying again" in line for line in caplog.messages)
+
+
+def test_a_proxy_from_the_environment(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Our server takes the whole address as well, as a proxy has to.
+    monkeypatch.setenv("http_proxy", server.url("", "me:word@"))
+    assert read("http://elsewhere.invalid/a.tar", 7, 5) == DATA[7:12]
+    assert server.log[0].path == "http://elsewhere.invalid/a.tar"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert read(server.url("/a.tar"), 7, 5) == DATA[7:12]
+    assert server.log[1].path == "/a.tar"
+    monkeypatch.setenv("http_proxy", "socks5://me:word@localhost:1")
+    with pytest.raises(DataError, match="socks5://localhost:1 is no HTTP proxy"):
+        read("http://elsewhere.invalid/a.tar", 7, 5)
+
+
+def _read_many(url: str, seed: int) -> bool:
+    rng = random.Random(seed)
+    return all(read(url, start, 100) == DATA[start : start + 100] for start in rng.choices(range(299_000), k=20))
+
+
+def test_a_forked_process_opens_its_own_connection(server: Server) -> None:
+    url = server.url("/a.tar")
+    assert _read_many(url, 0)
+    ours = {request.port for request in server.log}
+    server.log.clear()
+    fork = multiprocessing.get_context("fork")
+    with fork.Pool(2) as pool:
+        results = [pool.apply_async(_read_many, (url, seed)) for seed in range(4)]
+        assert all(result.get(10) for result in results)
+    theirs = {request.port for request in server.log}
+    assert theirs
+    assert not ours & theirs
+    server.log.clear()
+    assert _read_many(url, 9)
+    assert {request.port for request in server.log} == ours
+
+
+def test_many_threads(server: Server) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(_read_many, [server.url("/a.tar")] * 16, range(16)))
+    assert len({request.port for request in server.log}) <= 8
+
+
+def test_patterns() -> None:
+    urls = expand("https://host:80/data/x-{00..02}.tar?sig=a*")
+    assert urls == [f"https://host:80/data/x-0{n}.tar?sig=a*" for n in range(3)]
+    for pattern in (
+        "http://host/*.tar",
+        "http://host/x-[0-9].tar",
+        "http://host/data/",
+        "http://host",
+        "http://[::1]/",
+    ):
+        with pytest.raises(DataError, match=r"cannot list its files: .* braces, as in \{000000\.\.000099\}"):
+            expand(pattern)
