@@ -55,6 +55,10 @@ WRAPPED_IN: dict[str, tuple[str, ...]] = {
     "transformers": ("backbones/transformers_*.py", "vision/transformers_*.py", "data/tokenizer.py"),
     "xformers": ("nn/attention/*.py", "nn/attention.py"),
     "webdataset": ("data/shards.py",),
+    "urllib3": ("data/storage/http.py", "data/storage/connections.py"),
+    "fsspec": ("data/storage/cloud.py",),
+    "filelock": ("data/storage/cache.py",),
+    "braceexpand": ("data/storage/access.py",),
     "rotary_embedding_torch": ("positions/*.py",),
 }
 

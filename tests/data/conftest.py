@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.handwriting import make_handwriting
 from mmcomponents.data.indexing import build_index
-from mmcomponents.data.shards import ShardWriter
+from mmcomponents.data.shards import ShardWriter, open_shard
 from mmcomponents.data.tokenizer import QWEN_PATTERN, train_tokenizer
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -91,6 +92,42 @@ def write_shard(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Callable[
         return writer.paths[0]
 
     return write
+
+
+@pytest.fixture(scope="session")
+def movie() -> bytes:
+    """A second of video, thirty frames."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="mp4") as out:
+        stream: Any = out.add_stream("libx264", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            picture = np.full((48, 64, 3), 8 * number, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    return file.getvalue()
+
+
+@pytest.fixture
+def mixed_shard(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, movie: bytes) -> Path:
+    """A sample of every kind, in one shard with an index."""
+    asked = [{"role": "user", "content": "<image>\nHow many?"}]
+    film = record("<video>\nWhat happens? Compare with <image>.", "Nothing.", source="films", clips=[[0.1, 0.9]])
+    samples: list[tuple[str, dict[str, Any], list[tuple[str, bytes]]]] = [
+        ("chat", record(), [("png", png(100, 30))]),
+        ("text", record("no image at all", "yes", source="text"), []),
+        ("document", {"text": "Many digits in order. " * 5, "source": "books"}, []),
+        ("pictured", {"text": "Look: <image> and <image>.", "source": "books"}, [("png", png()), ("jpg", png(90, 30))]),
+        ("pair", {"messages": asked, "chosen": "3", "rejected": "7 1", "source": "p"}, [("png", png(30, 90))]),
+        ("film", film, [("mp4", movie), ("png", png(60, 30))]),
+        ("alone", record("What?", "It fades.", source="films"), [("mp4", movie)]),
+    ]
+    path = tmp_path / "mixed-000000.tar"
+    with open_shard(path) as shard:
+        for key, contents, files in samples:
+            shard.write(key, contents, files)
+    build_index(path, tokenizer)
+    return path
 
 
 def png(width: int = 8, height: int = 8) -> bytes:

@@ -101,8 +101,9 @@ def _close(report: PackReport, console: Console) -> None:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     files = ["pack.json", "recipe.yaml", *(["refused.jsonl"] if report.codes else [])]
     shards = report.totals.shards
-    earlier = f" ({report.found} were there already)" if report.found else ""
-    lines = [f"wrote {shards} shards with their indices{earlier}, {', '.join(files)} in {report.out}"]
+    written = "1 shard with its index" if shards == 1 else f"{shards:,} shards with their indices"
+    earlier = f" ({report.found:,} finished before)" if report.found else ""
+    lines = [f"{report.out}: {written}{earlier}, {', '.join(files)}"]
     if report.totals.samples:
         lines.append(f"{report.out / 'recipe.yaml'} has the lines for a recipe's data section")
     for line in lines:

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmcomponents.data import Mixture
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.watch import GradientWatch, class_name
 
@@ -27,6 +28,9 @@ class StartupTable(Callback):
         model = getattr(pl_module, "model", None)
         if trainer.is_global_zero and isinstance(model, MultimodalModel):
             (self.console or Console()).print(slot_table(model))
+        mixture = getattr(getattr(trainer, "datamodule", None), "mixture", None)
+        if trainer.is_global_zero and isinstance(mixture, Mixture):
+            (self.console or Console()).print(data_table(mixture))
 
 
 def slot_table(model: MultimodalModel) -> Table:
@@ -55,6 +59,18 @@ def slot_table(model: MultimodalModel) -> Table:
     every = list(owner)
     trained = _count([p for p in every if p.requires_grad])
     table.add_row("total", "", f"{_count(every):,}", f"{trained:,}", _dtypes(every))
+    return table
+
+
+def data_table(mixture: Mixture) -> Table:
+    """A row for each group of the training data: its samples, passes over them in an epoch, tokens and their share."""
+    table = Table("data")
+    for head in ("samples", "passes", "tokens an epoch", "share"):
+        table.add_column(head, justify="right")
+    shares = mixture.shares()
+    total = sum(share.tokens for share in shares)
+    for name, samples, passes, tokens in shares:
+        table.add_row(name, f"{samples:,}", f"{passes:.4g}", f"{tokens:,.0f}", f"{tokens / total:.1%}")
     return table
 
 

@@ -32,7 +32,7 @@ from mmcomponents.data.shards import (
     media_members,
     read_members,
 )
-from mmcomponents.data.storage import exists, fetch, is_remote
+from mmcomponents.data.storage import exists, fetch, is_remote, redact
 from mmcomponents.data.tokenizer import fingerprint
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ class Index:
         for number, (shard, header) in enumerate(zip(shards, headers, strict=True)):
             if not is_remote(shard) and (reason := _lost(shard, header)):
                 self.lost_shards[number] = reason
+        self._headers = list(headers)
         self._kept: OrderedDict[int, ShardIndex] = OrderedDict()
         self._kept_samples = 0
 
@@ -113,10 +114,13 @@ class Index:
             raise DataError("no shards to open")
         wanted = tokenizer if isinstance(tokenizer, str) else fingerprint(tokenizer)
         places = [str(shard) for shard in shards]
-        paths = [_find(shard, folder) for shard in places]
+        try:
+            paths = [_find(shard, folder) for shard in places]
+        except SampleError as error:  # of the storage: here it is no single sample that is missing
+            raise DataError(str(error)) from error
         headers = []
         for shard, path in zip(places, paths, strict=True):
-            remedy = f"run `mmcomponents data index {shard} --tokenizer FOLDER` with the tokenizer of the run"
+            remedy = f"run `mmcomponents data index {redact(shard)} --tokenizer FOLDER` with the tokenizer of the run"
             try:
                 header = read_header(path)
             except DataError as error:
@@ -200,6 +204,8 @@ class Index:
             self._kept.move_to_end(number)
             return self._kept[number]
         index = load_index(self._paths[number])
+        if index.header != self._headers[number]:
+            raise DataError(f"the index {self._paths[number]} was made anew since this run began: start it again")
         samples = index.header.samples
         index = replace(index, rows=replace(index.rows, source=self._source_of[number][index.rows.source]))
         self._kept[number] = index
@@ -211,11 +217,13 @@ class Index:
 
 
 def _find(shard: str, folder: str | Path | None) -> Path:
-    remedy = f"run `mmcomponents data index {shard} --tokenizer FOLDER` with the tokenizer of the run"
+    remedy = f"run `mmcomponents data index {redact(shard)} --tokenizer FOLDER` with the tokenizer of the run"
     if folder is None and is_remote(shard):
         place = f"{shard.rpartition('/')[0]}/{index_path(shard, '.').name}"
         if not exists(place):
-            raise DataError(f"{shard} has no index {place}: {remedy} and --out FOLDER, and set data.index_folder")
+            raise DataError(
+                f"{redact(shard)} has no index {redact(place)}: {remedy} and --out FOLDER, and set data.index_folder"
+            )
         return fetch(place, cache_folder())
     path = index_path(shard, folder)
     if not path.is_file():
@@ -225,9 +233,11 @@ def _find(shard: str, folder: str | Path | None) -> Path:
 
 
 def _lost(shard: str, header: Header) -> str:
-    if not isfile(shard):
+    try:
+        size = getsize(shard)
+    except OSError:
         return f"the shard {shard} is missing"
-    if (size := getsize(shard)) != header.shard_bytes:
+    if size != header.shard_bytes:
         return (
             f"the index was made of a shard of {header.shard_bytes} bytes, {shard} has {size}: run `mmcomponents data"
             f" index {shard}` again"

@@ -2,13 +2,16 @@
 
 Beside `train-000000.tar` lies `train-000000.index.safetensors`. It holds what does not depend on the settings of a run:
 the members' offsets, the images' widths and heights, the videos' frames, and the number of text tokens. The tiling may
-change without a new index. The tokenizer may not: the index knows its fingerprint.
+change without a new index. The tokenizer may not: the index knows its fingerprint. Digests tell a damaged index from a
+whole one: a run that packed by wrong sizes would not fail, it would run out of memory some day.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -106,34 +109,54 @@ def save_index(index: ShardIndex, path: Path) -> None:
     from safetensors.numpy import save_file
 
     columns = {name: getattr(index.rows, name) for name in _ROWS} | {name: getattr(index, name) for name in _OWN}
-    metadata = {field.name: json.dumps(getattr(index.header, field.name)) for field in fields(Header)}
+    about = {field.name: getattr(index.header, field.name) for field in fields(Header)}
+    text = json.dumps({"header": about, "columns": _digest(columns)}, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         # One key: safetensors writes several in an order that changes from run to run.
-        header = {"index": json.dumps(metadata, sort_keys=True)}
+        header = {"index": _hash(text.encode()) + text}
         save_file({name: np.ascontiguousarray(column) for name, column in columns.items()}, temporary, header)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
+def _hash(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _digest(columns: Mapping[str, Column]) -> str:
+    found = [(name, str(column.dtype), column.shape, _hash(column.tobytes())) for name, column in columns.items()]
+    return _hash(repr(sorted(found)).encode())
+
+
 def read_header(path: Path) -> Header:
     """Reads what an index says about itself.
 
     Raises:
-        DataError: The file is no index, or one of another version.
+        DataError: The file is no index, damaged, or one of another version.
     """
+    return _read_header(path)[0]
+
+
+def _read_header(path: Path) -> tuple[Header, str]:
+    """The header, and the digest of the columns."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, framework="np") as file:
-            found: dict[str, Any] = {k: json.loads(v) for k, v in json.loads((file.metadata() or {})["index"]).items()}
-        if found.get("version") != VERSION:
-            raise DataError(f"the index {path} is of version {found.get('version')}, this is {VERSION}")
-        found["problems"] = {int(number): reason for number, reason in found["problems"].items()}
-        return Header(**found)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError) as error:
+            text = (file.metadata() or {})["index"]
+        digest, text = text[: len(_hash(b""))], text[len(_hash(b"")) :]
+        if _hash(text.encode()) != digest:
+            raise DataError(f"the index {path} is damaged, or of another version than {VERSION}")
+        found: dict[str, Any] = json.loads(text)
+        about = found["header"]
+        if about.get("version") != VERSION:
+            raise DataError(f"the index {path} is of version {about.get('version')}, this is {VERSION}")
+        about["problems"] = {int(number): reason for number, reason in about["problems"].items()}
+        return Header(**about), found["columns"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"the index {path} cannot be read ({error})") from error
@@ -143,14 +166,16 @@ def load_index(path: Path) -> ShardIndex:
     """Reads a whole index.
 
     Raises:
-        DataError: The file is no index, or one of another version.
+        DataError: The file is no index, damaged, or one of another version.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
-    header = read_header(path)
+    header, digest = _read_header(path)
     try:
         columns = load_file(path)
+        if _digest(columns) != digest:
+            raise DataError(f"the index {path} is damaged")
         return ShardIndex(
             header, Rows(**{name: columns[name] for name in _ROWS}), **{name: columns[name] for name in _OWN}
         )

@@ -39,6 +39,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MAX_REASON = 500
+"""Characters of a reason that are kept: it may quote what is wrong, and a header holds a hundred megabytes at most."""
+MAX_SOURCE = 200
+"""Characters of the name of a source; a longer one is a text that got there by mistake."""
+
 
 def build_index(
     shard: str | Path,
@@ -80,8 +85,8 @@ def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_templa
     for key, members, problem in list_shard(shard):
         row = _Row(problem=problem) if problem else _measure(shard, members, tokenizer, frame_template)
         if row.problem:
-            logger.warning("%s/%s cannot be used: %s", shard.stem, key, row.problem)
-            problems[len(rows)] = row.problem
+            logger.warning("%s/%s cannot be used: %s", shard.stem, key, row.problem[:MAX_REASON])
+            problems[len(rows)] = row.problem[:MAX_REASON]
         sources.setdefault(row.source, len(sources))
         rows.append(row)
         keys.append(key.encode("utf-8", "replace"))
@@ -143,7 +148,10 @@ def _measure(shard: Path, members: Sequence[Member], tokenizer: PreTrainedTokeni
         pictures, films = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
         text, *data = read_members(str(shard), [json_member(members), *pictures, *films])
         record = parse_record(text)
-        row.source = str(record.get("source", ""))
+        source = str(record.get("source", ""))
+        if len(source) > MAX_SOURCE:
+            raise SampleError(f"the name of the source has {len(source)} characters, more than {MAX_SOURCE}")
+        row.source = source
         images = [image_size(image) for image in data[: len(pictures)]]
         cuts: Sequence[Clip | None] = clips(record, len(films))
         videos = [video_length(film, clip) for film, clip in zip(data[len(pictures) :], cuts, strict=True)]

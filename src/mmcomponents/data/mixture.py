@@ -15,6 +15,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -92,6 +93,15 @@ class Part:
     tokens: float
 
 
+class GroupShare(NamedTuple):
+    """What a group is of an epoch: its name, samples that can be used, passes over them, tokens of all passes."""
+
+    name: str
+    samples: int
+    passes: float
+    tokens: float
+
+
 class Mixture:
     """The epochs over an index, see `Epochs`.
 
@@ -128,8 +138,8 @@ class Mixture:
         self.share, self.block_size, self.shuffle = share, block, shuffle
         self.refused: list[tuple[int, str]] = []
         self._repeats = dict(repeats or {})
-        # Without a mixture there is one group, so that an order without shuffling is that of the shards.
-        self._by_source = bool(self._repeats)
+        # An order that is not drawn is that of the shards, which takes one group.
+        self._by_source = shuffle
         self._digest = hashlib.sha256(repr((seed, block, shuffle, sorted(self._repeats.items()), share)).encode())
         self.groups = self._survey()
         if not self.groups:
@@ -156,6 +166,14 @@ class Mixture:
             plain = self.share is None
             self._parts[epoch] = [self._plain(group) for group in self.groups] if plain else self._shared(epoch)
         return self._parts[epoch]
+
+    def shares(self, epoch: int = 0) -> list[GroupShare]:
+        """What each group is of an epoch; tokens are estimated where videos are drawn."""
+        found = []
+        for group, part in zip(self.groups, self.parts(epoch), strict=True):
+            passes = part.passes + part.more / group.samples
+            found.append(GroupShare(self.describe(group), group.samples, passes, part.tokens))
+        return found
 
     def blocks(self, epoch: int) -> int:
         """Number of blocks of an epoch."""

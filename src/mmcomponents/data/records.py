@@ -86,7 +86,12 @@ def clips(record: Mapping[str, Any], videos: int) -> list[Clip | None]:
         raise SampleError(f'"clips" has to be a list of {videos} entries, one for each video, not {given!r:.80}')
     found: list[Clip | None] = []
     for clip in given:
-        numbers = isinstance(clip, list) and len(clip) == 2 and all(type(second) in (int, float) for second in clip)
+        # Beyond a billion seconds it is a mistake, and may be an integer that no float can hold.
+        numbers = (
+            isinstance(clip, list)
+            and len(clip) == 2
+            and all(type(second) in (int, float) and abs(second) < 1e9 for second in clip)
+        )
         if clip is not None and not numbers:
             raise SampleError(f"a clip is [start, end] in seconds, not {clip!r:.80}")
         found.append(None if clip is None else (float(clip[0]), float(clip[1])))

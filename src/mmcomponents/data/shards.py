@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple, cast
 
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.storage import check_member_name, expand, fetch, read_ranges
+from mmcomponents.data.storage import check_member_name, expand, fetch, read_ranges, redact
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "avif", "jp2")
 VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv")
@@ -164,9 +164,9 @@ def find_shards(where: str | Sequence[str], allow_pipe: bool = False) -> list[st
                 raise
         if not matches:
             raise DataError(
-                f"no shard matches {pattern}; `mmcomponents data handwriting --out FOLDER` makes the quickstart's"
-                " shards, `mmcomponents data pack` makes them of annotations, and `mmcomponents data index` the"
-                " indices of your own"
+                f"no shard matches {redact(pattern)}; `mmcomponents data handwriting --out FOLDER` makes the"
+                " quickstart's shards, `mmcomponents data pack` makes them of annotations, and `mmcomponents data"
+                " index` the indices of your own"
             )
         found.update(dict.fromkeys(matches))
     return list(found)
@@ -179,14 +179,20 @@ def list_shard(path: str | Path) -> Iterator[Listed]:
     Where the rest of a shard cannot be read, that is the problem of one more sample, the last.
 
     Raises:
-        DataError: The file is no tar file at all.
+        DataError: The file cannot be read, or is no tar file at all.
     """
     seen, key, members, problem = set[str](), "", list[Member](), ""
     end, broken = 0, ""
-    size = os.path.getsize(path)
     try:
-        with tarfile.open(path, "r:") as archive:
-            for entry in archive:
+        size = os.path.getsize(path)
+        file = open(path, "rb")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise DataError(f"the shard {path} cannot be read: {error.strerror or error}") from error
+    with file:
+        try:
+            for entry in _entries(file):
+                if entry.size < 0:
+                    raise ValueError(f"{entry.name} has {entry.size} bytes")
                 end = entry.offset_data + -(-entry.size // 512) * 512
                 if not entry.isfile():
                     continue
@@ -196,23 +202,24 @@ def list_shard(path: str | Path) -> Iterator[Listed]:
                 if entry_key != key or not members:
                     if members:
                         yield Listed(key, members, problem)
-                    key, members, problem = entry_key, [], _name_problem(entry.name)
+                    key, members, problem = entry_key, [], ""
                     if key in seen:
                         problem = f"the key {key} comes up twice, or its members stand apart"
                     seen.add(key)
+                problem = _name_problem(entry.name) or problem
                 if any(member.suffix == suffix for member in members):
                     problem = f"the member {entry.name} comes up twice"
-                if entry.issparse() or entry.offset_data + entry.size > size:
+                there = max(0, size - entry.offset_data)
+                if entry.issparse() or entry.size > there:
                     problem = f"the shard ends inside {entry.name}"
-                members.append(Member(suffix, entry.offset_data, entry.size))
-    except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError) as error:
-        broken = str(error) or type(error).__name__
-        if not members:
-            raise DataError(f"{path} is no tar file: {error}") from error
-    # tarfile takes a header that it cannot read for the end. The real one is at least one block of zeros.
-    with open(path, "rb") as shard:
-        shard.seek(min(end, size))
-        block = shard.read(512)
+                members.append(Member(suffix, entry.offset_data, min(entry.size, there)))
+        except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
+            broken = str(error) or type(error).__name__
+            if not members:
+                raise DataError(f"{path} is no tar file: {error}") from error
+        # tarfile takes a header that it cannot read for the end. The real one is at least one block of zeros.
+        file.seek(min(end, size))
+        block = file.read(512)
     if len(block) < 512 or block.strip(b"\0"):
         broken = broken or "there is no end of the archive"
     if end == 0 and broken:
@@ -222,6 +229,26 @@ def list_shard(path: str | Path) -> Iterator[Listed]:
         problem = problem or f"the shard is cut or broken at byte {end}, behind this sample: {broken}"
     if members:
         yield Listed(key, members, problem)
+
+
+_LONGEST_HEADER = 256 * 1024
+
+
+class _Headers:
+    """A file of which tarfile reads headers: it would take memory for as many bytes as one of them asks for."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        return self.file.read(min(size, _LONGEST_HEADER))
+
+
+def _entries(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+    with tarfile.open(fileobj=cast(IO[bytes], _Headers(file)), mode="r:") as archive:
+        for entry in archive:
+            yield entry
+            archive.members = []  # type: ignore[attr-defined]  # it would keep them all
 
 
 def _name_problem(name: str) -> str:
@@ -236,7 +263,7 @@ def media_members(members: Sequence[Member], suffixes: Sequence[str]) -> list[Me
     """The media with one of some suffixes among a sample's members, in the order of their numbers."""
 
     def number(member: Member) -> int:
-        match = re.match(r"(\d+)\.", member.suffix)
+        match = re.match(r"([0-9]{1,18})\.", member.suffix)
         return int(match.group(1)) if match else 0
 
     return sorted((m for m in members if m.suffix.rpartition(".")[2].lower() in suffixes), key=number)

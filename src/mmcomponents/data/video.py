@@ -99,7 +99,10 @@ def read_video(
     timeline = _timeline(source, max_pixels)
     first, total = _clip(timeline, clip)
     fps = _rate(timeline, first, total)
-    chosen = [first + index for index in sampling.indices(total, fps)]
+    try:
+        chosen = [first + index for index in sampling.indices(total, fps)]
+    except ValueError as error:  # too many for one video
+        raise VideoError(str(error)) from error
     if not chosen:
         raise VideoError(f"{sampling} chooses none of {total} frames at {fps:.6g} a second")
     wanted = sorted(set(chosen))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from lightning.pytorch import LightningModule
@@ -40,15 +41,43 @@ class StepLog:
             task.log(f"train/{name}", value, prog_bar=name == "loss", sync_dist=True, reduce_fx="sum", batch_size=1)
         trainer = task.trainer
         every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if not by_source or not trainer.loggers or not every or (trainer.global_step + 1) % every:
+        if not trainer.loggers or not every or (trainer.global_step + 1) % every:
             return
-        whole = trainer.strategy.reduce(torch.stack(list(by_source.values())), reduce_op="sum")
-        assert isinstance(whole, Tensor)
-        values = dict(zip(by_source, whole.tolist(), strict=True))
-        found = {f"train/nll/{self._name(s)}": v for s, v in values.items() if totals.get(f"targets/{s}")}
+        found = data_metrics(totals, self._name)
+        if by_source:
+            whole = trainer.strategy.reduce(torch.stack(list(by_source.values())), reduce_op="sum")
+            assert isinstance(whole, Tensor)
+            values = dict(zip(by_source, whole.tolist(), strict=True))
+            found |= {f"train/nll/{self._name(s)}": v for s, v in values.items() if totals.get(f"targets/{s}")}
         for logger in trainer.loggers if found else ():
             logger.log_metrics(found, step=trainer.global_step)
 
     def _name(self, source: str) -> str:
         number = int(source)
         return (self.source_names[number] or source) if number < len(self.source_names) else source
+
+
+def data_metrics(totals: Mapping[str, float], name: Callable[[str], str]) -> dict[str, float]:
+    """What a step is made of: tokens and samples of each source, and how full and how alike its packs are.
+
+    Args:
+        totals: Counts of the step over all ranks, see `mmcomponents.data.counting`.
+        name: Gives the name of a source by its number.
+
+    Returns:
+        `data/tokens/SOURCE` and `data/samples/SOURCE`; `data/fill`, tokens over what the packs could hold; of a step of
+        several packs `data/spread_tokens` and `data/spread_tiles`, standard deviation over mean of what a pack has.
+    """
+    packs = totals.get("data/packs", 0.0)
+    if not packs:
+        return {}
+    found = {"data/fill": totals["data/tokens"] / totals["data/capacity"]}
+    for what in ("tokens", "samples"):
+        start = f"data/{what}/"
+        found |= {f"{start}{name(n.removeprefix(start))}": v for n, v in totals.items() if n.startswith(start)}
+    for what in ("tokens", "tiles"):
+        mean = totals[f"data/{what}"] / packs
+        if packs > 1 and mean:
+            variance = totals[f"data/{what}_squared"] / packs - mean**2
+            found[f"data/spread_{what}"] = math.sqrt(max(0.0, variance)) / mean
+    return found

@@ -34,7 +34,10 @@ IMAGE = {"type": "image_url", "image_url": {"url": "one.png"}}
 
 CASES: list[tuple[str, Any, str]] = [
     ("bad_json", '{"text": ', "wrong JSON: Expecting value"),
-    ("bad_json", "[" * 100_000, "nested too deeply|wrong JSON"),
+    ("bad_json", "[" * 100_000, "nested too deeply"),
+    ("bad_json", '{"text": "a", "deep": ' + "[" * 900 + "]" * 900 + "}", "nested too deeply"),
+    ("bad_json", '{"text": "a", "score": 1e999}', "a number is too large"),
+    ("bad_json", '{"text": "a", "score": ' + "1" * 5000 + "}", "wrong JSON: Exceeds the limit"),
     ("bad_json", '{"text": "a", "score": NaN}', "NaN is no JSON"),
     ("bad_json", "[1, 2]", "a list where a JSON object belongs"),
     ("bad_text", {"text": "a\x00b"}, r"the text has the control character U\+0000 at character 1"),
@@ -61,6 +64,8 @@ CASES: list[tuple[str, Any, str]] = [
     ("bad_field", {"question": "What?", "chosen": "This"}, "'rejected' has to be a text, not nothing"),
     ("unknown_media", chat(audio="a.wav"), "the key 'audio' is not known and seems to name media: 'a.wav'"),
     ("unknown_media", chat(image_path="one.png"), "the key 'image_path'"),
+    ("unknown_media", chat(path="a/one.jpg"), "the key 'path'"),
+    ("unknown_media", chat(image_url="https://here/picture?n=3"), "the key 'image_url'"),
     ("unknown_media", {"text": "a", "frames": [{"path": "x.jpg"}]}, "the key 'frames'"),
     ("unknown_media", parts({"type": "input_audio", "input_audio": {}}), "'input_audio', which is not known"),
     ("empty", {"conversations": []}, "no turn"),
@@ -137,13 +142,15 @@ def test_what_is_allowed_outside_the_root(pack_lines: Callable[..., Any], media:
 
 
 def test_what_names_media_that_are_known_is_kept(pack_lines: Callable[..., Any]) -> None:
-    note, _ = pack_lines([chat(image="deep/lies.png", image_id="lies.png", url="a page", video_id=3, file_name="")])
+    note, _ = pack_lines(
+        [chat(image="deep/lies.png", image_id="lies.png", url="https://here/page", video_id=3, file_name="")]
+    )
     assert note.refused == []
 
 
 def test_budgets_count_tiles_frames_and_both_answers(pack_lines: Callable[..., Any]) -> None:
     note, _ = pack_lines([chat(image="two.jpg"), chat(video="film.mp4"), PAIR, {**PAIR, "image": "two.jpg"}])
-    assert note.totals.tiles == 3 + 4 + 2 * 3
+    assert note.totals.tiles == 3 + 4 + 3  # both answers of a pair share the image
     sizes = []
     for sample in (chat(), chat(image="two.jpg"), PAIR, {**PAIR, "image": "two.jpg"}):
         sizes.append(pack_lines([sample])[0].totals.tokens)

@@ -19,6 +19,8 @@ from mmcomponents.data.placeholders import _place as place_one
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 """All control characters but tab, line feed and carriage return, and halves of surrogate pairs."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_DEEPEST = 100
+TOO_DEEP = "the JSON is nested too deeply"
 
 
 def check_draft(draft: Draft) -> None:
@@ -75,15 +77,18 @@ def _texts(draft: Draft) -> Iterator[tuple[str, str]]:
                 yield f"the value of {key!r}", text
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _strings(value: Any, depth: int = 0) -> Iterator[str]:
+    if depth > _DEEPEST:
+        raise Refused("bad_json", TOO_DEEP)
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        for key, inner in value.items():
-            yield from (key, *_strings(inner))
+        yield from value
+        for inner in value.values():
+            yield from _strings(inner, depth + 1)
     elif isinstance(value, list):
         for inner in value:
-            yield from _strings(inner)
+            yield from _strings(inner, depth + 1)
 
 
 def _check_turns(draft: Draft) -> None:

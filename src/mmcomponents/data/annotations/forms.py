@@ -23,12 +23,14 @@ Form = Literal["auto", "conversations", "preference", "messages", "text"]
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 _MEDIA_KEYS = ("image", "images", "video", "videos", "clip", "clips")
-_MEDIA_WORD = re.compile(r"image|img|picture|photo|video|frame|audio|sound|speech|media|pdf|file|path|url", re.I)
-_MEDIA_VALUE = re.compile(
-    r"^data:[a-z]+/|^https?://|\.(?:png|jpe?g|webp|bmp|gif|tiff?|ppm|avif|jp2|heic|svg|mp4|webm|mkv|avi|mov|m4v|mpe?g|flv"
-    r"|ogv|wmv|wav|mp3|flac|ogg|m4a|aac|pdf|npy|npz)$",
+_MEDIA_WORD = re.compile(r"image|img|picture|photo|video|frame|audio|sound|speech|media", re.I)
+_FILE_WORD = re.compile(r"file|path|url", re.I)
+_MEDIA_FILE = re.compile(
+    r"^data:[a-z]+/|\.(?:png|jpe?g|webp|bmp|gif|tiff?|ppm|avif|jp2|heic|svg|mp4|webm|mkv|avi|mov|m4v|mpe?g|flv|ogv|wmv"
+    r"|wav|mp3|flac|ogg|m4a|aac|pdf|npy|npz)$",
     re.I,
 )
+_ADDRESS = re.compile("^https?://", re.I)
 
 
 def read_draft(sample: object, form: Form = "auto") -> Draft:
@@ -134,12 +136,16 @@ def _refuse_other_media(draft: Draft) -> None:
     """Refuses a sample that would lose media because their key is not known."""
     known = {path.rpartition("/")[2] for path in draft.images + draft.videos}
     for key, value in draft.kept.items():
-        if not _MEDIA_WORD.search(key):
+        media = bool(_MEDIA_WORD.search(key))
+        # where the text of a page is from is told by most of them, and is no part of the sample
+        if not media and (draft.text is not None or not _FILE_WORD.search(key)):
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):
                 one = next((one[name] for name in ("url", "path", "bytes") if isinstance(one.get(name), str)), None)
-            if isinstance(one, str) and _MEDIA_VALUE.search(one) and one.rpartition("/")[2] not in known:
+            if not isinstance(one, str) or one.rpartition("/")[2] in known:
+                continue
+            if _MEDIA_FILE.search(one) or (media and _ADDRESS.search(one)):
                 raise Refused("unknown_media", f"the key {key!r} is not known and seems to name media: {one[:80]!r}")
 
 

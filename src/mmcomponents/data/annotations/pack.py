@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from functools import partial
 from itertools import accumulate, chain, count, islice
 from pathlib import Path
@@ -112,7 +111,12 @@ def pack_annotations(
         "split_documents": split_documents,
         "samples_per_shard": samples_per_shard,
         "allow_outside_root": allow_outside_root,
-        "budget": asdict(budget),
+        "max_tokens": max_tokens,
+        "tokens_per_tile": tokens_per_tile,
+        "max_tiles": max_tiles,
+        "tile_size": tile_size,
+        "max_frames": max_frames,
+        "frame_template": frame_template,
         "sources": {source.name: _source_settings(source) for source in sources},
     }
     state = State(Path(out), settings)

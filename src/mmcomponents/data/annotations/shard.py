@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcomponents.data.annotations.budget import Budget
-from mmcomponents.data.annotations.checks import check_draft
+from mmcomponents.data.annotations.checks import TOO_DEEP, check_draft
 from mmcomponents.data.annotations.chunks import Chunk
 from mmcomponents.data.annotations.draft import Draft
 from mmcomponents.data.annotations.forms import Form, read_draft
@@ -144,6 +144,8 @@ class _Packer:
             self._write(f"{line.place:09d}", draft, shard)
         except SampleError as error:
             self._refuse(line, sample, error)
+        except RecursionError:
+            self._refuse(line, sample, Refused("bad_json", TOO_DEEP))
         except (DataError, OSError, TemplateError):
             raise
         except Exception as error:
@@ -162,8 +164,6 @@ class _Packer:
             return text
         try:
             return json.loads(text, parse_constant=_no_number)
-        except RecursionError as error:
-            raise Refused("bad_json", "the JSON is nested too deeply") from error
         except ValueError as error:
             raise Refused("bad_json", f"wrong JSON: {error}") from error
 
@@ -187,8 +187,12 @@ class _Packer:
     def _write_one(self, key: str, draft: Draft, shard: Shard) -> None:
         images = [self.media.image(where) for where in draft.images]
         record = draft.record(self.source.name)
-        if len(json.dumps(record, ensure_ascii=False).encode()) > MAX_JSON:
-            raise Refused("over_budget", f"more than {MAX_JSON} bytes of text")
+        try:
+            length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
+        except ValueError as error:
+            raise Refused("bad_json", "a number is too large") from error
+        if length > MAX_JSON:
+            raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
         sizes = [image.size for image in images]
         tokens, tiles = self.budget.measure(record, sizes, len(draft.videos), self.tokenizer)
         videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]

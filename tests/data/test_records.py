@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from mmcomponents.data.control_text import ConversationError
+from mmcomponents.data.errors import SampleError
+from mmcomponents.data.records import clips, conversation, parse_record, record_kind
+
+ASK = {"role": "user", "content": "How many?"}
+
+
+@pytest.mark.parametrize(
+    ("record", "kind"),
+    [
+        ({"messages": [ASK]}, "chat"),
+        ({"text": "words", "more": 1}, "document"),
+        ({"messages": [ASK], "chosen": "3", "rejected": "4"}, "pair"),
+    ],
+)
+def test_kinds(record: dict[str, Any], kind: str) -> None:
+    assert parse_record(json.dumps(record).encode()) == record
+    assert record_kind(record) == kind
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ([], "list where an object belongs"),
+        ({"text": 3}, 'list of "messages" or a "text"'),
+        ({"text": "a", "messages": []}, "both"),
+        ({"messages": [ASK], "chosen": "3"}, "a pair has two texts"),
+        ({"messages": [ASK], "chosen": "3", "rejected": None}, "a pair has two texts"),
+        ({"messages": [ASK], "chosen": "3", "rejected": "3"}, "are equal"),
+    ],
+)
+def test_what_is_no_record(record: Any, message: str) -> None:
+    with pytest.raises(SampleError, match=message):
+        parse_record(json.dumps(record).encode())
+
+
+def test_conversations_of_a_pair() -> None:
+    pair = {"messages": [ASK], "chosen": "3", "rejected": "4"}
+    assert conversation(pair) == [ASK, {"role": "assistant", "content": "3"}]
+    assert conversation(pair, "rejected")[-1]["content"] == "4"
+    with pytest.raises(ConversationError, match="plain document"):
+        conversation({"text": "words"})
+
+
+def test_clips() -> None:
+    assert clips({}, 2) == [None, None]
+    assert clips({"clips": [[0, 1.5], None]}, 2) == [(0.0, 1.5), None]
+    for wrong in ("ab", 3, [[1, 2]], [[1, 2], [1]], [[1, 2], "ab"], [[1, 2], [True, 2]], [[1, 2], ["1", "2"]]):
+        with pytest.raises(SampleError, match="clip"):
+            clips({"clips": wrong}, 2)
