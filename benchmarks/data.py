@@ -1,19 +1,19 @@
-"""Speed of the data, on the CPU, in one run: from image files to tiles, and how long a training step waits for its pack.
+"""Speed of the data on the CPU, in one run: from image files to tiles, and how long a step waits for its pack.
 
     python benchmarks/data.py [--rounds 5] [--recipe quickstart] [--packs 60] [--threads 2] [--profile]
 
-Twelve shapes from 400x300 to 2000x1500, each as a JPEG of quality 90 and as a PNG, are cut as InternVL3 cuts them: tiles
-of 448, up to 12, and a thumbnail. Three ways are taken in turn, image by image, with one thread:
+Twelve shapes from 400x300 to 2000x1500, each as a JPEG of quality 90 and as a PNG, are cut as InternVL3 cuts them:
+tiles of 448, up to 12, and a thumbnail. Three ways go over the images in turn, with one thread:
 
 * ours: decode, tile, normalise to fp32 `[n, 3, 448, 448]`;
 * transformers: the same decoding, then the Pillow processor that it has for InternVL;
 * Pillow alone: decode, both resizes and the crops, and nothing else. No way through Pillow can take less.
 
-The pixels of the first two must agree. The row "decoded" begins at images that are decoded already: a PNG takes longer to
-decode than all that follows, whoever decodes it.
+The pixels of the first two must agree. The row "decoded" begins at images that are decoded already: a large PNG takes
+longer to decode than all that follows, whoever decodes it.
 
-Then packs of the recipe's training data are read between training steps (forward and backward), as a run without workers
-does: how long a step waits, as a share of both. The last line holds the ratios.
+Then packs of the recipe's training data are read between training steps (forward and backward), as a run without
+workers does: how long a step waits, as a share of it. The last line holds the ratios.
 """
 
 from __future__ import annotations
@@ -102,48 +102,48 @@ def pillow_tiles(image: Image.Image) -> list[Image.Image]:
     return [*tiles, image.resize((TILE, TILE))] if len(tiles) > 1 else tiles
 
 
-def seconds_of(call: Callable[[], T]) -> float:
-    """Seconds that a call takes."""
+def seconds_of(way: Callable[[T], Tiles], sources: Sequence[T]) -> float:
+    """Seconds of a way over all images, one after another."""
     begin = time.perf_counter()
-    call()
+    for source in sources:
+        way(source)
     return time.perf_counter() - begin
 
 
 def compare_images(rounds: int) -> dict[str, float]:
     """Times the three ways, prints tiles a second, and returns the ratios."""
-    theirs = their_tiles()
-    files = pictures()
-    ways: list[tuple[Callable[[bytes], Image.Image], Callable[[Image.Image], Tiles]]]
-    ways = [(decode_image, our_tiles), (decode_image, theirs), (pillow_decode, pillow_tiles)]
-    tiles, difference = 0, 0.0
+    theirs, files = their_tiles(), pictures()
+    count, difference = 0, 0.0
     for data in files["JPEG"] + files["PNG"]:  # this also warms up
         made, wanted = our_tiles(decode_image(data)), theirs(decode_image(data))
         if made.shape != wanted.shape or len(pillow_tiles(pillow_decode(data))) != len(made):
             raise SystemExit(f"the tiles differ: {list(made.shape)} and {list(wanted.shape)}")
         difference = max(difference, float((made - wanted).abs().max()))
-        tiles += len(made)
+        count += len(made)
     if difference > 1e-5:
         raise SystemExit(f"the pixels differ by {difference:.2g}")
-    print(f"{sum(map(len, files.values()))} images, {tiles} tiles, pixels agree within {difference:.1g};", end=" ")
+    whole: list[Callable[[bytes], Tiles]] = [
+        lambda data: our_tiles(decode_image(data)),
+        lambda data: theirs(decode_image(data)),
+        lambda data: pillow_tiles(pillow_decode(data)),
+    ]
+    tiling: list[Callable[[Image.Image], Tiles]] = [our_tiles, theirs, pillow_tiles]
+    decoded = [decode_image(data) for data in files["JPEG"]]
+    taken: dict[str, list[list[float]]] = {name: [] for name in (*FORMATS, "all", "decoded")}
+    for _ in range(rounds):
+        for name, kind in files.items():
+            taken[name].append([seconds_of(way, kind) for way in whole])
+        taken["all"].append([a + b for a, b in zip(taken["JPEG"][-1], taken["PNG"][-1], strict=True)])
+        taken["decoded"].append([seconds_of(way, decoded) for way in tiling])
+    print(f"{sum(map(len, files.values()))} images, {count} tiles, pixels agree within {difference:.1g};", end=" ")
     print(f"tiles a second on one core, medians of {rounds} rounds")
     print("               ours  transformers  Pillow alone   ours/transformers   Pillow's time/ours")
-    calls: dict[str, list[list[Callable[[], Tiles]]]] = {
-        name: [[lambda d=data, w=way: w[1](w[0](d)) for way in ways] for data in kind] for name, kind in files.items()
-    }
-    decoded = [decode_image(data) for data in files["JPEG"]]
-    calls["decoded"] = [[lambda i=image, w=way: w[1](i) for way in ways] for image in decoded]
-    taken: dict[str, list[list[float]]] = {name: [] for name in calls}
-    for _ in range(rounds):
-        for name, images in calls.items():
-            taken[name].append([sum(column) for column in zip(*(map(seconds_of, row) for row in images), strict=True)])
-    both = zip(taken["JPEG"], taken["PNG"], strict=True)
-    taken["all"] = [[a + b for a, b in zip(*pair, strict=True)] for pair in both]
-    ratios = {}
-    for name in (*FORMATS, "all", "decoded"):
-        a, b, c = (statistics.median(column) for column in zip(*taken[name], strict=True))
-        count = tiles if name == "all" else tiles // 2
+    ratios: dict[str, float] = {}
+    for name, rows in taken.items():
+        a, b, c = (statistics.median(column) for column in zip(*rows, strict=True))
+        tiles = count if name == "all" else count / 2
         ratios |= {f"{name}, ours/transformers": round(b / a, 3), f"{name}, Pillow/ours": round(c / a, 3)}
-        print(f"{name:8} {count / a:10.0f} {count / b:13.0f} {count / c:13.0f} {b / a:19.2f} {c / a:20.2f}")
+        print(f"{name:8} {tiles / a:10.0f} {tiles / b:13.0f} {tiles / c:13.0f} {b / a:19.2f} {c / a:20.2f}")
     return ratios
 
 
@@ -173,11 +173,8 @@ def wait_for_packs(recipe: str, packs: int, profile: bool) -> dict[str, float]:
         waited.append(middle - begin)
         worked.append(time.perf_counter() - middle)
     wait, work = middle_of(waited), middle_of(worked)
-    print(
-        f"{recipe}: a step of {1e3 * work:.1f} ms waits {1e3 * wait:.1f} ms for its pack, medians of {packs} packs,",
-        end="",
-    )
-    print(f" {torch.get_num_threads()} threads")
+    print(f"{recipe}: a step of {1e3 * work:.1f} ms on {torch.get_num_threads()} threads", end=" ")
+    print(f"waits {1e3 * wait:.1f} ms for its pack, medians of {packs} packs")
     if profile:
         pstats.Stats(recorder).sort_stats("cumulative").print_stats(50)
     return {"wait/step": round(wait / work, 3)}

@@ -49,6 +49,9 @@ def test_nothing_that_can_be_used_is_an_error(write: Write, pages: Path, capsys:
     error = line_of_error(capsys, *PACK, "bad.jsonl", "--out", "out", "--tokenizer", "tokenizer")
     assert error.endswith("no sample can be used; out/refused.jsonl says why of each\n")
     assert json.loads(Path("out/refused.jsonl").read_text())["code"] == "bad_json"
+    write("blank.jsonl", "\n")
+    error = line_of_error(capsys, *PACK, "blank.jsonl", "--out", "blank", "--tokenizer", "tokenizer")
+    assert error.endswith("there is no sample in the inputs\n")
 
 
 @pytest.mark.parametrize(

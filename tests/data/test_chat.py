@@ -1,12 +1,15 @@
+import copy
 import random
 import re
 import unicodedata
 from itertools import chain
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
+from mmcomponents.data import chat as chat_module
 from mmcomponents.data.chat import (
     CONTROL_TOKENS,
     GROUNDING_TOKENS,
@@ -232,3 +235,65 @@ def test_a_tokenizer_of_text_alone_renders_conversations_without_images(tokenize
 def test_text_that_is_no_unicode_is_refused(tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(ConversationError, match="message 1 has bytes that are no UTF-8"):
         render_prompt([{"role": "user", "content": "caf\udce9"}], tokenizer, [])
+
+
+def tokenised(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Notes each text that a tokenizer is asked to encode from now on."""
+    asked: list[str] = []
+    encode = PreTrainedTokenizerFast._encode_plus
+
+    def noting(self: PreTrainedTokenizerFast, text: Any, *rest: Any, **options: Any) -> Any:
+        asked.extend([text] if isinstance(text, str) else text)
+        return encode(self, text, *rest, **options)
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "_encode_plus", noting)
+    return asked
+
+
+def exchange(question: str, answer: str = "Yes.") -> list[dict[str, str]]:
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+def test_texts_that_come_again_are_not_tokenised_again(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chat = exchange("Is it new? <|im_end|>")
+    asked = tokenised(monkeypatch)
+    first = render_chat(chat, tokenizer, [])
+    assert "assistant\nYes." in asked
+    asked.clear()
+    assert render_chat(chat, tokenizer, []) == first
+    assert asked == []
+    first.input_ids[:] = [0]
+    assert render_chat(chat, tokenizer, []).input_ids != [0], "what is remembered is nobody else's"
+    render_chat(exchange("Is it another one?"), tokenizer, [])
+    assert asked == ["user\nIs it another one?"]
+
+
+def test_few_and_short_texts_are_remembered(
+    tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmcomponents.data.chat._MOST_KNOWN", 20)
+    known = chat_module._Texts(tokenizer)
+    plain = {text: tuple(tokenizer.encode(text, add_special_tokens=False)) for text in map(str, range(200))}
+    for text, ids in plain.items():
+        assert known.encode(["often", text]) == {"often": known.encode(["often"])["often"], text: ids}
+        assert len(known.younger) + len(known.older) <= 20
+    asked = tokenised(monkeypatch)
+    known.encode(["often", "199"])
+    assert asked == []
+    known.encode(["5"])
+    assert asked == ["5"]
+    long = "long " * 100
+    known.encode([long])
+    assert long not in known.younger
+
+
+def test_a_token_that_is_added_later_counts(tokenizer: PreTrainedTokenizerFast) -> None:
+    own = copy.deepcopy(tokenizer)
+    chat = exchange("<new>")
+    before = render_chat(chat, own, [])
+    own.add_tokens(["<new>"])
+    after = render_chat(chat, own, [])
+    assert own.convert_tokens_to_ids("<new>") in after.input_ids
+    assert len(after.input_ids) < len(before.input_ids)

@@ -323,6 +323,48 @@ def test_normalised_pixels() -> None:
     assert pixels(tiles, *NORMALIZATIONS["siglip"]).max() == 1
 
 
+@pytest.mark.parametrize("side", [28, 448])
+@pytest.mark.parametrize("name", NORMALIZATIONS)
+def test_pixels_are_those_of_the_formula(name: str, side: int) -> None:
+    mean, std = NORMALIZATIONS[name]
+    values = np.random.default_rng(0).integers(0, 256, (3, side, side, 3), np.uint8)
+    values[0].reshape(-1, 3)[:256] = np.arange(256, dtype=np.uint8)[:, None]
+    exact = ((values / 255 - np.array(mean)) / np.array(std)).transpose(0, 3, 1, 2)
+    made = pixels([Image.fromarray(tile) for tile in values], mean, std)
+    assert np.abs(made.numpy() - exact).max() < 5e-7
+    plain = (torch.from_numpy(values).permute(0, 3, 1, 2) / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(
+        std
+    ).view(3, 1, 1)
+    assert (made - plain).abs().max() < 1e-6
+
+
+def test_large_and_small_tiles_have_the_same_pixels() -> None:
+    colours = noise(256, 256, 3)
+    whole = pixels([Image.fromarray(colours)], *NORMALIZATIONS["clip"])
+    quarters = [Image.fromarray(part) for half in np.split(colours, 2) for part in np.split(half, 2, axis=1)]
+    four = pixels(quarters, *NORMALIZATIONS["clip"]).view(2, 2, 3, 128, 128)
+    assert torch.equal(four.permute(2, 0, 3, 1, 4).reshape(1, 3, 256, 256), whole)
+    wide = pixels([Image.fromarray(colours[:200])], *NORMALIZATIONS["clip"])
+    assert torch.equal(wide, whole[:, :, :200])
+
+
+def test_an_image_is_not_copied_without_need() -> None:
+    for kind in ("jpeg", "png"):
+        data = saved(Image.fromarray(noise(20, 30, 3)), kind, dpi=(72, 72))
+        image = decode_image(data)
+        assert (image.mode, image.info) == ("RGB", {})
+        again = load_image(image)
+        assert np.array_equal(again, image)
+        assert load_image(again) is again
+    turned = Image.new("RGB", (20, 10))
+    turned.getexif()[0x0112] = 6
+    assert load_image(turned).size == (10, 20)
+    clear = Image.new("RGB", (2, 2), (1, 2, 3))
+    clear.info["transparency"] = (1, 2, 3)
+    assert load_image(clear).getpixel((0, 0)) == (255, 255, 255)
+    assert clear.info, "what a user holds stays as it was"
+
+
 @pytest.mark.parametrize(
     ("side", "told"),
     [(32768, "32768x32768 is more than"), (0, "no pixels"), (None, "TIFF tiles|not an image|no pixels")],

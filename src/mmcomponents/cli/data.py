@@ -11,7 +11,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mmcomponents.cli import data_pack
+from mmcomponents.cli import data_inspect, data_pack
 from mmcomponents.cli.errors import UserError, one_line
 from mmcomponents.registry import near
 
@@ -19,6 +19,7 @@ KINDS = {
     "handwriting": "write a small data set of real handwritten digits as shards",
     "index": "write the index of shards: tokens, tiles and place of each sample",
     "pack": data_pack.LINE,
+    "inspect": data_inspect.LINE,
 }
 
 
@@ -40,6 +41,8 @@ def main(verb: str, argv: list[str]) -> int:
         raise UserError(f"{verb}: no kind {kind!r}{near(kind, KINDS)}; there are {', '.join(KINDS)}")
     if kind == "pack":
         return data_pack.main(verb, rest)
+    if kind == "inspect":
+        return data_inspect.main(verb, rest)
     parser = ArgumentParser(
         prog=f"mmcomponents {verb} {kind}", description=KINDS[kind], exit_on_error=False, allow_abbrev=False
     )

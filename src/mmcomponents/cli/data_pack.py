@@ -81,7 +81,8 @@ def main(verb: str, argv: list[str]) -> int:
         raise
     _close(report, Console())
     if not report.totals.samples:
-        raise UserError(f"{verb} pack: no sample can be used; {report.out / 'refused.jsonl'} says why of each")
+        why = f"no sample can be used; {report.out / 'refused.jsonl'} says why of each"
+        raise UserError(f"{verb} pack: {why if report.codes else 'there is no sample in the inputs'}")
     return 0
 
 

@@ -25,7 +25,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("import_", "a released checkpoint becomes one of this library's: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
     "components": ("components", "list what can be put into a slot: [SLOT] [--json]"),
-    "data": ("data", "make or index data: handwriting --out DIR, or index SHARDS --tokenizer DIR"),
+    "data": ("data", "pack INPUT, index or inspect SHARDS, handwriting; `mmcomponents data` lists them"),
 }
 """Verb -> (module in this package, its line of the help). Each module has `main(verb, argv) -> exit code`."""
 

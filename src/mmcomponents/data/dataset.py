@@ -84,7 +84,7 @@ class PackDataset(Dataset[PackedBatch]):
             SampleError: It cannot be used.
         """
         stored, seed = self.index.read(sample), self.sizes.seed
-        source = int(self.index.take(np.array([sample])).source[0])
+        source = self.index.source(sample)
         key = (seed, epoch, sample, copy)
 
         def recompress(image: int, tiles: list[Image.Image]) -> list[Image.Image]:

@@ -1,7 +1,7 @@
 """The indices of all shards of a run, so that packs can be planned before anything is read.
 
 What is kept in memory for each shard is its number of samples; the columns of a shard are loaded when they are asked
-for, and those that were not used for longest are dropped. So a billion samples take no more memory than a few million.
+for, and those that came first are dropped. So a billion samples take no more memory than a few million.
 
 `text_tokens` counts a sample rendered by the chat template with every image expanded to nothing between `<img>` and
 `</img>`, every video to one frame, and without the run's own system text. A pair of answers counts its prompt twice.
@@ -10,6 +10,7 @@ What a run's settings add to that, `mmcomponents.data.sizes` knows.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -71,6 +72,7 @@ class Index:
     def __init__(self, shards: Sequence[str], paths: Sequence[Path], headers: Sequence[Header]) -> None:
         self.shards, self._paths = list(shards), list(paths)
         self.begins: Integers = np.concatenate([[0], np.cumsum([h.samples for h in headers])]).astype(np.int64)
+        self._borders: list[int] = self.begins.tolist()
         numbers: dict[str, int] = {}
         self._source_of = [
             np.array([numbers.setdefault(name, len(numbers)) for name in header.sources] or [0], np.int64)
@@ -144,9 +146,14 @@ class Index:
 
     def problem(self, sample: int) -> str:
         """Why a sample cannot be used; "" where nothing is known against it."""
-        if self.lost_shards and (reason := self.lost_shards.get(int(self.shard_of(np.array([sample]))[0]))):
+        if self.lost_shards and (reason := self.lost_shards.get(self._place(sample)[0])):
             return reason
         return self.problems.get(sample, "")
+
+    def source(self, sample: int) -> int:
+        """Number of the source of a sample."""
+        shard, number = self._place(sample)
+        return int(self._shard(shard).rows.source[number])
 
     def name(self, sample: int) -> str:
         """Shard and key of a sample, as "train-000000/00017"."""
@@ -196,13 +203,13 @@ class Index:
     def _place(self, sample: int) -> tuple[int, int]:
         if not 0 <= sample < len(self):
             raise IndexError(f"there is no sample {sample} among {len(self)}")
-        shard = int(np.searchsorted(self.begins, sample, side="right")) - 1
-        return shard, sample - int(self.begins[shard])
+        shard = bisect_right(self._borders, sample) - 1
+        return shard, sample - self._borders[shard]
 
     def _shard(self, number: int) -> ShardIndex:
-        if number in self._kept:
-            self._kept.move_to_end(number)
-            return self._kept[number]
+        # A thread may read ahead while another plans: each step here is whole by itself, and none waits for a lock.
+        if (kept := self._kept.get(number)) is not None:
+            return kept
         index = load_index(self._paths[number])
         if index.header != self._headers[number]:
             raise DataError(f"the index {self._paths[number]} was made anew since this run began: start it again")

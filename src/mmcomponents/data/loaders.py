@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from mmcomponents.data.ahead import read_ahead
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.plan import Pack, PackPlan
 
@@ -19,13 +20,14 @@ B = TypeVar("B")
 class PackLoader(Generic[B]):
     """Reads items of a dataset in a given order, with workers or without: the batches are the same.
 
-    It is no torch `DataLoader`, so that Lightning leaves the order alone: packs are divided among ranks here.
+    It is no torch `DataLoader`, so that Lightning leaves the order alone: packs are divided among ranks here. Without
+    workers a thread reads ahead.
 
     Args:
         dataset: Its items are whole batches.
         items: Returns what to read, asked anew at the start of each epoch.
         length: Batches of a full epoch.
-        num_workers: Processes that read.
+        num_workers: Processes that read; 0: a thread.
     """
 
     def __init__(
@@ -37,6 +39,13 @@ class PackLoader(Generic[B]):
         return self.length
 
     def __iter__(self) -> Iterator[B]:
+        return self._with_workers() if self.num_workers else read_ahead(self._read, self.items())
+
+    def _read(self, item: Any) -> B:
+        batch = self.dataset[item]
+        return batch.pin_memory() if torch.cuda.is_available() else batch  # type: ignore[attr-defined]
+
+    def _with_workers(self) -> Iterator[B]:
         asked: deque[Any] = deque()
 
         def remember() -> Iterator[Any]:
@@ -60,14 +69,8 @@ class PackLoader(Generic[B]):
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
-                    raise
-                # Out of memory, mostly, or a decoder that crashed. Which of the packs did it, nobody can tell.
-                raise DataError(
-                    f"a process that reads data has died ({' '.join(str(error).split())}); {_told(asked)}. If memory"
-                    " ran out, set fewer data.num_workers; with 0 the reason is seen"
-                ) from error
+            except Exception as error:
+                raise DataError(_reason(error, asked)) from error
             asked.popleft()
             yield batch
 
@@ -80,6 +83,26 @@ class _Items:
 
     def __iter__(self) -> Iterator[Any]:
         return self.items()
+
+
+def _reason(error: Exception, asked: Iterable[Any]) -> str:
+    """One line for what went wrong while a batch was read, here or in a worker."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        # Out of memory, mostly, or a decoder that crashed. Which of the packs did it, nobody can tell.
+        return (
+            f"a process that reads data has died ({' '.join(text.split())}); {_told(asked)}. If memory ran out, set"
+            " fewer data.num_workers; with 0 the reason is seen"
+        )
+    if text.startswith("Caught "):  # torch puts the whole traceback of a worker into the message
+        lines = text.rstrip().splitlines()
+        while lines and any(line.startswith(" ") for line in lines):
+            lines.pop(0)
+        name, _, text = " ".join(lines).partition(": ")
+        text = text if isinstance(error, DataError) else f"{name.rpartition('.')[2]}: {text}"
+    elif not isinstance(error, DataError):
+        text = " ".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", ())])
+    return text if isinstance(error, DataError) else f"reading data failed, {_told(asked)}: {text}"
 
 
 def _told(asked: Iterable[Any]) -> str:

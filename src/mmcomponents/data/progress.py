@@ -20,27 +20,49 @@ class PackProgress:
         self.packs = 0
         self.batches = 0
         self.world = 0
+        self.begin = 0
+        """Packs that had been used when the trainer's epoch began."""
 
-    def load(self, packs: int, batches: int, world: int = 0) -> None:
-        """Goes on behind `packs` packs of all `world` ranks, at which the trainer had counted `batches` of each."""
-        self.packs, self.batches, self.world = packs, batches, world
+    def load(self, packs: int, batches: int, world: int = 0, begin: int = 0) -> None:
+        """Goes on where a checkpoint was written.
 
-    def adopt(self, trainer: Trainer | None) -> None:
-        """Tells a trainer with another number of ranks how much of the epoch is done.
+        Args:
+            packs: Packs that all ranks had used.
+            batches: Batches of each rank that the trainer had counted.
+            world: Number of ranks; 0: unknown.
+            begin: Packs that had been used when the epoch began.
+        """
+        self.packs, self.batches, self.world, self.begin = packs, batches, world, begin
 
-        It has restored the batches that each of the old ranks had done; an epoch has more batches on fewer ranks.
+    def adopt(self, trainer: Trainer | None, packs: int) -> None:
+        """Tells a trainer with another number of ranks how much of the epoch is done, before it begins to run.
+
+        It has restored the batches that each of the old ranks had done. An epoch has more batches on fewer ranks, and
+        what counts is how many are left: as many as it takes for the packs of the epoch that nobody has used. An epoch
+        that the trainer limits to some batches keeps its count.
+
+        Args:
+            trainer: Has restored its counters.
+            packs: Packs of an epoch.
         """
         if trainer is None or not self.world or self.world == trainer.world_size:
             return
-        current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-        done = current.processed * self.world // trainer.world_size
-        current.ready = current.started = current.processed = current.completed = done
-        self.world = trainer.world_size
+        world, self.world = trainer.world_size, trainer.world_size
+        if trainer.limit_train_batches != 1.0 or isinstance(trainer.limit_train_batches, int):
+            return
+        progress: Any = trainer.fit_loop.epoch_loop.batch_progress
+        left = max(0, packs - (self.packs - self.begin))
+        done = -(-packs // world) - -(-left // world)
+        # Which of the counters are ahead of others says where in a step the checkpoint was written.
+        moved = done - progress.current.processed
+        for name in ("ready", "started", "processed", "completed"):
+            setattr(progress.current, name, getattr(progress.current, name) + moved)
+        progress.is_last_batch = not left
 
     def forget_other_run(self, trainer: Trainer | None) -> None:
         """Forgets what was loaded, if this trainer never came that far: it is another one, and begins anew."""
         if batches_trained(trainer) < self.batches:
-            self.packs = self.batches = 0
+            self.load(0, 0)
 
     def used(self, trainer: Trainer | None) -> int:
         """Packs that all ranks have used. The number of ranks may have changed since the state was loaded."""
@@ -58,6 +80,8 @@ class PackProgress:
         if trainer is None or not trainer.training:
             return 0, length
         current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+        if not current.processed:
+            self.begin = self.used(trainer)
         return current.processed, int(min(trainer.num_training_batches, length))
 
 

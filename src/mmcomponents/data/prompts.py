@@ -148,7 +148,7 @@ class PromptDataset(Dataset[PromptBatch]):
     def _ask(self, sample: int, asked: int, segments: list[RenderedSample], prompts: PromptBatch) -> None:
         """Adds the questions of one sample, all of them or, on an error, none."""
         stored = self.index.read(sample)
-        source = int(self.index.take(np.array([sample])).source[0])
+        source = self.index.source(sample)
         images = self.renderer.decode(stored.images, self.tilings.get(source))
         films = [
             self.renderer.tile_frames(read_video(film, self.frames.sampling(""), clip))

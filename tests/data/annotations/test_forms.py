@@ -13,7 +13,11 @@ import pytest
 
 from mmcomponents.data.annotations.forms import read_draft
 from mmcomponents.data.annotations.refused import Refused
+from mmcomponents.data.frames import DrawnFrames
 from mmcomponents.data.index import Index
+from mmcomponents.data.samples import SampleRenderer
+from mmcomponents.data.sizes import Sizes
+from mmcomponents.data.tiling import Tiling
 
 ASK, SAY = {"from": "human", "value": "What?"}, {"from": "gpt", "value": " That. \n"}
 USER, ASSISTANT = {"role": "user", "content": "What?"}, {"role": "assistant", "content": " That. \n"}
@@ -168,6 +172,9 @@ def test_forms_may_be_mixed_and_every_sample_is_in_the_index(pack_lines: Callabl
     assert (totals.lines, totals.blank, totals.samples, totals.refused) == (5, 1, 4, 0)
     assert (totals.images, totals.videos, totals.tiles) == (1, 1, 3 + 4)
     assert totals.bytes == shard.stat().st_size
+    run = Sizes(SampleRenderer(tokenizer, 4, Tiling(max_tiles=2)), DrawnFrames(2, 4))
+    tokens, tiles = run.largest(index.rows(0))
+    assert (totals.tokens, totals.tiles) == (tokens.sum(), tiles.sum()), "what a run will plan with"
 
 
 def test_a_form_may_be_asked_for() -> None:

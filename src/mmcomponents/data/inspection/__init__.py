@@ -5,7 +5,7 @@ from mmcomponents.data.inspection.opening import Opened, open_part
 from mmcomponents.data.inspection.packing import Balance, Packing, first_fit, measure_balance, measure_packing
 from mmcomponents.data.inspection.page import render_page
 from mmcomponents.data.inspection.report import Report, inspect_data
-from mmcomponents.data.inspection.shown import ShownSample, show_sample
+from mmcomponents.data.inspection.shown import ShownSample, show_sample, show_samples
 from mmcomponents.data.inspection.survey import RefusedSample, SourceCount, Survey, survey
 
 __all__ = [
@@ -26,5 +26,6 @@ __all__ = [
     "open_part",
     "render_page",
     "show_sample",
+    "show_samples",
     "survey",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -74,7 +75,7 @@ class Histogram:
         low, high, total = int(sizes[0]), int(sizes[-1]), int(counts.sum())
         running = np.cumsum(counts)
         borders = _growing(low, high) if logarithmic and high >= 2 * low > 0 else _even(low, high)
-        bins = [Bin(a, b - 1, int(counts[a:b].sum())) for a, b in zip(borders[:-1], borders[1:], strict=True)]
+        bins = [Bin(a, b - 1, int(counts[a:b].sum())) for a, b in pairwise(borders)]
         bins[0] = Bin(max(low, bins[0].low), bins[0].high, bins[0].count)
         bins[-1] = Bin(bins[-1].low, min(high, bins[-1].high), bins[-1].count)
         return cls(
@@ -103,11 +104,8 @@ def _growing(low: int, high: int) -> list[int]:
 
 def _even(low: int, high: int) -> list[int]:
     """Round borders with equal distances; a 0 is alone."""
-    width, decade = 1, 1
-    while (high - low) // width >= MOST_BINS:
-        width, decade = (2 * width, decade) if width in (decade, 5 * decade) else (5 * decade, decade)
-        if width == 10 * decade:
-            decade = width
+    widths = (step * 10**power for power in range(len(str(high)) + 1) for step in (1, 2, 5))
+    width = next(width for width in widths if (high - low) // width < MOST_BINS)
     if low == 0:
         return [0, *range(1, high + width + 1, width)] if high else [0, 1]
     begin = low // width * width

@@ -1,4 +1,4 @@
-"""Opening one part of the data of a run for inspection: nothing is refused for the share of samples that are unusable."""
+"""Opening one part of the data of a run for inspection, whatever share of its samples is unusable."""
 
 from __future__ import annotations
 

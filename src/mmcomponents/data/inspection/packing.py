@@ -102,7 +102,8 @@ def measure_packing(
     samples, copies, sizes, cuts = (np.concatenate([block[column] for block in seen]) for column in range(4))
     order = np.lexsort((samples, copies))
     plain = first_fit(sizes[order], cuts[order], budgets)
-    plain_loads = [(int(sizes[order[pack]].sum()), int(cuts[order[pack]].sum())) for pack in plain]
+    plain_tokens = np.array([sizes[order[pack]].sum() for pack in plain])
+    plain_tiles = np.array([cuts[order[pack]].sum() for pack in plain])
     packs = len(tokens)
     return Packing(
         blocks=blocks,
@@ -114,7 +115,7 @@ def measure_packing(
         tile_fill=None if budgets.tiles is None else sum(tiles) / (packs * budgets.tiles),
         packs_per_step=packs_per_step,
         planned=measure_balance(np.array(tokens), np.array(tiles), packs_per_step),
-        first_fit=measure_balance(*np.array(plain_loads).T, packs_per_step),
+        first_fit=measure_balance(plain_tokens, plain_tiles, packs_per_step),
     )
 
 
@@ -132,7 +133,7 @@ def first_fit(tokens: Integers, tiles: Integers, budgets: Budgets) -> list[list[
     most = int(tiles.sum()) if budgets.tiles is None else budgets.tiles
     token_room, tile_room = np.empty(len(tokens), np.int64), np.empty(len(tokens), np.int64)
     packs: list[list[int]] = []
-    first, least = 0, int(tokens.min(initial=0))  # packs before `first` have no room for any sample
+    first, least = 0, int(tokens.min()) if len(tokens) else 0  # packs before `first` have no room for any sample
     for sample, (length, cut) in enumerate(zip(tokens.tolist(), tiles.tolist(), strict=True)):
         fits = (token_room[first : len(packs)] >= length) & (tile_room[first : len(packs)] >= cut)
         place = first + int(fits.argmax()) if len(fits) and fits.any() else len(packs)

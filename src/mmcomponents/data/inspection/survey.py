@@ -21,6 +21,7 @@ NO_SOURCE = "(no source)"
 LISTED = 50
 """Refused samples that are listed by name."""
 
+_SUMMED = ("samples", "images", "videos", "tokens", "tiles", "epoch_tokens", "refused")
 _SHOWN_DRAW = 7_777  # tells these draws from others by the same seed
 
 
@@ -55,11 +56,19 @@ class SourceCount:
 
 @dataclass(frozen=True)
 class RefusedSample:
-    """A sample that cannot be used: shard and key, source, and why."""
+    """A sample that cannot be used, or all samples of a shard.
+
+    Attributes:
+        name: Shard and key.
+        source: Its name.
+        reason: Why it cannot be used.
+        samples: How many are meant.
+    """
 
     name: str
     source: str
     reason: str
+    samples: int = 1
 
 
 @dataclass
@@ -96,6 +105,18 @@ class Survey:
     refusals: list[RefusalCount] = field(default_factory=list)
     refused: list[RefusedSample] = field(default_factory=list)
     drawn: list[int] = field(default_factory=list)
+
+    @property
+    def total(self) -> SourceCount:
+        """All sources together."""
+        counts = {name: sum(getattr(source, name) for source in self.sources) for name in _SUMMED}
+        seen = sum(source.samples * source.passes for source in self.sources)
+        return SourceCount("all", **counts, passes=seen / max(1, counts["samples"]), share=1.0)
+
+    @property
+    def text_share(self) -> float:
+        """Part of an epoch's tokens that comes from samples without images and videos."""
+        return self.text_tokens / max(1.0, self.text_tokens + self.multimodal_tokens)
 
 
 def survey(mixture: Mixture, epoch: int = 0, shown: int = 0, progress: Progress | None = None) -> Survey:
@@ -219,7 +240,7 @@ def _refusals(mixture: Mixture) -> tuple[list[RefusalCount], list[RefusedSample]
                 return
         source = index.sources[int(index.take(np.array([first])).source[0])] or NO_SOURCE
         name = index.name(first) if samples == 1 else f"{samples:,} samples from {index.name(first)} on"
-        refused = RefusedSample(name, source, reason)
+        refused = RefusedSample(name, source, reason, samples)
         counts.setdefault(kind, RefusalCount(kind, samples, refused))
         if len(listed) < LISTED:
             listed.append(refused)
@@ -231,6 +252,8 @@ def _refusals(mixture: Mixture) -> tuple[list[RefusalCount], list[RefusedSample]
     single = [(n, why) for n, why in index.problems.items() if index.problem(n) == why]
     for sample, reason in [*single, *mixture.refused]:
         count(reason, 1, sample)
+    for found in counts.values():
+        found.reason = found.first.reason if found.samples == found.first.samples else found.reason
     return sorted(counts.values(), key=lambda found: -found.samples), listed
 
 

@@ -1,0 +1,250 @@
+"""`mmcomponents data inspect`: what a user looks at before a training run."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from mmcomponents.cli.check import check_keys
+from mmcomponents.cli.errors import UserError, one_line
+from mmcomponents.cli.flags import COMMAND_LINE, Flags, apply, sort_flags
+from mmcomponents.cli.recipe import Recipe, load, shipped
+from mmcomponents.registry import near
+
+if TYPE_CHECKING:
+    from mmcomponents.data import PackedDataModule
+    from mmcomponents.data.inspection import Opened, Report, ShownSample
+
+LINE = "look at data before a run: counts, expected packs, and samples as the model sees them"
+
+_SECTIONS = ("seed_everything", "trainer", "model", "data")
+_SHARDS_ALONE = {"tokens_per_tile": 256}  # what InternVL3's models make of a tile; a recipe says its own
+_PIPE_WIDTH = 160
+"""Columns where the output is no terminal."""
+
+Told = Callable[[str, int, int], None]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"data inspect: {message}")
+
+
+def main(verb: str, argv: list[str]) -> int:
+    """Entry of the verb."""
+    parser = _parser(verb)
+    # The shards come first: further on, a word may be the value of a setting.
+    shards = list(_leading(argv))
+    options, rest = parser.parse_known_args(argv[len(shards) :])
+    if options.help:
+        parser.print_help()
+        return 0
+    flags = sort_flags(rest)
+    page = _page_path(options.html)
+    from mmcomponents.data.errors import DataError
+
+    try:
+        opened, report, shown = _inspect(shards, flags, options)
+        if page is not None:
+            _write(page, report, shown, ", ".join(flags.configs or shards))
+    except UserError:
+        raise
+    except (ValueError, OSError, DataError) as error:
+        raise UserError(f"{verb} inspect: {' '.join(str(error).split())}") from error
+    if options.json:
+        sys.stdout.write(json.dumps(_as_json(report, opened, shown, page), indent=2) + "\n")
+        return 0
+    from mmcomponents.cli.data_figures import figures
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = _PIPE_WIDTH
+    console.print(figures(report), highlight=False)
+    if page is not None:
+        broken = sum(bool(sample.problem) for sample in shown)
+        more = f", {broken} of them refused when read" if broken else ""
+        size = page.stat().st_size / 1e6
+        line = f"wrote {page} with {len(shown)} samples{more}; {size:.1f} MB"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _inspect(shards: list[str], flags: Flags, options: argparse.Namespace) -> tuple[Opened, Report, list[ShownSample]]:
+    from mmcomponents.data.inspection import inspect_data, open_part, show_samples
+
+    module = _from_recipe(flags) if flags.configs else _from_shards(shards, flags, options.part)
+    if flags.configs and shards:
+        raise UserError(f"data inspect: {shards[0]!r} and --config do not go together; set data.{options.part}")
+    with _bar() as tell:
+        opened = open_part(module, options.part)
+        shown = options.samples if options.html else 0
+        report = inspect_data(opened, options.epoch, shown, options.packs_per_step, options.blocks, tell)
+        return opened, report, show_samples(opened.packs, report.survey.drawn, options.epoch, tell)
+
+
+def _from_recipe(flags: Flags) -> PackedDataModule:
+    """The data of a recipe; nothing is made of its other sections."""
+    recipe = load(flags.configs)
+    for key, _ in flags.settings:
+        top = key.partition(".")[0]
+        if top not in _SECTIONS or (key == top and top != "seed_everything"):
+            raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *_SECTIONS])}")
+    return _built(apply(recipe, flags.settings), "data.")
+
+
+def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule:
+    """Data that no recipe describes: the settings of its `data:` section are flags by themselves."""
+    names = _settings()
+    for key, _ in flags.settings:
+        if key.partition(".")[0].removesuffix("+") not in names:
+            raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *names])}")
+    if not shards:
+        known = ", ".join(shipped())
+        raise UserError(f"data inspect needs SHARDS, which come first, or --config RECIPE; shipped recipes: {known}")
+    if not any(key == "tokenizer" for key, _ in flags.settings):
+        raise UserError("data inspect: SHARDS need --tokenizer FOLDER, that of the run")
+    recipe = Recipe().overlay({"data": {**_SHARDS_ALONE, part: shards}}, COMMAND_LINE)
+    return _built(apply(recipe, [(f"data.{key}", value) for key, value in flags.settings]), "--")
+
+
+def _built(recipe: Recipe, prefix: str) -> PackedDataModule:
+    from mmcomponents.data import PackedDataModule
+
+    data = recipe.resolved().get("data")
+    if not isinstance(data, dict):
+        raise UserError("data inspect: the recipe has no data section")
+    check_keys({"data": data}, {"data": _settings(hidden=True)}, {"data": PackedDataModule}, recipe)
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(PackedDataModule, "data")
+    try:
+        config = parser.parse_object({"data": data})
+        module: PackedDataModule = parser.instantiate_classes(config).data
+    except argparse.ArgumentError as error:
+        text = one_line(str(error))
+        where = "" if prefix == "--" else _origin(recipe, text)
+        raise UserError(f"data inspect: {text.replace('data.', prefix, 1)}{where}") from None
+    return module
+
+
+def _origin(recipe: Recipe, text: str) -> str:
+    key, colon, _ = text.partition(": ")
+    where = recipe.origin(key) if colon else ""
+    return f" ({where})" if where else ""
+
+
+def _settings(hidden: bool = False) -> list[str]:
+    """Settings of a `data:` section; without a recipe, those that say where the shards are have no place."""
+    from mmcomponents.data import PackedDataModule
+
+    names = [name for name in inspect.signature(PackedDataModule.__init__).parameters if name != "self"]
+    return names if hidden else [name for name in names if name not in ("train", "val", "test")]
+
+
+def _own_options() -> list[str]:
+    return [action.dest for action in _parser("data")._actions]
+
+
+def _leading(argv: list[str]) -> Iterator[str]:
+    for word in argv:
+        if word.startswith("-"):
+            return
+        yield word
+
+
+def _page_path(given: str | None) -> Path | None:
+    if given is None:
+        return None
+    page = Path(given)
+    if not page.parent.is_dir():
+        raise UserError(f"--html {given}: there is no folder {page.parent}")
+    if page.is_dir():
+        raise UserError(f"--html {given} is a folder; it takes the name of a file")
+    return page
+
+
+def _write(page: Path, report: Report, shown: list[ShownSample], title: str) -> None:
+    from mmcomponents.data.inspection import render_page
+
+    temporary = page.with_name(f".{page.name}.tmp")
+    try:
+        temporary.write_text(render_page(report, shown, title), encoding="utf-8", errors="backslashreplace")
+        temporary.replace(page)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _as_json(report: Report, opened: Opened, shown: list[ShownSample], page: Path | None) -> dict[str, Any]:
+    tree = asdict(report)
+    survey = tree["survey"]
+    survey["total"] = asdict(report.survey.total)
+    survey["text_share"] = report.survey.text_share
+    index = opened.packs.index
+    survey["drawn"] = [index.name(sample) for sample in report.survey.drawn]
+    problems = {sample.name: sample.problem for sample in shown if sample.problem}
+    return tree | {"page": None if page is None else str(page), "refused_when_read": problems}
+
+
+@contextmanager
+def _bar() -> Iterator[Told]:
+    """A bar on standard error that leaves nothing behind; none where that is no terminal."""
+    console = Console(stderr=True)
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("opening", total=None)
+
+        def tell(stage: str, done: int, total: int) -> None:
+            bar.update(task, description=stage, completed=done, total=total)
+
+        yield tell
+
+
+def _parser(verb: str) -> _Parser:
+    parser = _Parser(
+        prog=f"mmcomponents {verb} inspect",
+        usage="%(prog)s --config RECIPE [--data.pack_tokens 8192 …] [options]\n"
+        "       %(prog)s SHARDS … --tokenizer FOLDER [--pack_tokens 8192 …] [options]",
+        description=f"{LINE[0].upper()}{LINE[1:]}. With a recipe, its flags (--data.…) are taken too; its model and "
+        "trainer play no part. With shards, the settings of a recipe's data section are flags: --tokens_per_tile 256 "
+        "--tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these values by default.",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    add = parser.add_argument
+    add("-h", "--help", action="store_true", help="show this")
+    add("--part", choices=("train", "val"), default="train", help="of the data; default: train")
+    add("--html", metavar="PAGE.html", help="write one page with the figures and some samples as the model sees them")
+    add("--samples", type=_natural, default=24, help="samples on the page, drawn evenly over the sources; default: 24")
+    add("--epoch", type=_natural, default=0, help="that is looked at; default: 0")
+    add("--packs_per_step", type=_positive, default=8, help="packs that a step computes side by side; default: 8")
+    add("--blocks", type=_positive, default=64, help="blocks of the epoch that are planned at most; default: 64")
+    add("--json", action="store_true", help="print one JSON object with all figures")
+    return parser
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"takes a whole number, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text!r}")
+    return int(text)

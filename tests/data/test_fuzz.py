@@ -1,0 +1,510 @@
+"""Damaged data of every kind: what comes out is a sample or one of our two errors, soon, and within bounds of memory.
+
+All cases are drawn from a seed; a failure names its case, and `one(kind, number)` runs it again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import random
+import resource
+import signal
+import struct
+import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import PreTrainedTokenizerFast
+
+from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.frames import DrawnFrames, MiddleFrames
+from mmcomponents.data.images import decode_image, image_size
+from mmcomponents.data.index import Index
+from mmcomponents.data.index_file import load_index
+from mmcomponents.data.indexing import build_index, measure_text
+from mmcomponents.data.opening import PackSettings, open_packs
+from mmcomponents.data.plan import Budgets, Pack
+from mmcomponents.data.records import clips, parse_record
+from mmcomponents.data.samples import SampleRenderer
+from mmcomponents.data.shards import list_shard
+from mmcomponents.data.tiling import Tiling
+from mmcomponents.data.video import read_video, video_length
+
+from .conftest import png, record
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+
+SCALE = 1
+"""To look for more mistakes than an ordinary run has time for: 30 takes some minutes."""
+SECONDS = 5
+"""Longest that a case may take; most take a few milliseconds."""
+MEMORY = 1 << 30
+"""Bytes that all cases of a test may add to the largest size that the process has had."""
+
+
+@contextmanager
+def in_time(case: str) -> Iterator[None]:
+    """Ends what takes too long, and names the case of whatever is no error of ours."""
+
+    def late(*_: Any) -> None:
+        raise TimeoutError(f"not done after {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    try:
+        yield
+    except (SampleError, DataError):
+        raise
+    except BaseException as error:
+        raise AssertionError(f"{case}: {type(error).__name__}: {error}") from error
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(autouse=True)
+def _bounded(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    caplog.set_level(logging.CRITICAL)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    assert grown < MEMORY, f"memory grew by {grown >> 20} MiB"
+
+
+class Outcomes:
+    """Counts what became of the cases: a fuzz whose cases all fail, or all pass, tests nothing."""
+
+    def __init__(self) -> None:
+        self.good = self.bad = 0
+
+    def of(self, case: str, run: Callable[[], Any]) -> Any:
+        """The result of a case; None where it was refused."""
+        try:
+            with in_time(case):
+                result = run()
+        except (SampleError, DataError) as error:
+            assert str(error), f"{case}: an error without a word"
+            self.bad += 1
+            return None
+        self.good += 1
+        return result
+
+    def check(self, cases: int, good: float = 0.02, bad: float = 0.02) -> None:
+        assert self.good + self.bad >= cases
+        assert self.good > good * cases, f"{self.good} of {cases} are read"
+        assert self.bad > bad * cases, f"{self.bad} of {cases} are refused"
+
+
+# --- mutations
+
+
+def damaged(data: bytes, draw: random.Random) -> bytes:
+    """Bytes with one to a few mistakes: bits, cuts, insertions, repeats, zeros, numbers that are too large."""
+    found = bytearray(data)
+    for _ in range(draw.choice((1, 1, 1, 2, 5))):
+        place = min(int(draw.random() ** draw.choice((1, 3)) * len(found)), max(0, len(found) - 1))
+        span = draw.choice((1, 2, 4, 16, 200))
+        match draw.randrange(8) if found else 3:
+            case 0 | 1:
+                found[place] ^= 1 << draw.randrange(8)
+            case 2:
+                del found[place:]
+            case 3:
+                found[place:place] = draw.randbytes(span)
+            case 4:
+                found[place:place] = found[place : place + span]
+            case 5:
+                del found[place : place + span]
+            case 6:
+                found[place : place + span] = bytes(len(found[place : place + span]))
+            case _:
+                wrong = draw.choice((b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\xff" * 8, struct.pack("<I", 1 << 31)))
+                found[place : place + len(wrong)] = wrong
+    return bytes(found)
+
+
+ODD: tuple[Any, ...] = (
+    None, True, -1, 0, 10**400, 1e308, float("inf"), float("nan"), "", "x" * 5000, "\ud800", "\0", [], {}, [[]], "<image>",
+    "<video>", "<image>" * 50, "<|im_end|>", "<IMG_CONTEXT>", "system", "assistant", [None], {"role": "user"}, [[0, 1]],
+    [[1, 0]], [[0, 10**400]], [[0, float("nan")]],
+)  # fmt: skip
+NAMES = ("messages", "text", "chosen", "rejected", "clips", "source", "role", "content", "id", "kinds")
+
+
+def altered(value: Any, draw: random.Random) -> Any:
+    """A record with something else in some place: a value, a name, one entry twice, two entries swapped."""
+    value = deepcopy(value)
+    for _ in range(draw.choice((1, 1, 2, 3))):
+        holders: list[Any] = [value]
+        for holder in holders:
+            holders += [inner for inner in (holder.values() if isinstance(holder, dict) else holder)
+                        if isinstance(inner, dict | list)]  # fmt: skip
+        holder = draw.choice(holders)
+        if isinstance(holder, dict):
+            names = list(holder)
+            match draw.randrange(4):
+                case 0 if names:
+                    holder[draw.choice(names)] = deepcopy(draw.choice(ODD))
+                case 1 if names:
+                    del holder[draw.choice(names)]
+                case 2 if len(names) > 1:
+                    one, other = draw.sample(names, 2)
+                    holder[one], holder[other] = holder[other], holder[one]
+                case _:
+                    holder[draw.choice(NAMES)] = deepcopy(draw.choice(ODD))
+        elif holder:
+            place = draw.randrange(len(holder))
+            match draw.randrange(4):
+                case 0:
+                    holder[place] = deepcopy(draw.choice(ODD))
+                case 1:
+                    holder.insert(place, deepcopy(holder[place]))
+                case 2:
+                    del holder[place]
+                case _:
+                    draw.shuffle(holder)
+        else:
+            holder.append(deepcopy(draw.choice(ODD)))
+    return value
+
+
+# --- what is damaged
+
+
+def records() -> list[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
+    asked = [{"role": "user", "content": "<image>\nHow many?"}]
+    turns = [*asked, {"role": "assistant", "content": "3"}, {"role": "user", "content": "Sure?"}]
+    return [
+        (record(), [("png", png(60, 30))]),
+        (record("no image", "yes"), []),
+        ({"messages": [*turns, {"role": "assistant", "content": "Yes."}], "id": 3}, [("png", png())]),
+        ({"text": "Look: <image> and <image>.", "source": "books"}, [("png", png()), ("jpg", png(90, 30))]),
+        ({"messages": asked, "chosen": "3", "rejected": "7 1", "source": "p"}, [("png", png(30, 90))]),
+        (record("<video>\nAnd <image>?", "It fades.", clips=[[0.0, 0.9]]), [("mp4", film("mp4")), ("png", png())]),
+    ]
+
+
+def film(container: str, frames: int = 12) -> bytes:
+    file = io.BytesIO()
+    codec = {"mp4": "libx264", "webm": "libvpx", "avi": "mpeg4", "matroska": "libx264", "mpegts": "mpeg2video"}[container]
+    with av.open(file, "w", format=container) as out:
+        stream: Any = out.add_stream(codec, rate=12)
+        stream.width, stream.height, stream.pix_fmt = 32, 32, "yuv420p"
+        for number in range(frames):
+            picture = np.full((32, 32, 3), 20 * number, np.uint8)
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        out.mux(stream.encode())
+    return file.getvalue()
+
+
+def pictures() -> dict[str, bytes]:
+    noise = np.random.default_rng(1).integers(0, 256, (20, 36, 3), np.uint8)
+    image, turned = Image.fromarray(noise), Image.Exif()
+    turned[0x0112] = 6
+    wanted: dict[str, dict[str, Any]] = {
+        "png": {"exif": turned}, "jpeg": {"exif": turned}, "webp": {"exif": turned}, "gif": {}, "bmp": {}, "dib": {},
+        "tiff": {"exif": turned}, "ppm": {}, "avif": {"exif": turned}, "jpeg2000": {},
+    }  # fmt: skip
+    found = {}
+    for kind, options in wanted.items():
+        image.save(file := io.BytesIO(), kind, **options)
+        found[kind] = file.getvalue()
+    for kind, mode, more in (
+        ("png", "P", {}), ("png", "RGBA", {}), ("png", "I;16", {}), ("jpeg", "CMYK", {}), ("jpeg", "RGB", {"progressive": True}),
+        ("tiff", "RGB", {"compression": "tiff_lzw"}), ("tiff", "1", {"compression": "group4"}), ("webp", "RGBA", {"lossless": True}),
+        ("gif", "P", {"save_all": True, "append_images": [image.convert("P")]}), ("ppm", "1", {}),
+    ):  # fmt: skip
+        source = Image.new("I;16", (9, 7), 500) if mode == "I;16" else image.convert(mode)
+        source.save(file := io.BytesIO(), kind, **more)
+        found[f"{kind} {mode} {list(more)}"] = file.getvalue()
+    return found
+
+
+def renderer_of(tokenizer: PreTrainedTokenizerFast) -> SampleRenderer:
+    return SampleRenderer(tokenizer, 4, Tiling(1, 4, 28))
+
+
+# --- the tests
+
+
+def test_records(tokenizer: PreTrainedTokenizerFast) -> None:
+    """A damaged record is as long as the index says where they can be rendered."""
+    outcomes, renderer = Outcomes(), renderer_of(tokenizer)
+    stored = [(contents, files) for contents, files in records() if not any(suffix == "mp4" for suffix, _ in files)]
+    contents, files = records()[-1]
+    tiled = {id(kept): renderer.decode([data for _, data in files]) for kept, files in stored}
+    frame = renderer.tile_frames([Image.new("RGB", (8, 8))])
+    for number in range(1000 * SCALE):
+        draw = random.Random(f"record/{number}")
+        if film_too := number % 6 == 5:
+            kept, images = contents, renderer.decode([png()])
+        else:
+            kept = draw.choice(stored)[0]
+            images = tiled[id(kept)]
+        if draw.random() < 0.3:
+            data = damaged(json.dumps(kept).encode(), draw)
+        else:
+            data = json.dumps(altered(kept, draw)).encode()
+
+        def run(data: bytes = data, images: list[Any] = images, films: int = int(film_too)) -> None:
+            parsed = parse_record(data)
+            clips(parsed, films)
+            planned = measure_text(parsed, len(images), films, tokenizer)
+            chats, _ = renderer.render(parsed, images, [frame] * films)
+            rows = sum(renderer.rows(images)) + films * 4
+            assert [len(chat.input_ids) - rows for chat in chats] == planned
+
+        outcomes.of(f"record {number}", run)
+    outcomes.check(1000 * SCALE, good=0.1, bad=0.2)
+
+
+def test_pictures() -> None:
+    """Damaged image files of all formats have the size that the index took from their header, or none."""
+    outcomes = Outcomes()
+    for kind, data in pictures().items():
+        for number in range(30 * SCALE):
+            broken = damaged(data, random.Random(f"{kind}/{number}"))
+
+            def run(broken: bytes = broken) -> None:
+                size = image_size(broken)
+                assert decode_image(broken).size == size
+
+            outcomes.of(f"picture {kind} {number}", run)
+    outcomes.check(600 * SCALE, good=0.1, bad=0.2)
+
+
+def test_films() -> None:
+    """Damaged videos give as many frames as the index counted on, or none."""
+    outcomes = Outcomes()
+    for container in ("mp4", "webm", "avi", "matroska", "mpegts"):
+        whole = film(container)
+        for number in range(20 * SCALE):
+            draw = random.Random(f"{container}/{number}")
+            broken = damaged(whole, draw)
+            sampling = draw.choice((MiddleFrames(4), DrawnFrames(2, 6).sampling(str(number))))
+
+            def run(broken: bytes = broken, sampling: Any = sampling) -> None:
+                total, fps = video_length(broken)
+                planned = sampling.indices(total, fps)
+                assert len(read_video(broken, sampling)) == len(planned)
+
+            outcomes.of(f"film {container} {number}", run)
+    outcomes.check(100 * SCALE, good=0.05, bad=0.05)
+
+
+KEYS = "abcdef"
+
+
+@pytest.fixture(scope="module")
+def samples() -> list[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
+    return records()
+
+
+def write(path: Path, samples: list[tuple[Any, list[tuple[str, bytes]]]]) -> Path:
+    """A shard; a record may be bytes."""
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
+        for key, (contents, files) in zip(KEYS, samples, strict=False):
+            text = contents if isinstance(contents, bytes) else json.dumps(contents).encode()
+            for name, data in [("json", text), *((f"{n}.{suffix}", data) for n, (suffix, data) in enumerate(files))]:
+                entry = tarfile.TarInfo(f"{key}.{name}")
+                entry.size = len(data)
+                archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def read(shard: Path, tokenizer: PreTrainedTokenizerFast, number: int) -> dict[str, tuple[Any, Any]]:
+    """All samples of an indexed shard that can be used: what is stored, and the tokens of its pack."""
+    index = Index.open([shard], tokenizer)
+    settings = PackSettings(Budgets(100_000, 1000), seed=number, frames=DrawnFrames(2, 4))
+    dataset, _ = open_packs(index, renderer_of(tokenizer), settings)
+    every, found = np.arange(len(index)), {}
+    tokens, tiles = dataset.sizes.of(index.take(every), every, np.zeros_like(every), 1)
+    for sample in every.tolist():
+        batch = dataset[Pack(0, 1, (sample,))]
+        if batch.refused:
+            assert batch.refused[0].startswith(index.name(sample))
+            continue
+        assert batch.num_tokens == tokens[sample]
+        assert (0 if batch.images is None else len(batch.images.pixels)) == tiles[sample]
+        key = index.name(sample).partition("/")[2]
+        found[key] = index.read(sample), batch.input_ids.tolist()
+    return found
+
+
+@pytest.fixture
+def whole(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any) -> dict[str, tuple[Any, Any]]:
+    """What can be read of the shard that nothing is done to."""
+    build_index(path := write(tmp_path / "whole.tar", samples), tokenizer)
+    assert sorted(found := read(path, tokenizer, 0)) == list(KEYS)
+    return found
+
+
+def test_samples_beside_a_damaged_one(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any, whole: dict[str, Any]
+) -> None:
+    """Whatever is wrong with one sample of a shard, the others are read as if it were not there."""
+    outcomes, lost = Outcomes(), 0
+    for number in range(150 * SCALE):
+        draw = random.Random(f"sample/{number}")
+        victim = draw.randrange(len(samples))
+        contents, files = samples[victim]
+        spoilt = list(samples)
+        match draw.randrange(5):
+            case 0:
+                spoilt[victim] = damaged(json.dumps(contents).encode(), draw), files
+            case 1:
+                spoilt[victim] = json.dumps(altered(contents, draw)).encode(), files
+            case 2 if files:
+                spoilt[victim] = contents, files[1:] if draw.random() < 0.5 else [*files, *files]
+            case 3:
+                spoilt[victim] = contents, [(draw.choice(("png", "mp4", "txt")), data) for _, data in files]
+            case _:
+                spoilt[victim] = contents, [(suffix, damaged(data, draw)) for suffix, data in files]
+        path = write(tmp_path / "spoilt.tar", spoilt)
+
+        def run(path: Path = path, number: int = number) -> dict[str, Any]:
+            build_index(path, tokenizer)
+            return read(path, tokenizer, 0)
+
+        found = outcomes.of(f"sample {number}", run)
+        assert found is not None, "one bad sample is no reason to refuse a shard"
+        lost += KEYS[victim] not in found
+        for key in set(KEYS) - {KEYS[victim]}:
+            assert found[key] == whole[key], f"sample {number}: {key} is not what it was"
+    assert 0.2 * 150 * SCALE < lost < 150 * SCALE
+
+
+def test_headers_of_shards(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any, whole: dict[str, Any]
+) -> None:
+    """Tar headers with wrong names, types, sizes and sums, and archives that are cut or grow: what is read is whole."""
+    outcomes, path = Outcomes(), tmp_path / "spoilt.tar"
+    short = [sample for sample in samples if all(suffix != "mp4" for suffix, _ in sample[1])]
+    data = write(path, short).read_bytes()
+    with tarfile.open(path) as archive:
+        headers = [entry.offset for entry in archive]
+    for number in range(600 * SCALE):
+        draw = random.Random(f"header/{number}")
+        path.write_bytes(wrong_archive(data, headers, draw))
+
+        def run(number: int = number) -> dict[str, Any]:
+            listed = list(list_shard(path))
+            size = path.stat().st_size
+            for sample in listed:
+                assert all(m.offset >= 0 <= m.size and m.offset + m.size <= size for m in sample.members)
+            if number % 4:
+                return {}
+            build_index(path, tokenizer)
+            return read(path, tokenizer, 0)
+
+        for key, (stored, ids) in (outcomes.of(f"header {number}", run) or {}).items():
+            if key in whole and stored == whole[key][0]:
+                assert ids == whole[key][1]
+    outcomes.check(600 * SCALE, good=0.3, bad=0.01)
+
+
+def wrong_archive(data: bytes, headers: list[int], draw: random.Random) -> bytes:
+    """An archive with a mistake in one of its headers, or somewhere."""
+    found = bytearray(data)
+    place = draw.choice(headers)
+    match draw.randrange(8):
+        case 0:
+            return damaged(data, draw)
+        case 1:  # a header that stands twice, or is missing
+            block = found[place : place + 512]
+            found[place : place + draw.choice((0, 512))] = block if draw.random() < 0.5 else b""
+            return bytes(found)
+        case 2:  # one header before another: long names, extended ones, sparse files, many of them
+            kind = draw.choice((b"L", b"K", b"x", b"g", b"S", b"X", b"V", b"5", b"1"))
+            size = draw.choice((0, 1, 30, 513, 5000, 1 << 34, 1 << 62, -512, -1))
+            more = header(b"b", size, kind) + draw.choice((b"", b"31 size=-9999999\n30 path=../x\n".ljust(512, b"\0")))
+            found[place:place] = more * draw.choice((1, 1, 2, 1500))
+            return bytes(found)
+        case 3:
+            name = draw.choice((b"../../x.json", b"/etc/x.json", b"C:\\x.json", b"", b"a", b"\xff\xfe.json", b"9" * 99, b"c.json"))
+            found[place : place + 100] = name.ljust(100, b"\0")
+        case 4:
+            size = draw.choice((0, 1, 511, 513, 1 << 33, 1 << 62, 1 << 80, -1, -512, -(1 << 40)))
+            found[place + 124 : place + 136] = base256(size)
+        case 5:
+            found[place + 156] = draw.randrange(256)
+        case 6:
+            return bytes(found[: draw.randrange(len(found))])
+        case _:
+            found[place + draw.randrange(512)] ^= 1 << draw.randrange(8)
+    if draw.random() < 0.8:
+        found[place : place + 512] = summed(bytes(found[place : place + 512]))
+    return bytes(found)
+
+
+def header(name: bytes, size: int, kind: bytes) -> bytes:
+    block = bytearray(512)
+    block[: len(name)] = name
+    block[100:108] = b"0000644\0"
+    block[124:136], block[156:157], block[257:265] = base256(size), kind, b"ustar  \0"
+    return summed(bytes(block))
+
+
+def base256(number: int) -> bytes:
+    return (b"\x80" if number >= 0 else b"\xff") + (number % (1 << 88)).to_bytes(11, "big")
+
+
+def summed(block: bytes) -> bytes:
+    total = sum(block) - sum(block[148:156]) + 8 * ord(" ")
+    return block[:148] + b"%06o\0 " % total + block[156:]
+
+
+def test_shards_that_change_behind_their_index(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any, whole: dict[str, Any]
+) -> None:
+    """Bytes that turn after a shard was indexed: a sample that still is read is as long as the index said."""
+    path, outcomes, lost = write(tmp_path / "rotten.tar", samples), Outcomes(), 0
+    build_index(path, tokenizer)
+    data = path.read_bytes()
+    for number in range(150 * SCALE):
+        draw = random.Random(f"rot/{number}")
+        rotten = bytearray(data)
+        for place in (draw.randrange(len(data) - 10240) for _ in range(draw.choice((1, 3, 40)))):
+            rotten[place] ^= 1 << draw.randrange(8)
+        path.write_bytes(rotten)
+        found = outcomes.of(f"rot {number}", lambda number=number: read(path, tokenizer, 0))
+        assert found is not None
+        lost += len(found) < len(KEYS)
+        for key, (stored, ids) in found.items():
+            if stored == whole[key][0]:
+                assert ids == whole[key][1]
+    assert 0.1 * 150 * SCALE < lost < 150 * SCALE
+
+
+def test_index_files(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any) -> None:
+    """A damaged index is refused, whatever the damage."""
+    path, outcomes = write(tmp_path / "a.tar", samples), Outcomes()
+    place = build_index(path, tokenizer)
+    data, unharmed = place.read_bytes(), 0
+    before = load_index(place)
+    for number in range(400 * SCALE):
+        broken = damaged(data, random.Random(f"index/{number}"))
+        place.write_bytes(broken)
+        if broken == data:
+            unharmed += 1
+            continue
+
+        def run() -> dict[str, Any]:
+            found = load_index(place)
+            assert found.header == before.header
+            return read(path, tokenizer, 0)
+
+        found = outcomes.of(f"index {number}", run)
+        assert found is None or sorted(found) == list(KEYS), "what does not show in what is read may be damaged"
+    assert outcomes.bad > 0.95 * (400 * SCALE - unharmed)
+    place.write_bytes(data)
+    assert len(read(path, tokenizer, 0)) == len(KEYS)
