@@ -50,7 +50,10 @@ def main(verb: str, argv: list[str]) -> int:
     if options.help:
         parser.print_help()
         return 0
-    flags = sort_flags(rest)
+    try:
+        flags = sort_flags(rest)
+    except UserError as error:
+        raise UserError(f"{verb} inspect: {error}{'' if shards else '; SHARDS come first'}") from None
     page = _page_path(options.html)
     from mmcomponents.data.errors import DataError
 
@@ -123,7 +126,7 @@ def _built(recipe: Recipe, prefix: str) -> PackedDataModule:
 
     data = recipe.resolved().get("data")
     if not isinstance(data, dict):
-        raise UserError("data inspect: the recipe has no data section")
+        raise UserError("data inspect: the recipe has no data section; set data.train, data.tokenizer and data.tokens_per_tile, or give SHARDS in its place")
     check_keys({"data": data}, {"data": _settings(hidden=True)}, {"data": PackedDataModule}, recipe)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PackedDataModule, "data")

@@ -127,6 +127,9 @@ def place_media(
     """
     placed = place_image(_place(messages, len(videos), VIDEO_PLACEHOLDER), len(images))
     _check(placed, len(images), IMAGE_PLACEHOLDER)
+    if not videos:
+        _check(placed, 0, VIDEO_PLACEHOLDER)
+        return placed, list(images)
     pictures, films, order = iter(images), iter(videos), []
     expanded = place_video(placed, [len(frames) for frames in videos], template, separator)
     for _, text in _users(placed):

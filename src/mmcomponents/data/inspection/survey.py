@@ -262,4 +262,4 @@ def _kind(reason: str) -> str:
     kind = re.sub(r"\b\d+ (tokens|tiles), a pack takes (\d+)", r"more \1 than the \2 of a pack", reason)
     if kind != reason:
         return kind
-    return re.sub(r"\d+", "…", re.sub(r"'[^']*'|\"[^\"]*\" ", "… ", reason))[:160]
+    return re.sub(r"'[^']*'|\d+", "…", reason)[:160]

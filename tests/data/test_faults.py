@@ -1,0 +1,479 @@
+"""What goes wrong with files and processes: samples are left out, counted and named, or the run stops with one line."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import re
+import signal
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import PreTrainedTokenizerFast
+
+from mmcomponents.batch import PackedBatch
+from mmcomponents.data.counting import StepCounts
+from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.data.dataset import PackDataset
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.index import Index
+from mmcomponents.data.index_file import index_path
+from mmcomponents.data.indexing import build_index, index_shards
+from mmcomponents.data.plan import Budgets
+from mmcomponents.data.refusals import Refusals
+from mmcomponents.data.shards import list_shard
+from mmcomponents.data.storage import local
+from mmcomponents.data.tokenizer import train_tokenizer
+
+from .conftest import png, record
+from .test_datamodule import Reader, module_of, trainer_of
+
+WORKERS = pytest.mark.parametrize("workers", [0, 2])
+
+
+def archive(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members:
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            tar.addfile(entry, io.BytesIO(data))
+    return path
+
+
+def sample(key: str, answer: str = "3", image: bytes | None = None) -> list[tuple[str, bytes]]:
+    return [(f"{key}.json", json.dumps(record(answer=answer)).encode()), (f"{key}.0.png", image or png(16, 16))]
+
+
+def good(count: int, **more: Any) -> list[tuple[str, bytes]]:
+    return [member for number in range(count) for member in sample(f"{number:04d}", **more)]
+
+
+def bomb() -> bytes:
+    """The header of a picture of ten thousand million pixels."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + bytes(100)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return tmp_path
+
+
+def indexed(folder: Path, members: Sequence[tuple[str, bytes]], tokenizer: Any, name: str = "train-000000.tar") -> Path:
+    build_index(path := archive(folder / name, members), tokenizer)
+    return path
+
+
+def data_of(folder: Path, **changes: Any) -> PackedDataModule:
+    return module_of(folder, **{"pack_tokens": 300, **changes})
+
+
+def read(data: PackedDataModule) -> tuple[list[str], list[str]]:
+    """Names of the samples of an epoch, and what was refused."""
+    batches = list(data.train_dataloader())
+    return sorted(k for b in batches for k in b.keys if k), sorted(line for b in batches for line in b.refused)
+
+
+# --- known when a shard is indexed
+
+BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
+    "broken picture": (sample("bad", image=b"\xff\xd8\xff\xe0 no picture"), "not an image"),
+    "bomb": (sample("bad", image=bomb()), "image too large: "),
+    "missing picture": (sample("bad")[:1], "1 <image> placeholders in the user's turns, 0 images"),
+    "missing JSON": (sample("bad")[1:], "the sample has no .json member"),
+    "wrong JSON": ([("bad.json", b'{"messages": ['), *sample("bad")[1:]], "wrong JSON"),
+    "no UTF-8": ([("bad.json", b'{"text": "\xff\xfe"}')], "wrong JSON"),
+    "key twice": (sample("0000"), "the key 0000 comes up twice"),
+    "member twice": ([*sample("bad"), sample("bad")[1]], "the member bad.0.png comes up twice"),
+    "../": (sample("../../bad"), "leaves the folder"),
+    "/": (sample("/etc/bad"), "leaves the folder"),
+    "C:": (sample("C:\\bad"), "leaves the folder"),
+    "backslash": ([*sample("bad"), ("bad.1.\\..\\..\\png", b"")], "leaves the folder"),
+    "a name of digits": ([*sample("bad")[:1], (f"bad.{'9' * 5000}.txt.0.png", b"")], "1 <image> placeholders|not an image"),
+    "endless clip": (
+        [("bad.json", json.dumps({"text": "x", "clips": [[0, 10**400]]}).encode()), ("bad.0.mp4", b"no film")],
+        "a clip is",
+    ),
+    "source": ([("bad.json", json.dumps({"text": "x", "source": "s" * 1000}).encode())], "the source has 1000 char"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_sample_is_left_out_and_named(
+    kind: str, folder: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    members, reason = BAD[kind]
+    shard = indexed(folder, [*good(30), *members, *sample("last")], tokenizer)
+    index = Index.open([shard], tokenizer)
+    assert list(index.problems) == [30]
+    assert re.search(reason, index.problems[30])
+    with pytest.raises(DataError, match=r"^[^\n]*1 of 32 samples cannot be used, more than max_refused 0.01[^\n]*$"):
+        data_of(folder).setup("fit")
+    data = data_of(folder, max_refused=0.1)
+    caplog.clear()
+    data.setup("fit")
+    assert re.search(f"cannot be used: {re.escape(index.name(30))}: .*({reason})", caplog.text)
+    assert "1 of 32 samples cannot be used; max_refused is 0.1" in caplog.text
+    seen, refused = read(data)
+    assert len(seen) == 31
+    assert refused == []
+
+
+def test_a_cut_shard_keeps_what_is_whole(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    shard = archive(folder / "train-000000.tar", good(30))
+    places = [sample.members[1] for sample in list_shard(shard)]
+    os.truncate(shard, places[20].offset + places[20].size // 2)
+    build_index(shard, tokenizer)
+    index = Index.open([shard], tokenizer)
+    assert len(index) == 21
+    assert list(index.problems) == [20]
+    assert "the shard ends inside 0020.0.png" in index.problems[20]
+    with pytest.raises(DataError, match=r"1 of 21 samples cannot be used.*train-000000/0020: the shard ends inside"):
+        data_of(folder).setup("fit")
+
+
+def test_what_is_no_shard_is_refused(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    for content in (b"", b"noise" * 500):
+        (folder / "noise.tar").write_bytes(content)
+        with pytest.raises(DataError, match=r"noise\.tar is no tar file"):
+            build_index(folder / "noise.tar", tokenizer)
+    with pytest.raises(DataError, match=r"absent\.tar cannot be read: No such file"):
+        build_index(folder / "absent.tar", tokenizer)
+    (folder / "folder.tar").mkdir()
+    with pytest.raises(DataError, match=r"folder\.tar cannot be read: Is a directory"):
+        build_index(folder / "folder.tar", tokenizer)
+
+
+def test_tar_headers_that_ask_for_memory(tmp_path: Path) -> None:
+    """A long name of an exabyte, sizes below zero, and headers before headers, a thousand deep."""
+    from .test_fuzz import header
+
+    first, end = header(b"a.json", 0, b"0"), bytes(1024)
+    for wrong in (
+        header(b"b", 1 << 62, b"L"),
+        header(b"b", 1 << 40, b"x"),
+        header(b"b.json", -512, b"0"),  # points to itself
+        header(b"b.json", -1024, b"0"),
+        header(b"b", 0, b"x") * 3000,
+        header(b"b", 30, b"x") + b"30 size=-99999999999999999999\n".ljust(512, b"\0") + header(b"b.json", 0, b"0"),
+    ):
+        (path := tmp_path / "a.tar").write_bytes(first + wrong + end)
+        (only,) = list_shard(path)
+        assert only.key == "a"
+        assert "cut or broken at byte 512" in only.problem
+    path.write_bytes(first + header(b"b.json", 1 << 80, b"0") + end)
+    assert [("the shard ends inside b.json" in sample.problem) for sample in list_shard(path)] == [False, True]
+
+
+# --- what happens to shards afterwards
+
+
+def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shard = indexed(folder, good(30), tokenizer)
+    indexed(folder, good(4), tokenizer, "train-000001.tar")
+    for change, reason in (
+        (lambda: os.truncate(shard, 20_000), r"was made of a shard of \d+ bytes, .*train-000000.tar has 20000"),
+        (lambda: archive(shard, good(31)), r"was made of a shard of \d+ bytes"),
+        (shard.unlink, r"the shard .*train-000000.tar is missing"),
+    ):
+        change()
+        with pytest.raises(
+            DataError, match=rf"^[^\n]*30 of 34 samples cannot be used.*all samples of .*: [^\n]*{reason}[^\n]*$"
+        ):
+            data_of(folder).setup("fit")
+    data = data_of(folder, max_refused=0.9)
+    data.setup("fit")
+    assert read(data) == ([f"train-000001/000{n}" for n in range(4)], [])
+
+
+CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
+    "gone": (lambda shard: shard.unlink(), "is not there"),
+    "cut": (lambda shard: os.truncate(shard, 600), "bytes at"),
+    "empty": (lambda shard: os.truncate(shard, 0), "has 0 of the"),
+    "a folder": (lambda shard: (shard.unlink(), shard.mkdir()), "could not be read: Is a directory"),
+    "another": (lambda shard: shard.write_bytes(bytes(range(256)) * (shard.stat().st_size // 256)), "wrong JSON"),
+}
+
+
+@WORKERS
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_shard_that_goes_while_it_is_read(
+    change: str, workers: int, folder: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = indexed(folder, good(4), tokenizer)
+    indexed(folder, good(30), tokenizer, "train-000001.tar")
+    strict, patient = data_of(folder, num_workers=workers), data_of(folder, num_workers=workers, max_refused=0.2)
+    strict.setup("fit")
+    patient.setup("fit")
+    do, reason = CHANGES[change]
+    do(shard)
+    seen, refused = read(patient)
+    assert seen == [f"train-000001/{n:04d}" for n in range(30)]
+    assert [line.partition(":")[0] for line in refused] == [f"train-000000/000{n}" for n in range(4)]
+    for line in refused:
+        assert reason in line
+        assert f"left out {line}" in caplog.text
+    with pytest.raises(DataError, match=r"^[^\n]* of \d+ samples could not be used, more than max_refused 0.01[^\n]*$"):
+        read(strict)
+
+
+@WORKERS
+def test_a_shard_that_is_swapped_for_one_of_the_same_shape(
+    workers: int, folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    """Equal keys and sizes, another text: packs would be longer than planned."""
+    shard = indexed(folder, good(10, answer="3 7 1 3 7 1"), tokenizer)
+    data = data_of(folder, num_workers=workers, max_refused=1.0)
+    data.setup("fit")
+    size = shard.stat().st_size
+    archive(shard, good(10, answer="Q%Zxj~|^Kw?"))
+    assert shard.stat().st_size == size
+    seen, refused = read(data)
+    assert seen == []
+    assert len(refused) == 10
+    assert re.search(r"0000: it has \d+ tokens and the index says \d+: the shard has changed since", refused[0])
+
+
+def test_a_shard_that_may_not_be_read(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not bind a superuser, so opening is what fails here."""
+    indexed(folder, good(5), tokenizer)
+    data = data_of(folder, max_refused=1.0)
+    data.setup("fit")
+
+    def forbidden(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(local, "open", forbidden, raising=False)
+    seen, refused = read(data)
+    assert seen == []
+    assert len(refused) == 5
+    assert "train-000000.tar could not be read: Permission denied" in refused[0]
+
+
+# --- indices
+
+
+def test_a_damaged_index_is_refused_with_the_command_that_makes_it_anew(
+    folder: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    shard = indexed(folder, good(5), tokenizer)
+    data = index_path(shard).read_bytes()
+    turned = bytearray(data)
+    turned[-20] ^= 4
+    for wrong in (data[: len(data) // 2], data[:100], b"", b"noise" * 99, bytes(turned)):
+        index_path(shard).write_bytes(wrong)
+        with pytest.raises(DataError, match=r"^[^\n]*000000\.index\.safetensors (cannot be read|is damaged)[^\n]*$"):
+            data_of(folder).setup("fit")
+    index_path(shard).write_bytes(data)
+    data_of(folder).setup("fit")
+
+
+def test_an_index_of_another_tokenizer_is_refused(folder: Path) -> None:
+    indexed(folder, good(5), train_tokenizer(["something else"], 290))
+    with pytest.raises(DataError, match=r"made with another tokenizer.*run `mmcomponents data index .*train-000000"):
+        data_of(folder).setup("fit")
+
+
+def test_an_index_that_is_made_anew_during_a_run(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    shard = indexed(folder, good(5), tokenizer)
+    index = Index.open([shard], tokenizer)
+    indexed(folder, good(6), tokenizer)
+    with pytest.raises(DataError, match="was made anew since this run began"):
+        index.name(0)
+
+
+# --- processes that read
+
+
+class Strange(Exception):
+    """Cannot be made of one text, so torch cannot raise it again."""
+
+    def __init__(self, one: str, other: int) -> None:
+        super().__init__(one, other)
+
+
+def spoil(monkeypatch: pytest.MonkeyPatch, what: Callable[[], Any], sample: int = 7) -> None:
+    """Lets something happen in the process that reads one of the samples."""
+    render = PackDataset.render
+
+    def spoilt(self: PackDataset, number: int, epoch: int = 0, copy: int = 0) -> Any:
+        if number == sample:
+            what()
+        return render(self, number, epoch, copy)
+
+    monkeypatch.setattr(PackDataset, "render", spoilt)
+
+
+@pytest.mark.parametrize("how", ["killed", "left"])
+def test_a_worker_that_dies_stops_the_run_with_one_line(
+    how: str, folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(folder, good(30), tokenizer)
+    ends = {"killed": lambda: os.kill(os.getpid(), signal.SIGKILL), "left": lambda: os._exit(3)}
+    spoil(monkeypatch, ends[how])
+    data = data_of(folder, num_workers=2)
+    data.setup("fit")
+    told = r"^a process that reads data has died \(DataLoader worker [^\n]*\); packs \d+ to \d+ were being read\. [^\n]*$"
+    with pytest.raises(DataError, match=told):
+        read(data)
+
+
+def test_a_worker_that_dies_under_a_trainer(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(folder, good(30), tokenizer)
+    spoil(monkeypatch, lambda: os._exit(3))
+    with pytest.raises(DataError, match="has died"):
+        trainer_of(folder, max_epochs=1).fit(Reader(), datamodule=data_of(folder, num_workers=2))
+
+
+@WORKERS
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (TypeError("no such thing"), "TypeError: no such thing"),
+        (RuntimeError("DataLoader worker of another kind"), "RuntimeError: DataLoader worker of another kind"),
+        (KeyError("absent"), "KeyError: 'absent'"),
+        (MemoryError(), "MemoryError"),
+        (Strange("a", 1), "Strange: \\('a', 1\\)"),
+    ],
+)
+def test_an_error_that_nobody_expected_names_the_sample(
+    error: Exception,
+    told: str,
+    workers: int,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    indexed(folder, good(30), tokenizer)
+
+    def fail() -> None:
+        raise error
+
+    spoil(monkeypatch, fail)
+    data = data_of(folder, num_workers=workers)
+    data.setup("fit")
+    where = r"reading data failed, packs \d+ to \d+ were being read"
+    with pytest.raises(DataError, match=rf"^{where}: {told}[^\n]*while reading the sample train-000000/0007$"):
+        read(data)
+
+
+@WORKERS
+def test_an_error_of_the_data_says_the_same_from_a_worker(
+    workers: int, folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(folder, good(30), tokenizer)
+
+    def fail() -> None:
+        raise DataError("the index is damaged: make it anew")
+
+    spoil(monkeypatch, fail)
+    data = data_of(folder, num_workers=workers)
+    data.setup("fit")
+    with pytest.raises(DataError, match=r"^the index is damaged: make it anew[^\n]*$"):
+        read(data)
+
+
+# --- commands as shards
+
+
+def test_commands_are_not_run_unless_allowed(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    shard = indexed(folder, good(5), tokenizer)
+    mark = folder / "it-ran"
+    command = f"pipe:touch {mark} && cat {shard}"
+    for refused in (
+        lambda: data_of(folder, train=[str(shard), command]).setup("fit"),
+        lambda: index_shards([str(shard), command], str(folder / "tokenizer")),
+        lambda: build_index(command, tokenizer, folder),
+    ):
+        with pytest.raises(DataError, match=r"pipe:touch … runs a shell command: allow it \(allow_pipe\)"):
+            refused()
+        assert not mark.exists()
+
+
+def test_commands_that_are_allowed(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = indexed(folder, good(5), tokenizer)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    command = f"pipe:cat {shard}"
+    (made,) = index_shards([command], str(folder / "tokenizer"), str(folder / "cache/mmcomponents"), allow_pipe=True)
+    assert Path(made).is_file()
+    data = data_of(folder, train=command, allow_pipe=True)
+    data.setup("fit")
+    assert len(read(data)[0]) == 5
+    with pytest.raises(DataError, match="exit status 3"):
+        data_of(folder, train="pipe:exit 3", allow_pipe=True).setup("fit")
+
+
+# --- one verdict
+
+
+def test_all_ranks_come_to_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the second rank has seen bad samples; both stop at the same step, by the sum."""
+    pads = torch.tensor([-1])
+
+    def batch(refused: int) -> PackedBatch:
+        from mmcomponents.data.collate import collate
+
+        found = collate([], 4, 0, [f"train/{n}: broken" for n in range(refused)])
+        found.keys, found.segment_source = ["train/x"], pads
+        return found
+
+    class Rank:
+        world_size, lightning_module, root_device = 2, None, torch.device("cpu")
+
+        @property
+        def strategy(self) -> Rank:
+            return self
+
+    ranks = [StepCounts(Refusals("train", 100_000, 0.01), 2, Budgets(100)) for _ in range(2)]
+    stopped: list[int] = []
+    for step in range(30):
+        mine = [
+            counts.of(batch(refused), Rank())  # type: ignore[arg-type]
+            for counts, refused in zip(ranks, (0, 1), strict=True)
+        ]
+        names = sorted(mine[0])
+        assert names == sorted(mine[1])
+        total = torch.tensor([mine[0][name] + mine[1][name] for name in names], dtype=torch.float64)
+        monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.distributed, "all_reduce", lambda values, total=total: values.copy_(total))
+        for counts, sums in zip(ranks, mine, strict=True):
+            try:
+                counts.reduce(sums)
+            except DataError as error:
+                assert re.search(rf"{step + 1} of {3 * (step + 1)} samples could not be used", str(error))
+                stopped.append(step)
+    assert stopped[:2] == [10, 10], "more than ten of the first thousand"
+
+
+def test_refused_samples_are_told_once_each_epoch(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = indexed(folder, good(20), tokenizer)
+    data = data_of(folder, max_refused=0.2)
+    data.setup("fit")
+    first = next(iter(list_shard(shard))).members[1]
+    with shard.open("r+b") as file:
+        file.seek(first.offset)
+        file.write(b"no picture")
+    for _ in range(2):
+        with caplog.at_level(logging.WARNING):
+            caplog.clear()
+            assert [line.partition(":")[0] for line in read(data)[1]] == ["train-000000/0000"]
+            assert caplog.text.count("left out") == 1
