@@ -12,8 +12,8 @@ tiles of 448, up to 12, and a thumbnail. Three ways go over the images in turn, 
 The pixels of the first two must agree. The row "decoded" begins at images that are decoded already: a large PNG takes
 longer to decode than all that follows, whoever decodes it.
 
-Then packs of the recipe's training data are read between training steps (forward and backward), as a run without
-workers does: how long a step waits, as a share of it. The last line holds the ratios.
+Then packs of the recipe's training data are made, one after another, and used for training steps (forward and backward)
+as in a run without workers: how long a step waits for its pack, as a share of it. The last line holds the ratios.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import json
 import pstats
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any, TypeVar
 
@@ -102,8 +102,8 @@ def pillow_tiles(image: Image.Image) -> list[Image.Image]:
     return [*tiles, image.resize((TILE, TILE))] if len(tiles) > 1 else tiles
 
 
-def seconds_of(way: Callable[[T], Tiles], sources: Sequence[T]) -> float:
-    """Seconds of a way over all images, one after another."""
+def seconds_of(way: Callable[[T], Any], sources: Iterable[T]) -> float:
+    """Seconds of a way over all images, or packs, one after another."""
     begin = time.perf_counter()
     for source in sources:
         way(source)
@@ -159,24 +159,23 @@ def wait_for_packs(recipe: str, packs: int, profile: bool) -> dict[str, float]:
     parts = {slot: part for slot, part in tree["model"].items() if slot in (*slots(), "heads")}
     parts = {slot: part for slot, part in parts.items() if slot not in ("objective", "sampler", "selector")}
     model, objective = build(parts, tree["model"]["vocab_size"], None).train(), NextToken()
-    batches, recorder = iter(data.train_dataloader()), cProfile.Profile()
-    waited, worked = [], []
-    for number in range(WARM_UP + packs):
+    recorder = cProfile.Profile()
+    made = [seconds_of(data.train_packs.__getitem__, [number]) for number in range(WARM_UP + packs)]
+    if profile:
+        recorder.runcall(seconds_of, data.train_packs.__getitem__, range(WARM_UP + packs, WARM_UP + 2 * packs))
+        pstats.Stats(recorder).sort_stats("cumulative").print_stats(50)
+    batches, waited, worked = iter(data.train_dataloader()), list[float](), list[float]()
+    for _ in range(WARM_UP + packs):
         begin = time.perf_counter()
-        if profile and number >= WARM_UP:
-            recorder.enable()
         batch = next(batches)
-        recorder.disable()
         middle = time.perf_counter()
         model.zero_grad()
         objective(model, batch, objective.counts(batch)).total.backward()
         waited.append(middle - begin)
         worked.append(time.perf_counter() - middle)
     wait, work = middle_of(waited), middle_of(worked)
-    print(f"{recipe}: a step of {1e3 * work:.1f} ms on {torch.get_num_threads()} threads", end=" ")
-    print(f"waits {1e3 * wait:.1f} ms for its pack, medians of {packs} packs")
-    if profile:
-        pstats.Stats(recorder).sort_stats("cumulative").print_stats(50)
+    print(f"{recipe}: a pack is made in {1e3 * middle_of(made):.1f} ms; a step of {1e3 * work:.1f} ms", end=" ")
+    print(f"on {torch.get_num_threads()} threads waits {1e3 * wait:.1f} ms for it, medians of {packs} packs")
     return {"wait/step": round(wait / work, 3)}
 
 

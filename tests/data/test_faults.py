@@ -74,6 +74,7 @@ def indexed(folder: Path, members: Sequence[tuple[str, bytes]], tokenizer: Any, 
 
 
 def data_of(folder: Path, **changes: Any) -> PackedDataModule:
+    """Data in packs of a few samples each."""
     return module_of(folder, **{"pack_tokens": 300, **changes})
 
 
@@ -184,7 +185,7 @@ def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
     indexed(folder, good(4), tokenizer, "train-000001.tar")
     for change, reason in (
         (lambda: os.truncate(shard, 20_000), r"was made of a shard of \d+ bytes, .*train-000000.tar has 20000"),
-        (lambda: archive(shard, good(31)), r"was made of a shard of \d+ bytes"),
+        (lambda: archive(shard, good(60)), r"was made of a shard of \d+ bytes"),
         (shard.unlink, r"the shard .*train-000000.tar is missing"),
     ):
         change()

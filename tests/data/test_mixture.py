@@ -83,6 +83,9 @@ def test_repeats_draw_a_fraction_by_the_seed(index: Index, tokenizer: PreTrained
         halves.append({s for s in range(40) if times[s]})
     assert halves[0] not in (set(range(20)), set(range(20, 40))), "not the first lines"
     assert halves[0] | halves[1] == set(range(40)), "the next epoch goes on with the others"
+    thirds, _ = packs_of(index, tokenizer, sources={"pictures": SourceOptions(repeat=1 / 3)})
+    seen = Counter(s for epoch in range(6) for s, _ in epoch_of(thirds, epoch) if s < 40)
+    assert set(seen.values()) == {2}, "in three epochs each sample comes once"
     other, _ = packs_of(index, tokenizer, sources=sources, seed=2)
     assert {s for s, _ in epoch_of(other, 0) if s < 40} != halves[0]
     again, _ = packs_of(index, tokenizer, sources=sources)

@@ -6,7 +6,8 @@ from torch.nn.functional import cross_entropy
 
 import tiny
 from figures import figure
-from mmcomponents.batch import IGNORE
+from mmcomponents.batch import IGNORE, Pairs
+from mmcomponents.component import WiringError
 from mmcomponents.objectives import NextToken, token_weights
 
 # In p3 and p5 the reference predicts a sample's first token from the sample before it: a leak that we do not have.
@@ -95,3 +96,10 @@ def test_more_rows_than_image_tokens_raise_with_both_numbers() -> None:
     unplaced = replace(batch, visual_index=torch.full_like(batch.visual_index, -1), images=None)
     with pytest.raises(ValueError, match="4 image tokens and 0 of them"):
         objective(tiny.model(), unplaced, objective.counts(batch))
+
+
+def test_rejected_answers_are_not_learnt() -> None:
+    batch = tiny.pack([("t", 4), ("t", 5)])
+    pairs = Pairs(torch.tensor([0]), torch.tensor([1]))
+    with pytest.raises(WiringError, match=r"rejected answers of 1 preference pairs.*data\.sources"):
+        NextToken().counts(replace(batch, pairs=pairs))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
@@ -39,31 +41,20 @@ class PackLoader(Generic[B]):
         return self.length
 
     def __iter__(self) -> Iterator[B]:
-        return self._with_workers() if self.num_workers else read_ahead(self._read, self.items())
+        """Yields the batches of what is left of an epoch.
 
-    def _read(self, item: Any) -> B:
-        batch = self.dataset[item]
-        return batch.pin_memory() if torch.cuda.is_available() else batch  # type: ignore[attr-defined]
-
-    def _with_workers(self) -> Iterator[B]:
+        Raises:
+            DataError: Reading failed, or a process that reads has died.
+        """
         asked: deque[Any] = deque()
+        order = iter(self.items())
 
         def remember() -> Iterator[Any]:
-            for item in self.items():
+            for item in order:
                 asked.append(item)
                 yield item
 
-        # A loader an epoch: its workers are stopped with it, and an epoch may begin anywhere.
-        loader: DataLoader[B] = DataLoader(
-            self.dataset,
-            batch_size=None,
-            sampler=_Items(remember),
-            num_workers=self.num_workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_quiet_worker,
-        )
-        batches = iter(loader)
+        batches = self._with_workers(remember) if self.num_workers else read_ahead(self._read, remember())
         while True:
             try:
                 batch = next(batches)
@@ -73,6 +64,23 @@ class PackLoader(Generic[B]):
                 raise DataError(_reason(error, asked)) from error
             asked.popleft()
             yield batch
+
+    def _read(self, item: Any) -> B:
+        batch = self.dataset[item]
+        return batch.pin_memory() if torch.cuda.is_available() else batch  # type: ignore[attr-defined]
+
+    def _with_workers(self, items: Callable[[], Iterator[Any]]) -> Iterator[B]:
+        # A loader an epoch: its workers are stopped with it, and an epoch may begin anywhere.
+        loader: DataLoader[B] = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=_Items(items),
+            num_workers=self.num_workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_quiet_worker,
+        )
+        yield from loader
 
 
 class _Items:
@@ -94,15 +102,14 @@ def _reason(error: Exception, asked: Iterable[Any]) -> str:
             f"a process that reads data has died ({' '.join(text.split())}); {_told(asked)}. If memory ran out, set"
             " fewer data.num_workers; with 0 the reason is seen"
         )
-    if text.startswith("Caught "):  # torch puts the whole traceback of a worker into the message
-        lines = text.rstrip().splitlines()
-        while lines and any(line.startswith(" ") for line in lines):
-            lines.pop(0)
-        name, _, text = " ".join(lines).partition(": ")
-        text = text if isinstance(error, DataError) else f"{name.rpartition('.')[2]}: {text}"
-    elif not isinstance(error, DataError):
-        text = " ".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", ())])
-    return text if isinstance(error, DataError) else f"reading data failed, {_told(asked)}: {text}"
+    lines = text.rstrip().splitlines() if text.startswith("Caught ") else traceback.format_exception_only(error)
+    while any(line.startswith(" ") for line in lines):  # torch puts the traceback of a worker into the message
+        lines.pop(0)
+    text = re.sub(r"^[\w.]*\.(?=\w+(:|$))", "", "\n".join(lines), flags=re.ASCII)  # the error without its module
+    text = " ".join(text.split())
+    if isinstance(error, DataError):
+        return text.removeprefix(f"{DataError.__name__}: ")
+    return f"reading data failed, {_told(asked)}: {text}"
 
 
 def _told(asked: Iterable[Any]) -> str:

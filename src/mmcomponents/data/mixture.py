@@ -164,7 +164,7 @@ class Mixture:
             while len(self._parts) > 2:
                 del self._parts[next(iter(self._parts))]
             plain = self.share is None
-            self._parts[epoch] = [self._plain(group) for group in self.groups] if plain else self._shared(epoch)
+            self._parts[epoch] = [self._plain(group, epoch) for group in self.groups] if plain else self._shared(epoch)
         return self._parts[epoch]
 
     def shares(self, epoch: int = 0) -> list[GroupShare]:
@@ -289,15 +289,14 @@ class Mixture:
     def _rest(self, which: int, epoch: int, places: Integers) -> Integers:
         """The fraction of a group that is seen once more: it moves on through one order from epoch to epoch."""
         group = self.groups[which]
-        start = round(epoch * (group.repeat % 1.0) * group.samples) if self.share is None else epoch * _REST
+        start = _so_far(group, epoch) if self.share is None else epoch * _REST
         return self._pass(which, (_REST, 0), (start + places) % group.samples)
 
     # --- how much of each
 
-    def _plain(self, group: Group) -> Part:
-        passes, rest = divmod(group.repeat, 1.0)
-        more = round(rest * group.samples)
-        return Part(int(passes), more, group.repeat * group.tokens)
+    def _plain(self, group: Group, epoch: int) -> Part:
+        more = _so_far(group, epoch + 1) - _so_far(group, epoch)
+        return Part(int(group.repeat), more, group.repeat * group.tokens)
 
     def _shared(self, epoch: int) -> list[Part]:
         """Fills the long side as the recipe says and the short side up to its share."""
@@ -356,3 +355,8 @@ class Mixture:
 
     def _tokens(self, samples: Integers, copy: int, epoch: int) -> Integers:
         return self.sizes.of(self.index.take(samples), samples, np.full(len(samples), copy), epoch)[0]
+
+
+def _so_far(group: Group, epochs: int) -> int:
+    """Samples of a group that were seen once more in a number of epochs: five halves are two in one, three in another."""
+    return int(epochs * (group.repeat % 1.0) * group.samples + 1e-9)

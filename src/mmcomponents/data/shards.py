@@ -154,7 +154,10 @@ def find_shards(where: str | Sequence[str], allow_pipe: bool = False) -> list[st
     found: dict[str, None] = {}
     for pattern in [where] if isinstance(where, str) else where:
         if pattern.startswith("pipe:"):
-            found[str(fetch(pattern, cache_folder(), allow_pipe=allow_pipe))] = None
+            try:
+                found[str(fetch(pattern, cache_folder(), allow_pipe=allow_pipe))] = None
+            except SampleError as error:  # of the storage: here it is no single sample that is missing
+                raise DataError(str(error)) from error
             continue
         try:
             matches = expand(pattern)

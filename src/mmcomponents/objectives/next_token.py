@@ -7,6 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from mmcomponents.batch import IGNORE, LossOutput, ModelState, PackedBatch
+from mmcomponents.component import WiringError
 from mmcomponents.objectives.base import LanguageHead, Model, Objective
 from mmcomponents.objectives.weights import Weighting, token_weights
 
@@ -32,7 +33,17 @@ class NextToken(Objective):
         self.needs_heads = (head,)
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """Sum of the weights, and the number of targets, of all sources and of each."""
+        """Sum of the weights, and the number of targets, of all sources and of each.
+
+        Raises:
+            WiringError: The pack holds preference pairs, whose rejected answers are not to be learnt.
+        """
+        if batch.pairs is not None:
+            raise WiringError(
+                f"{type(self).__name__} would learn the rejected answers of {len(batch.pairs.rejected)} preference pairs"
+                f" too (such as {batch.keys[int(batch.pairs.rejected[0])]}): leave their source out"
+                " (data.sources.NAME.repeat 0), or take an objective of preferences"
+            )
         weights = token_weights(batch.labels, batch.layout.cu_seqlens, self.weighting)
         targets = (batch.labels != IGNORE).float()
         by_source = {f"targets/{s}": float(n) for s, n in enumerate(self._by_source(batch, targets))}
