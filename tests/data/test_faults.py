@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -11,7 +12,7 @@ import signal
 import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,17 @@ def good(count: int, **more: Any) -> list[tuple[str, bytes]]:
 
 def bomb() -> bytes:
     """The header of a picture of ten thousand million pixels."""
-    chunk = b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk)) + bytes(100)
+    chunks = [b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(10**6))]
+    packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
+
+
+@pytest.fixture(autouse=True)
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch waits five seconds for each worker of a loader that failed."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    yield
+    gc.collect()
 
 
 @pytest.fixture
@@ -186,13 +196,17 @@ def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
     for change, reason in (
         (lambda: os.truncate(shard, 20_000), r"was made of a shard of \d+ bytes, .*train-000000.tar has 20000"),
         (lambda: archive(shard, good(60)), r"was made of a shard of \d+ bytes"),
-        (shard.unlink, r"the shard .*train-000000.tar is missing"),
     ):
         change()
         with pytest.raises(
             DataError, match=rf"^[^\n]*30 of 34 samples cannot be used.*all samples of .*: [^\n]*{reason}[^\n]*$"
         ):
             data_of(folder).setup("fit")
+    named = [str(shard), str(folder / "train-000001.tar")]
+    shard.unlink()
+    with pytest.raises(DataError, match=r"train-000000\.tar is not there"):
+        data_of(folder, train=named).setup("fit")
+    archive(shard, good(60))
     data = data_of(folder, max_refused=0.9)
     data.setup("fit")
     assert read(data) == ([f"train-000001/000{n}" for n in range(4)], [])
@@ -238,7 +252,7 @@ def test_a_shard_that_is_swapped_for_one_of_the_same_shape(
     data = data_of(folder, num_workers=workers, max_refused=1.0)
     data.setup("fit")
     size = shard.stat().st_size
-    archive(shard, good(10, answer="Q%Zxj~|^Kw?"))
+    archive(shard, good(10, answer="How many di"))
     assert shard.stat().st_size == size
     seen, refused = read(data)
     assert seen == []
@@ -346,9 +360,9 @@ def test_a_worker_that_dies_under_a_trainer(
     ("error", "told"),
     [
         (TypeError("no such thing"), "TypeError: no such thing"),
-        (RuntimeError("DataLoader worker of another kind"), "RuntimeError: DataLoader worker of another kind"),
+        (RuntimeError("A DataLoader worker found it"), "RuntimeError: A DataLoader worker found it"),
         (KeyError("absent"), "KeyError: 'absent'"),
-        (MemoryError(), "MemoryError"),
+        (MemoryError(), "MemoryError:?"),
         (Strange("a", 1), "Strange: \\('a', 1\\)"),
     ],
 )

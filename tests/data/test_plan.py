@@ -8,7 +8,8 @@ import pytest
 
 from mmcomponents.data.epochs import ListedEpochs
 from mmcomponents.data.loaders import RankPacks, one_pass
-from mmcomponents.data.plan import Budgets, PackPlan, best_fit, fill_in_turn
+from mmcomponents.data.packing import best_fit, fill_in_turn
+from mmcomponents.data.plan import Budgets, PackPlan
 
 from .conftest import golden
 

@@ -101,5 +101,6 @@ def test_more_rows_than_image_tokens_raise_with_both_numbers() -> None:
 def test_rejected_answers_are_not_learnt() -> None:
     batch = tiny.pack([("t", 4), ("t", 5)])
     pairs = Pairs(torch.tensor([0]), torch.tensor([1]))
+    batch = replace(batch, keys=["a/0", "a/0"])
     with pytest.raises(WiringError, match=r"rejected answers of 1 preference pairs.*data\.sources"):
         NextToken().counts(replace(batch, pairs=pairs))

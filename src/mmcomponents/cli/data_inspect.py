@@ -126,7 +126,8 @@ def _built(recipe: Recipe, prefix: str) -> PackedDataModule:
 
     data = recipe.resolved().get("data")
     if not isinstance(data, dict):
-        raise UserError("data inspect: the recipe has no data section; set data.train, data.tokenizer and data.tokens_per_tile, or give SHARDS in its place")
+        remedy = "set data.train, data.tokenizer and data.tokens_per_tile, or give SHARDS in its place"
+        raise UserError(f"data inspect: the recipe has no data section; {remedy}")
     check_keys({"data": data}, {"data": _settings(hidden=True)}, {"data": PackedDataModule}, recipe)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(PackedDataModule, "data")

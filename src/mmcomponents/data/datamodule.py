@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch import LightningDataModule
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.augment import JpegRecompression
 from mmcomponents.data.chat import ControlText
-from mmcomponents.data.collate import RenderedSample, collate
 from mmcomponents.data.counting import StepCounts
 from mmcomponents.data.dataset import PackDataset
-from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.errors import DataError
 from mmcomponents.data.frames import DrawnFrames, MiddleFrames, SameFrames
 from mmcomponents.data.images import Normalization
 from mmcomponents.data.index import Index
@@ -29,7 +26,7 @@ from mmcomponents.data.opening import PackSettings, open_packs, source_tilings
 from mmcomponents.data.placeholders import FRAME_TEMPLATE
 from mmcomponents.data.plan import BLOCK, Bookmark, Budgets, Pack
 from mmcomponents.data.progress import PackProgress, batches_trained
-from mmcomponents.data.prompts import PromptBatch, PromptDataset
+from mmcomponents.data.prompts import PromptBatch, PromptDataset, one_question_each
 from mmcomponents.data.refusals import Refusals, Watched
 from mmcomponents.data.samples import SampleRenderer
 from mmcomponents.data.shards import find_shards
@@ -174,22 +171,7 @@ class PackedDataModule(LightningDataModule):
         """
         if "val" not in self._datasets:
             return None
-        index = self._packs("val").index
-        asker, segments = PromptDataset(index, self.renderer, count), list[RenderedSample]()
-        every, chosen = asker[None], list[int]()
-        for sample, turns in _pictured(index, count):
-            first = len(segments)
-            with suppress(SampleError):  # validation itself names it
-                asker._ask(sample, turns, segments, every)
-                chosen.append(first + len(chosen) % (len(segments) - first))
-        return PromptBatch(
-            batch=collate([segments[n] for n in chosen], self.tokens_per_tile, self.renderer.pad_id),
-            questions=[every.questions[n] for n in chosen],
-            answers=[every.answers[n] for n in chosen],
-            kinds=[every.kinds[n] for n in chosen],
-            keys=[every.keys[n] for n in chosen],
-            pictures=[every.pictures[n] for n in chosen],
-        )
+        return one_question_each(PromptDataset(self._packs("val").index, self.renderer, count), count)
 
     def check_model(
         self, tokens_per_tile: int | None, image_size: int | None, vocab_size: int, image_token_id: int | None = None
@@ -341,18 +323,6 @@ class PackedDataModule(LightningDataModule):
 
     def _window(self) -> int:
         return 1 if self.trainer is None else int(self.trainer.accumulate_grad_batches)
-
-
-def _pictured(index: Index, count: int) -> list[tuple[int, int]]:
-    """The first samples with images and answers, and the number of these."""
-    found: list[tuple[int, int]] = []
-    for shard, first in enumerate(index.begins[:-1].tolist()):
-        rows = index.rows(shard)
-        here = np.flatnonzero((rows.turns > 0) & (rows.images > 0))[: count - len(found)]
-        found += [(first + number, int(rows.turns[number])) for number in here.tolist()]
-        if len(found) >= count:
-            break
-    return found
 
 
 def _count_pictured(index: Index) -> int:

@@ -14,16 +14,16 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.groups import Group, Groups
 from mmcomponents.data.index import Index
 from mmcomponents.data.order import Order
 from mmcomponents.data.plan import BLOCK, Block, Budgets
-from mmcomponents.data.rows import Integers, Rows
+from mmcomponents.data.rows import Integers
 from mmcomponents.data.sizes import Sizes
 
 logger = logging.getLogger(__name__)
@@ -50,32 +50,6 @@ class TokenShare:
     def __post_init__(self) -> None:
         if not (0 < self.text < float("inf") and 0 < self.multimodal < float("inf")):
             raise ValueError(f"a token share has two positive parts, not {self.text} : {self.multimodal}")
-
-
-@dataclass(frozen=True)
-class Group:
-    """Samples that are seen equally often.
-
-    Attributes:
-        source: Number of the source; -1: of all sources.
-        text: Whether they are without images and videos; None: where that plays no part.
-        counts: `[shards]` samples that can be used.
-        tokens: Of one pass over them, with the most frames that their videos can get.
-        repeat: Passes an epoch that the recipe asks for.
-        videos: Whether some have videos, so that their sizes differ from epoch to epoch.
-    """
-
-    source: int
-    text: bool | None
-    counts: Integers
-    tokens: int
-    repeat: float
-    videos: bool
-
-    @property
-    def samples(self) -> int:
-        """Samples that can be used."""
-        return int(self.counts.sum())
 
 
 @dataclass(frozen=True)
@@ -136,19 +110,16 @@ class Mixture:
     ) -> None:
         self.index, self.sizes, self.budgets, self.seed = index, sizes, budgets, seed
         self.share, self.block_size, self.shuffle = share, block, shuffle
-        self.refused: list[tuple[int, str]] = []
-        self._repeats = dict(repeats or {})
         # An order that is not drawn is that of the shards, which takes one group.
-        self._by_source = shuffle
-        self._digest = hashlib.sha256(repr((seed, block, shuffle, sorted(self._repeats.items()), share)).encode())
-        self.groups = self._survey()
+        self._found = Groups(index, sizes, budgets, repeats or {}, by_source=shuffle, by_text=share is not None)
+        self.groups, self.refused = self._found.groups, self._found.refused
+        settings = (self._found.digest, seed, block, shuffle, sorted((repeats or {}).items()), share)
+        self._digest = hashlib.sha256(repr(settings).encode())
         if not self.groups:
             left = f"{len(self.refused)} exceed a budget of a pack" if self.refused else "none can be used"
             raise DataError(f"no sample is left of {len(index)}: {left}")
         self._parts: dict[int, list[Part]] = {}
         self._orders: dict[tuple[int, ...], Order] = {}
-        # A cache of this object alone: as a method's it would keep the object alive.
-        self._members = lru_cache(maxsize=4096)(self._find_members)
         for group, part in zip(self.groups, self.parts(0), strict=True):
             if part.passes != 1 or part.more:
                 logger.info("%s: %.4g passes an epoch", self.describe(group), part.passes + part.more / group.samples)
@@ -202,63 +173,6 @@ class Mixture:
     def _entries(self, epoch: int) -> list[int]:
         return [part.passes * g.samples + part.more for g, part in zip(self.groups, self.parts(epoch), strict=True)]
 
-    # --- what there is
-
-    def _survey(self) -> list[Group]:
-        """Walks through the index once, shard by shard."""
-        counts: dict[tuple[int, bool | None], Integers] = {}
-        tokens: dict[tuple[int, bool | None], int] = {}
-        moving: set[tuple[int, bool | None]] = set()
-        for shard in range(len(self.index.shards)):
-            rows = self.index.rows(shard)
-            usable, sizes = self._usable(shard, rows)
-            first = int(self.index.begins[shard])
-            for sample in np.flatnonzero(~self.budgets.fit(*sizes) & ~self._problems(shard)).tolist():
-                self.refused.append((first + sample, self.budgets.excess(int(sizes[0][sample]), int(sizes[1][sample]))))
-            self._digest.update(np.stack([*sizes, rows.source, usable]).tobytes())
-            for key, members in self._groups_of(rows, usable).items():
-                counts.setdefault(key, np.zeros(len(self.index.shards), np.int64))[shard] = len(members)
-                tokens[key] = tokens.get(key, 0) + int(sizes[0][members].sum())
-                if rows.videos[members].any():
-                    moving.add(key)
-        groups = []
-        for key in sorted(counts, key=lambda key: (key[0], bool(key[1]))):
-            if repeat := self._repeats.get(key[0], 1.0):
-                groups.append(Group(*key, counts[key], tokens[key], repeat, key in moving))
-        return groups
-
-    def _problems(self, shard: int) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
-        begin, end = self.index.begins[shard : shard + 2].tolist()
-        bad = np.full(end - begin, shard in self.index.lost_shards)
-        bad[[number for number in range(end - begin) if begin + number in self.index.problems]] = True
-        return bad
-
-    def _usable(
-        self, shard: int, rows: Rows
-    ) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], tuple[Integers, Integers]]:
-        sizes = self.sizes.largest(rows)
-        return self.budgets.fit(*sizes) & ~self._problems(shard), sizes
-
-    def _groups_of(
-        self, rows: Rows, usable: np.ndarray[tuple[int], np.dtype[np.bool_]]
-    ) -> dict[tuple[int, bool | None], Integers]:
-        """The samples of a shard that can be used, by (source, text)."""
-        source = rows.source if self._by_source else np.full(len(rows), -1)
-        text = (rows.images == 0) & (rows.videos == 0)
-        groups: dict[tuple[int, bool | None], Integers] = {}
-        for number in np.unique(source[usable]).tolist():
-            for side in (None,) if self.share is None else (True, False):
-                members = np.flatnonzero(usable & (source == number) & (True if side is None else text == side))
-                if len(members):
-                    groups[number, side] = members
-        return groups
-
-    def _find_members(self, shard: int) -> dict[tuple[int, bool | None], Integers]:
-        rows = self.index.rows(shard)
-        return self._groups_of(rows, self._usable(shard, rows)[0])
-
-    # --- which sample stands where
-
     def _at(self, which: int, epoch: int, places: Integers) -> tuple[Integers, Integers]:
         """Samples, and how often each came before, at some places of a group's part of an epoch."""
         group, part = self.groups[which], self.parts(epoch)[which]
@@ -283,7 +197,7 @@ class Mixture:
         found = np.empty_like(places)
         for shard in np.unique(shards).tolist():
             here = shards == shard
-            found[here] = self.index.begins[shard] + self._members(shard)[group.source, group.text][ranks[here]]
+            found[here] = self._found.members(group, shard)[ranks[here]]
         return found
 
     def _rest(self, which: int, epoch: int, places: Integers) -> Integers:
@@ -291,8 +205,6 @@ class Mixture:
         group = self.groups[which]
         start = _so_far(group, epoch) if self.share is None else epoch * _REST
         return self._pass(which, (_REST, 0), (start + places) % group.samples)
-
-    # --- how much of each
 
     def _plain(self, group: Group, epoch: int) -> Part:
         more = _so_far(group, epoch + 1) - _so_far(group, epoch)
@@ -349,7 +261,7 @@ class Mixture:
             return float(group.tokens)
         total = 0
         for shard in np.flatnonzero(group.counts).tolist():
-            samples = self.index.begins[shard] + self._members(shard)[group.source, group.text]
+            samples = self._found.members(group, shard)
             total += int(self._tokens(samples, copy, epoch).sum())
         return float(total)
 
@@ -358,5 +270,5 @@ class Mixture:
 
 
 def _so_far(group: Group, epochs: int) -> int:
-    """Samples of a group that were seen once more in a number of epochs: five halves are two in one, three in another."""
+    """Samples of a group that were seen once more in some epochs: half of five are two in one, three in another."""
     return int(epochs * (group.repeat % 1.0) * group.samples + 1e-9)

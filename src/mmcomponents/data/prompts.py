@@ -7,6 +7,7 @@ encoded once.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -170,3 +171,40 @@ class PromptDataset(Dataset[PromptBatch]):
             prompts.kinds.append(str(kinds[number]) if isinstance(kinds, list) and number < len(kinds) else "")
             prompts.keys.append(segment.key)
             prompts.pictures.append(stored.images[0] if stored.images and segment.images else None)
+
+
+def one_question_each(asker: PromptDataset, count: int) -> PromptBatch:
+    """One question of each of the first samples with an image.
+
+    They are the same each time: the first question of the first sample, the second of the second, and so on round.
+
+    Args:
+        asker: The questions.
+        count: Samples at most.
+    """
+    every, segments, chosen = asker[None], list[RenderedSample](), list[int]()
+    for sample, turns in _pictured(asker.index, count):
+        first = len(segments)
+        with suppress(SampleError):  # whoever reads the sample in its turn names it
+            asker._ask(sample, turns, segments, every)
+            chosen.append(first + len(chosen) % (len(segments) - first))
+    return PromptBatch(
+        batch=collate([segments[n] for n in chosen], asker.renderer.tokens_per_tile, asker.renderer.pad_id),
+        questions=[every.questions[n] for n in chosen],
+        answers=[every.answers[n] for n in chosen],
+        kinds=[every.kinds[n] for n in chosen],
+        keys=[every.keys[n] for n in chosen],
+        pictures=[every.pictures[n] for n in chosen],
+    )
+
+
+def _pictured(index: Index, count: int) -> list[tuple[int, int]]:
+    """The first samples with images and answers, and the number of these."""
+    found: list[tuple[int, int]] = []
+    for shard, first in enumerate(index.begins[:-1].tolist()):
+        rows = index.rows(shard)
+        here = np.flatnonzero((rows.turns > 0) & (rows.images > 0))[: count - len(found)]
+        found += [(first + number, int(rows.turns[number])) for number in here.tolist()]
+        if len(found) >= count:
+            break
+    return found

@@ -13,7 +13,9 @@ def counts_of(*sizes: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("logarithmic", [True, False])
-@pytest.mark.parametrize("sizes", [(5,), (0,), (0, 1), (1, 1, 2), (7, 9000), (30, 136), (3, 40_000_000), (15_000, 16_384)])
+@pytest.mark.parametrize(
+    "sizes", [(5,), (0,), (0, 1), (1, 1, 2), (7, 9000), (30, 136), (3, 40_000_000), (15_000, 16_384)]
+)
 def test_bins_cover_all_sizes_without_a_gap(sizes: tuple[int, ...], logarithmic: bool) -> None:
     found = Histogram.of(counts_of(*sizes), logarithmic)
     assert sum(row.count for row in found.bins) == found.samples == len(sizes)

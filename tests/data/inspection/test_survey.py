@@ -7,7 +7,8 @@ import pytest
 from mmcomponents.data.inspection import Opened, survey
 from mmcomponents.data.mixture import TokenShare
 from mmcomponents.data.sources import SourceOptions
-from data.inspection.conftest import HOSTILE_SOURCE
+
+from .conftest import HOSTILE_SOURCE
 
 Open = Callable[..., Opened]
 

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcomponents.cli.main import main
+from mmcomponents.data.indexing import build_index
+from mmcomponents.data.shards import open_shard
+from mmcomponents.data.tokenizer import train_tokenizer
+
+Write = Callable[[str, str], Path]
+Capture = pytest.CaptureFixture[str]
+
+RECIPE = """
+model: {projector: {class_path: no.such.Part}}
+data:
+  train: train-*.tar
+  tokenizer: tokenizer
+  tokens_per_tile: 4
+  pack_tokens: ${trainer.max_steps}
+  sources: {plain: {repeat: 2}}
+trainer: {max_steps: 64}
+"""
+SHARDS = ("train-000000.tar", "train-000001.tar")
+HOSTILE = "\x1b[31m[red]"
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    tokenizer = train_tokenizer(["some words to learn"] * 2, 290)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    for shard, name in enumerate(SHARDS):
+        with open_shard(folder / name) as writer:
+            for number in range(10):
+                text = "word " * (3 + number + (140 if number == 9 and shard else 0))
+                writer.write(f"{number}", {"text": text, "source": ("plain", HOSTILE)[shard]})
+        build_index(folder / name, tokenizer)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(shards)
+
+
+def found(capsys: Capture, *argv: str) -> dict[str, Any]:
+    assert main(["data", "inspect", *argv, "--json"]) == 0
+    told = capsys.readouterr()
+    figures: dict[str, Any] = json.loads(told.out)
+    return figures
+
+
+def refused(capsys: Capture, *argv: str) -> str:
+    assert main(["data", "inspect", *argv]) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_shards_are_inspected_without_a_recipe(capsys: Capture) -> None:
+    figures = found(capsys, *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", "--packs_per_step=2")
+    assert figures["budgets"] == {"tokens": 128, "tiles": 48}
+    assert [source["name"] for source in figures["survey"]["sources"]] == ["plain", HOSTILE]
+    assert figures["survey"]["total"]["refused"] == 1
+    assert figures["survey"]["text_share"] == 1
+    assert figures["survey"]["refusals"][0]["first"]["name"] == "train-000001/9"
+    packing = figures["packing"]
+    assert packing["packs_per_step"] == 2
+    assert packing["token_fill"] == pytest.approx(figures["survey"]["total"]["tokens"] / (128 * packing["packs"]))
+    assert figures["page"] is None
+
+
+def test_a_recipe_is_inspected_without_its_model(capsys: Capture, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(RECIPE)
+    figures = found(capsys, "--config", str(recipe), "--data.pack_tiles", "null", "--trainer.max_steps", "90")
+    assert figures["budgets"] == {"tokens": 90, "tiles": None}
+    assert [source["passes"] for source in figures["survey"]["sources"]] == [2, 1]
+    validation = found(capsys, "--config", str(recipe), "--part", "val", "--data.val", SHARDS[0])
+    assert validation["part"] == "val"
+    assert [source["passes"] for source in validation["survey"]["sources"]] == [1]
+
+
+def test_figures_for_a_terminal(capsys: Capture) -> None:
+    assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", "--block", "4"]) == 0
+    told = capsys.readouterr()
+    assert "\x1b[31m" not in told.out
+    assert "<U+001B>[31m[red]" in told.out
+    for wanted in ("text 100.0%", "all 5 blocks planned", "first fit, order of shards", "a pack takes 128"):
+        assert wanted in told.out
+    some = ("--block", "4", "--blocks", "2")
+    assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", *some]) == 0
+    assert "from 2 of 5 blocks" in capsys.readouterr().out
+
+
+def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    figures = found(capsys, *SHARDS, "--tokenizer", "tokenizer", "--html", str(page), "--samples", "4")
+    assert figures["page"] == str(page)
+    assert len(figures["survey"]["drawn"]) == 4
+    text = page.read_text()
+    assert all(name in text for name in figures["survey"]["drawn"])
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+    assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--html", str(page)]) == 0
+    assert f"wrote {page} with 20 samples" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("line", "complaint"),
+    [
+        ("", "needs SHARDS, which come first, or --config RECIPE"),
+        ("--tokenizer tokenizer train-000000.tar", "'train-000000.tar' is no flag"),
+        ("--tokenizer tokenizer train-000000.tar", "SHARDS come first"),
+        ("train-000000.tar", "SHARDS need --tokenizer FOLDER"),
+        ("train-000000.tar --tokenizer none", "there is no tokenizer folder none"),
+        ("none-*.tar --tokenizer tokenizer", "none-*.tar"),
+        ("train-000000.tar --tokenizer tokenizer --pak_tokens 3", "did you mean 'pack_tokens'?"),
+        ("train-000000.tar --tokenizer tokenizer --pack_tokens few", "--pack_tokens: Expected a int. Got value: few"),
+        ("train-000000.tar --tokenizer tokenizer --pack_tokens 0", "budgets must be positive: 0 tokens"),
+        ("train-000000.tar --tokenizer tokenizer --pack_tokens 2", "no sample is left of 10"),
+        ("train-000000.tar --tokenizer tokenizer --val x.tar", "no option --val"),
+        ("train-000000.tar --tokenizer tokenizer --sources.plian.repeat 2", "did you mean 'plain'?"),
+        ("train-000000.tar --config quickstart", "do not go together; set data.train"),
+        ("--config nosuch", "there is no recipe 'nosuch'"),
+        ("--config internvl3/8b", "the recipe has no data section"),
+        ("--config internvl3/8b --data.train train-000000.tar --data.tokenizer tokenizer", "tokens_per_tile"),
+        ("--config quickstart --data.pak_tokens 3", "unknown key data.pak_tokens (the command line)"),
+        ("--config quickstart --data.seed x", "data.seed: Expected a int. Got value: x (the command line)"),
+        ("--config quickstart --sampels 3", "no option --sampels; did you mean 'samples'?"),
+        ("--config quickstart --samples -3", "--samples: takes a whole number"),
+        ("--config quickstart --blocks 0", "--blocks: takes a whole number of at least 1"),
+        ("--config quickstart --part test", "invalid choice: 'test'"),
+        ("--config quickstart --part val --data.val null --data.tokenizer tokenizer", "set data.val"),
+        ("--config quickstart --html none/page.html", "there is no folder none"),
+        ("--config quickstart --html tokenizer", "--html tokenizer is a folder"),
+    ],
+)
+def test_each_mistake_is_one_clear_line(capsys: Capture, line: str, complaint: str) -> None:
+    assert complaint in refused(capsys, *line.split())
+
+
+def test_help_names_both_ways(capsys: Capture) -> None:
+    assert main(["data", "inspect", "--help"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "SHARDS … --tokenizer FOLDER" in told
+    assert "--config RECIPE" in told
