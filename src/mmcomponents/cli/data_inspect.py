@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mmcomponents.data import PackedDataModule
     from mmcomponents.data.inspection import Opened, Report, ShownSample
 
-LINE = "look at data before a run: counts, expected packs, and samples as the model sees them"
+LINE = "counts, expected packs, and samples as the model sees them"
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 _SHARDS_ALONE = {"tokens_per_tile": 256}  # what InternVL3's models make of a tile; a recipe says its own
@@ -224,9 +224,9 @@ def _parser(verb: str) -> _Parser:
         prog=f"mmcomponents {verb} inspect",
         usage="%(prog)s --config RECIPE [--data.pack_tokens 8192 …] [options]\n"
         "       %(prog)s SHARDS … --tokenizer FOLDER [--pack_tokens 8192 …] [options]",
-        description=f"{LINE[0].upper()}{LINE[1:]}. With a recipe, its flags (--data.…) are taken too; its model and "
-        "trainer play no part. With shards, the settings of a recipe's data section are flags: --tokens_per_tile 256 "
-        "--tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these values by default.",
+        description=f"Look at data before a run: {LINE}. With a recipe, its flags (--data.…) are taken too; its model "
+        "and trainer play no part. With shards, the settings of a recipe's data section are flags: --tokens_per_tile "
+        "256 --tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these values by default.",
         allow_abbrev=False,
         add_help=False,
     )

@@ -62,7 +62,7 @@ __all__ = [  # the words of the template, for those who speak it
 ]
 
 _MOST_KNOWN, _LONGEST_KNOWN = 16384, 128
-"""Texts whose ids are remembered for a tokenizer, and the characters of the longest of them: some 10 MB at most."""
+"""Texts whose ids are remembered for a tokenizer, and characters of the longest: mostly a few MB, never above 60."""
 
 
 @dataclass

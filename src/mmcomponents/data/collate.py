@@ -145,9 +145,10 @@ def _join(parts: Sequence[np.ndarray]) -> Tensor:
 def _image_batch(table: Sequence[TiledImage]) -> ImageBatch | None:
     if not table:
         return None
-    tiles = torch.tensor([len(image.pixels) for image in table])
-    tile_image = torch.arange(len(table)).repeat_interleave(tiles)
-    return ImageBatch(torch.cat([image.pixels for image in table]), tile_image)
+    # numpy: torch would wake its threads for this, beside those of the training step
+    tile_image = np.repeat(np.arange(len(table)), [len(image.pixels) for image in table])
+    pixels = np.concatenate([image.pixels.numpy() for image in table])
+    return ImageBatch(torch.from_numpy(pixels), torch.from_numpy(tile_image))
 
 
 def _deltas(table: Sequence[TiledImage]) -> Tensor | None:

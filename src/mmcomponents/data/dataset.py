@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Collection, Sequence
 
-import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -48,7 +48,7 @@ class PackDataset(Dataset[PackedBatch]):
         if delta_log2 is not None and (not delta_log2 or not all(0 <= k <= 8 for k in delta_log2)):
             raise ValueError(f"delta_log2 {list(delta_log2)} is no choice of k from 0 to 8, delta = 2**-k")
         self.index, self.plan, self.sizes, self.renderer = index, plan, sizes, sizes.renderer
-        self.delta_log2 = None if delta_log2 is None else np.array(delta_log2)
+        self.delta_log2 = None if delta_log2 is None else list(delta_log2)
         self.jpeg, self.no_jpeg = jpeg, frozenset(no_jpeg)
 
     def __getitem__(self, pack: int | Pack | None) -> PackedBatch:
@@ -101,9 +101,9 @@ class PackDataset(Dataset[PackedBatch]):
             films.append(self.renderer.tile_frames(frames))
         chats, order = self.renderer.render(stored.record, images, films)
         if self.delta_log2 is not None:
-            draws = np.random.default_rng(key).choice(self.delta_log2, len(order))
-            for image, k in zip(order, draws.tolist(), strict=True):
-                image.delta_log2 = k
+            draw = random.Random(draw_key(*key))  # numpy takes longer to seed a generator than to read a sample
+            for image in order:
+                image.delta_log2 = draw.choice(self.delta_log2)
         name = self.index.name(sample)
         if len(chats) == 1:
             return [RenderedSample(chats[0], order, sample, source, name)]

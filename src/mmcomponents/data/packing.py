@@ -1,10 +1,12 @@
 """How samples of given sizes share packs: bin packing with two budgets, tokens and image tiles.
 
-A block is packed by best fit decreasing, a small one also by filling one pack after the other, and the better of both
-says how many packs it takes. Where they fit, the samples are then dealt out evenly over as many. A sample is never cut.
+A block is dealt out evenly over as few packs as that succeeds for. Where it does not, best fit decreasing packs it, or
+for a small block filling one pack after the other. Swaps then make the packs alike. A sample is never cut.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,11 @@ from mmcomponents.data.rows import Integers
 
 Shares = npt.NDArray[np.float64]
 
+EVEN = 0.005
+"""Bins that are within this share of the mean are alike."""
+PARTNERS = 8
+NOTHING = -1
+MANY = 50
 FEW = 512
 """Samples of a block for which a better, slower packing is tried."""
 
@@ -123,20 +130,74 @@ def spread(sizes: Shares, count: int) -> list[list[int]] | None:
     return bins
 
 
-def plan_block(sizes: Shares) -> list[list[int]]:
-    """Packs the samples of one block.
+def pack_block(sizes: Shares) -> list[list[int]]:
+    """Packs the samples of one block into as few packs as are found, dealt out evenly where that is possible.
 
     Args:
         sizes: `[n, 2]` shares of the two budgets that a sample takes, none above 1.
 
     Returns:
-        Sample numbers of each pack, ascending; the packs in the order of their first samples.
+        Sample numbers of each pack.
     """
     best = best_fit(sizes)
     if len(sizes) <= FEW:
         best = min([fill_in_turn(sizes), best], key=len)
-    # One pack more in fifty is a fair price for packs that are alike.
-    more = spread(sizes, len(best) + 1) if len(best) >= 50 else None
-    best = spread(sizes, len(best)) or more or best
-    # Inside a pack, and among packs, the order of the (shuffled) block: sizes leave no trace.
-    return sorted(sorted(pack) for pack in best)
+    least = max(1, math.ceil(float(sizes.sum(0).max()) - 1e-6))
+    # One pack more in a hundred is a fair price for packs that are alike.
+    most = len(best) + (max(1, len(best) // 100) if len(best) >= MANY else 0)
+    for count in sorted({least, min(least + 1, most), len(best), most}):
+        if (dealt := spread(sizes, count)) is not None:
+            return dealt
+    return best
+
+
+def even_out(sizes: Shares, bins: list[list[int]], rounds: int = 3) -> list[list[int]]:
+    """Swaps items until all bins bear nearly alike, in both budgets; their number stays.
+
+    The bin that is furthest from the mean gives an item to one of those most unlike it, or swaps two, whichever brings
+    both nearest to the mean, until nothing helps. Only elementwise arithmetic, so that all ranks come to the same bins
+    on any processor.
+
+    Args:
+        sizes: `[n, 2]` shares of the two budgets that an item takes.
+        bins: Item numbers of each bin.
+        rounds: Most swaps, in multiples of the number of bins.
+
+    Returns:
+        Item numbers of each bin.
+    """
+    count = len(bins)
+    loads = np.array([sizes[items].sum(0) for items in bins])
+    mean = np.maximum(loads.sum(0) / count, 1e-12)
+    off = loads / mean - 1.0
+    far = off[:, 0] ** 2 + off[:, 1] ** 2
+    held = [[*items, NOTHING] for items in bins]
+    everything = np.concatenate([sizes, np.zeros((1, 2))])  # NOTHING is the last: to be given for an item
+    for _ in range(rounds * count):
+        worst = int(np.argmax(far))
+        if far[worst] < EVEN**2:
+            break
+        unlike = off[worst] - off
+        distance = unlike[:, 0] ** 2 + unlike[:, 1] ** 2
+        partners = np.argsort(-distance, kind="stable")[:PARTNERS].tolist()
+        mine = np.array(held[worst])
+        theirs = np.array([item for bin_ in partners for item in held[bin_]])
+        owner = np.repeat(partners, [len(held[bin_]) for bin_ in partners])
+        given = everything[mine][:, None] - everything[theirs][None]  # [m, n, 2] what goes, less what comes
+        change = given / mean
+        gain = (change * (unlike[owner] - change)).sum(-1)
+        fits = ((loads[worst] - given <= 1.0 + _SLACK) & (loads[owner] + given <= 1.0 + _SLACK)).all(-1)
+        gain = np.where(fits, gain, -1.0)
+        first, second = divmod(int(np.argmax(gain)), len(theirs))
+        if gain[first, second] <= 1e-9:
+            far[worst] = -1.0  # nothing helps it, until a swap with another changes it
+            continue
+        partner = int(owner[second])
+        one, other = int(mine[first]), int(theirs[second])
+        for place, gone, came, sign in ((worst, one, other, -1.0), (partner, other, one, 1.0)):
+            held[place] = [item for item in held[place] if item not in (gone, NOTHING)] + [came] * (came != NOTHING)
+            held[place].append(NOTHING)
+            loads[place] += sign * given[first, second]
+            off[place] += sign * change[first, second]
+            far[place] = off[place, 0] ** 2 + off[place, 1] ** 2
+    return [items[:-1] for items in held]

@@ -18,10 +18,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mmcomponents.data.packing import Shares, plan_block
+from mmcomponents.data.packing import Shares, even_out, pack_block
 from mmcomponents.data.rows import Integers
 
-VERSION = 2  # of the rule by which samples share packs
+VERSION = 3  # of the rule by which samples share packs
 COUNTED_BLOCKS = 512
 """Blocks of an epoch of which the packs are counted one by one: a million samples take about twenty seconds."""
 SAMPLED_BLOCKS = 64
@@ -127,10 +127,11 @@ class _Walk:
     begins: list[int]
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Planned:
     block: Block
-    packs: list[list[int]]
+    bins: list[list[int]]
+    packs: list[list[int]] | None = None
 
 
 class PackPlan:
@@ -156,9 +157,9 @@ class PackPlan:
         """
         walk = self._walk_to(number)
         place = bisect_right(walk.begins, number) - 1
-        planned = self._plan(walk.epoch, walk.block + place)
-        chosen = planned.packs[number - walk.begins[place]]
-        samples, copies = planned.block.samples[chosen], planned.block.copies[chosen]
+        block, packs = self.block_packs(walk.epoch, walk.block + place)
+        chosen = packs[number - walk.begins[place]]
+        samples, copies = block.samples[chosen], block.copies[chosen]
         return Pack(number, walk.epoch, tuple(samples.tolist()), tuple(copies.tolist()))
 
     def packs_in_epoch(self, epoch: int) -> int:
@@ -178,7 +179,7 @@ class PackPlan:
         if blocks <= COUNTED_BLOCKS:
             return self.packs_in_epoch(0)
         some = np.linspace(0, blocks - 2, SAMPLED_BLOCKS).astype(np.int64).tolist()
-        return round(blocks * sum(len(self._plan(0, number).packs) for number in some) / len(some))
+        return round(blocks * sum(len(self._plan(0, number).bins) for number in some) / len(some))
 
     def bookmark(self, number: int) -> Bookmark:
         """Where the block of a pack begins."""
@@ -209,22 +210,32 @@ class PackPlan:
         """Plans one block more, or goes over to the next epoch."""
         block = walk.block + len(walk.begins) - 1
         if block < self.epochs.blocks(walk.epoch):
-            walk.begins.append(walk.begins[-1] + len(self._plan(walk.epoch, block).packs))
+            walk.begins.append(walk.begins[-1] + len(self._plan(walk.epoch, block).bins))
             return walk
         following = _Walk(walk.epoch + 1, 0, [walk.begins[-1]])
         insort(self._walks, following, key=lambda walk: walk.begins[0])
         return following
 
     def _plan(self, epoch: int, number: int) -> _Planned:
-        if (planned := self._planned.get((epoch, number))) is None:
+        """Packs a block, as far as that is needed to know how many packs it has."""
+        planned = self._planned.get((epoch, number))
+        if planned is None:
             block = self.epochs.block(epoch, number)
-            packs = plan_block(self.budgets.shares(block.tokens, block.tiles))
+            planned = _Planned(block, pack_block(self.budgets.shares(block.tokens, block.tiles)))
+            self._planned[epoch, number] = planned
+            while len(self._planned) > KEPT_BLOCKS:
+                self._planned.popitem(last=False)
+        return planned
+
+    def block_packs(self, epoch: int, number: int) -> tuple[Block, list[list[int]]]:
+        """A block and its packs, made alike and put in order."""
+        planned = self._plan(epoch, number)
+        if planned.packs is None:
+            sizes = self.budgets.shares(planned.block.tokens, planned.block.tiles)
+            # Inside a pack the order of the (shuffled) block, among packs a drawn one: sizes leave no trace.
+            packs = sorted(sorted(pack) for pack in even_out(sizes, planned.bins))
             if self.shuffle:
                 order = np.random.default_rng((self.seed, epoch, number, 1)).permutation(len(packs))
                 packs = [packs[place] for place in order.tolist()]
-            planned = self._planned[epoch, number] = _Planned(block, packs)
-            while len(self._planned) > KEPT_BLOCKS:
-                self._planned.popitem(last=False)
-        else:
-            self._planned.move_to_end((epoch, number))
-        return planned
+            planned.packs = packs
+        return planned.block, planned.packs

@@ -78,8 +78,7 @@ def test_the_page_shows_what_there_is(source: str) -> None:
     assert HOSTILE_SOURCE.partition("\x1b")[0] + "U+001B" in text
     for wanted in (
         "<title> & more",
-        "image 1: 4 × 9 rows",
-        "delta 1/4",
+        "image 1: 4 × 9 rowsdelta 1/4",
         "video 1, frame 4: 4 × 1 rows",
         "chosen<|im_start|>assistant There are three.<|im_end|>",
         "mix-000000/truncated",

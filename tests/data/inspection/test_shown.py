@@ -27,7 +27,7 @@ def test_tiles_are_those_of_the_model_in_their_grid(open_mixed: Open) -> None:
     assert (shown.tiles, shown.targets) == (9, 1 + len("A slope."))  # few merges are learnt: a token each
     (image,) = shown.pictures
     assert (image.name, image.detail, image.columns, image.rows) == ("image 1", "112 × 56 pixels", 4, "4 × 9")
-    assert image.delta == "the position part's own"
+    assert image.delta == "the position part's own delta"
     whole = Image.new("RGB", (112, 56))
     for number, tile in enumerate(image.tiles):
         whole.paste(tile, (number % 4 * 28, number // 4 * 28))

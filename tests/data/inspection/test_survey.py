@@ -78,3 +78,11 @@ def test_samples_to_show_come_evenly_from_all_sources(open_mixed: Open) -> None:
     texts = {tuple(survey(open_mixed(seed=seed).mixture, shown=9).drawn) for seed in range(8)}
     assert len(texts) > 1
     assert survey(opened.mixture, shown=0).drawn == []
+
+
+def test_all_samples_of_a_source_can_be_drawn(open_mixed: Open) -> None:
+    others = ("pictures", "videos", "pairs", "books", HOSTILE_SOURCE, "broken")
+    options = {name: SourceOptions(repeat=0) for name in others}
+    drawn = [survey(open_mixed(sources=options, seed=seed).mixture, shown=2).drawn for seed in range(12)]
+    assert all(len(set(some)) == 2 for some in drawn)
+    assert {sample for some in drawn for sample in some} == set(range(6, 12))

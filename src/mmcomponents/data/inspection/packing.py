@@ -93,10 +93,10 @@ def measure_packing(
     chosen = np.unique(np.linspace(0, blocks - 1, min(blocks, most_blocks)).astype(np.int64)).tolist()
     tokens, tiles, seen = list[int](), list[int](), list[Block]()
     for done, number in enumerate(chosen):
-        planned = plan._plan(epoch, number)
-        seen.append(planned.block)
-        tokens += [int(planned.block.tokens[pack].sum()) for pack in planned.packs]
-        tiles += [int(planned.block.tiles[pack].sum()) for pack in planned.packs]
+        block, packs = plan.block_packs(epoch, number)
+        seen.append(block)
+        tokens += [int(block.tokens[pack].sum()) for pack in packs]
+        tiles += [int(block.tiles[pack].sum()) for pack in packs]
         if progress is not None:
             progress(done + 1, len(chosen))
     samples, copies, sizes, cuts = (np.concatenate([block[column] for block in seen]) for column in range(4))
@@ -104,15 +104,14 @@ def measure_packing(
     plain = first_fit(sizes[order], cuts[order], budgets)
     plain_tokens = np.array([sizes[order[pack]].sum() for pack in plain])
     plain_tiles = np.array([cuts[order[pack]].sum() for pack in plain])
-    packs = len(tokens)
     return Packing(
         blocks=blocks,
         planned_blocks=len(chosen),
-        packs=packs if len(chosen) == blocks else round(packs * blocks / len(chosen)),
+        packs=len(tokens) if len(chosen) == blocks else round(len(tokens) * blocks / len(chosen)),
         samples=len(samples),
-        samples_per_pack=len(samples) / packs,
-        token_fill=sum(tokens) / (packs * budgets.tokens),
-        tile_fill=None if budgets.tiles is None else sum(tiles) / (packs * budgets.tiles),
+        samples_per_pack=len(samples) / len(tokens),
+        token_fill=sum(tokens) / (len(tokens) * budgets.tokens),
+        tile_fill=None if budgets.tiles is None else sum(tiles) / (len(tokens) * budgets.tiles),
         packs_per_step=packs_per_step,
         planned=measure_balance(np.array(tokens), np.array(tiles), packs_per_step),
         first_fit=measure_balance(plain_tokens, plain_tiles, packs_per_step),

@@ -185,7 +185,7 @@ def _picture(
     tiles = [_visible(tile, packs.renderer.normalization) for tile in image.pixels]
     cells = grid[0] * grid[1]
     k = image.delta_log2
-    delta = "the position part's own" if k is None else f"delta 1/{2**k}" if k else "delta 1"
+    delta = "the position part's own delta" if k is None else f"delta 1/{2**k}" if k else "delta 1"
     return Picture(
         name=name,
         detail=detail,
