@@ -51,6 +51,7 @@ class Loop:
         self.global_rank, self.world_size = rank, world
         self.total, self.current, self.is_last_batch = counters(), counters(), False
         self.fit_loop = self.epoch_loop = self.batch_progress = self
+        self.epoch_progress = SimpleNamespace(total=counters(ready=1, started=1), current=counters(ready=1, started=1))
         self.data = module_of(folder, **settings)
         self.data.trainer = self  # type: ignore[assignment]
         self.data.setup("fit")

@@ -329,7 +329,7 @@ def read(shard: Path, tokenizer: PreTrainedTokenizerFast, number: int) -> dict[s
     every, found = np.arange(len(index)), {}
     tokens, tiles = dataset.sizes.of(index.take(every), every, np.zeros_like(every), 1)
     for sample in every.tolist():
-        batch = dataset[Pack(0, 1, (sample,))]
+        batch = dataset[Pack(0, 1, (sample,), (0,), (int(tokens[sample]),))]
         if batch.refused:
             assert batch.refused[0].startswith(index.name(sample))
             continue

@@ -21,7 +21,7 @@ from mmcomponents.data.shards import ShardWriter
 from .conftest import png, record
 
 RUN = Path(__file__).with_name("kill_run.py")
-KILLS, EPOCHS = 10, 4
+KILLS, EPOCHS = 10, 10
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def kill(process: subprocess.Popen[bytes], run: Path, draw: random.Random, more:
         assert time.monotonic() < until, (run / "output").read_text()[-2000:]
         time.sleep(0.002)
     time.sleep(draw.random() * 0.05)
+    assert process.poll() is None, "it was done before it could be killed"
     if draw.random() < 0.5:
         os.killpg(process.pid, signal.SIGKILL)
     else:
@@ -88,12 +89,11 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(folder: Path, workers: 
     assert [line["batch"] for line in wanted] == list(range(len(wanted)))
     assert len({line["hash"] for line in wanted}) == len(wanted), "no two batches are alike"
     assert sum("pixels" in line for line in wanted) > len(wanted) / 2
-    draw, cuts = random.Random(workers), 0
+    draw = random.Random(workers)
     for _ in range(KILLS):
         process = start(folder, killed, workers)
-        kill(process, killed, draw, draw.randrange(1, max(2, len(wanted) // 5)))
-        cuts += process.returncode == -signal.SIGKILL
-    assert cuts == KILLS, "each time it was still at work"
+        kill(process, killed, draw, draw.randrange(1, 15))
+        assert process.returncode == -signal.SIGKILL
     assert start(folder, killed, workers).wait(300) == 0, (killed / "output").read_text()[-2000:]
     joined: list[dict[str, Any]] = []
     resumed = 0

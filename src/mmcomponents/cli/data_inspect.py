@@ -226,7 +226,7 @@ def _parser(verb: str) -> _Parser:
         "       %(prog)s SHARDS … --tokenizer FOLDER [--pack_tokens 8192 …] [options]",
         description=f"Look at data before a run: {LINE}. With a recipe, its flags (--data.…) are taken too; its model "
         "and trainer play no part. With shards, the settings of a recipe's data section are flags: --tokens_per_tile "
-        "256 --tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these values by default.",
+        "256 --tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these defaults.",
         allow_abbrev=False,
         add_help=False,
     )

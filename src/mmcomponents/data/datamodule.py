@@ -219,13 +219,18 @@ class PackedDataModule(LightningDataModule):
             self._datasets[part] = PromptDataset(index, self.renderer, *how)
             refusals.check_plan(index, [])
             return
-        packs, mixture = self._plan(part, index)
+        packs, mixture = self.plan_part(part, index)
         refusals.check_plan(index, mixture.refused)
         self._datasets[part] = packs
         if part == "train":
             self._mixture = mixture
 
-    def _plan(self, part: str, index: Index) -> tuple[PackDataset, Mixture]:
+    def plan_part(self, part: str, index: Index) -> tuple[PackDataset, Mixture]:
+        """Plans the packs of train or val, whatever share of the samples cannot be used.
+
+        Raises:
+            DataError: They cannot be packed at all.
+        """
         budgets, training = self.budgets, part == "train"
         if training:
             settings = PackSettings(

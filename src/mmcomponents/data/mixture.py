@@ -208,7 +208,7 @@ class Mixture:
 
     def _plain(self, group: Group, epoch: int) -> Part:
         more = _so_far(group, epoch + 1) - _so_far(group, epoch)
-        return Part(int(group.repeat), more, group.repeat * group.tokens)
+        return Part(int(group.repeat), more, (int(group.repeat) + more / group.samples) * group.tokens)
 
     def _shared(self, epoch: int) -> list[Part]:
         """Fills the long side as the recipe says and the short side up to its share."""

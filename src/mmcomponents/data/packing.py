@@ -15,9 +15,9 @@ from mmcomponents.data.rows import Integers
 
 Shares = npt.NDArray[np.float64]
 
-EVEN = 0.005
+EVEN = 0.002
 """Bins that are within this share of the mean are alike."""
-PARTNERS = 8
+PARTNERS = 16
 NOTHING = -1
 MANY = 50
 FEW = 512
@@ -151,7 +151,7 @@ def pack_block(sizes: Shares) -> list[list[int]]:
     return best
 
 
-def even_out(sizes: Shares, bins: list[list[int]], rounds: int = 3) -> list[list[int]]:
+def even_out(sizes: Shares, bins: list[list[int]], rounds: int = 6) -> list[list[int]]:
     """Swaps items until all bins bear nearly alike, in both budgets; their number stays.
 
     The bin that is furthest from the mean gives an item to one of those most unlike it, or swaps two, whichever brings

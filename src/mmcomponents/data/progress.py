@@ -82,7 +82,21 @@ class PackProgress:
         current: Any = trainer.fit_loop.epoch_loop.batch_progress.current
         if not current.processed:
             self.begin = self.used(trainer)
+            _count_epoch(trainer)
         return current.processed, int(min(trainer.num_training_batches, length))
+
+
+def _count_epoch(trainer: Trainer) -> None:
+    """Counts the epoch that begins, where Lightning has not.
+
+    It forgets the one that begins after a resume at the very end of another. A second resume would then take it for
+    finished, however far it is, and begin one more.
+    """
+    epochs: Any = trainer.fit_loop.epoch_progress
+    if epochs.current.ready == epochs.current.processed:
+        for counter in (epochs.total, epochs.current):
+            counter.ready += 1
+            counter.started += 1
 
 
 def batches_trained(trainer: Trainer | None) -> int:

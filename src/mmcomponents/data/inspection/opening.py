@@ -41,4 +41,4 @@ def open_part(module: PackedDataModule, part: Part) -> Opened:
         raise DataError(f"the recipe's data names no shards for {part}: set data.{part}")
     shards = find_shards(where, module.allow_pipe)
     index = Index.open(shards, module.tokenizer, module.index_folder, module.frame_template)
-    return Opened(part, *module._plan(part, index))
+    return Opened(part, *module.plan_part(part, index))
