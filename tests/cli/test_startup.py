@@ -20,7 +20,8 @@ from laws.pair import Pair, Sized, make_task
 from mmcomponents.cli.errors import UserError
 from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.cli.startup import StartupTable, default_callbacks, slot_table
+from mmcomponents.cli.startup import StartupTable, data_table, default_callbacks, slot_table
+from mmcomponents.data import PackedDataModule, SourceOptions, make_handwriting
 from mmcomponents.heads import LMHead
 from mmcomponents.training import GradientWatch, NoGradientError
 
@@ -134,3 +135,20 @@ def test_a_part_without_gradient_is_told_in_one_line(
     monkeypatch.setattr(cli.trainer, "fit", silent)
     with pytest.raises(UserError, match=r"^projector \(Wide\) received no gradient$"):
         cli.run_verb()
+
+
+def test_the_data_of_a_run_are_shown(tmp_path: Path) -> None:
+    make_handwriting(str(tmp_path), scenes=20, held_out=4, val_scenes=4, vocab_size=400)
+    data = PackedDataModule(
+        str(tmp_path / "tokenizer"),
+        4,
+        str(tmp_path / "train-*.tar"),
+        tile_size=28,
+        sources={"handwriting": SourceOptions(repeat=2.5)},
+    )
+    data.setup("fit")
+    assert data.mixture is not None
+    console = Console(file=io.StringIO(), width=100)
+    console.print(data_table(data.mixture))
+    samples, passes, _, share = rows(console.file.getvalue())["handwriting"]
+    assert (samples, passes, share) == ("20", "2.5", "100.0%")

@@ -33,16 +33,15 @@ def contents(value: Any, name: str = "batch") -> Iterator[tuple[str, Any]]:
         yield name, value
 
 
-def digest(batch: PackedBatch) -> str:
-    found = hashlib.sha256()
+def digests(batch: PackedBatch) -> dict[str, str]:
+    """A hash of each thing in a batch: in a failure one sees what differs."""
+    found = {}
     for name, value in contents(batch):
-        found.update(name.encode())
+        data = repr(value).encode()
         if isinstance(value, Tensor):
-            found.update(repr((value.dtype, tuple(value.shape))).encode())
-            found.update(value.contiguous().numpy().tobytes())
-        else:
-            found.update(repr(value).encode())
-    return found.hexdigest()[:16]
+            data = repr((value.dtype, tuple(value.shape))).encode() + value.contiguous().numpy().tobytes()
+        found[name] = hashlib.sha256(data).hexdigest()[:16]
+    return found
 
 
 class Noting(LightningModule):
@@ -58,7 +57,7 @@ class Noting(LightningModule):
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
         number = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1
-        seen = {"batch": number, "hash": digest(batch), "weight": self.weight.double().sum().item()}
+        seen = {"batch": number, "hashes": digests(batch), "weight": self.weight.double().sum().item()}
         if batch.images is not None:
             seen["pixels"] = True
         self.notes.write(json.dumps(seen) + "\n")

@@ -87,7 +87,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(folder: Path, workers: 
     assert start(folder, whole, 2 - workers).wait(300) == 0, (whole / "output").read_text()[-2000:]
     wanted = notes(whole)
     assert [line["batch"] for line in wanted] == list(range(len(wanted)))
-    assert len({line["hash"] for line in wanted}) == len(wanted), "no two batches are alike"
+    assert len({line["hashes"]["batch.input_ids"] for line in wanted}) == len(wanted), "no two batches are alike"
     assert sum("pixels" in line for line in wanted) > len(wanted) / 2
     draw = random.Random(workers)
     for _ in range(KILLS):
