@@ -82,7 +82,11 @@ def main(settings: dict[str, Any]) -> None:
         num_workers=settings["workers"],
         seed=5,
         block=24,
-        sources={"pictures": SourceOptions(repeat=2.5), "films": SourceOptions(repeat=0.5), "books": SourceOptions(0.5)},
+        sources={
+            "pictures": SourceOptions(repeat=2.5),
+            "films": SourceOptions(repeat=0.5),
+            "books": SourceOptions(0.5),
+        },
         token_share=TokenShare(1, 3),
         jpeg_quality=(75, 100),
         train_frames=(2, 4),

@@ -19,7 +19,6 @@ from typing import Any
 import pytest
 import torch
 
-from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.plan import PackPlan
 from mmcomponents.data.sources import SourceOptions
 
@@ -279,10 +278,6 @@ def test_lightning_sees_each_pack_of_the_epochs_once(
     begun = stop * before // length  # epochs that were over at the stop
     assert epochs * length <= len(first + second) < epochs * length + max(before, after)
     assert begun < epochs or not second
-
-
-def _module(folder: Path) -> PackedDataModule:
-    return module_of(folder)
 
 
 def test_what_a_shard_of_one_pack_gives(write_shard: Any, tokenizer: Any, tmp_path: Path) -> None:

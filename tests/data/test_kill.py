@@ -39,7 +39,9 @@ def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, movie: bytes) -> 
                     files = [("png", png(20 + n, 30)), ("png", png(30, 20 + n))]
                     writer.write(f"{n:03d}", record("<image> and <image>", "two", source="pictures"), files)
                 case 3:
-                    writer.write(f"{n:03d}", record("What happens?", f"It fades {n}.", source="films"), [("mp4", movie)])
+                    writer.write(
+                        f"{n:03d}", record("What happens?", f"It fades {n}.", source="films"), [("mp4", movie)]
+                    )
                 case _:
                     asked = [{"role": "user", "content": "<image>\nHow many?"}]
                     pair = {"messages": asked, "chosen": "3", "rejected": f"{n}", "source": "pairs"}

@@ -125,6 +125,16 @@ def test_the_token_share_holds_within_a_percent(
     assert "passes an epoch" in caplog.text
 
 
+def test_what_the_token_share_leaves_out_comes_in_later_epochs(
+    index: Index, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    sources = {"pictures": SourceOptions(repeat=0.4), "short": SourceOptions(repeat=0.1)}
+    packs, mixture = packs_of(index, tokenizer, sources=sources, share=TokenShare(3, 1))
+    seen = {sample for epoch in range(6) for sample, _ in epoch_of(packs, epoch)}
+    assert mixture.parts(0)[0].start == 0 < mixture.parts(1)[0].start
+    assert {sample for sample in seen if sample < 40} == set(range(40))
+
+
 def test_every_block_has_its_share_of_each_group(index: Index, tokenizer: PreTrainedTokenizerFast) -> None:
     _, mixture = packs_of(index, tokenizer, sources={"short": SourceOptions(repeat=2)})
     for number in range(mixture.blocks(0)):

@@ -59,11 +59,13 @@ class Part:
     Attributes:
         passes: Times that each of its samples is seen.
         more: Samples that are seen once more.
+        start: Where these begin in an order of their own.
         tokens: Of all of them.
     """
 
     passes: int
     more: int
+    start: int
     tokens: float
 
 
@@ -181,9 +183,8 @@ class Mixture:
         for copy in np.unique(copies).tolist():
             here = copies == copy
             inside = places[here] - copy * group.samples
-            found[here] = (
-                self._rest(which, epoch, inside) if copy == part.passes else self._pass(which, (epoch, copy), inside)
-            )
+            rest = copy == part.passes
+            found[here] = self._rest(which, part.start, inside) if rest else self._pass(which, (epoch, copy), inside)
         return found, copies
 
     def _pass(self, which: int, key: tuple[int, int], places: Integers) -> Integers:
@@ -200,15 +201,14 @@ class Mixture:
             found[here] = self._found.members(group, shard)[ranks[here]]
         return found
 
-    def _rest(self, which: int, epoch: int, places: Integers) -> Integers:
+    def _rest(self, which: int, start: int, places: Integers) -> Integers:
         """The fraction of a group that is seen once more: it moves on through one order from epoch to epoch."""
-        group = self.groups[which]
-        start = _so_far(group, epoch) if self.share is None else epoch * _REST
-        return self._pass(which, (_REST, 0), (start + places) % group.samples)
+        return self._pass(which, (_REST, 0), (start + places) % self.groups[which].samples)
 
     def _plain(self, group: Group, epoch: int) -> Part:
-        more = _so_far(group, epoch + 1) - _so_far(group, epoch)
-        return Part(int(group.repeat), more, (int(group.repeat) + more / group.samples) * group.tokens)
+        start = _so_far(group, group.repeat, epoch)
+        more = _so_far(group, group.repeat, epoch + 1) - start
+        return Part(int(group.repeat), more, start, (int(group.repeat) + more / group.samples) * group.tokens)
 
     def _shared(self, epoch: int) -> list[Part]:
         """Fills the long side as the recipe says and the short side up to its share."""
@@ -240,19 +240,20 @@ class Mixture:
         while tokens + (one := self._one_pass(which, epoch, passes)) <= goal * (1 + 1e-12):
             tokens, passes = tokens + one, passes + 1
         share = (goal - tokens) / one
+        start = _so_far(group, passes + share, epoch)
         if share * group.samples > _WEIGHED:
-            return Part(passes, round(share * group.samples), goal)
+            return Part(passes, round(share * group.samples), start, goal)
         more, chunk = 0, 4096
         while more < group.samples and tokens < goal:
             places = np.arange(more, min(more + chunk, group.samples))
-            running = tokens + np.cumsum(self._tokens(self._rest(which, epoch, places), passes, epoch))
+            running = tokens + np.cumsum(self._tokens(self._rest(which, start, places), passes, epoch))
             inside = int(np.searchsorted(running, goal, side="left"))
             if inside < len(running):  # this one passes the goal: with it or without, whichever is nearer
                 before = float(running[inside - 1]) if inside else tokens
                 nearer = float(running[inside]) - goal <= goal - before
-                return Part(passes, more + inside + nearer, float(running[inside]) if nearer else before)
+                return Part(passes, more + inside + nearer, start, float(running[inside]) if nearer else before)
             more, tokens = more + len(places), float(running[-1])
-        return Part(passes, more, tokens)
+        return Part(passes, more, start, tokens)
 
     def _one_pass(self, which: int, epoch: int, copy: int) -> float:
         """Tokens of one pass over a group, as its videos are drawn."""
@@ -269,6 +270,6 @@ class Mixture:
         return self.sizes.of(self.index.take(samples), samples, np.full(len(samples), copy), epoch)[0]
 
 
-def _so_far(group: Group, epochs: int) -> int:
+def _so_far(group: Group, repeat: float, epochs: int) -> int:
     """Samples of a group that were seen once more in some epochs: half of five are two in one, three in another."""
-    return int(epochs * (group.repeat % 1.0) * group.samples + 1e-9)
+    return int(epochs * (repeat % 1.0) * group.samples + 1e-9)
