@@ -11,6 +11,8 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -222,6 +224,29 @@ def test_the_bookmark_is_a_shortcut(handwriting: Path) -> None:
             assert torch.equal(one.input_ids, other.input_ids)
             assert torch.equal(one.layout.delta_log2, other.layout.delta_log2)
             assert torch.equal(one.images.pixels, other.images.pixels)
+
+
+def test_a_checkpoint_plans_nothing(handwriting: Path) -> None:
+    """The thread that reads ahead plans; if whoever writes a checkpoint did so too, blocks would be counted twice."""
+    loop = Loop(handwriting, 0, 1, None, block=8)
+    loop.epoch()
+    used, planning = len(loop.read), set[str]()
+    block = loop.plan.epochs.block
+
+    def planned(epoch: int, number: int) -> Any:
+        planning.add(threading.current_thread().name)
+        time.sleep(0.02)
+        return block(epoch, number)
+
+    loop.plan.epochs.block = planned  # type: ignore[method-assign]
+    for number, _ in enumerate(loop.loader, start=1):
+        for counter in (loop.total, loop.current):
+            counter.processed += 1
+        state = loop.data.state_dict()
+        assert state["packs"] == used + number
+        assert 0 <= state["packs"] - state["bookmark"][2] <= 10
+    assert planning
+    assert threading.main_thread().name not in planning
 
 
 def test_a_wrong_count_would_show(handwriting: Path, monkeypatch: pytest.MonkeyPatch) -> None:

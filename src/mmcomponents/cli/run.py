@@ -160,6 +160,9 @@ class RecipeCLI(LightningCLI):
                 raise SystemExit(2) from None  # all ranks raise it together, and the first one tells it
             raise UserError(" ".join(str(error).split())) from error
         except RuntimeError as error:
+            if str(error).startswith("DataLoader worker"):  # torch is told by a signal, whatever was being done
+                died = f"a process that reads data has died ({one_line(str(error))})"
+                raise UserError(f"{died}. If memory ran out, set fewer data.num_workers") from error
             if "Error(s) in loading state_dict" not in str(error):
                 raise
             text = one_line(str(error))

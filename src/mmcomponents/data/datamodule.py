@@ -261,6 +261,7 @@ class PackedDataModule(LightningDataModule):
     def train_dataloader(self) -> Lookahead:
         """The rank's packs, with the totals of each optimizer step."""
         dataset = self._packs("train")
+        self._progress.adopt(self.trainer, dataset.plan.epoch_length())
         loader = PackLoader(dataset, self._next_packs, self._epoch_length(), self.num_workers)
         counts = StepCounts(self._refusals["train"], len(dataset.index.sources), self.budgets)
         return Lookahead(loader, self._window, lambda batch: counts.of(batch, self.trainer), counts.reduce, self._place)
@@ -288,17 +289,20 @@ class PackedDataModule(LightningDataModule):
         if "train" not in self._datasets:
             return {}
         used, plan = self._progress.used(self.trainer), self._packs("train").plan
+        # Of a pack that was read: nothing is planned for it, which the thread that reads may be doing just now.
+        read = max(self._progress.packs, used - self._ranks()[1])
         return {
             "packs": used,
             "batches": batches_trained(self.trainer),
             "world": self._ranks()[1],
+            "begin": self._progress.begin,
             "plan": plan.fingerprint(),
-            "bookmark": tuple(plan.bookmark(used)),
+            "bookmark": tuple(plan.bookmark(read)),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on behind the packs that were used."""
-        self._progress.load(int(state_dict["packs"]), int(state_dict["batches"]), int(state_dict.get("world", 0)))
+        self._progress.load(*(int(state_dict.get(name, 0)) for name in ("packs", "batches", "world", "begin")))
         self._resumed_plan = state_dict.get("plan")
         plan = self._packs("train").plan if "train" in self._datasets else None
         if plan is not None and self._resumed_plan == plan.fingerprint() and "bookmark" in state_dict:

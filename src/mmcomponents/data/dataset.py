@@ -18,7 +18,7 @@ from mmcomponents.data.records import clips
 from mmcomponents.data.sizes import Sizes, draw_key
 from mmcomponents.data.video import read_video
 
-_JPEG = 1  # tells these draws from those of deltas
+_JPEG, _DELTA = 1, -1  # tell these draws from those of frames, and from one another
 
 
 class PackDataset(Dataset[PackedBatch]):
@@ -62,9 +62,12 @@ class PackDataset(Dataset[PackedBatch]):
         samples: list[RenderedSample] = []
         refused = []
         if planned is not None:
-            for number, copy in zip(planned.samples, planned.copies or (0,) * len(planned.samples), strict=True):
+            for place, number in enumerate(planned.samples):
                 try:
-                    samples += self.render(number, planned.epoch, copy)
+                    rendered = self.render(number, planned.epoch, planned.copies[place] if planned.copies else 0)
+                    if planned.tokens:
+                        _check_length(rendered, planned.tokens[place])
+                    samples += rendered
                 except SampleError as error:
                     refused.append(f"{self.index.name(number)}: {error}")
                 except Exception as error:
@@ -101,7 +104,7 @@ class PackDataset(Dataset[PackedBatch]):
             films.append(self.renderer.tile_frames(frames))
         chats, order = self.renderer.render(stored.record, images, films)
         if self.delta_log2 is not None:
-            draw = random.Random(draw_key(*key))  # numpy takes longer to seed a generator than to read a sample
+            draw = random.Random(draw_key(*key, _DELTA))  # numpy takes longer to seed a generator than to read a sample
             for image in order:
                 image.delta_log2 = draw.choice(self.delta_log2)
         name = self.index.name(sample)
@@ -112,3 +115,12 @@ class PackDataset(Dataset[PackedBatch]):
             RenderedSample(chosen, order, sample, source, name, "chosen"),
             RenderedSample(rejected, order, sample, source, name, "rejected"),
         ]
+
+
+def _check_length(rendered: Sequence[RenderedSample], planned: int) -> None:
+    length = sum(len(segment.chat.input_ids) for segment in rendered)
+    if length != planned:
+        raise SampleError(
+            f"it has {length} tokens and the index says {planned}: the shard has changed since, or was indexed by"
+            " another version; run `mmcomponents data index` again"
+        )

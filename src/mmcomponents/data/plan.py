@@ -31,12 +31,13 @@ BLOCK = 2048
 
 
 class Pack(NamedTuple):
-    """One pack: its number in the run, its epoch, the numbers of its samples, and how often each came before."""
+    """One pack: its number in the run, its epoch, its samples, how often each came before, and how long each is."""
 
     number: int
     epoch: int
     samples: tuple[int, ...]
     copies: tuple[int, ...] = ()
+    tokens: tuple[int, ...] = ()
 
 
 class Block(NamedTuple):
@@ -159,8 +160,8 @@ class PackPlan:
         place = bisect_right(walk.begins, number) - 1
         block, packs = self.block_packs(walk.epoch, walk.block + place)
         chosen = packs[number - walk.begins[place]]
-        samples, copies = block.samples[chosen], block.copies[chosen]
-        return Pack(number, walk.epoch, tuple(samples.tolist()), tuple(copies.tolist()))
+        columns = (tuple(column[chosen].tolist()) for column in (block.samples, block.copies, block.tokens))
+        return Pack(number, walk.epoch, *columns)
 
     def packs_in_epoch(self, epoch: int) -> int:
         """Number of packs of an epoch; it differs a little between epochs. All its blocks are planned for that."""

@@ -39,10 +39,11 @@ class NextToken(Objective):
             WiringError: The pack holds preference pairs, whose rejected answers are not to be learnt.
         """
         if batch.pairs is not None:
+            rejected = batch.pairs.rejected.tolist()
             raise WiringError(
-                f"{type(self).__name__} would learn the rejected answers of {len(batch.pairs.rejected)} preference pairs"
-                f" too (such as {batch.keys[int(batch.pairs.rejected[0])]}): leave their source out"
-                " (data.sources.NAME.repeat 0), or take an objective of preferences"
+                f"{type(self).__name__} would learn the rejected answers of {len(rejected)} preference pairs too"
+                f" (such as {batch.keys[rejected[0]]}): leave their source out (data.sources.NAME.repeat 0),"
+                " or take an objective of preferences"
             )
         weights = token_weights(batch.labels, batch.layout.cu_seqlens, self.weighting)
         targets = (batch.labels != IGNORE).float()

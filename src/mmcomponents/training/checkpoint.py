@@ -2,8 +2,36 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and then moves it there: a run that dies leaves the last whole one.
+
+    Lightning writes to the system's folder for temporary files. From another file system it is copied over the last
+    checkpoint, so that a run killed then has none.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint; places of other machines are left to Lightning."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        part = Path(f"{path}.part")
+        part.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
 
 
 class FinalCheckpoint(ModelCheckpoint):
@@ -40,6 +68,23 @@ class FinalCheckpoint(ModelCheckpoint):
             every_n_train_steps=every_n_train_steps,
             enable_version_counter=False,
         )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Has whole files written, where nobody has chosen otherwise."""
+        super().setup(trainer, pl_module, stage)
+        if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Lightning's, but at the end of a step alone.
+
+        After a resume it does not know which step was saved last, and saves again inside the accumulation window behind
+        it; the gradients that are there are in no checkpoint.
+        """
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt`, unless the last step has just been written."""
