@@ -135,6 +135,25 @@ def test_what_the_token_share_leaves_out_comes_in_later_epochs(
     assert {sample for sample in seen if sample < 40} == set(range(40))
 
 
+def test_many_small_sources_keep_the_token_share(write_shard: Write, tokenizer: PreTrainedTokenizerFast) -> None:
+    generator = np.random.default_rng(3)
+    shards = []
+    for source in range(8):
+        texts = [" ".join(["word"] * int(n)) for n in generator.integers(1, 120, 6)]
+        shards.append(write_shard([(record(text, "yes", source=f"t{source}"), []) for text in texts], f"t{source}"))
+    shards.append(write_shard([(record(source="pictures"), [png(90, 30)])] * 60, "pictures"))
+    index = Index.open(shards, tokenizer)
+    for share in (TokenShare(1, 3), TokenShare(1, 1), TokenShare(3, 1)):
+        packs, mixture = packs_of(index, tokenizer, share=share)
+        for epoch in range(4):
+            samples, copies = (np.array(column) for column in zip(*epoch_of(packs, epoch), strict=True))
+            rows = index.take(samples)
+            tokens, _ = packs.sizes.of(rows, samples, copies, epoch)
+            ratio = tokens[rows.images > 0].sum() / tokens[rows.images == 0].sum()
+            assert ratio == pytest.approx(share.multimodal / share.text, rel=0.01)
+            assert sum(part.tokens for part in mixture.parts(epoch)) == tokens.sum(), "parts know their tokens"
+
+
 def test_every_block_has_its_share_of_each_group(index: Index, tokenizer: PreTrainedTokenizerFast) -> None:
     _, mixture = packs_of(index, tokenizer, sources={"short": SourceOptions(repeat=2)})
     for number in range(mixture.blocks(0)):
@@ -160,11 +179,12 @@ def test_impossible_mixtures_are_refused(index: Index, tokenizer: PreTrainedToke
     only_text = {name: SourceOptions(repeat=0) for name in ("pictures", "mixed")}
     with pytest.raises(DataError, match="needs multimodal samples; there are none"):
         packs_of(index, tokenizer, sources=only_text, share=TokenShare())
-    for wrong in ({"repeat": -1}, {"weight": 0}, {"weight": 1, "repeat": 2}, {"max_tiles": 0}):
-        with pytest.raises(ValueError, match=r"repeat|weight|max_tiles"):
-            SourceOptions(**wrong)
-    with pytest.raises(ValueError, match="0 : 3"):
-        TokenShare(0, 3)
+    for wrong in ({"repeat": -1}, {"weight": 0}, {"max_tiles": 0}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=rf"data\.sources\.short\.{name} must be"):
+            packs_of(index, tokenizer, sources={"short": SourceOptions(**wrong)})
+    with pytest.raises(ValueError, match="two positive parts, not 0 : 3"):
+        TokenShare(0, 3).check()
 
 
 def test_more_samples_than_are_kept_in_memory(

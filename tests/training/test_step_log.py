@@ -11,6 +11,7 @@ def test_what_a_step_is_made_of() -> None:
     totals = {
         "weight": 3.0,
         "data/packs": 4.0,
+        "data/refused": 2.0,
         "data/capacity": 400.0,
         "data/tokens": 90.0 + 100.0 + 80.0 + 50.0,
         "data/tokens_squared": 90.0**2 + 100.0**2 + 80.0**2 + 50.0**2,
@@ -24,6 +25,7 @@ def test_what_a_step_is_made_of() -> None:
     found = data_metrics(totals, lambda number: ["pictures", "books"][int(number)])
     assert found == {
         "data/fill": pytest.approx(0.8),
+        "data/refused": 2.0,
         "data/tokens/pictures": 300.0,
         "data/tokens/books": 20.0,
         "data/samples/pictures": 7.0,
@@ -34,7 +36,13 @@ def test_what_a_step_is_made_of() -> None:
 
 
 def test_one_pack_has_no_spread_and_other_loaders_count_nothing() -> None:
-    totals = {"data/packs": 1.0, "data/capacity": 10.0, "data/tokens": 5.0, "data/tokens_squared": 25.0}
+    totals = {
+        "data/packs": 1.0,
+        "data/refused": 0.0,
+        "data/capacity": 10.0,
+        "data/tokens": 5.0,
+        "data/tokens_squared": 25.0,
+    }
     totals |= {"data/tiles": 0.0, "data/tiles_squared": 0.0}
-    assert data_metrics(totals, str) == {"data/fill": 0.5}
+    assert data_metrics(totals, str) == {"data/fill": 0.5, "data/refused": 0.0}
     assert data_metrics({"weight": 1.0}, str) == {}

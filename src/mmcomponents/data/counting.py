@@ -20,8 +20,9 @@ _SEEN, _REFUSED = "data/seen", "data/refused"
 class StepCounts:
     """Adds what the data itself counts to what the objective does.
 
-    `data/tokens/S` and `data/samples/S` are those of source number S; `data/packs`, `data/tokens`, `data/tiles` and the
-    sums of squares of the last two tell how full the packs of the step are and how alike.
+    `data/refused` is the number of samples left out so far. `data/tokens/S` and `data/samples/S` are those of source
+    number S; `data/packs`, `data/tokens`, `data/tiles` and the sums of squares of the last two tell how full the packs
+    of the step are and how alike.
 
     Args:
         refusals: Where samples that could not be used are counted.
@@ -76,5 +77,5 @@ class StepCounts:
             torch.distributed.all_reduce(values)
             sums = dict(zip(names, values.tolist(), strict=True))
         # These are sums over all ranks: each comes to the same verdict, and none waits for another that has stopped.
-        self.refusals.count(sums.pop(_SEEN), sums.pop(_REFUSED))
-        return sums
+        self.refusals.count(sums.pop(_SEEN), sums[_REFUSED])
+        return sums | {_REFUSED: self.refusals.refused}

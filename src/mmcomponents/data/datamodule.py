@@ -114,6 +114,21 @@ class PackedDataModule(LightningDataModule):
         allow_pipe: bool = False,
     ) -> None:
         super().__init__()
+        at_least = {
+            "num_workers": (num_workers, 0),
+            "seed": (seed, 0),
+            "block": (block, 1),
+            "eval_frames": (eval_frames, 1),
+        }
+        for name, (value, least) in at_least.items():
+            if value < least:
+                raise ValueError(f"data.{name} must be at least {least}, not {value}")
+        if not 0 <= max_refused <= 1:
+            raise ValueError(f"data.max_refused is a share between 0 and 1, not {max_refused}")
+        for name, option in (sources or {}).items():
+            option.check(name)
+        if token_share is not None:
+            token_share.check()
         self.tokenizer_path = tokenizer
         self.tokens_per_tile = tokens_per_tile
         self.shards = {"train": train, "val": val, "test": test}
@@ -122,8 +137,11 @@ class PackedDataModule(LightningDataModule):
         self.budgets, self.block = Budgets(pack_tokens, pack_tiles), block
         self.system, self.delta_log2 = system, delta_log2
         self.sources, self.token_share = sources or {}, token_share
-        self.jpeg = None if jpeg_quality is None else JpegRecompression(*jpeg_quality)
-        self.train_frames, self.eval_frames = DrawnFrames(*train_frames), SameFrames(MiddleFrames(eval_frames))
+        try:
+            self.jpeg = None if jpeg_quality is None else JpegRecompression(*jpeg_quality)
+            self.train_frames, self.eval_frames = DrawnFrames(*train_frames), SameFrames(MiddleFrames(eval_frames))
+        except ValueError as error:
+            raise ValueError(f"data.jpeg_quality, train_frames or eval_frames: {error}") from error
         self.frame_template, self.index_folder, self.allow_pipe = frame_template, index_folder, allow_pipe
         self.control_text: ControlText = control_text
         self.num_workers, self.seed, self.max_refused = num_workers, seed, max_refused

@@ -193,6 +193,10 @@ class FrameDraw(Protocol):
         """
         ...
 
+    def count(self, key: str, total: int, fps: float) -> int:
+        """Returns how many frames that is, without choosing them: `len(sampling(key).indices(total, fps))`."""
+        ...
+
     def most(self, total: int, fps: float) -> int:
         """Returns the largest number of frames that a video of `total` frames, `fps` a second, can get."""
         ...
@@ -218,6 +222,10 @@ class DrawnFrames:
         """See `FrameDraw`."""
         return RandomFrames(draw_frame_count(self.least, self.most_frames, key), key)
 
+    def count(self, key: str, total: int, fps: float) -> int:
+        """See `FrameDraw`."""
+        return draw_frame_count(self.least, self.most_frames, key)
+
     def most(self, total: int, fps: float) -> int:
         """See `FrameDraw`."""
         return self.most_frames
@@ -236,6 +244,10 @@ class SameFrames:
     def sampling(self, key: str) -> FrameSampling:
         """See `FrameDraw`."""
         return self.choice
+
+    def count(self, key: str, total: int, fps: float) -> int:
+        """See `FrameDraw`."""
+        return len(self.choice.indices(total, fps))
 
     def most(self, total: int, fps: float) -> int:
         """See `FrameDraw`."""

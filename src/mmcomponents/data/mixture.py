@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -47,9 +48,14 @@ class TokenShare:
     text: float = 1.0
     multimodal: float = 3.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Makes sure that both parts are there.
+
+        Raises:
+            ValueError: One is not positive.
+        """
         if not (0 < self.text < float("inf") and 0 < self.multimodal < float("inf")):
-            raise ValueError(f"a token share has two positive parts, not {self.text} : {self.multimodal}")
+            raise ValueError(f"data.token_share has two positive parts, not {self.text:g} : {self.multimodal:g}")
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Part:
         passes: Times that each of its samples is seen.
         more: Samples that are seen once more.
         start: Where these begin in an order of their own.
-        tokens: Of all of them.
+        tokens: Of all of them; without a token share an estimate.
     """
 
     passes: int
@@ -118,7 +124,9 @@ class Mixture:
         settings = (self._found.digest, seed, block, shuffle, sorted((repeats or {}).items()), share)
         self._digest = hashlib.sha256(repr(settings).encode())
         if not self.groups:
-            left = f"{len(self.refused)} exceed a budget of a pack" if self.refused else "none can be used"
+            reasons = [*index.problems.values(), *index.lost_shards.values()]
+            often = f"none can be used, mostly: {Counter(reasons).most_common(1)[0][0]}" if reasons else "all left out"
+            left = f"{len(self.refused)} exceed a budget of a pack" if self.refused else often
             raise DataError(f"no sample is left of {len(index)}: {left}")
         self._parts: dict[int, list[Part]] = {}
         self._orders: dict[tuple[int, ...], Order] = {}
@@ -141,11 +149,12 @@ class Mixture:
         return self._parts[epoch]
 
     def shares(self, epoch: int = 0) -> list[GroupShare]:
-        """What each group is of an epoch; tokens are estimated where videos are drawn."""
+        """What each group is of an epoch; tokens of videos as they are drawn when they first come up."""
         found = []
-        for group, part in zip(self.groups, self.parts(epoch), strict=True):
+        for which, (group, part) in enumerate(zip(self.groups, self.parts(epoch), strict=True)):
             passes = part.passes + part.more / group.samples
-            found.append(GroupShare(self.describe(group), group.samples, passes, part.tokens))
+            tokens = part.tokens if self.share is not None else passes * self._one_pass(which, epoch, 0)
+            found.append(GroupShare(self.describe(group), group.samples, passes, tokens))
         return found
 
     def blocks(self, epoch: int) -> int:
@@ -214,7 +223,8 @@ class Mixture:
         """Fills the long side as the recipe says and the short side up to its share."""
         assert self.share is not None
         wanted = {True: self.share.text, False: self.share.multimodal}
-        have = {side: sum(g.tokens * g.repeat for g in self.groups if g.text is side) for side in wanted}
+        once = [group.repeat * self._one_pass(which, epoch, 0) for which, group in enumerate(self.groups)]
+        have = {side: sum(n for n, g in zip(once, self.groups, strict=True) if g.text is side) for side in wanted}
         for side, name in ((True, "text"), (False, "multimodal")):
             if not have[side]:
                 ratio = f"{self.share.text:g} : {self.share.multimodal:g}"
@@ -223,15 +233,18 @@ class Mixture:
         parts: dict[int, Part] = {}
         for which, group in enumerate(self.groups):
             if group.text is long:
-                parts[which] = self._filled(which, epoch, group.repeat * self._one_pass(which, epoch, 0))
+                parts[which] = self._filled(which, epoch, once[which])
         target = sum(part.tokens for part in parts.values()) * wanted[not long] / wanted[long]
-        for which, group in enumerate(self.groups):
-            if group.text is not long:
-                goal = target * group.tokens * group.repeat / have[not long]
-                parts[which] = self._filled(which, epoch, goal)
-                target_passes = goal / max(1, group.tokens)
-                if epoch == 0 and target_passes > group.repeat:
-                    logger.info("%s is repeated, about %.4g passes an epoch", self.describe(group), target_passes)
+        # Samples are whole. What one group has too much or too little the next makes good, short samples last.
+        short = [which for which, group in enumerate(self.groups) if group.text is not long]
+        owed = 0.0
+        for which in sorted(short, key=lambda which: -self.groups[which].tokens / self.groups[which].samples):
+            goal = target * once[which] / have[not long]
+            parts[which] = self._filled(which, epoch, max(0.0, goal + owed))
+            owed += goal - parts[which].tokens
+            if epoch == 0 and goal > once[which]:
+                passes = goal / once[which] * self.groups[which].repeat
+                logger.info("%s is repeated, about %.4g passes an epoch", self.describe(self.groups[which]), passes)
         return [parts[which] for which in range(len(self.groups))]
 
     def _filled(self, which: int, epoch: int, goal: float) -> Part:

@@ -60,7 +60,7 @@ class Sizes:
             for video in range(begin, end):
                 key = draw_key(self.seed, epoch, int(samples[place]), int(copies[place]), video - begin)
                 total, fps = int(rows.video_frames[video]), float(rows.video_fps[video])
-                drawn[video] = len(self.frames.sampling(key).indices(total, fps))
+                drawn[video] = self.frames.count(key, total, fps)
         return self._of(rows, drawn)
 
     def largest(self, rows: Rows) -> tuple[Integers, Integers]:

@@ -15,8 +15,8 @@ class SourceOptions:
 
     Attributes:
         repeat: Times that its samples are seen in an epoch. Of a fraction, the seed draws which; 0 leaves it out.
-        weight: Instead of `repeat`: its part of the samples of all sources with a weight. The one that has most for its
-            weight is seen once, the others are repeated.
+        weight: Its part of the samples of all sources with a weight; `repeat` then plays no part. The one that has most
+            for its weight is seen once, the others are repeated.
         max_tiles: Most tiles of a sample's images together, thumbnails not counted; None: as all sources.
         jpeg: Whether JPEG re-compression, where the recipe has it, is done to its images.
     """
@@ -26,15 +26,23 @@ class SourceOptions:
     max_tiles: int | None = None
     jpeg: bool = True
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.repeat < float("inf"):
-            raise ValueError(f"repeat must be zero or positive, not {self.repeat}")
-        if self.weight is not None and not 0 < self.weight < float("inf"):
-            raise ValueError(f"weight must be positive, not {self.weight}")
-        if self.weight is not None and self.repeat != 1.0:
-            raise ValueError(f"a source has a weight ({self.weight:g}) or a repeat ({self.repeat:g}), not both")
-        if self.max_tiles is not None and self.max_tiles < 1:
-            raise ValueError(f"max_tiles must be positive, not {self.max_tiles}")
+    def check(self, name: str) -> None:
+        """Makes sure that the numbers make sense.
+
+        Args:
+            name: Of the source, for the message.
+
+        Raises:
+            ValueError: One does not.
+        """
+        for what, value, fine in (
+            ("repeat", self.repeat, 0 <= self.repeat < float("inf")),
+            ("weight", self.weight, self.weight is None or 0 < self.weight < float("inf")),
+            ("max_tiles", self.max_tiles, self.max_tiles is None or self.max_tiles >= 1),
+        ):
+            if not fine:
+                least = "zero or positive" if what == "repeat" else "positive"
+                raise ValueError(f"data.sources.{name}.{what} must be {least}, not {value}")
 
 
 def by_number(options: Mapping[str, SourceOptions], names: Sequence[str]) -> dict[int, SourceOptions]:
@@ -47,7 +55,8 @@ def by_number(options: Mapping[str, SourceOptions], names: Sequence[str]) -> dic
     Raises:
         DataError: A name is of no source; the message has the nearest.
     """
-    for name in options:
+    for name, option in options.items():
+        option.check(name)
         if name not in names:
             near = get_close_matches(name, list(names), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""

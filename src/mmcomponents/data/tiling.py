@@ -113,6 +113,13 @@ class Tiling:
     tile_size: int = 448
     thumbnail: bool = True
 
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tiles <= self.max_tiles or self.tile_size < 1:
+            raise ValueError(
+                f"1 <= min_tiles <= max_tiles does not hold for min_tiles {self.min_tiles}, max_tiles {self.max_tiles},"
+                f" or tile_size {self.tile_size} is not positive"
+            )
+
     def for_images(self, count: int) -> Tiling:
         """Settings for each of `count` images of one sample, which divide the budget as InternVL's training does."""
         return replace(self, max_tiles=max(self.min_tiles, self.max_tiles // max(1, count)))
