@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
+from mmcomponents.data.augment import JpegRecompression
 from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.index import Index
 from mmcomponents.data.opening import PackSettings, open_packs
@@ -57,3 +59,18 @@ def test_a_draw_depends_on_seed_epoch_and_sample_alone(index: Index, handwriting
 def test_impossible_deltas_are_refused(index: Index, handwriting: Path, deltas: list[int]) -> None:
     with pytest.raises(ValueError, match="delta_log2"):
         dataset_of(index, handwriting, delta_log2=deltas)
+
+
+def test_workers_that_are_not_forked(index: Index, handwriting: Path) -> None:
+    dataset = dataset_of(index, handwriting, delta_log2=[0, 1], jpeg=JpegRecompression())
+    planned = [dataset.plan.pack(number) for number in range(2)]
+    loader = DataLoader(
+        dataset, batch_size=None, sampler=planned, num_workers=1, multiprocessing_context="spawn", collate_fn=_same
+    )
+    for pack, batch in zip(planned, loader, strict=True):
+        assert torch.equal(batch.images.pixels, dataset[pack].images.pixels)  # type: ignore[union-attr]
+        assert batch.keys == dataset[pack].keys
+
+
+def _same(batch: Any) -> Any:
+    return batch

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.frames import DrawnFrames, MiddleFrames, SameFrames
 from mmcomponents.data.index import Index
 from mmcomponents.data.mixture import Mixture, TokenShare
 from mmcomponents.data.opening import PackSettings, open_packs
@@ -212,3 +213,27 @@ def test_a_plan_knows_when_the_data_changed(index: Index, tokenizer: PreTrainedT
     }
     assert len(prints) == 6 - 1, "mixed has single tiles already, so its budget of one changes nothing"
     assert packs_of(index, tokenizer)[0].plan.fingerprint() in prints
+
+
+def test_small_groups_and_small_blocks(write_shard: Write, tokenizer: PreTrainedTokenizerFast) -> None:
+    shards = [write_shard([(record("a", "b", source=f"s{n}"), [])] * (1 + n % 3), f"s{n}") for n in range(7)]
+    index = Index.open(shards, tokenizer)
+    for block in (1, 2, 3, 5, 100):
+        packs, mixture = packs_of(index, tokenizer, block=block)
+        assert sorted(epoch_of(packs, 0)) == [(sample, 0) for sample in range(len(index))]
+        assert sorted(epoch_of(packs, 1)) == [(sample, 0) for sample in range(len(index))]
+        sizes = [len(mixture.block(0, number).samples) for number in range(mixture.blocks(0))]
+        assert sum(sizes) == len(index)
+        assert max(sizes) <= 2 * block + 3, "not all of them in the last"
+    few, _ = packs_of(index, tokenizer, sources={f"s{n}": SourceOptions(repeat=0.3) for n in range(7)})
+    assert few.plan.epoch_length() >= 1
+    assert few.plan.pack(0).samples
+
+
+def test_other_frames_are_another_plan(mixed_shard: Path, tokenizer: PreTrainedTokenizerFast) -> None:
+    index = Index.open([mixed_shard], tokenizer)
+    prints = {
+        packs_of(index, tokenizer, frames=frames)[0].plan.fingerprint()
+        for frames in (DrawnFrames(2, 9), DrawnFrames(8, 9), SameFrames(MiddleFrames(9)))
+    }
+    assert len(prints) == 3

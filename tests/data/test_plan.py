@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import pickle
+import sys
+import threading
 from collections import Counter
 from typing import Any
 
@@ -149,3 +152,31 @@ def test_the_length_of_an_endless_epoch_is_estimated(monkeypatch: pytest.MonkeyP
     assert exact == plan.packs_in_epoch(0)
     monkeypatch.setattr("mmcomponents.data.plan.COUNTED_BLOCKS", 100)
     assert random_plan(samples=4000, block=16).epoch_length() == pytest.approx(exact, rel=0.03)
+
+
+def test_a_checkpoint_may_be_written_while_a_thread_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mmcomponents.data.plan.KEPT_BLOCKS", 2)
+    wanted = [random_plan(block=16).pack(number) for number in range(300)]
+    plan, stop = random_plan(block=16), threading.Event()
+
+    def keep_asking() -> None:
+        number = 0
+        while not stop.is_set():
+            plan.bookmark(number % 300)
+            number += 7
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    other = threading.Thread(target=keep_asking)
+    other.start()
+    try:
+        assert [plan.pack(number) for number in range(300)] == wanted
+    finally:
+        stop.set()
+        other.join()
+        sys.setswitchinterval(interval)
+
+
+def test_a_plan_can_be_sent_to_another_process() -> None:
+    plan = random_plan()
+    assert pickle.loads(pickle.dumps(plan)).pack(5) == plan.pack(5)

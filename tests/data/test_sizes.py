@@ -8,6 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.frames import DrawnFrames, FrameDraw, FramesPerSecond, MiddleFrames, SameFrames
 from mmcomponents.data.index import Index
+from mmcomponents.data.indexing import build_index
 from mmcomponents.data.opening import PackSettings, open_packs
 from mmcomponents.data.plan import Budgets, Pack
 from mmcomponents.data.samples import SampleRenderer
@@ -38,6 +39,17 @@ def test_planned_sizes_are_the_rendered_ones(
             seen.add(tuple(tiles.tolist()))
     assert (len(seen) > 1) == isinstance(frames, DrawnFrames), "frames are drawn anew for each epoch and copy"
     assert tiles[4] == 3, "two and a thumbnail"
+
+
+@pytest.mark.parametrize("template", ["<image>", "{number}<image>", "Frame {number} of many: <image>, then"])
+def test_any_frame_template(mixed_shard: Path, tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    build_index(mixed_shard, tokenizer, frame_template=template)
+    index = Index.open([mixed_shard], tokenizer, frame_template=template)
+    renderer = SampleRenderer(tokenizer, 1, Tiling(1, 1, 28), frame_template=template)
+    dataset, _ = open_packs(index, renderer, PackSettings(Budgets(5000), frames=DrawnFrames(8, 13)))
+    every = np.array([5, 6])
+    tokens, _ = dataset.sizes.of(index.take(every), every, np.zeros_like(every), 0)
+    assert [dataset[Pack(0, 0, (number,))].num_tokens for number in every.tolist()] == tokens.tolist()
 
 
 def test_a_pair_shares_its_image(mixed_shard: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -136,7 +136,7 @@ def _texts(tokenizer: PreTrainedTokenizerBase, size: int) -> _Texts:
     return _Texts(tokenizer)
 
 
-class _Writer:
+class ChatWriter:
     """Collects texts and control tokens, and tokenises all texts together."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -166,7 +166,16 @@ class _Writer:
         return RenderedChat(input_ids, labels, spans)
 
 
-def _check_roles(messages: Sequence[Message], last: str) -> None:
+def check_roles(messages: Sequence[Message], last: str) -> None:
+    """Makes sure that messages alternate as the template has them.
+
+    Args:
+        messages: The conversation.
+        last: Role of the last turn.
+
+    Raises:
+        ConversationError: They do not, or one is not a role with a text.
+    """
     if not messages:
         raise ConversationError("the conversation is empty")
     for number, message in enumerate(messages, start=1):
@@ -194,12 +203,12 @@ def _render(
     control_text: ControlText,
     prompt: bool,
 ) -> RenderedChat:
-    _check_roles(messages, "user" if prompt else "assistant")
+    check_roles(messages, "user" if prompt else "assistant")
     check_template(tokenizer, images=bool(image_tokens))
     placeholders = count_placeholders(messages)
     if placeholders != len(image_tokens):
         raise ConversationError(f"{placeholders} <image> placeholders in the user's turns, {len(image_tokens)} images")
-    writer = _Writer(tokenizer)
+    writer = ChatWriter(tokenizer)
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     if control_text == "refuse":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from PIL import Image
 from torch.utils.data import Dataset
@@ -50,6 +51,10 @@ class PackDataset(Dataset[PackedBatch]):
         self.index, self.plan, self.sizes, self.renderer = index, plan, sizes, sizes.renderer
         self.delta_log2 = None if delta_log2 is None else list(delta_log2)
         self.jpeg, self.no_jpeg = jpeg, frozenset(no_jpeg)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a worker gets: all but the plan, since it is told which samples to read."""
+        return self.__dict__ | {"plan": None}
 
     def __getitem__(self, pack: int | Pack | None) -> PackedBatch:
         """Returns one pack.

@@ -15,10 +15,10 @@ from mmcomponents.data.chat import (
     IMAGE_END,
     IMAGE_START,
     PAD,
+    ChatWriter,
     ControlText,
     ConversationError,
     RenderedChat,
-    _Writer,
     check_template,
 )
 from mmcomponents.data.placeholders import IMAGE_PLACEHOLDER
@@ -57,7 +57,7 @@ def render_document(
     if len(parts) - 1 != len(image_tokens):
         raise ConversationError(f"{len(parts) - 1} <image> placeholders in the document, {len(image_tokens)} images")
     check_template(tokenizer, images=bool(image_tokens))
-    writer = _Writer(tokenizer)
+    writer = ChatWriter(tokenizer)
     if control_text == "refuse":
         writer.codec.refuse([("document", text)])
     writer.text(parts[0], supervised=True)

@@ -70,19 +70,18 @@ class Groups:
         self.index, self.sizes, self.budgets = index, sizes, budgets
         self.repeats, self.by_source, self.by_text = repeats, by_source, by_text
         self.refused: list[tuple[int, str]] = []
-        self._digest = hashlib.sha256()
-        self.groups = self._survey()
-        self.digest = self._digest.hexdigest()
+        self.groups, self.digest = self._survey()
         # A cache of this object alone: as a method's it would keep the object alive.
-        self._members = lru_cache(maxsize=4096)(self._find_members)
+        self._members = lru_cache(maxsize=1024)(self._find_members)
 
     def members(self, group: Group, shard: int) -> Integers:
         """Samples of a group in a shard, by their numbers in the run."""
         inside: Integers = self.index.begins[shard] + self._members(shard)[group.source, group.text]
         return inside
 
-    def _survey(self) -> list[Group]:
+    def _survey(self) -> tuple[list[Group], str]:
         """Walks through the index once, shard by shard."""
+        digest = hashlib.sha256()
         counts: dict[GroupKey, Integers] = {}
         tokens: dict[GroupKey, int] = {}
         moving: set[GroupKey] = set()
@@ -92,7 +91,7 @@ class Groups:
             first = int(self.index.begins[shard])
             for sample in np.flatnonzero(~self.budgets.fit(*sizes) & ~self._problems(shard)).tolist():
                 self.refused.append((first + sample, self.budgets.excess(int(sizes[0][sample]), int(sizes[1][sample]))))
-            self._digest.update(np.stack([*sizes, rows.source, usable]).tobytes())
+            digest.update(np.stack([*sizes, rows.source, usable]).tobytes())
             for key, members in self._groups_of(rows, usable).items():
                 counts.setdefault(key, np.zeros(len(self.index.shards), np.int64))[shard] = len(members)
                 tokens[key] = tokens.get(key, 0) + int(sizes[0][members].sum())
@@ -102,7 +101,7 @@ class Groups:
         for key in sorted(counts, key=lambda key: (key[0], bool(key[1]))):
             if repeat := self.repeats.get(key[0], 1.0):
                 groups.append(Group(*key, counts[key], tokens[key], repeat, key in moving))
-        return groups
+        return groups, digest.hexdigest()
 
     def _problems(self, shard: int) -> Mask:
         begin, end = self.index.begins[shard : shard + 2].tolist()

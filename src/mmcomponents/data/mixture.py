@@ -22,7 +22,7 @@ import numpy as np
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.groups import Group, Groups
 from mmcomponents.data.index import Index
-from mmcomponents.data.order import Order
+from mmcomponents.data.order import LEAST_WINDOW, WINDOW, Order
 from mmcomponents.data.plan import BLOCK, Block, Budgets
 from mmcomponents.data.rows import Integers
 from mmcomponents.data.sizes import Sizes
@@ -121,8 +121,8 @@ class Mixture:
         # An order that is not drawn is that of the shards, which takes one group.
         self._found = Groups(index, sizes, budgets, repeats or {}, by_source=shuffle, by_text=share is not None)
         self.groups, self.refused = self._found.groups, self._found.refused
-        settings = (self._found.digest, seed, block, shuffle, sorted((repeats or {}).items()), share)
-        self._digest = hashlib.sha256(repr(settings).encode())
+        settings = (self._found.digest, seed, block, shuffle, sorted((repeats or {}).items()), share, sizes.frames)
+        self._digest = hashlib.sha256(repr(settings).encode()).hexdigest()
         if not self.groups:
             reasons = [*index.problems.values(), *index.lost_shards.values()]
             often = f"none can be used, mostly: {Counter(reasons).most_common(1)[0][0]}" if reasons else "all left out"
@@ -166,7 +166,9 @@ class Mixture:
         samples, copies = [], []
         blocks = self.blocks(epoch)
         for which, entries in enumerate(self._entries(epoch)):
-            places = np.arange(entries * number // blocks, entries * (number + 1) // blocks)
+            # Small groups would all end in the last block: each begins elsewhere.
+            shift = which * blocks // len(self.groups)
+            places = np.arange((entries * number + shift) // blocks, (entries * (number + 1) + shift) // blocks)
             found, copy = self._at(which, epoch, places)
             samples.append(found)
             copies.append(copy)
@@ -179,7 +181,7 @@ class Mixture:
 
     def fingerprint(self) -> str:
         """Short hash of all that the epochs follow from."""
-        return self._digest.hexdigest()[:16]
+        return self._digest[:16]
 
     def _entries(self, epoch: int) -> list[int]:
         return [part.passes * g.samples + part.more for g, part in zip(self.groups, self.parts(epoch), strict=True)]
@@ -201,7 +203,9 @@ class Mixture:
         if order_key not in self._orders:
             while len(self._orders) > 4 * len(self.groups):
                 del self._orders[next(iter(self._orders))]
-            self._orders[order_key] = Order(self.groups[which].counts, order_key if self.shuffle else None)
+            # The groups share the samples that are in use at a time.
+            window = max(LEAST_WINDOW, WINDOW // len(self.groups))
+            self._orders[order_key] = Order(self.groups[which].counts, order_key if self.shuffle else None, window)
         group = self.groups[which]
         shards, ranks = self._orders[order_key](places)
         found = np.empty_like(places)

@@ -1,7 +1,7 @@
 """The order in which the samples of a group are seen: shuffled, shard by shard, within a window.
 
-The shards are shuffled, and then the samples of as many shards as a window holds. Data smaller than a window, a million
-samples, are shuffled as a whole; of larger data no more than two windows are in use at any time.
+The shards are shuffled, and then the samples of as many shards as a window holds. Data smaller than a window are
+shuffled as a whole; of larger data no more than two windows of each group are in use at any time.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import numpy as np
 from mmcomponents.data.rows import Integers
 
 WINDOW = 1_000_000
-"""Samples that are shuffled among one another."""
+"""Samples that are shuffled among one another, of all groups together."""
+LEAST_WINDOW = 10_000
 
 
 class Order:

@@ -139,13 +139,15 @@ def pack_block(sizes: Shares) -> list[list[int]]:
     Returns:
         Sample numbers of each pack.
     """
+    least = max(1, math.ceil(float(sizes.sum(0).max()) - 1e-6))
+    if (dealt := spread(sizes, least)) is not None:
+        return dealt
     best = best_fit(sizes)
     if len(sizes) <= FEW:
         best = min([fill_in_turn(sizes), best], key=len)
-    least = max(1, math.ceil(float(sizes.sum(0).max()) - 1e-6))
     # One pack more in a hundred is a fair price for packs that are alike.
     most = len(best) + (max(1, len(best) // 100) if len(best) >= MANY else 0)
-    for count in sorted({least, min(least + 1, most), len(best), most}):
+    for count in sorted({min(least + 1, most), len(best), most}):
         if (dealt := spread(sizes, count)) is not None:
             return dealt
     return best

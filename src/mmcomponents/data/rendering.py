@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from mmcomponents.data.chat import ControlText, Message, RenderedChat, _check_roles, render_chat
+from mmcomponents.data.chat import ControlText, Message, RenderedChat, check_roles, render_chat
 from mmcomponents.data.documents import render_document
 from mmcomponents.data.placeholders import FRAME_TEMPLATE, place_media
 from mmcomponents.data.records import conversation, record_kind
@@ -56,7 +56,7 @@ def render_record(
         return [render_document(text, tokenizer, rows(order), control_text)], order
     chats, order = [], []
     for messages in conversations(record):
-        _check_roles(messages, "assistant")
+        check_roles(messages, "assistant")
         placed, order = place_media(messages, images, videos, frame_template)
         chats.append(render_chat(placed, tokenizer, rows(order), system, control_text))
     return chats, order

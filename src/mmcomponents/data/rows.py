@@ -70,6 +70,8 @@ class Rows:
         """The rows of all parts, one behind the other."""
         if len(parts) == 1:
             return parts[0]
+        if not parts:
+            return NO_ROWS
         columns: dict[str, Column] = {}
         for field in fields(Rows):
             values = [getattr(part, field.name) for part in parts]
@@ -82,6 +84,11 @@ class Rows:
 
 PER_SAMPLE = ("source", "text_tokens", "turns", "segments", "own_system")
 RAGGED = {"image_begin": ("image_width", "image_height"), "video_begin": ("video_frames", "video_fps")}
+
+
+NO_ROWS = Rows(
+    **{field.name: np.zeros(1 if field.name in RAGGED else 0, np.int64) for field in fields(Rows)},
+)
 
 
 def ragged(begin: Column, samples: Integers) -> tuple[Integers, Integers]:

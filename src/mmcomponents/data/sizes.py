@@ -97,7 +97,8 @@ class Sizes:
         """`[most]` tokens of a video's prompt with 1, 2, … frames more than with one, without the frames' rows."""
         known = self._frame_costs
         while len(known) < most:
-            record = {"text": frame_prompt(len(known) + 1, self.renderer.frame_template)}
+            video = frame_prompt(len(known) + 1, self.renderer.frame_template)
+            record = {"messages": [{"role": "user", "content": video}, {"role": "assistant", "content": ""}]}
             chats, _ = render_record(record, [0] * (len(known) + 1), [], list, self.renderer.tokenizer)
             known.append(len(chats[0].input_ids))
         return np.array(known, np.int64) - known[0]
