@@ -95,8 +95,11 @@ def test_figures_for_a_terminal(capsys: Capture) -> None:
     for wanted in ("text 100.0%", "all 5 blocks planned", "first fit, order of shards", "a pack takes 128"):
         assert wanted in told.out
     some = ("--block", "4", "--blocks", "2")
+    some += ("--sources.plain.repeat", "1.25")
     assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", *some]) == 0
-    assert "from 2 of 5 blocks" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "from 2 of 6 blocks" in out
+    assert "plain: 2 of 10 samples come up once more in this epoch, and 3 in the next: 1.25 passes on average" in out
 
 
 def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:

@@ -5,7 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from rich.progress import TimeRemainingColumn
 
+from mmcomponents.cli import data_pack
 from mmcomponents.cli.main import main
 from mmcomponents.data.annotations import pack
 from mmcomponents.data.tokenizer import train_tokenizer
@@ -52,6 +54,19 @@ def test_nothing_that_can_be_used_is_an_error(write: Write, pages: Path, capsys:
     write("blank.jsonl", "\n")
     error = line_of_error(capsys, *PACK, "blank.jsonl", "--out", "blank", "--tokenizer", "tokenizer")
     assert error.endswith("there is no sample in the inputs\n")
+
+
+def test_a_faulty_meta_file_is_one_line(write: Write, pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("meta.json", '{\n  "a": {"annotation": "pages.jsonl"},\n  "b": {"annotation": "pages.jsonl"\n}\n')
+    error = line_of_error(capsys, *PACK, "meta.json", "--out", "out", "--tokenizer", "tokenizer")
+    assert "meta.json is no JSON: line " in error
+    assert not Path("out").exists()
+
+
+def test_the_bar_tells_what_is_left() -> None:
+    bar = data_pack._bar()
+    bar.add_task("pack", total=100)
+    assert any(isinstance(column, TimeRemainingColumn) for column in bar.columns)
 
 
 @pytest.mark.parametrize(

@@ -427,8 +427,8 @@ def test_commands_that_are_allowed(
     shard = indexed(folder, good(5), tokenizer)
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
     command = f"pipe:cat {shard}"
-    (made,) = index_shards([command], str(folder / "tokenizer"), str(folder / "cache/mmcomponents"), allow_pipe=True)
-    assert Path(made).is_file()
+    made = index_shards([command], str(folder / "tokenizer"), str(folder / "cache/mmcomponents"), allow_pipe=True)
+    assert Path(made.paths[0]).is_file()
     data = data_of(folder, train=command, allow_pipe=True)
     data.setup("fit")
     assert len(read(data)[0]) == 5

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import logging
 import re
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.errors import DataError, SampleError
@@ -121,6 +123,38 @@ def test_what_cannot_be_indexed_keeps_its_place_and_reason(
         assert (f"train-000000/000{number} cannot be used" in caplog.text) == bool(reason)
 
 
+def test_the_log_names_a_few_samples_of_each_reason(
+    write_shard: Write, tokenizer: PreTrainedTokenizerFast, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    shards = [write_shard([(record(), [])] * 5 + [({"text": ""}, [])], name, index=False) for name in ("a", "b")]
+    with caplog.at_level(logging.WARNING):
+        build_index(shards[0], tokenizer)
+    assert [line.partition(":")[0] for line in caplog.messages] == [
+        *(f"a-000000/000{number} cannot be used" for number in (0, 1, 2, 5)),
+        "a-000000.index.safetensors",
+    ]
+    assert "2 more samples" in caplog.messages[-1]
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        report = index_shards([str(shard) for shard in shards], str(tmp_path / "tokenizer"))
+    assert sum("0 images" in line for line in caplog.messages) == 3  # of both shards together
+    found = [(count.samples, count.first) for count in report.reasons.listed()]
+    assert found == [(10, "a-000000/0000"), (2, "a-000000/0005")]
+    assert (report.samples, report.reasons.samples) == (12, 12)
+
+
+def test_a_source_that_is_no_text_is_none(write_shard: Write, tokenizer: PreTrainedTokenizerFast) -> None:
+    shard = write_shard([(record("What?", source=source), []) for source in (None, {"a": 1}, "", "books")])
+    assert Index.open([shard], tokenizer).sources == ["", "books"]
+
+
+def test_indices_are_as_open_as_other_files(write_shard: Write, tmp_path: Path) -> None:
+    (plain := tmp_path / "plain").touch()
+    index = index_path(write_shard([(record("What?"), [])]))
+    assert index.stat().st_mode == plain.stat().st_mode
+
+
 def test_problems_keep_their_samples_when_shards_are_joined(
     write_shard: Write, tokenizer: PreTrainedTokenizerFast
 ) -> None:
@@ -138,5 +172,52 @@ def test_index_shards_takes_names(shards: list[Path], tokenizer: PreTrainedToken
     for shard in shards:
         index_path(shard).unlink()
     made = index_shards([str(tmp_path / "*.tar")], str(tmp_path / "tokenizer"))
-    assert made == [str(index_path(shard)) for shard in shards]
+    assert made.paths == [str(index_path(shard)) for shard in shards]
+    assert (made.samples, made.reasons.samples, made.failed, made.notes) == (4, 0, [], [])
     assert len(Index.open(shards, tokenizer)) == 4
+
+
+def test_nothing_is_written_before_all_is_checked(
+    shards: list[Path], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    before = {path: path.read_bytes() for path in map(index_path, shards)}
+    (tmp_path / "other").mkdir()
+    (twin := tmp_path / "other" / shards[0].name).write_bytes(b"x")
+    bare = str(tmp_path / "bare")
+    PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE({"a": 0}, []))).save_pretrained(bare)
+    given = ([str(shards[0])], str(tmp_path / "tokenizer"))
+    for call, complaint in (
+        (lambda: index_shards(*given, frame_template="x"), "must have <image> once"),
+        (lambda: index_shards([str(tmp_path), str(tmp_path / "no.tar")], given[1]), r"no\.tar is not there"),
+        (lambda: index_shards(given[0], str(tmp_path / "nowhere")), "there is no tokenizer folder"),
+        (lambda: index_shards(given[0], bare), "lacks 2 of them"),
+        (lambda: index_shards([*given[0], "http://host/c.tar"], given[1]), "is remote: name a folder"),
+        (lambda: index_shards([*given[0], str(twin)], given[1], out=str(tmp_path / "o")), "would have one index"),
+    ):
+        with pytest.raises(ValueError, match=complaint):
+            call()
+    assert {path: path.read_bytes() for path in map(index_path, shards)} == before
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_shard_that_is_no_tar_keeps_no_other_waiting(
+    shards: list[Path], tokenizer: PreTrainedTokenizerFast, tmp_path: Path
+) -> None:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for shard in shards:
+        index_path(shard).unlink()
+    (tmp_path / "a-0.tar").write_bytes(gzip.compress(shards[0].read_bytes()))
+    (tmp_path / "noise.tar").write_bytes(b"noise" * 500)
+    (tmp_path / "c.tgz").touch()
+    steps: list[tuple[int, int]] = []
+    twice = [str(tmp_path), str(shards[0])]
+    made = index_shards(twice, str(tmp_path / "tokenizer"), progress=lambda *step: steps.append(step))
+    assert made.paths == [str(index_path(shard)) for shard in shards]
+    assert made.samples == 4
+    assert [(Path(shard).name, reason.removeprefix(shard)) for shard, reason in made.failed] == [
+        ("a-0.tar", " is compressed; gunzip it first"),
+        ("noise.tar", " is no tar file: invalid header"),
+    ]
+    assert made.notes == [f"1 compressed in {tmp_path} passed over (c.tgz): unpack them to .tar first"]
+    assert steps == [(number, 4) for number in range(5)]

@@ -40,7 +40,7 @@ def test_a_video_is_put_where_it_is_asked_for() -> None:
 @pytest.mark.parametrize(
     ("text", "videos", "message"),
     [
-        ("<video> <video>", 1, "2 <video>.*1 videos"),
+        ("<video> <video>", 1, "2 <video>.*1 videos?"),
         ("<video>", 0, "1 <video>.*0 videos"),
         ("x", 2, "0 <video>.*2 videos"),
     ],

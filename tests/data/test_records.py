@@ -7,7 +7,7 @@ import pytest
 
 from mmcomponents.data.control_text import ConversationError
 from mmcomponents.data.errors import SampleError
-from mmcomponents.data.records import clips, conversation, parse_record, record_kind
+from mmcomponents.data.records import clips, conversation, parse_record, record_kind, source_of
 
 ASK = {"role": "user", "content": "How many?"}
 
@@ -29,7 +29,11 @@ def test_kinds(record: dict[str, Any], kind: str) -> None:
     ("record", "message"),
     [
         ([], "list where an object belongs"),
-        ({"text": 3}, 'list of "messages" or a "text"'),
+        ({"text": 3}, '"text" is no text \\(int\\)'),
+        ({"messages": {"role": "user"}}, '"messages" is no list \\(dict\\)'),
+        ({}, 'no "text", but nothing'),
+        ({"id": 1, "image": "a.jpg", "conversations": []}, '"id", "image", "conversations": `mmcomponents data pack`'),
+        ({str(number): number for number in range(9)}, '"5", …: `mmcomponents'),
         ({"text": "a", "messages": []}, "both"),
         ({"messages": [ASK], "chosen": "3"}, "a pair has two texts"),
         ({"messages": [ASK], "chosen": "3", "rejected": None}, "a pair has two texts"),
@@ -47,6 +51,11 @@ def test_conversations_of_a_pair() -> None:
     assert conversation(pair, "rejected")[-1]["content"] == "4"
     with pytest.raises(ConversationError, match="plain document"):
         conversation({"text": "words"})
+
+
+def test_a_source_is_a_text() -> None:
+    assert source_of({"source": "books"}) == "books"
+    assert [source_of(record) for record in ({}, {"source": None}, {"source": {"a": 1}}, {"source": 3})] == [""] * 4
 
 
 def test_clips() -> None:

@@ -15,7 +15,7 @@ from mmcomponents.data.indexing import index_shards
 from mmcomponents.data.shards import find_shards
 
 from .storage.conftest import server  # noqa: F401
-from .storage.server import Server, cut, status
+from .storage.server import Server, cut, status, whole
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +65,17 @@ def test_indices_of_remote_shards_may_lie_here(handwriting: Path, server: Server
     with pytest.raises(DataError, match="name a folder for its index"):
         index_shards([urls], str(handwriting / "tokenizer"))
     made = index_shards([urls], str(handwriting / "tokenizer"), out=str(tmp_path / "indices"))
-    assert len(made) == 2
+    assert len(made.paths) == 2
     remote = packs_of(module_of(handwriting, urls, index_folder=str(tmp_path / "indices")))
     same(remote, packs_of(module_of(handwriting, str(handwriting / "train-*.tar"))))
+
+
+def test_a_server_without_ranges_is_told_of_before_anything_is_read(handwriting: Path, server: Server) -> None:  # noqa: F811
+    for file in handwriting.glob("train-*"):
+        server.files[f"/{file.name}"] = file.read_bytes()
+    server.tricks["/train-000000.tar"].append(whole)
+    with pytest.raises(DataError, match=r"^the server of http://127[^\n]* ignores ranges[^\n]*local disk[^\n]*$"):
+        module_of(handwriting, server.url("/train-{000000..000001}.tar")).setup("fit")
 
 
 def test_shards_in_an_object_store(handwriting: Path) -> None:
@@ -105,7 +113,8 @@ def test_commands_run_only_where_they_are_allowed(handwriting: Path, tmp_path: P
         with pytest.raises(DataError, match="pipe:"):
             call()
     assert not marker.exists()
-    (index,) = index_shards([command], str(handwriting / "tokenizer"), out=str(tmp_path / "kept"), allow_pipe=True)
+    made = index_shards([command], str(handwriting / "tokenizer"), out=str(tmp_path / "kept"), allow_pipe=True)
+    (index,) = made.paths
     assert marker.exists()
     kept = Path(index).parent
     assert [path.suffix for path in sorted(kept.iterdir())].count(".tar") == 1

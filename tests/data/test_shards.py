@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
 import tarfile
 from pathlib import Path
@@ -79,6 +81,22 @@ def test_broken_shards(tmp_path: Path) -> None:
         (noise := tmp_path / "noise.tar").write_bytes(content)
         with pytest.raises(DataError, match=r"noise\.tar is no tar file"):
             list(list_shard(noise))
+
+
+def test_compressed_shards_are_told_from_noise(tmp_path: Path) -> None:
+    (path, _) = write(tmp_path)
+    packed = tmp_path / "packed.tar"
+    packed.write_bytes(gzip.compress(path.read_bytes()))
+    with pytest.raises(DataError, match=r"packed\.tar is compressed; gunzip it first"):
+        list(list_shard(packed))
+    packed.write_bytes(bz2.compress(path.read_bytes()))
+    with pytest.raises(DataError, match="bunzip2 it first"):
+        list(list_shard(packed))
+
+
+def test_members_without_json_are_named() -> None:
+    with pytest.raises(SampleError, match=r"no \.json member, but \.jpg, \.txt \(`mmcomponents data pack`"):
+        json_member([Member("jpg", 0, 1), Member("txt", 1, 1)])
 
 
 def test_a_broken_header_is_no_end(tmp_path: Path) -> None:

@@ -9,10 +9,19 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from mmcomponents.cli import data_inspect, data_pack
 from mmcomponents.cli.errors import UserError, one_line
+from mmcomponents.cli.tables import table_console
 from mmcomponents.registry import near
 
 KINDS = {
@@ -46,7 +55,9 @@ def main(verb: str, argv: list[str]) -> int:
     parser = ArgumentParser(
         prog=f"mmcomponents {verb} {kind}", description=KINDS[kind], exit_on_error=False, allow_abbrev=False
     )
+    from mmcomponents.cli.data_index import close, inputs_first
     from mmcomponents.data.errors import DataError
+    from mmcomponents.data.indexing import IndexReport
 
     call = functions()[kind]
     shows_progress = "progress" in inspect.signature(call).parameters
@@ -56,7 +67,7 @@ def main(verb: str, argv: list[str]) -> int:
     skip: set[str | int] = {*names, "progress"} if shows_progress else set(names)
     names += parser.add_function_arguments(call, as_positional=False, skip=skip)
     try:
-        options = parser.instantiate_classes(parser.parse_args(rest))
+        options = parser.instantiate_classes(parser.parse_args(inputs_first(rest) if kind == "index" else rest))
     except argparse.ArgumentError as error:
         text = one_line(str(error))
         wrong = text.partition("unrecognized arguments: --")[2].partition(" ")[0].partition("=")[0]
@@ -70,6 +81,8 @@ def main(verb: str, argv: list[str]) -> int:
             result = call(**arguments)
     except (ValueError, OSError, DataError) as error:
         raise UserError(f"{verb} {kind}: {' '.join(str(error).split())}") from error
+    if isinstance(result, IndexReport):
+        return close(result, table_console())
     for line in result if isinstance(result, list) else [] if result is None else [result]:
         Console().print(str(line), markup=False, highlight=False, soft_wrap=True)
     return 0
@@ -84,5 +97,7 @@ def _bar() -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -26,6 +26,7 @@ def figures(report: Report) -> Group:
     budget += "" if report.budgets.tiles is None else f" and {report.budgets.tiles:,} tiles"
     parts: list[RenderableType] = [
         _sources(found),
+        *(Text(plain(note)) for note in found.notes),
         f"An epoch has {total.epoch_tokens:,.0f} tokens: text {found.text_share:.1%}, multimodal "
         f"{1 - found.text_share:.1%}.",
         "",

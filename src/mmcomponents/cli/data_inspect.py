@@ -20,6 +20,7 @@ from mmcomponents.cli.check import check_keys
 from mmcomponents.cli.errors import UserError, one_line
 from mmcomponents.cli.flags import COMMAND_LINE, Flags, apply, sort_flags
 from mmcomponents.cli.recipe import Recipe, load, shipped
+from mmcomponents.cli.tables import table_console
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -30,8 +31,6 @@ LINE = "counts, expected packs, and samples as the model sees them"
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 _SHARDS_ALONE = {"tokens_per_tile": 256}  # what InternVL3's models make of a tile; a recipe says its own
-_PIPE_WIDTH = 160
-"""Columns where the output is no terminal."""
 
 Told = Callable[[str, int, int], None]
 
@@ -70,9 +69,7 @@ def main(verb: str, argv: list[str]) -> int:
         return 0
     from mmcomponents.cli.data_figures import figures
 
-    console = Console()
-    if not console.is_terminal:
-        console.width = _PIPE_WIDTH
+    console = table_console()
     console.print(figures(report), highlight=False)
     if page is not None:
         broken = sum(bool(sample.problem) for sample in shown)

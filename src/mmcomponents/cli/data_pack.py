@@ -8,10 +8,20 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Column, Table
 
+from mmcomponents.cli.data_index import inputs_first
 from mmcomponents.cli.errors import UserError, one_line
+from mmcomponents.cli.tables import table_console
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -61,7 +71,7 @@ def main(verb: str, argv: list[str]) -> int:
         parser.add_argument(f"--{name}", action="store_true", help=text)
     names += SWITCHES
     try:
-        options = parser.instantiate_classes(parser.parse_args(argv))
+        options = parser.instantiate_classes(parser.parse_args(inputs_first(argv, [f"--{name}" for name in SWITCHES])))
     except argparse.ArgumentError as error:
         text = one_line(str(error))
         wrong = text.partition("unrecognized arguments: --")[2].partition(" ")[0].partition("=")[0]
@@ -79,7 +89,7 @@ def main(verb: str, argv: list[str]) -> int:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command goes on from here", markup=False)
         raise
-    _close(report, Console())
+    _close(report, table_console())
     if not report.totals.samples:
         why = f"no sample can be used; {report.out / 'refused.jsonl'} says why of each"
         raise UserError(f"{verb} pack: {why if report.codes else 'there is no sample in the inputs'}")
@@ -89,8 +99,9 @@ def main(verb: str, argv: list[str]) -> int:
 def _bar() -> Progress:
     """A bar over the bytes of the input, on standard error; none where that is no terminal."""
     console = Console(stderr=True)
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*columns, *times, console=console, transient=True, disable=not console.is_terminal)
 
 
 def _close(report: PackReport, console: Console) -> None:

@@ -43,7 +43,7 @@ from mmcomponents.data.images import (
     pixels,
 )
 from mmcomponents.data.index import Index, StoredSample
-from mmcomponents.data.indexing import build_index, index_shards
+from mmcomponents.data.indexing import IndexReport, build_index, index_shards
 from mmcomponents.data.lookahead import Lookahead
 from mmcomponents.data.mixture import Mixture, TokenShare
 from mmcomponents.data.opening import PackSettings, open_packs
@@ -69,6 +69,7 @@ __all__ = [
     "ImageError",
     "ImageSource",
     "Index",
+    "IndexReport",
     "JpegRecompression",
     "Lookahead",
     "MiddleFrames",

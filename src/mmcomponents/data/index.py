@@ -33,7 +33,7 @@ from mmcomponents.data.shards import (
     media_members,
     read_members,
 )
-from mmcomponents.data.storage import exists, fetch, is_remote, redact
+from mmcomponents.data.storage import check_ranges, exists, fetch, is_remote, redact
 from mmcomponents.data.tokenizer import fingerprint
 
 if TYPE_CHECKING:
@@ -110,13 +110,15 @@ class Index:
             frame_template: Text of a frame of a video in this run; None: whatever the indices were made with.
 
         Raises:
-            DataError: An index is missing, or made with another tokenizer or by another version.
+            DataError: An index is missing, or made with another tokenizer or by another version; or a server of remote
+                shards sends no parts of files.
         """
         if not shards:
             raise DataError("no shards to open")
         wanted = tokenizer if isinstance(tokenizer, str) else fingerprint(tokenizer)
         places = [str(shard) for shard in shards]
         try:
+            check_ranges(places)
             paths = [_find(shard, folder) for shard in places]
         except SampleError as error:  # of the storage: here it is no single sample that is missing
             raise DataError(str(error)) from error

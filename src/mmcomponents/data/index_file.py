@@ -106,7 +106,7 @@ def index_path(shard: str | Path, folder: str | Path | None = None) -> Path:
 
 def save_index(index: ShardIndex, path: Path) -> None:
     """Writes an index; a reader sees the old one or the new one, never half of it. The same index, the same bytes."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     columns = {name: getattr(index.rows, name) for name in _ROWS} | {name: getattr(index, name) for name in _OWN}
     about = {field.name: getattr(index.header, field.name) for field in fields(Header)}
@@ -116,7 +116,8 @@ def save_index(index: ShardIndex, path: Path) -> None:
     try:
         # One key: safetensors writes several in an order that changes from run to run.
         header = {"index": _hash(text.encode()) + text}
-        save_file({name: np.ascontiguousarray(column) for name, column in columns.items()}, temporary, header)
+        data = save({name: np.ascontiguousarray(column) for name, column in columns.items()}, header)
+        temporary.write_bytes(data)  # safetensors' own save_file lets nobody else read the file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -6,18 +6,20 @@ import logging
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mmcomponents.data.control_text import check_template
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.images import image_size
-from mmcomponents.data.index_file import VERSION, Header, ShardIndex, index_path, save_index
-from mmcomponents.data.placeholders import FRAME_TEMPLATE
-from mmcomponents.data.records import Clip, clips, conversation, parse_record, record_kind
+from mmcomponents.data.index_file import SUFFIX, VERSION, Header, ShardIndex, index_path, save_index
+from mmcomponents.data.placeholders import FRAME_TEMPLATE, frame_prompt
+from mmcomponents.data.reasons import ReasonCounts
+from mmcomponents.data.records import Clip, clips, conversation, parse_record, record_kind, source_of
 from mmcomponents.data.rendering import render_record
 from mmcomponents.data.rows import PER_SAMPLE, Rows
 from mmcomponents.data.shards import (
@@ -30,7 +32,7 @@ from mmcomponents.data.shards import (
     media_members,
     read_members,
 )
-from mmcomponents.data.storage import fetch, is_remote
+from mmcomponents.data.storage import compressed_tars, exists, fetch, is_remote, redact
 from mmcomponents.data.tokenizer import fingerprint, load_tokenizer
 from mmcomponents.data.video import video_length
 
@@ -43,6 +45,8 @@ MAX_REASON = 500
 """Characters of a reason that are kept: it may quote what is wrong, and a header holds a hundred megabytes at most."""
 MAX_SOURCE = 200
 """Characters of the name of a source; a longer one is a text that got there by mistake."""
+LOGGED = 3
+"""Samples that the log names for each reason; all of them are in the index."""
 
 
 def build_index(
@@ -65,6 +69,21 @@ def build_index(
         DataError: The shard is no tar file, or it is remote and no folder is given.
         TemplateError: The tokenizer lacks tokens of the chat template.
     """
+    counts = ReasonCounts()
+    path, _ = _index_shard(shard, tokenizer, folder, frame_template, counts)
+    if more := sum(max(0, found.samples - LOGGED) for found in counts.listed()):
+        logger.warning("%s: %d more samples cannot be used for the same reasons", path.name, more)
+    return path
+
+
+def _index_shard(
+    shard: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path | None,
+    frame_template: str,
+    counts: ReasonCounts,
+) -> tuple[Path, int]:
+    """Makes one index; returns its path and the number of its samples, and counts those that cannot be used."""
     target = index_path(shard, folder)
     with ExitStack() as stack:
         local = Path(shard)
@@ -72,8 +91,13 @@ def build_index(
             if folder is None:
                 raise DataError(f"{shard} is remote: name a folder for its index (--out FOLDER)")
             local = fetch(str(shard), Path(stack.enter_context(TemporaryDirectory(prefix="mmcomponents-"))))
-        save_index(_measure_shard(local, tokenizer, frame_template), target)
-    return target
+        index = _measure_shard(local, tokenizer, frame_template)
+        save_index(index, target)
+    for sample, reason in index.header.problems.items():
+        name = f"{target.name.removesuffix(SUFFIX)}/{index.key(sample)}"
+        if counts.add(reason, name) <= LOGGED:
+            logger.warning("%s cannot be used: %s", name, reason)
+    return target, index.header.samples
 
 
 def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_template: str) -> ShardIndex:
@@ -85,7 +109,6 @@ def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_templa
     for key, members, problem in list_shard(shard):
         row = _Row(problem=problem) if problem else _measure(shard, members, tokenizer, frame_template)
         if row.problem:
-            logger.warning("%s/%s cannot be used: %s", shard.stem, key, row.problem[:MAX_REASON])
             problems[len(rows)] = row.problem[:MAX_REASON]
         sources.setdefault(row.source, len(sources))
         rows.append(row)
@@ -148,7 +171,7 @@ def _measure(shard: Path, members: Sequence[Member], tokenizer: PreTrainedTokeni
         pictures, films = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
         text, *data = read_members(str(shard), [json_member(members), *pictures, *films])
         record = parse_record(text)
-        source = str(record.get("source", ""))
+        source = source_of(record)
         if len(source) > MAX_SOURCE:
             raise SampleError(f"the name of the source has {len(source)} characters, more than {MAX_SOURCE}")
         row.source = source
@@ -191,6 +214,25 @@ def measure_text(
     return [len(chat.input_ids) for chat in chats]
 
 
+@dataclass
+class IndexReport:
+    """What came of some shards.
+
+    Attributes:
+        paths: Of the indices that were made.
+        samples: In these shards.
+        reasons: Why some of the samples cannot be used.
+        failed: (shard, reason) of those that could not be indexed.
+        notes: What else is worth a line.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    samples: int = 0
+    reasons: ReasonCounts = field(default_factory=ReasonCounts)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
 def index_shards(
     paths: list[str],
     tokenizer: str,
@@ -198,8 +240,10 @@ def index_shards(
     frame_template: str = FRAME_TEMPLATE,
     allow_pipe: bool = False,
     progress: Callable[[int, int], None] | None = None,
-) -> list[str]:
+) -> IndexReport:
     """Makes the index of each shard, beside it.
+
+    All that is given is checked before anything is written. A shard that cannot be read keeps no other one waiting.
 
     Args:
         paths: Shards, patterns of them, folders or addresses.
@@ -210,21 +254,62 @@ def index_shards(
         progress: Called with (shards done, shards in all).
 
     Returns:
-        Paths of the indices.
+        What was made, and what could not be.
 
     Raises:
-        DataError: There are no such shards, one is no tar file, or the tokenizer's folder is missing.
+        DataError: There are no such shards, two would have one index, or the tokenizer's folder is missing.
+        TemplateError: The tokenizer lacks tokens of the chat template.
+        ValueError: The template of a frame has not one `<image>`.
     """
+    frame_prompt(1, frame_template)
     loaded = load_tokenizer(tokenizer)
-    shards: list[str] = []
-    for path in paths:
-        if path.startswith("pipe:") and allow_pipe:
-            shards.append(str(fetch(path, Path(out or "."), allow_pipe=True)))
-        else:
-            shards += find_shards(path)
-    made = []
-    for number, shard in enumerate(dict.fromkeys(shards)):
-        made.append(str(build_index(shard, loaded, out, frame_template)))
+    check_template(loaded, images=False)
+    shards = _find(paths, out, allow_pipe)
+    report = IndexReport(notes=[note for path in paths if (note := _passed_over(path))])
+    for done, shard in enumerate(shards):
         if progress is not None:
-            progress(number + 1, len(shards))
-    return made
+            progress(done, len(shards))
+        try:
+            path, samples = _index_shard(shard, loaded, out, frame_template, report.reasons)
+        except (DataError, SampleError) as error:
+            logger.warning("%s has no index: %s", redact(shard), error)
+            report.failed.append((redact(shard), str(error)))
+            continue
+        report.paths.append(str(path))
+        report.samples += samples
+    if progress is not None:
+        progress(len(shards), len(shards))
+    return report
+
+
+def _find(paths: Sequence[str], out: str | None, allow_pipe: bool) -> list[str]:
+    """The shards, each once; all of them are there, and each has an index of its own."""
+    plain = [path for path in paths if not (allow_pipe and path.startswith("pipe:"))]
+    found = dict.fromkeys(find_shards(plain))
+    # Commands run last, so that a slip in another path is told before their output is kept.
+    for path in paths if allow_pipe else ():
+        if path.startswith("pipe:"):
+            found[str(fetch(path, Path(out or "."), allow_pipe=True))] = None
+    owners: dict[Path, str] = {}
+    for shard in found:
+        if is_remote(shard) and out is None:
+            raise DataError(f"{redact(shard)} is remote: name a folder for its index (--out FOLDER)")
+        target = index_path(shard, out)
+        if (other := owners.setdefault(target, shard)) != shard:
+            raise DataError(f"{redact(other)} and {redact(shard)} would have one index, {target}: index them apart")
+    try:
+        missing = [redact(shard) for shard in found if not exists(shard)]
+    except SampleError as error:  # of the storage: here it is no single sample that is missing
+        raise DataError(str(error)) from error
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"there is no shard {missing[0]}{more}")
+    return list(found)
+
+
+def _passed_over(path: str) -> str:
+    names = compressed_tars(path)
+    if not names:
+        return ""
+    some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    return f"{len(names)} compressed in {path} passed over ({some}): unpack them to .tar first"

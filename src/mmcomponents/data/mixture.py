@@ -24,6 +24,7 @@ from mmcomponents.data.groups import Group, Groups
 from mmcomponents.data.index import Index
 from mmcomponents.data.order import LEAST_WINDOW, WINDOW, Order
 from mmcomponents.data.plan import BLOCK, Block, Budgets
+from mmcomponents.data.reasons import kind_of
 from mmcomponents.data.rows import Integers
 from mmcomponents.data.sizes import Sizes
 
@@ -125,7 +126,11 @@ class Mixture:
         self._digest = hashlib.sha256(repr(settings).encode()).hexdigest()
         if not self.groups:
             reasons = [*index.problems.values(), *index.lost_shards.values()]
-            often = f"none can be used, mostly: {Counter(reasons).most_common(1)[0][0]}" if reasons else "all left out"
+            often = (
+                f"none can be used, mostly: {Counter(map(kind_of, reasons)).most_common(1)[0][0]}"
+                if reasons
+                else "all left out"
+            )
             left = f"{len(self.refused)} exceed a budget of a pack" if self.refused else often
             raise DataError(f"no sample is left of {len(index)}: {left}")
         self._parts: dict[int, list[Part]] = {}

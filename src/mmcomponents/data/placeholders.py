@@ -142,5 +142,6 @@ def _check(messages: Sequence[Message], count: int, placeholder: str) -> None:
     found = count_placeholders(messages, placeholder)
     if found != count:
         raise ConversationError(
-            f"{found} {placeholder} placeholders in the user's turns, {count} {placeholder.strip('<>')}s"
+            f"{found} {placeholder} placeholders in the user's turns, {count}"
+            f" {placeholder.strip('<>')}{'s' * (count != 1)}"
         )

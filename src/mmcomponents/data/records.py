@@ -21,6 +21,8 @@ RecordKind = Literal["chat", "document", "pair"]
 
 Clip = tuple[float, float]
 
+_KEYS_NAMED = 6
+
 
 def parse_record(data: bytes) -> dict[str, Any]:
     """Parses a sample's JSON.
@@ -49,7 +51,7 @@ def record_kind(record: Mapping[str, Any]) -> RecordKind:
     if isinstance(record.get("text"), str):
         return "document"
     if not isinstance(record.get("messages"), list):
-        raise SampleError('wrong JSON: no object with a list of "messages" or a "text"')
+        raise SampleError(_other_form(record))
     answers = [name for name in ("chosen", "rejected") if name in record]
     if not answers:
         return "chat"
@@ -58,6 +60,25 @@ def record_kind(record: Mapping[str, Any]) -> RecordKind:
     if record["chosen"] == record["rejected"]:
         raise SampleError("the chosen and the rejected answer are equal")
     return "pair"
+
+
+def _other_form(record: Mapping[str, Any]) -> str:
+    """What is wrong with an object that is no record: often it is another program's format."""
+    for key, name in (("text", "text"), ("messages", "list")):
+        if key in record:
+            return f'wrong JSON: "{key}" is no {name} ({type(record[key]).__name__})'
+    names = ", ".join(json.dumps(key[:40]) for key in list(record)[:_KEYS_NAMED]) or "nothing"
+    more = ", …" if len(record) > _KEYS_NAMED else ""
+    return (
+        f'wrong JSON: no list of "messages" and no "text", but {names}{more}: `mmcomponents data pack` makes shards of'
+        " annotations in other forms"
+    )
+
+
+def source_of(record: Mapping[str, Any]) -> str:
+    """Name of a record's source; "" where it has none, or something that is no text."""
+    source = record.get("source")
+    return source if isinstance(source, str) else ""
 
 
 def conversation(record: Mapping[str, Any], answer: Literal["chosen", "rejected"] = "chosen") -> list[Message]:

@@ -219,19 +219,37 @@ def list_shard(path: str | Path) -> Iterator[Listed]:
         except (tarfile.TarError, EOFError, ValueError, OverflowError, OSError, RecursionError) as error:
             broken = str(error) or type(error).__name__
             if not members:
-                raise DataError(f"{path} is no tar file: {error}") from error
+                raise DataError(_no_tar(path, file, str(error))) from error
         # tarfile takes a header that it cannot read for the end. The real one is at least one block of zeros.
         file.seek(min(end, size))
         block = file.read(512)
+        if end == 0 and (broken or len(block) < 512 or block.strip(b"\0")):
+            raise DataError(_no_tar(path, file))
     if len(block) < 512 or block.strip(b"\0"):
         broken = broken or "there is no end of the archive"
-    if end == 0 and broken:
-        raise DataError(f"{path} is no tar file")
     if broken:
         # what came last may lack members, which nobody can know
         problem = problem or f"the shard is cut or broken at byte {end}, behind this sample: {broken}"
     if members:
         yield Listed(key, members, problem)
+
+
+_PACKED = {
+    b"\x1f\x8b": "gunzip",
+    b"BZh": "bunzip2",
+    b"\xfd7zXZ": "unxz",
+    b"\x28\xb5\x2f\xfd": "unzstd",
+}
+"""First bytes of compressed files, and what unpacks them: no sample of them can be read by its offset."""
+
+
+def _no_tar(path: str | Path, file: IO[bytes], reason: str = "") -> str:
+    file.seek(0)
+    begin = file.read(8)
+    for magic, program in _PACKED.items():
+        if begin.startswith(magic):
+            return f"{path} is compressed; {program} it first"
+    return f"{path} is no tar file{f': {reason}' if reason else ''}"
 
 
 _LONGEST_HEADER = 256 * 1024
@@ -283,7 +301,8 @@ def json_member(members: Sequence[Member]) -> Member:
             if member.size > MAX_JSON:
                 raise SampleError(f"the .json member has {member.size} bytes, more than {MAX_JSON}")
             return member
-    raise SampleError("the sample has no .json member")
+    names = ", ".join(f".{member.suffix[:40]}" for member in members[:6])
+    raise SampleError(f"the sample has no .json member, but {names} (`mmcomponents data pack` makes shards)")
 
 
 def read_members(url: str, members: Sequence[Member]) -> list[bytes]:

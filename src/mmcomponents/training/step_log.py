@@ -65,9 +65,9 @@ def data_metrics(totals: Mapping[str, float], name: Callable[[str], str]) -> dic
         name: Gives the name of a source by its number.
 
     Returns:
-        `data/refused`, samples left out so far; `data/tokens/SOURCE` and `data/samples/SOURCE`; `data/fill`, tokens over
-        what the packs could hold; of a step of several packs `data/spread_tokens` and `data/spread_tiles`, standard
-        deviation over mean of what a pack has.
+        `data/refused`, samples left out so far; `data/tokens/SOURCE` and `data/samples/SOURCE`; `data/fill`, tokens
+        over what the packs could hold; of a step of several packs `data/spread_tokens` and `data/spread_tiles`,
+        standard deviation over mean of what a pack has.
     """
     packs = totals.get("data/packs", 0.0)
     if not packs:

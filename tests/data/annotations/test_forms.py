@@ -76,6 +76,13 @@ def test_a_video_with_and_without_a_clip(pack_lines: Callable[..., Any], media: 
     assert files == {"0.mp4": (media / "film.mp4").read_bytes()}
     record, _ = only(pack_lines, {"video": "film.mp4", "clip": [0, 0.25], "conversations": [ASK, SAY]})
     assert record["clips"] == [[0.0, 0.25]]
+    record, _ = only(pack_lines, {"video": "film.mp4", "start": 0, "end": 0.25, "conversations": [ASK, SAY]})
+    assert record["clips"] == [[0.0, 0.25]]
+    assert not {"start", "end"} & {*record}
+    record, _ = only(pack_lines, {"video": "film.mp4", "clip": [0, 0.2], "start": 9, "conversations": [ASK, SAY]})
+    assert (record["clips"], record["start"]) == ([[0.0, 0.2]], 9)
+    record, _ = only(pack_lines, {"image": "one.png", "start": 3, "end": 5, "conversations": [ASK, SAY]})
+    assert (record["start"], record["end"]) == (3, 5)
     ask = {"from": "human", "value": "<video> and <image> and <video>"}
     sample = {"videos": ["film.mp4"] * 2, "clips": [None, [0.1, 0.2]], "image": "one.png", "conversations": [ask, SAY]}
     record, files = only(pack_lines, sample)
@@ -138,6 +145,23 @@ def test_parts_of_chat_messages(
     record, files = only(pack_lines, {"messages": [{"role": "user", "content": parts}, ASSISTANT]})
     assert record["messages"] == [{"role": "user", "content": text}, ASSISTANT]
     assert [name.partition(".")[2] for name in files] == suffixes
+
+
+def test_keys_that_ask_for_nothing_are_fine(pack_lines: Callable[..., Any]) -> None:
+    asked: dict[str, Any] = {**USER, "name": "me", "loss": False, "weight": 0}
+    said: dict[str, Any] = {
+        **ASSISTANT,
+        "id": 3,
+        "weight": 1,
+        "loss": True,
+        "tool_calls": [],
+        "function_call": None,
+        "audio": None,
+    }
+    sample = {"messages": [asked, said], "tools": [], "functions": None, "system": "", "weight": 1, "loss": 0.0}
+    record, _ = only(pack_lines, sample)
+    assert record["messages"] == [USER, ASSISTANT]
+    only(pack_lines, {"conversations": [ASK, SAY], "tools": "[]", "weight": 0.5})
 
 
 def test_chat_messages_with_images_beside_them(pack_lines: Callable[..., Any]) -> None:

@@ -43,12 +43,12 @@ def data(tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "chat v1": {
             "root": "media",
             "annotation": "chat.jsonl",
-            "data_augment": True,
+            "data_augment": False,
             "max_dynamic_patch": 6,
             "repeat_time": 2,
             "length": 31,
         },
-        "pairs": {"annotation": "pairs.jsonl"},
+        "pairs": {"annotation": "pairs.jsonl", "repeat_time": 1, "data_augment": True},
     }
     (tmp_path / "meta.json").write_text(json.dumps(meta))
     (tmp_path / "books").mkdir()
@@ -68,7 +68,7 @@ def files(out: str | Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in sorted(Path(out).rglob("*")) if path.is_file()}
 
 
-def test_a_folder_is_packed(data: Path) -> None:
+def test_a_folder_is_packed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[int, int]] = []
     report = pack("out", progress=lambda done, total: told.append((done, total)))
     names = {path.name for path in Path("out").glob("*.tar")}
@@ -97,14 +97,38 @@ def test_a_folder_is_packed(data: Path) -> None:
     assert written["settings"]["max_tokens"] == 16384
     recipe = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
     assert recipe == {
-        "train": ["out/chat_v1-??????.tar", "out/pairs-??????.tar", "out/books-??????.tar"],
-        "sources": {"chat v1": {"repeat": 2.0, "max_tiles": 6, "jpeg": True}},
+        "train": [str(data / "out" / f"{name}-??????.tar") for name in ("chat_v1", "pairs", "books")],
+        "sources": {"chat v1": {"repeat": 2.0, "max_tiles": 6, "jpeg": False}},
     }
+    monkeypatch.chdir("/")
     assert len(find_shards(recipe["train"])) == len(names)
+    monkeypatch.chdir(data)
     assert SourceOptions(**recipe["sources"]["chat v1"]).max_tiles == 6
     size = sum(Path(name).stat().st_size for name in ("chat.jsonl", "pairs.jsonl", *map(str, Path("books").glob("*"))))
     assert told[-1] == (size, size)
     assert told == sorted(told)
+
+
+def test_a_recipe_finds_its_shards_in_any_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack_annotations(["pairs.jsonl"], "odd [1] {a,b}", "tokenizer", samples_per_shard=4, num_workers=1)
+    recipe = yaml.safe_load(Path("odd [1] {a,b}/recipe.yaml").read_text())["data"]
+    assert list(recipe) == ["train"], "nothing is told of the source"
+    monkeypatch.chdir("/")
+    assert find_shards(recipe["train"]) == [str(data / f"odd [1] {{a,b}}/pairs-00000{n}.tar") for n in range(3)]
+
+
+def test_boxes_that_cannot_be_read_are_counted(data: Path) -> None:
+    said = {"from": "gpt", "value": "<box>[[1, 2]]</box>"}
+    samples = [{"conversations": [{"from": "human", "value": "?"}, said]}] * 3
+    write_lines(data / "boxes.jsonl", samples)
+    for found in (0, 2):  # the second call learns of it from the first one's notes
+        report = pack_annotations(["boxes.jsonl"], "out", "tokenizer", samples_per_shard=2, num_workers=1)
+        (note,) = report.notes
+        assert note.startswith(
+            "boxes that cannot be read: 3 samples, first boxes.jsonl:1: a box: '[[1, 2]]' is no list"
+        )
+        assert report.found == found
+    assert json.loads(Path("out/pack.json").read_text())["sources"]["boxes"]["bad_boxes"] == 3
 
 
 def test_the_same_bytes_after_sigkill_with_two_processes(data: Path) -> None:

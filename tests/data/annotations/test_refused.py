@@ -11,7 +11,10 @@ from typing import Any
 import pytest
 
 from mmcomponents.data.annotations import CODES, shard
+from mmcomponents.data.annotations.checks import check_draft
+from mmcomponents.data.annotations.draft import Draft
 from mmcomponents.data.annotations.refused import Refused
+from mmcomponents.data.errors import DataError
 
 ASK, SAY = {"from": "human", "value": "What?"}, {"from": "gpt", "value": "That."}
 PAIR = {"question": "What?", "chosen": "This", "rejected": "That"}
@@ -37,7 +40,11 @@ CASES: list[tuple[str, Any, str]] = [
     ("bad_json", "[" * 100_000, "nested too deeply"),
     ("bad_json", '{"text": "a", "deep": ' + "[" * 900 + "]" * 900 + "}", "nested too deeply"),
     ("bad_json", '{"text": "a", "score": 1e999}', "a number is too large"),
-    ("bad_json", '{"text": "a", "score": ' + "1" * 5000 + "}", "wrong JSON: Exceeds the limit"),
+    ("bad_json", '{"text": "a", "score": ' + "1" * 5000 + "}", "wrong JSON: a number has more digits than can be read"),
+    ("bad_json", '{"image": "one.png", "image": "two.jpg", "text": "a"}', "the key 'image' comes twice in one object"),
+    ("bad_json", '"A page."', "a text where a JSON object belongs"),
+    ("bad_json", "null", "null where a JSON object belongs"),
+    ("bad_json", "3", "a number where a JSON object belongs"),
     ("bad_json", '{"text": "a", "score": NaN}', "NaN is no JSON"),
     ("bad_json", "[1, 2]", "a list where a JSON object belongs"),
     ("bad_text", {"text": "a\x00b"}, r"the text has the control character U\+0000 at character 1"),
@@ -53,14 +60,26 @@ CASES: list[tuple[str, Any, str]] = [
     ("bad_field", {"messages": "a"}, "has to be a list of turns"),
     ("bad_field", {"messages": [1]}, "turn 1 is not"),
     ("bad_field", {"messages": [{"role": "user", "content": 3}]}, "neither a text nor a list of parts"),
-    ("bad_field", parts("a"), "a part is a str"),
+    ("bad_field", parts("a"), "a part is a text, not"),
     ("bad_field", parts({"type": "text"}), "has no text"),
     ("bad_field", parts({"type": "image"}), "names no file"),
     ("bad_field", {**parts(IMAGE), "images": ["one.png"]}, "both in parts of the turns and beside them"),
     ("bad_field", chat(image=3), "a path or a list of paths"),
     ("bad_field", chat(image="one.png", images=["one.png"]), "both 'image' and 'images'"),
     ("bad_field", chat(video="film.mp4", clip=[0]), r"a clip is \[begin, end\]"),
-    ("bad_field", chat(clips=[[0, 1]]), "each of 0 videos"),
+    ("bad_field", chat(clips=[[0, 1]]), "one entry a video, of which there are none"),
+    ("bad_field", chat(video="film.mp4", clips=[]), "of which there is 1"),
+    ("bad_field", chat(video="film.mp4", clip=[-1, 1]), "the clip from -1.0 s to 1.0 s begins before 0"),
+    ("bad_field", chat(video="film.mp4", clip=[1, 1]), "ends before anything of it is shown"),
+    (
+        "bad_field",
+        '{"video": "film.mp4", "text": "a", "clip": [0, 1' + "0" * 400 + "]}",
+        r"in seconds, not \[0, 10{70,}…",
+    ),
+    ("bad_field", chat(video="film.mp4", start=-1, end=1), "begins before 0"),
+    ("bad_field", chat(video="film.mp4", start=0.1), "both of them, not 0.1 and None"),
+    ("bad_field", chat(video="film.mp4", start="00:01", end="00:02"), "have to be seconds"),
+    ("bad_field", chat(videos=["film.mp4"] * 2, start=0, end=1), "beside 2 videos: write 'clips'"),
     ("bad_field", {"question": "What?", "chosen": "This"}, "'rejected' has to be a text, not nothing"),
     ("unknown_media", chat(audio="a.wav"), "the key 'audio' is not known and seems to name media: 'a.wav'"),
     ("unknown_media", chat(image_path="one.png"), "the key 'image_path'"),
@@ -68,6 +87,23 @@ CASES: list[tuple[str, Any, str]] = [
     ("unknown_media", chat(image_url="https://here/picture?n=3"), "the key 'image_url'"),
     ("unknown_media", {"text": "a", "frames": [{"path": "x.jpg"}]}, "the key 'frames'"),
     ("unknown_media", parts({"type": "input_audio", "input_audio": {}}), "'input_audio', which is not known"),
+    ("unknown_media", chat({**ASK, "image": "one.png"}, SAY), "the key 'image' is not known"),
+    ("unsupported", chat(ASK, {**SAY, "weight": 0}), "turn 2 has 'weight': 0, but all answers are trained on alike"),
+    ("unsupported", chat(ASK, {**SAY, "weight": 0.5}), "turn 2 has 'weight': 0.5"),
+    ("unsupported", chat(ASK, {**SAY, "loss": False}, ASK, SAY), "turn 2 has 'loss': false"),
+    ("unsupported", chat(weight=0), "the sample has 'weight': 0, so it is not to be trained on"),
+    ("unsupported", chat(ASK, {**SAY, "tool_calls": [{"id": "a"}]}), "turn 2 has 'tool_calls'"),
+    ("unsupported", chat(ASK, {**SAY, "function_call": {"name": "a"}}), "turn 2 has 'function_call'"),
+    ("unsupported", chat(ASK, {**SAY, "audio": {"id": "a"}}), "turn 2 has 'audio'"),
+    ("unsupported", chat(tools=[{"type": "function"}]), "the sample has 'tools' beside its turns, of which training"),
+    ("unsupported", chat(functions=[{"name": "a"}]), "the sample has 'functions'"),
+    ("unsupported", {**PAIR, "system": "Be brief."}, "the sample has 'system' .* make it the first turn"),
+    (
+        "unsupported",
+        parts({"type": "video", "video": "film.mp4", "video_start": 1}),
+        "has 'video_start'; write 'clips'",
+    ),
+    ("unsupported", parts({"type": "video_url", "video_url": {"url": "film.mp4", "end": 1}}), "has 'end'; write"),
     ("empty", {"conversations": []}, "no turn"),
     ("empty", chat(said("Be brief.", "system")), "nothing but a system turn"),
     ("empty", {"text": " \n"}, "no text"),
@@ -75,16 +111,20 @@ CASES: list[tuple[str, Any, str]] = [
     ("roles", chat(SAY, ASK), "turn 1 of 2"),
     ("roles", chat(ASK, SAY, said("a", "system"), SAY), "turn 3 of 4"),
     ("roles", chat(ASK, said("{}", "function_call")), "of role 'function_call'"),
+    *(
+        ("roles", {"messages": [{"role": role, "content": "a"}]}, f"turn 1 is of role '{role}', which is none of")
+        for role in ("tool", "function", "developer")
+    ),
     ("roles", {**PAIR, "messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}, "end"),
-    ("no_answer", chat(ASK, SAY, ASK), "the last of 3 turns is the user's"),
+    ("no_answer", chat(ASK, SAY, ASK), "turn 3, the last, is the user's"),
     ("no_answer", chat(ASK, said(" \n", "gpt")), "an answer is empty"),
     ("no_answer", {**PAIR, "chosen": ""}, "an answer is empty"),
     ("equal_answers", {**PAIR, "rejected": "This"}, "equal"),
     ("placeholders", chat(said("<image>"), SAY), "1 <image> in the user's turns, 0 images"),
     ("placeholders", chat(image=["one.png", "two.jpg"]), "0 <image> in the user's turns, 2 images"),
-    ("placeholders", chat(said("<image><image>"), SAY, image="one.png"), "2 <image> in the user's turns, 1 images"),
-    ("placeholders", chat(said("<video> <video>"), SAY, video="film.mp4"), "2 <video> .* 1 videos"),
-    ("placeholders", {"text": "<image><image>", "image": "one.png"}, "2 <image> in the text, 1 images"),
+    ("placeholders", chat(said("<image><image>"), SAY, image="one.png"), "2 <image> in the user's turns, 1 image$"),
+    ("placeholders", chat(said("<video> <video>"), SAY, video="film.mp4"), "2 <video> .* 1 video$"),
+    ("placeholders", {"text": "<image><image>", "image": "one.png"}, "2 <image> in the text, 1 image$"),
     ("placeholders", parts(IMAGE, IMAGE, {"type": "text", "text": "<image>"}), "1 <image> in its text, 2 image parts"),
     ("placeholders", parts(IMAGE, role="assistant"), "of the assistant, has media"),
     ("missing_file", chat(image="nothing.png"), "'nothing.png' is not below the root"),
@@ -105,14 +145,14 @@ CASES: list[tuple[str, Any, str]] = [
     ("broken_image", chat(image="film.mp4"), "not an image"),
     ("broken_video", chat(video="broken.mp4"), "'broken.mp4': "),
     ("broken_video", chat(video="one.png"), "no video of a format"),
-    ("broken_video", chat(video="film.mp4", clip=[5, 6]), "no frame lies between"),
+    ("broken_video", chat(video="film.mp4", clip=[5, 6]), "no frame lies between 5.0 s and 6.0 s"),
     ("media_size", chat(image="empty.png"), "'empty.png' has 0 bytes"),
     ("over_budget", {"text": "far too long " * 500}, "tokens, more than 2000"),
 ]
 
 
 def test_every_code_has_a_case() -> None:
-    assert {code for code, _, _ in CASES} == set(CODES)
+    assert {*(code for code, _, _ in CASES), "unexpected"} == set(CODES)
     with pytest.raises(ValueError, match="no code 'odd'"):
         Refused("odd", "")
 
@@ -175,10 +215,58 @@ def test_a_shard_without_samples_is_none(pack_lines: Callable[..., Any]) -> None
     assert not path.exists()
 
 
-def test_a_fault_names_the_line(pack_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(*_: Any) -> None:
-        raise ZeroDivisionError("no luck")
+def failing(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    """Lets a text, and nothing else, bring about a fault."""
+
+    def fails(draft: Draft) -> None:
+        if draft.text == "Fail.":
+            raise error
+        check_draft(draft)
 
     monkeypatch.setattr(shard, "check_draft", fails)
-    with pytest.raises(RuntimeError, match=r"lines\.jsonl, line 1: ZeroDivisionError: no luck"):
-        pack_lines([{"text": "A page."}])
+
+
+def test_a_fault_that_nobody_foresaw_costs_one_sample(
+    pack_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing(monkeypatch, ZeroDivisionError("no\nluck" + "!" * 999))
+    note, _ = pack_lines([{"text": "A page."}, {"text": "Fail.", "id": 3}, {"text": "A page."}])
+    (refusal,) = note.refused
+    assert (refusal["line"], refusal["id"], refusal["code"]) == (2, 3, "unexpected")
+    assert re.fullmatch("ZeroDivisionError: no luck!{200,300}…", refusal["reason"])
+    assert note.totals.samples == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (OSError(28, "No space left on device"), OSError, "No space left"),
+        (MemoryError(), DataError, r"lines\.jsonl, line 1: there is not enough memory; fewer --num_workers need less"),
+    ],
+)
+def test_faults_of_the_machine_stop_the_call(
+    pack_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception, kind: type, reason: str
+) -> None:
+    failing(monkeypatch, error)
+    with pytest.raises(kind, match=reason):
+        pack_lines([{"text": "Fail."}])
+
+
+def test_a_sample_is_written_whole_or_not_at_all(
+    pack_lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = ["One piece.", "far too long " * 500]
+    monkeypatch.setattr(shard, "split_document", lambda *_: pieces)
+    note, path = pack_lines([{"text": "".join(pieces)}], split=400)
+    assert [refusal["code"] for refusal in note.refused] == ["over_budget"]
+    assert (note.totals.samples, note.totals.pieces, note.totals.tokens) == (0, 0, 0)
+    assert not path.exists()
+
+
+def test_boxes_that_cannot_be_read_are_told_of(pack_lines: Callable[..., Any]) -> None:
+    boxes = ["[[1, 2, 300, 1000]]", "[[1, 2, 3]]", "[[1, 2, 3, 1001]]"]
+    answers = [f"<ref>a cat</ref><box>{box}</box>" for box in boxes]
+    asked = [chat(said(answers[1]), said(answer, "gpt")) for answer in answers]
+    note, _ = pack_lines([*asked, {**PAIR, "chosen": "</box>"}, {"text": answers[1]}])
+    assert (note.totals.samples, note.totals.bad_boxes, note.refused) == (5, 3, [])
+    assert re.search(r"lines\.jsonl:2: a cat: '\[\[1, 2, 3\]\]' is no list of", note.bad_box)

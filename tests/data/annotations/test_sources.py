@@ -66,6 +66,60 @@ def test_a_json_file_may_hold_lines(folder: Path) -> None:
     assert [source.name for source in find_sources(["in/lines.json", "in/one.json"], None)] == ["lines", "one"]
 
 
+def test_data_sets_may_be_called_like_the_keys_of_samples(folder: Path) -> None:
+    for name in ("text", "messages", "conversations", "chosen"):
+        meta = write_meta(folder, **{name: {"annotation": "a.jsonl"}, "b": {"annotation": "b.jsonl"}})
+        assert [source.name for source in find_sources([meta], None)] == [name, "b"]
+    text = json.dumps({"text": {"annotation": "a.jsonl"}}, indent=2)
+    (folder / "in/pretty.json").write_text("\ufeff" + text, encoding="utf-8")
+    assert [source.name for source in find_sources(["in/pretty.json"], None)] == ["text"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            b'{\n "a": {"annotation": "a.jsonl"}\n "b": {}\n}\n',
+            r"meta\.json is no JSON: line 3: Expecting ',' delimiter",
+        ),
+        (b'{"a": {"annotation": "a.jsonl"},}', r"meta\.json is no JSON: line 1: "),
+        (b'{"a": {"annotation": "a.jsonl"}, "a": {"annotation": "b.jsonl"}}', "the key 'a' comes twice in one object"),
+        (b'{"a": {"annotation": "a.jsonl", "root": "", "root": "x"}}', "the key 'root' comes twice"),
+        (b'{"a": {"annotation": "a.jsonl", "length": NaN}}', "NaN is no JSON"),
+        (
+            b'{"a": {"annotation": "a.jsonl", "length": 1' + b"0" * 400 + b"}}",
+            "'length' has to be a number from 0 on, not 10",
+        ),
+        (b'{"a": {"annotation": "a.jsonl", "length": 1' + b"0" * 5000 + b"}}", "more digits than can be read"),
+        (b'{"a": {"annotation": "a.jsonl"}, "b": "c"}', "is no sample, and no meta file"),
+        (b'{"a": {"annotation": "meta.json"}}', "its annotation, .*meta.json, is a meta file"),
+        (b'{"text": {"annotation": "a.jsonl"}, "b": {"anotation": "c"}}', "data set 'b': unknown keys anotation"),
+        (b'{"' + b"n" * 201 + b'": {"annotation": "a.jsonl"}}', "in/a.jsonl has 201 characters, more than 200: 'nnn"),
+        (b'{"": {"annotation": "a.jsonl"}}', "the name of the data set of in/a.jsonl is empty"),
+        (b'{"a\\ud800": {"annotation": "a.jsonl"}}', r"holds the character U\+D800"),
+        (b'{"text": "A page.",\n "id": 3}\n', r"is one sample in several lines; write it into one: jq -c \."),
+        ('{"text": "a"}'.encode("utf-16"), "is no JSON: bytes that are no UTF-8 at byte 0"),
+        (b"[" * 100_000, "is one JSON list"),
+        (b'{"a":' * 100_000, "is no JSON: the JSON is nested too deeply"),
+    ],
+)
+def test_a_json_file_that_is_wrong_is_one_error(folder: Path, text: bytes, reason: str) -> None:
+    (folder / "in/meta.json").write_bytes(text)
+    with pytest.raises(DataError, match=reason) as error:
+        find_sources(["in/meta.json"], None)
+    assert len(str(error.value)) < 300
+
+
+def test_a_name_of_200_characters_is_fine(folder: Path) -> None:
+    assert find_sources([write_meta(folder, **{"n" * 200: {"annotation": "a.jsonl"}})], None)[0].name == "n" * 200
+
+
+def test_lines_that_are_wrong_are_left_to_the_packing(folder: Path) -> None:
+    (folder / "in/lines.json").write_text('{"text": \n\n{"text": "b"}\n')
+    (folder / "in/empty.json").write_text("\n")
+    assert len(find_sources(["in/lines.json", "in/empty.json"], None)) == 2
+
+
 @pytest.mark.parametrize(
     ("inputs", "reason"),
     [

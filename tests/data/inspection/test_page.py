@@ -91,6 +91,8 @@ def test_the_page_shows_what_there_is(source: str) -> None:
     assert text.count("Refused samples") == 1
     grids = [found["style"] for _, found in Page(source).elements if "--columns" in (found.get("style") or "")]
     assert "--columns:4;--tile:28px" in grids
+    (rule,) = re.findall(r"\.grid img {([^}]*)}", source)
+    assert "outline: 1px solid var(--line)" in rule  # a white tile is seen on a white card
 
 
 def test_texts_are_escaped_and_small_tiles_lose_nothing() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from mmcomponents.data.inspection import Opened, survey
@@ -67,6 +68,29 @@ def test_passes_and_shares_of_a_mixture(open_mixed: Open) -> None:
     assert len(found.drawn) == 12  # the book is left out
     even = survey(open_mixed(token_share=TokenShare(1, 1)).mixture)
     assert even.text_share == pytest.approx(0.5, abs=0.06)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_tokens_of_a_token_share_are_those_of_the_packs(open_mixed: Open, epoch: int) -> None:
+    opened = open_mixed(token_share=TokenShare(2, 1))
+    mixture, found = opened.mixture, survey(opened.mixture, epoch)
+    blocks = [mixture.block(epoch, number) for number in range(mixture.blocks(epoch))]
+    samples, tokens = (np.concatenate([getattr(block, name) for block in blocks]) for name in ("samples", "tokens"))
+    rows = mixture.index.take(samples)
+    text = (rows.images == 0) & (rows.videos == 0)
+    assert (found.text_tokens, found.multimodal_tokens) == (tokens[text].sum(), tokens[~text].sum())
+    for source in found.sources:
+        number = mixture.index.sources.index(source.name)
+        assert source.epoch_tokens == tokens[rows.source == number].sum()
+    assert found.notes == []
+
+
+def test_passes_that_differ_from_epoch_to_epoch_are_noted(open_mixed: Open) -> None:
+    opened = open_mixed(sources={"text": SourceOptions(repeat=2.25), "pictures": SourceOptions(repeat=1.5)})
+    (note,) = survey(opened.mixture).notes  # of six texts 1.5, of two pictures always one
+    assert note == "text: 1 of 6 samples come up once more in this epoch, and 2 in the next: 2.25 passes on average"
+    assert survey(opened.mixture, 1).notes[0].startswith("text: 2 of 6 samples")
+    assert survey(open_mixed().mixture).notes == []
 
 
 def test_samples_to_show_come_evenly_from_all_sources(open_mixed: Open) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.storage import access, exists, expand, file_size, is_remote, read_range
+from mmcomponents.data.storage import access, compressed_tars, exists, expand, file_size, is_remote, read_range
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,16 @@ from mmcomponents.data.storage import access, exists, expand, file_size, is_remo
 )
 def test_what_is_remote(url: str, remote: bool) -> None:
     assert is_remote(url) is remote
+
+
+def test_compressed_tars_are_seen(tmp_path: Path) -> None:
+    for name in ("a.tar.gz", "b.tgz", "notes.gz"):
+        (tmp_path / name).touch()
+    assert compressed_tars(str(tmp_path)) == compressed_tars(tmp_path.as_uri()) == ["a.tar.gz", "b.tgz"]
+    with pytest.raises(DataError, match=r"has no \*\.tar, but 2 that are compressed \(a\.tar\.gz\): unpack them first"):
+        expand(str(tmp_path))
+    for other in (str(tmp_path / "a.tar.gz"), "s3://bucket/x", "pipe:cat x", "x" * 5000):
+        assert compressed_tars(other) == []
 
 
 def test_patterns_on_disk(tmp_path: Path) -> None:

@@ -14,7 +14,17 @@ from email.utils import formatdate
 import pytest
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.storage import MissingError, Retry, StorageError, exists, expand, file_size, http, read_ranges
+from mmcomponents.data.storage import (
+    MissingError,
+    Retry,
+    StorageError,
+    check_ranges,
+    exists,
+    expand,
+    file_size,
+    http,
+    read_ranges,
+)
 from mmcomponents.data.storage import read_range as read
 from mmcomponents.data.storage.http import HttpStore
 
@@ -159,6 +169,33 @@ def test_a_server_without_ranges(server: Server, patience: Patience, monkeypatch
     with pytest.raises(StorageError, match="ignores ranges, and would send 200100 bytes to get at the 100 at 200000"):
         read(server.url("/a.tar"), 200_000, 100, patience.retry)
     assert patience.pauses == []
+
+
+def test_whether_a_server_knows_ranges(server: Server, patience: Patience) -> None:
+    url = server.url("/a.tar", auth="me:secret@")
+    check_ranges([url, url], patience.retry)
+    assert ranges(server) == ["bytes=0-0"]  # once for all files of a server
+    for trick in (whole, chunked):
+        server.tricks["/a.tar"].append(trick)
+        with pytest.raises(DataError, match=r"the server of http://127\.0\.0\.1:\d+/a\.tar ignores ranges") as refused:
+            check_ranges([url], patience.retry)
+        assert "secret" not in str(refused.value)
+        assert "\n" not in str(refused.value)
+    server.files["/empty.tar"] = b""
+    check_ranges([server.url("/empty.tar"), "/local.tar"], patience.retry)
+    assert patience.pauses == []
+
+
+def test_files_that_are_missing_say_nothing_of_ranges(server: Server, patience: Patience) -> None:
+    server.tricks["/a.tar"].append(whole)
+    with pytest.raises(DataError, match="ignores ranges"):
+        check_ranges([server.url("/no.tar"), server.url("/a.tar")], patience.retry)
+    server.log.clear()
+    check_ranges([server.url(f"/no{number}.tar") for number in range(9)], patience.retry)
+    assert len(server.log) == 3
+    server.tricks["/a.tar"].extend([status(503)] * 4)
+    with pytest.raises(DataError, match="after 4 tries: the server answers 503"):
+        check_ranges([server.url("/a.tar")], patience.retry)
 
 
 def test_a_slow_server(server: Server, patience: Patience) -> None:

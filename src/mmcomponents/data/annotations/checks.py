@@ -7,7 +7,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from mmcomponents.data.annotations.draft import Draft
+from mmcomponents.data.annotations.parsing import TOO_DEEP
 from mmcomponents.data.annotations.refused import Refused
+from mmcomponents.data.annotations.wording import counted
+from mmcomponents.data.grounding import SCALE, parse_groundings
 from mmcomponents.data.placeholders import (
     IMAGE_PLACEHOLDER,
     VIDEO_PLACEHOLDER,
@@ -20,7 +23,6 @@ _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]|[\ud800-\udfff]")
 """All control characters but tab, line feed and carriage return, and halves of surrogate pairs."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _DEEPEST = 100
-TOO_DEEP = "the JSON is nested too deeply"
 
 
 def check_draft(draft: Draft) -> None:
@@ -43,6 +45,20 @@ def check_draft(draft: Draft) -> None:
     _place_media(draft)
 
 
+def box_problem(draft: Draft) -> str:
+    """What is wrong with the first box of an answer that cannot be read; "" where all can.
+
+    To the model it is text like any other, so such a sample is told of, and used.
+    """
+    answers = [message["content"] for message in draft.messages if message["role"] == "assistant"]
+    for answer in (*answers, *(draft.answers or ())):
+        if "<box>" in answer or "</box>" in answer:
+            problems = parse_groundings(answer, SCALE, SCALE).problems
+            if problems:
+                return problems[0]
+    return ""
+
+
 def _place_media(draft: Draft) -> None:
     """A document's placeholders are placed and counted like those of a user's turn."""
     messages: list[Message] = list(draft.messages)
@@ -55,7 +71,8 @@ def _place_media(draft: Draft) -> None:
         found = count_placeholders(messages, placeholder)
         if found != len(media):
             where = "the user's turns" if draft.text is None else "the text"
-            raise Refused("placeholders", f"{found} {placeholder} in {where}, {len(media)} {placeholder.strip('<>')}s")
+            there = counted(len(media), placeholder.strip("<>"))
+            raise Refused("placeholders", f"{found} {placeholder} in {where}, {there}")
     if draft.text is None:
         draft.messages = [dict(message) for message in messages]
     else:
@@ -104,7 +121,7 @@ def _check_turns(draft: Draft) -> None:
             raise Refused("roles", f"turn {number + 1} of {len(turns)} is the {role}'s, where the {wanted}'s belongs")
     if draft.answers is None:
         if turns[-1] != "assistant":
-            raise Refused("no_answer", f"the last of {len(turns)} turns is the user's, without an answer")
+            raise Refused("no_answer", f"turn {len(turns)}, the last, is the user's, without an answer")
     elif turns[-1] != "user":
         raise Refused("roles", "the turns before a chosen and a rejected answer have to end with the user's")
     answers = [message["content"] for message in draft.messages if message["role"] == "assistant"]

@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmcomponents.data.annotations.refused import Refused
+from mmcomponents.data.annotations.wording import beginning, counted, kind_name
 
 Clip = list[float]
 """Begin and end in seconds."""
+
+CLIP_ENDS = ("start", "end")
+"""Keys that stand for the clip of a video where there is no "clip"."""
 
 RESERVED = ("messages", "text", "chosen", "rejected", "source", "clips", "kinds", "annotation")
 """Keys of a record that mean something to those who read shards."""
@@ -86,27 +90,56 @@ def take_paths(sample: Mapping[str, Any], one: str, many: str) -> list[str]:
 
 
 def take_clips(sample: Mapping[str, Any], videos: int) -> list[Clip | None]:
-    """The seconds of each video, from "clip" (of the only one) or "clips".
+    """The seconds of each video, from "clips", or from "clip" or "start" and "end" of the only one.
 
     Raises:
-        Refused: They are not [begin, end] for each video.
+        Refused: They are not [begin, end] for each video, begin before 0 or hold nothing.
     """
     clip, clips = sample.get("clip"), sample.get("clips")
     if clips is None:
+        if clip is None and videos:
+            clip = _start_and_end(sample, videos)
         if clip is None:
             return [None] * videos
         clips = clip if videos > 1 else [clip]
     if not isinstance(clips, list) or len(clips) != videos:
-        raise Refused("bad_field", f"the clips have to be a list with an entry for each of {videos} videos")
-    for one in clips:
-        if one is not None and not (isinstance(one, list) and len(one) == 2 and all(map(_is_number, one))):
-            raise Refused("bad_field", f"a clip is [begin, end] in seconds, not {str(one)[:80]}")
-    return [None if one is None else [float(one[0]), float(one[1])] for one in clips]
+        raise Refused("bad_field", f"'clips' has to be a list with one entry a video, of which there {_are(videos)}")
+    return [_checked(one) for one in clips]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def _are(videos: int) -> str:
+    return f"{'is' if videos == 1 else 'are'} {videos or 'none'}"
+
+
+def _start_and_end(sample: Mapping[str, Any], videos: int) -> list[Any] | None:
+    begin, end = (sample.get(key) for key in CLIP_ENDS)
+    if begin is None and end is None:
+        return None
+    if videos > 1:
+        raise Refused("bad_field", f"'start' and 'end' beside {counted(videos, 'video')}: write 'clips', one for each")
+    if not (_is_time(begin) and _is_time(end)):
+        told = beginning(f"{begin!r} and {end!r}")
+        raise Refused("bad_field", f"'start' and 'end' of a video have to be seconds, both of them, not {told}")
+    return [begin, end]
+
+
+def _checked(clip: object) -> Clip | None:
+    if clip is None:
+        return None
+    if not (isinstance(clip, list) and len(clip) == 2 and all(map(_is_time, clip))):
+        raise Refused("bad_field", f"a clip is [begin, end] in seconds, not {beginning(str(clip))}")
+    begin, end = float(clip[0]), float(clip[1])
+    if begin < 0:
+        raise Refused("bad_field", f"the clip from {begin} s to {end} s begins before 0")
+    if end <= begin:
+        raise Refused("bad_field", f"the clip from {begin} s to {end} s ends before anything of it is shown")
+    return [begin, end]
+
+
+def _is_time(value: object) -> bool:
+    # beyond a billion seconds it is a mistake, and may be a whole number that no float can hold
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
 
 
 def _name(value: object) -> str:
-    return "nothing" if value is None else f"a {type(value).__name__}"
+    return "nothing" if value is None else kind_name(value)

@@ -14,15 +14,18 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from mmcomponents.data.annotations.draft import Draft, take_clips, take_paths, take_text
+from mmcomponents.data.annotations.draft import CLIP_ENDS, Draft, take_clips, take_paths, take_text
 from mmcomponents.data.annotations.messages import read_turn
 from mmcomponents.data.annotations.refused import Refused
+from mmcomponents.data.annotations.unsupported import check_sample, check_turn
+from mmcomponents.data.annotations.wording import kind_name
 
 Form = Literal["auto", "conversations", "preference", "messages", "text"]
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 _MEDIA_KEYS = ("image", "images", "video", "videos", "clip", "clips")
+_TURN_KEYS = ("from", "value", "role", "content")
 _MEDIA_WORD = re.compile(r"image|img|picture|photo|video|frame|audio|sound|speech|media", re.I)
 _FILE_WORD = re.compile(r"file|path|url", re.I)
 _MEDIA_FILE = re.compile(
@@ -44,15 +47,22 @@ def read_draft(sample: object, form: Form = "auto") -> Draft:
         Refused: It cannot be used.
     """
     if not isinstance(sample, dict):
-        raise Refused("bad_json", f"a {type(sample).__name__} where a JSON object belongs")
+        raise Refused("bad_json", f"{kind_name(sample)} where a JSON object belongs")
     if form == "auto":
         form = _recognise(sample)
     elif (key := _KEYS[form]) not in sample:
         raise Refused("unknown_form", f"no key {key!r}, as the form {form} has it; {_keys(sample)}")
     read, known = _READERS[form]
+    if form != "text":
+        check_sample(sample)
     draft = read(sample)
-    draft.kept = {key: value for key, value in sample.items() if key not in (*known, *_MEDIA_KEYS)}
-    _refuse_other_media(draft)
+    taken = {*known, *_MEDIA_KEYS}
+    if draft.videos and sample.get("clip") is None and sample.get("clips") is None:
+        taken |= {*CLIP_ENDS}
+    draft.kept = {key: value for key, value in sample.items() if key not in taken}
+    _refuse_other_media(draft.kept, draft, files=draft.text is None)
+    for turn in sample[known[0]] if form in ("conversations", "messages") else ():
+        _refuse_other_media({key: value for key, value in turn.items() if key not in _TURN_KEYS}, draft)
     return draft
 
 
@@ -82,7 +92,9 @@ def _conversations(sample: Mapping[str, Any]) -> Draft:
     for number, turn in enumerate(turns, start=1):
         if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
             raise Refused("bad_field", f"turn {number} is not {{'from': ROLE, 'value': TEXT}}")
-        messages.append({"role": _role(turn.get("from"), number), "content": turn["value"]})
+        role = _role(turn.get("from"), number)
+        check_turn(turn, role, number)
+        messages.append({"role": role, "content": turn["value"]})
     return _with_media(Draft(messages), sample)
 
 
@@ -100,6 +112,7 @@ def _messages(sample: Mapping[str, Any]) -> Draft:
         if not isinstance(turn, dict):
             raise Refused("bad_field", f"turn {number} is not {{'role': ROLE, 'content': TEXT or PARTS}}")
         role = _role(turn.get("role"), number)
+        check_turn(turn, role, number)
         text, images, videos = read_turn(turn.get("content"), role, number)
         draft.messages.append({"role": role, "content": text})
         draft.images += images
@@ -132,13 +145,19 @@ def _with_media(draft: Draft, sample: Mapping[str, Any]) -> Draft:
     return draft
 
 
-def _refuse_other_media(draft: Draft) -> None:
-    """Refuses a sample that would lose media because their key is not known."""
+def _refuse_other_media(kept: Mapping[str, Any], draft: Draft, files: bool = True) -> None:
+    """Refuses a sample that would lose media because their key is not known.
+
+    Args:
+        kept: The keys in question.
+        draft: The sample.
+        files: Whether a key that speaks of a file or an address may mean media. Most pages tell where their text is
+            from, which is no part of them.
+    """
     known = {path.rpartition("/")[2] for path in draft.images + draft.videos}
-    for key, value in draft.kept.items():
+    for key, value in kept.items():
         media = bool(_MEDIA_WORD.search(key))
-        # where the text of a page is from is told by most of them, and is no part of the sample
-        if not media and (draft.text is not None or not _FILE_WORD.search(key)):
+        if not media and not (files and _FILE_WORD.search(key)):
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):

@@ -8,6 +8,7 @@ import io
 import os
 import re
 import stat
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
@@ -17,7 +18,7 @@ from PIL import Image
 from mmcomponents.data.annotations.draft import Clip
 from mmcomponents.data.annotations.refused import Refused
 from mmcomponents.data.frames import MiddleFrames
-from mmcomponents.data.images import ImageError, image_size
+from mmcomponents.data.images import ImageError, decode_image, image_size
 from mmcomponents.data.shards import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmcomponents.data.video import VideoError, read_video
 
@@ -36,6 +37,7 @@ _IMAGE_FORMATS = {  # Pillow's name of a format -> suffix
     "AVIF": "avif",
     "JPEG2000": "jp2",
 }
+_JPEG = ("JPEG", "MPO")
 _ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=//)|^(data):", re.ASCII)
 _QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
@@ -68,16 +70,16 @@ class MediaRoot:
     allow_outside: bool = False
 
     def image(self, where: str) -> MediaFile:
-        """Reads an image.
+        """Reads an image, and decodes it.
 
         Raises:
             Refused: It is not there, outside the root, or broken.
         """
         data = self._read(where)
         try:
-            size = image_size(data)
-            with Image.open(io.BytesIO(data)) as image:
-                kind = image.format or ""
+            with warnings.catch_warnings(action="ignore"):  # Pillow's on odd headers; what counts is refused
+                size = image_size(data)
+                kind = _decode(data)
         except (ImageError, OSError) as error:
             raise Refused("broken_image", f"{_short(where)}: {error}") from error
         suffix = _IMAGE_FORMATS.get(kind)
@@ -136,6 +138,27 @@ class MediaRoot:
         """Nobody learns from a refusal what there is outside the root."""
         if not self.allow_outside and not (self.root / where).resolve().is_relative_to(self.root.resolve()):
             raise Refused("outside_root", f"{_short(where)} leaves the root {_short(str(self.root))}")
+
+
+def _decode(data: bytes) -> str:
+    """Format of an image whose header is fine; makes sure that the rest is, too.
+
+    Raises:
+        ImageError: It is truncated or damaged.
+    """
+    with Image.open(io.BytesIO(data)) as image:
+        kind = image.format or ""
+        if kind not in _JPEG:
+            if kind != "PNG":  # which was decoded for its size, since its orientation may stand behind the pixels
+                decode_image(data)
+            return kind
+        # At an eighth of its size all of the file is read, and all faults are found, in half the time.
+        image.draft("L", (max(1, image.width // 8), max(1, image.height // 8)))
+        try:
+            image.load()
+        except Exception as error:  # Pillow's readers let many kinds through
+            raise ImageError(f"broken image: {error}") from error
+        return kind
 
 
 def video_suffix(data: bytes, named: str) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from typing import Any
 
 from mmcomponents.data.annotations.refused import Refused
+from mmcomponents.data.annotations.wording import counted, kind_name
 from mmcomponents.data.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 
 _KINDS = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PLACEHOLDERS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
+_CLIP_KEYS = ("start", "end", "clip", "video_start", "video_end")
 _OTHER_WORDS = {"<IMG_CONTEXT>": IMAGE_PLACEHOLDER, "<VIDEO_CONTEXT>": VIDEO_PLACEHOLDER}
 
 
@@ -44,7 +46,7 @@ def read_turn(content: object, role: str, number: int) -> tuple[str, list[str], 
         if written[kind] not in (0, len(media[kind])) and media[kind]:
             raise Refused(
                 "placeholders",
-                f"turn {number}: {written[kind]} {word} in its text, {len(media[kind])} {kind} parts",
+                f"turn {number}: {written[kind]} {word} in its text, {counted(len(media[kind]), f'{kind} part')}",
             )
     text = "".join(
         value if kind == "text" else "" if written[kind] else f"{_PLACEHOLDERS[kind]}\n" for kind, value in parts
@@ -61,7 +63,7 @@ def _one_word(text: str) -> str:
 def _part(part: object, number: int) -> tuple[str, str]:
     """Kind and value of a part: a text, or where an image or a video is."""
     if not isinstance(part, dict):
-        raise Refused("bad_field", f"turn {number}: a part is a {type(part).__name__}, not an object with a type")
+        raise Refused("bad_field", f"turn {number}: a part is {kind_name(part)}, not an object with a type")
     name = part.get("type")
     if name == "text":
         if not isinstance(part.get("text"), str):
@@ -71,6 +73,10 @@ def _part(part: object, number: int) -> tuple[str, str]:
         raise Refused("unknown_media", f"turn {number}: a part of type {str(name)[:40]!r}, which is not known")
     kind = _KINDS[name]
     value: Any = next((part[key] for key in (name, f"{kind}_url", kind, "url", "path") if key in part), None)
+    for key in _CLIP_KEYS if kind == "video" else ():
+        if part.get(key) is not None or (isinstance(value, dict) and value.get(key) is not None):
+            hint = "write 'clips' beside the messages, one entry a video"
+            raise Refused("unsupported", f"turn {number}: a part of type {name} has {key!r}; {hint}")
     if isinstance(value, dict):
         value = next((value[key] for key in ("url", "path") if key in value), None)
     if not isinstance(value, str) or not value:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -13,6 +14,8 @@ import yaml
 
 from mmcomponents.data.annotations.sources import Source
 from mmcomponents.data.annotations.state import Note, Totals, write_whole
+from mmcomponents.data.annotations.wording import counted
+from mmcomponents.data.sources import SourceOptions
 
 
 @dataclass
@@ -76,11 +79,13 @@ def write_report(
         settings: Of the call.
     """
     report = PackReport(out, {source.name: SourceReport() for source in sources})
+    boxes = ""
     temporary = out / f".refused.jsonl.{os.getpid()}.tmp"
     with temporary.open("w", encoding="utf-8") as file:
         for source, note in notes:
             mine = report.sources[source.name]
             mine.totals.add(note.totals)
+            boxes = boxes or note.bad_box
             for refusal in note.refused:
                 file.write(json.dumps(refusal, ensure_ascii=True) + "\n")
                 mine.codes[refusal["code"]] = mine.codes.get(refusal["code"], 0) + 1
@@ -89,7 +94,12 @@ def write_report(
     for source in sources:
         lines = report.sources[source.name].totals.lines
         if source.length is not None and source.length != lines:
-            report.notes.append(f"{source.name}: the meta file tells of {source.length} lines, there are {lines}")
+            told = counted(source.length, "line")
+            report.notes.append(
+                f"{source.name}: the meta file tells of {told}, there {'is' if lines == 1 else 'are'} {lines}"
+            )
+    if boxes:
+        report.notes.append(f"boxes that cannot be read: {counted(report.totals.bad_boxes, 'sample')}, first {boxes}")
     totals = {
         name: {**asdict(mine.totals), "refused": dict(sorted(mine.codes.items()))}
         for name, mine in report.sources.items()
@@ -99,12 +109,21 @@ def write_report(
     return report
 
 
+def _shards(folder: Path, source: Source) -> list[str]:
+    """The shards of a source, by a pattern; one by one in a folder whose name would be taken for one."""
+    pattern = f"{source.stem}-??????.tar"
+    found = fnmatch.filter(sorted(os.listdir(folder)), pattern) if set("*?[{") & set(str(folder)) else [pattern]
+    return [str(folder / name) for name in found]
+
+
 def _recipe(out: Path, sources: Sequence[Source]) -> str:
     options: dict[str, dict[str, Any]] = {}
+    usual = asdict(SourceOptions())
     for source in sources:
         told = {"repeat": source.repeat, "max_tiles": source.max_tiles, "jpeg": source.jpeg}
-        options[source.name] = {key: value for key, value in told.items() if value is not None}
-    shards = [str(out / f"{source.stem}-??????.tar") for source in sources]
+        # what is as usual anyway is left for the recipe that extends this one
+        options[source.name] = {key: value for key, value in told.items() if value not in (None, usual[key])}
+    shards = [path for source in sources for path in _shards(out.resolve(), source)]
     data: dict[str, Any] = {"train": shards}
     if any(options.values()):
         data["sources"] = {name: told for name, told in options.items() if told}

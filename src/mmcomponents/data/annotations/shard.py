@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcomponents.data.annotations.budget import Budget
-from mmcomponents.data.annotations.checks import TOO_DEEP, check_draft
+from mmcomponents.data.annotations.checks import box_problem, check_draft
 from mmcomponents.data.annotations.chunks import Chunk
 from mmcomponents.data.annotations.draft import Draft
 from mmcomponents.data.annotations.forms import Form, read_draft
-from mmcomponents.data.annotations.media import MediaRoot
+from mmcomponents.data.annotations.media import MediaFile, MediaRoot
+from mmcomponents.data.annotations.parsing import TOO_DEEP, JsonProblem, parse_json
 from mmcomponents.data.annotations.refused import Refused
 from mmcomponents.data.annotations.sources import Source
 from mmcomponents.data.annotations.split import split_document
 from mmcomponents.data.annotations.state import Note, State, Totals
+from mmcomponents.data.annotations.wording import beginning
 from mmcomponents.data.control_text import TemplateError
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.indexing import build_index
@@ -71,6 +73,18 @@ class _Line:
     data: bytes
 
 
+@dataclass(frozen=True)
+class _Ready:
+    """What is written into the shard for a sample, and what it counts."""
+
+    key: str
+    record: dict[str, Any]
+    images: Sequence[MediaFile]
+    videos: Sequence[MediaFile]
+    tokens: int
+    tiles: int
+
+
 def pack_chunk(
     job: Job, chunk: Chunk, tokenizer: PreTrainedTokenizerBase, tell: Callable[[int], None] = lambda _: None
 ) -> Note:
@@ -98,7 +112,7 @@ def pack_chunk(
         build_index(path, tokenizer, frame_template=job.budget.frame_template)
     else:
         path.unlink()
-    note = Note(chunk, packer.totals, packer.refused)
+    note = Note(chunk, packer.totals, packer.refused, packer.bad_box)
     job.state.write_note(source, note)
     return note
 
@@ -130,8 +144,10 @@ class _Packer:
         self.media = MediaRoot(self.source.root, job.allow_outside_root)
         self.totals = Totals()
         self.refused: list[dict[str, Any]] = []
+        self.bad_box = ""
 
     def add(self, line: _Line, shard: Shard) -> None:
+        """Writes the sample of a line, all of it or, where it cannot be used, nothing."""
         self.totals.lines += 1
         if not line.data.strip() and not self.source.documents:
             self.totals.blank += 1
@@ -139,17 +155,27 @@ class _Packer:
         sample: object = None
         try:
             sample = self._parse(line)
-            draft = Draft(text=sample) if isinstance(sample, str) else read_draft(sample, self.job.form)
+            draft = Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.form)
             check_draft(draft)
-            self._write(f"{line.place:09d}", draft, shard)
+            problem = box_problem(draft)
+            ready = self._prepare(f"{line.place:09d}", draft)
         except SampleError as error:
             self._refuse(line, sample, error)
         except RecursionError:
             self._refuse(line, sample, Refused("bad_json", TOO_DEEP))
         except (DataError, OSError, TemplateError):
             raise
+        except MemoryError as error:  # on a machine with more of it, or with fewer processes, the sample may be fine
+            hint = "fewer --num_workers need less"
+            raise DataError(f"{line.path}, line {line.number}: there is not enough memory; {hint}") from error
         except Exception as error:
-            raise RuntimeError(f"{line.path}, line {line.number}: {type(error).__name__}: {error}") from error
+            told = " ".join(beginning(f"{type(error).__name__}: {error}", 300).split())
+            self._refuse(line, sample, Refused("unexpected", told))
+        else:
+            if problem:
+                self.totals.bad_boxes += 1
+                self.bad_box = self.bad_box or f"{line.path}:{line.number}: {problem}"
+            self._write(ready, shard)
 
     def _parse(self, line: _Line) -> object:
         """The JSON of a line, or the text of a text file."""
@@ -163,19 +189,19 @@ class _Packer:
         if self.source.documents:
             return text
         try:
-            return json.loads(text, parse_constant=_no_number)
-        except ValueError as error:
+            return parse_json(text)
+        except JsonProblem as error:
             raise Refused("bad_json", f"wrong JSON: {error}") from error
 
-    def _write(self, key: str, draft: Draft, shard: Shard) -> None:
+    def _prepare(self, key: str, draft: Draft) -> list[_Ready]:
+        """The samples that a sample becomes: itself, or the pieces of a document."""
         pieces = self._pieces(draft)
         if pieces is None:
-            self._write_one(key, draft, shard)
-            return
-        self.totals.documents_cut += 1
-        self.totals.pieces += len(pieces)
-        for number, piece in enumerate(pieces):
-            self._write_one(f"{key}-{number:05d}", Draft(text=piece, kept=draft.kept), shard)
+            return [self._prepare_one(key, draft)]
+        return [
+            self._prepare_one(f"{key}-{number:05d}", Draft(text=piece, kept=draft.kept))
+            for number, piece in enumerate(pieces)
+        ]
 
     def _pieces(self, draft: Draft) -> list[str] | None:
         """The pieces of a document that is too long; None: it is not cut."""
@@ -184,7 +210,7 @@ class _Packer:
         pieces = list(split_document(draft.text, self.tokenizer, self.job.split))
         return [piece for piece in pieces if piece.strip()] if len(pieces) > 1 else None
 
-    def _write_one(self, key: str, draft: Draft, shard: Shard) -> None:
+    def _prepare_one(self, key: str, draft: Draft) -> _Ready:
         images = [self.media.image(where) for where in draft.images]
         record = draft.record(self.source.name)
         try:
@@ -196,12 +222,19 @@ class _Packer:
         sizes = [image.size for image in images]
         tokens, tiles = self.budget.measure(record, sizes, len(draft.videos), self.tokenizer)
         videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]
-        shard.write(key, record, [(file.suffix, file.data) for file in (*images, *videos)])
-        self.totals.samples += 1
-        self.totals.tokens += tokens
-        self.totals.tiles += tiles
-        self.totals.images += len(images)
-        self.totals.videos += len(videos)
+        return _Ready(key, record, images, videos, tokens, tiles)
+
+    def _write(self, ready: Sequence[_Ready], shard: Shard) -> None:
+        if len(ready) > 1:
+            self.totals.documents_cut += 1
+            self.totals.pieces += len(ready)
+        for one in ready:
+            shard.write(one.key, one.record, [(file.suffix, file.data) for file in (*one.images, *one.videos)])
+            self.totals.samples += 1
+            self.totals.tokens += one.tokens
+            self.totals.tiles += one.tiles
+            self.totals.images += len(one.images)
+            self.totals.videos += len(one.videos)
 
     def _refuse(self, line: _Line, sample: object, error: SampleError) -> None:
         self.totals.refused += 1
@@ -216,7 +249,3 @@ class _Packer:
                 "reason": str(error),
             }
         )
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no JSON")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -11,12 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from mmcomponents.data.annotations.forms import FORM_KEYS
+from mmcomponents.data.annotations.parsing import JsonProblem, parse_json
+from mmcomponents.data.annotations.wording import beginning, counted
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.indexing import MAX_SOURCE
 
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".txt",)
 _META_KEYS = {"root", "annotation", "data_augment", "max_dynamic_patch", "repeat_time", "length"}
 _LARGEST_META = 16_000_000
+_LINES_LOOKED_AT = 100
+_LARGEST_NUMBER = 1e15
 
 
 @dataclass(frozen=True)
@@ -104,22 +110,67 @@ def _meta(path: Path) -> dict[str, Any] | None:
         is_list = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if is_list:
         raise DataError(f"{path} is one JSON list; write one sample a line: jq -c '.[]' {path} > {path.stem}.jsonl")
+    has_lines = _has_lines(path)
     if path.stat().st_size > _LARGEST_META:
+        if not has_lines:
+            raise DataError(f"{path} is too large for a meta file, and has no samples, one a line")
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        content = json.loads(text)
     except (ValueError, RecursionError):
-        return None  # several lines, then, each of which is reported if it is wrong
-    if not isinstance(content, dict) or any(key in content for key in FORM_KEYS):
-        return None
-    if not content or not all(isinstance(value, dict) for value in content.values()):
+        if has_lines:
+            return None  # each line is reported if it is wrong
+        _parsed(path)
+        raise
+    if isinstance(content, dict) and _is_meta(content):
+        _parsed(path)
+        return content
+    if isinstance(content, dict) and not any(key in content for key in FORM_KEYS):
         raise DataError(f'{path} is no sample, and no meta file {{"NAME": {{"annotation": FILE, "root": FOLDER}}, …}}')
-    return content
+    if not has_lines:
+        raise DataError(f"{path} is one sample in several lines; write it into one: jq -c . {path} > {path.stem}.jsonl")
+    return None
+
+
+def _is_meta(content: dict[str, Any]) -> bool:
+    """Whether an object names data sets; one of them may be called `text` or `messages`, as a key of a sample is."""
+    entries = [value for value in content.values() if isinstance(value, dict)]
+    if not entries or len(entries) < len(content):
+        return False
+    return any("annotation" in entry for entry in entries) or not any(key in content for key in FORM_KEYS)
+
+
+def _has_lines(path: Path) -> bool:
+    """Whether one of the first lines with something on them is an object by itself, or there are none."""
+    looked_at = 0
+    with path.open("rb") as file:
+        while looked_at < _LINES_LOOKED_AT and (line := file.readline(_LARGEST_META)):
+            if not line.strip():
+                continue
+            looked_at += 1
+            try:
+                if isinstance(json.loads(line.decode("utf-8-sig")), dict):
+                    return True
+            except (ValueError, RecursionError):
+                pass
+    return looked_at == 0
+
+
+def _parsed(path: Path) -> object:
+    """The content of a file that has to be one JSON text."""
+    try:
+        return parse_json(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is no JSON: bytes that are no UTF-8 at byte {error.start}") from None
+    except JsonProblem as error:
+        where = f"line {error.line}: " if error.line else ""
+        raise DataError(f"{path} is no JSON: {where}{error}") from None
 
 
 def _of_meta(path: Path, meta: dict[str, Any], other_root: str | None) -> Iterator[Source]:
     for name, entry in meta.items():
-        where = f"{path}, data set {name!r}"
+        where = f"{path}, data set {beginning(name)!r}"
         unknown = sorted(set(entry) - _META_KEYS)
         if unknown:
             raise DataError(f"{where}: unknown keys {', '.join(unknown)}; there are {', '.join(sorted(_META_KEYS))}")
@@ -127,13 +178,15 @@ def _of_meta(path: Path, meta: dict[str, Any], other_root: str | None) -> Iterat
         if not isinstance(annotation, str) or not isinstance(root, str):
             raise DataError(f"{where}: 'annotation' has to be the path of a .jsonl file, 'root' that of a folder")
         file = _beside(path, annotation, where)
+        if _meta(file) is not None:
+            raise DataError(f"{where}: its annotation, {file}, is a meta file; name a .jsonl file")
         repeat, tiles = _number(entry, "repeat_time", where), _number(entry, "max_dynamic_patch", where)
         length = _number(entry, "length", where)
         jpeg = entry.get("data_augment")
         if not isinstance(jpeg, bool | None):
             raise DataError(f"{where}: 'data_augment' has to be true or false, not {jpeg!r}")
         if tiles is not None and (tiles < 1 or tiles != int(tiles)):
-            raise DataError(f"{where}: 'max_dynamic_patch' has to be a whole number from 1 on, not {tiles}")
+            raise DataError(f"{where}: 'max_dynamic_patch' has to be a whole number from 1 on, not {tiles:g}")
         yield Source(
             name=str(name),
             files=(file,),
@@ -158,14 +211,27 @@ def _number(entry: dict[str, Any], key: str, where: str) -> float | None:
     value = entry.get(key)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise DataError(f"{where}: {key!r} has to be a number from 0 on, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < _LARGEST_NUMBER:
+        raise DataError(f"{where}: {key!r} has to be a number from 0 on, not {beginning(repr(value), 40)}")
     return float(value)
+
+
+def _check_name(source: Source) -> None:
+    """A name is part of each sample and of each index, which has no room for more."""
+    name, what = source.name, f"the name of the data set of {source.files[0]}"
+    if not name.strip():
+        raise DataError(f"{what} is empty")
+    if len(name) > MAX_SOURCE:
+        told = counted(len(name), "character")
+        raise DataError(f"{what} has {told}, more than {MAX_SOURCE}: {beginning(name, 40)!r}")
+    if odd := next((letter for letter in name if unicodedata.category(letter) in ("Cc", "Cs")), None):
+        raise DataError(f"{what} holds the character U+{ord(odd):04X}, which is none to write: {beginning(name, 40)!r}")
 
 
 def _check_names(sources: Sequence[Source]) -> None:
     seen: dict[str, Source] = {}
     for source in sources:
+        _check_name(source)
         other = seen.setdefault(source.stem.casefold(), source)
         if other is not source:
             raise DataError(

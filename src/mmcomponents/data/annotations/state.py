@@ -38,6 +38,7 @@ class Totals:
         tiles: Of the samples.
         images: Files of images.
         videos: Files of videos.
+        bad_boxes: Samples with a box in an answer that cannot be read.
         bytes: Of the shards.
         shards: Shards with a sample.
     """
@@ -52,6 +53,7 @@ class Totals:
     tiles: int = 0
     images: int = 0
     videos: int = 0
+    bad_boxes: int = 0
     bytes: int = 0
     shards: int = 0
 
@@ -69,11 +71,13 @@ class Note:
         chunk: Its lines.
         totals: Its counts; those of no samples where there is no shard.
         refused: A line of `refused.jsonl` each.
+        bad_box: Place of the first sample with a box that cannot be read, and what is wrong with it.
     """
 
     chunk: Chunk
     totals: Totals
     refused: list[dict[str, Any]] = field(default_factory=list)
+    bad_box: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ class State:
             found = json.loads(self._place(source, number).read_text(encoding="utf-8"))
             if found["fingerprint"] != self.fingerprint:
                 return None
-            note = Note(Chunk(**found["chunk"]), Totals(**found["totals"]), found["refused"])
+            note = Note(Chunk(**found["chunk"]), Totals(**found["totals"]), found["refused"], found.get("bad_box", ""))
             shard = self.out / source.shard(number)
             if note.totals.samples and (shard.stat().st_size != note.totals.bytes or not index_path(shard).is_file()):
                 return None
@@ -122,6 +126,7 @@ class State:
             "chunk": asdict(note.chunk),
             "totals": asdict(note.totals),
             "refused": note.refused,
+            "bad_box": note.bad_box,
         }
         write_whole(self._place(source, note.chunk.number), json.dumps(content, ensure_ascii=True))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 from mmcomponents.data.index import Index
 from mmcomponents.data.inspection.histogram import Histogram
 from mmcomponents.data.mixture import Mixture
+from mmcomponents.data.reasons import kind_of
 from mmcomponents.data.rows import Integers
 
 Progress = Callable[[int, int], None]
@@ -94,6 +94,7 @@ class Survey:
         refusals: By reason, the most frequent first.
         refused: Some of the refused samples.
         drawn: Samples to be shown, drawn evenly over the sources.
+        notes: What a user may wonder about, a line each.
     """
 
     shards: int
@@ -105,6 +106,7 @@ class Survey:
     refusals: list[RefusalCount] = field(default_factory=list)
     refused: list[RefusedSample] = field(default_factory=list)
     drawn: list[int] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> SourceCount:
@@ -176,7 +178,20 @@ class _Walk:
             found = zip(keys[lowest].tolist(), (begin + lowest).tolist(), strict=True)
             self.draws[number] = sorted([*self.draws[number], *found])[: self.shown]
 
+    def _take_sums(self) -> None:
+        """Tokens of the epoch where the mixture counts them: what is repeated in part is no mean of samples."""
+        if self.mixture.groups[0].source >= 0:
+            for source in self.sources:
+                source.epoch_tokens = 0.0
+        self.sides[:] = 0
+        for group, part in zip(self.mixture.groups, self.mixture.parts(self.epoch), strict=True):
+            if group.source >= 0:
+                self.sources[group.source].epoch_tokens += part.tokens
+            self.sides[int(bool(group.text))] += part.tokens
+
     def finish(self) -> Survey:
+        if self.mixture.share is not None:
+            self._take_sums()
         total = float(self.sides.sum())
         for source, seen in zip(self.sources, self.seen.tolist(), strict=True):
             source.passes = seen / source.samples if source.samples else 0.0
@@ -192,7 +207,21 @@ class _Walk:
             refusals=refusals,
             refused=refused,
             drawn=_evenly([[sample for _, sample in draws] for draws in self.draws], self.shown),
+            notes=_uneven(self.mixture, self.epoch),
         )
+
+
+def _uneven(mixture: Mixture, epoch: int) -> list[str]:
+    """Samples are whole: of five that are seen 2.5 times, two come up once more in one epoch and three in another."""
+    if mixture.share is not None:  # an epoch then is as long as the token share makes it
+        return []
+    parts = zip(mixture.groups, mixture.parts(epoch), mixture.parts(epoch + 1), strict=True)
+    return [
+        f"{mixture.describe(group)}: {here.more:,} of {group.samples:,} samples come up once more in this epoch, and"
+        f" {after.more:,} in the next: {group.repeat:g} passes on average"
+        for group, here, after in parts
+        if here.more != after.more
+    ]
 
 
 def _passes(mixture: Mixture, epoch: int) -> Callable[[Integers, npt.NDArray[np.bool_]], npt.NDArray[np.float64]]:
@@ -233,7 +262,7 @@ def _refusals(mixture: Mixture) -> tuple[list[RefusalCount], list[RefusedSample]
     index, counts, listed = mixture.index, dict[str, RefusalCount](), list[RefusedSample]()
 
     def count(reason: str, samples: int, first: int) -> None:
-        kind = _kind(reason)
+        kind = kind_of(reason)
         if kind in counts:
             counts[kind].samples += samples
             if len(listed) >= LISTED:
@@ -255,11 +284,3 @@ def _refusals(mixture: Mixture) -> tuple[list[RefusalCount], list[RefusedSample]
     for found in counts.values():
         found.reason = found.first.reason if found.samples == found.first.samples else found.reason
     return sorted(counts.values(), key=lambda found: -found.samples), listed
-
-
-def _kind(reason: str) -> str:
-    """A reason without what differs from sample to sample."""
-    kind = re.sub(r"\b\d+ (tokens|tiles), a pack takes (\d+)", r"more \1 than the \2 of a pack", reason)
-    if kind != reason:
-        return kind
-    return re.sub(r"'[^']*'|\d+", "…", reason)[:160]

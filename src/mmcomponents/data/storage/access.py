@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +19,8 @@ from mmcomponents.data.storage.pipe import PipeStore, check_allowed
 
 # A slip in a range of braces must not fill the memory with names.
 MOST_FILES = 1_000_000
+# Files of one server that are asked for until one is there; where all are missing, that is told when they are read.
+ASKED = 3
 
 
 def is_remote(url: str) -> bool:
@@ -82,6 +85,31 @@ def exists(url: str, retry: Retry = DEFAULT_RETRY) -> bool:
     except MissingError:
         return False
     return True
+
+
+def check_ranges(urls: Sequence[str], retry: Retry = DEFAULT_RETRY) -> None:
+    """Makes sure that servers send parts of files: asks each server for one byte of the first file that it has.
+
+    Raises:
+        DataError: A server cannot be asked, or only sends whole files.
+    """
+    asked = Counter[str]()
+    for url in urls:
+        if not is_remote(url) or asked[server := _server_of(url)] >= ASKED:
+            continue
+        try:
+            store_of(url).check_ranges(url, retry)
+            asked[server] = ASKED
+        except MissingError:  # of this file: another one tells
+            asked[server] += 1
+        except StorageError as error:
+            raise DataError(str(error)) from error
+
+
+def _server_of(url: str) -> str:
+    """What an address begins with up to its server, in small letters and without a user."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[/?#]', rest)[0].rpartition('@')[2]}".lower()
 
 
 def expand(pattern: str, *, allow_pipe: bool = False, retry: Retry = DEFAULT_RETRY) -> list[str]:

@@ -155,6 +155,15 @@ class Store(ABC):
             raise StorageError(f"{redact(url)} changed while it was read")
         return facts
 
+    def check_ranges(self, url: str, retry: Retry) -> None:
+        """Makes sure that a part of a file comes without the rest of it. Most stores are made for that.
+
+        Raises:
+            DataError: It does not.
+            StorageError: The file cannot be read.
+        """
+        return
+
     def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]], retry: Retry) -> list[bytes]:
         """Reads (offset, size) pairs, neighbours in one request."""
         spans = merge(ranges)

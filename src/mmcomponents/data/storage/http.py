@@ -46,6 +46,26 @@ class HttpStore(Store):
                 raise
             return Facts(0, None)  # an empty file has no first byte
 
+    def check_ranges(self, url: str, retry: Retry) -> None:
+        """Asks for one byte; a server that knows no ranges answers with the whole file, which is not read."""
+
+        def attempt() -> bool:
+            with _answer(url, "bytes=0-0", retry) as response:
+                partial = response.status == HTTPStatus.PARTIAL_CONTENT
+                if partial:
+                    response.read(1)
+                return partial or response.headers.get("Content-Length") in ("0", "1")
+
+        try:
+            partial = retry.run(attempt, redact(url))
+        except _NoSuchRange:  # an empty file: that it says so shows that it knows ranges
+            return
+        if not partial:
+            raise DataError(
+                f"the server of {redact(url)} ignores ranges and sends whole files, so that single samples cannot be"
+                " read: fetch its shards to a local disk, or serve them with a server that knows Range requests"
+            )
+
     def read(self, url: str, offset: int, size: int, retry: Retry) -> bytes:
         """See `Store.read`."""
         sink = io.BytesIO()

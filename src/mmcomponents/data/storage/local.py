@@ -13,6 +13,8 @@ from urllib.request import url2pathname
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.storage.base import Facts, MissingError, Retry, StorageError, Store
 
+_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+
 
 def local_path(url: str) -> str:
     """The path that a `file://` address or a plain path names.
@@ -66,7 +68,9 @@ class LocalStore(Store):
         if Path(path).is_dir():
             found = sorted(str(file) for file in Path(path).glob("*.tar"))
             if not found:
-                raise DataError(f"the folder {path} has no *.tar")
+                packed = compressed_tars(path)
+                hint = f", but {len(packed)} that are compressed ({packed[0]}): unpack them first" if packed else ""
+                raise DataError(f"the folder {path} has no *.tar{hint}")
         elif Path(path).exists():
             found = [path]
         elif glob.has_magic(path):
@@ -76,6 +80,14 @@ class LocalStore(Store):
         else:
             raise DataError(f"{path} is not there")
         return found
+
+
+def compressed_tars(url: str) -> list[str]:
+    """Names of the tars in a local folder that are compressed, so that none of their samples can be read by itself."""
+    if "://" in url and not url.lower().startswith("file://"):
+        return []
+    path = local_path(url)
+    return sorted(name for name in os.listdir(path) if name.endswith(_PACKED)) if os.path.isdir(path) else []
 
 
 @contextmanager

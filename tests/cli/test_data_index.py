@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from mmcomponents.cli.data_index import inputs_first
+from mmcomponents.cli.main import main
+from mmcomponents.data.shards import open_shard
+from mmcomponents.data.tokenizer import train_tokenizer
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    train_tokenizer(["some words to learn"] * 2, 290).save_pretrained(tmp_path / "tokenizer")
+    for name in ("a", "b"):
+        with open_shard(tmp_path / f"{name}.tar") as shard:
+            for number in range(30):
+                shard.write(f"{number}", {"text": "word"} if number else {"caption": "\x1b[31m[red]", "[b]\x1b[1m": 1})
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_was_indexed_is_counted(folder: Path, capsys: Capture) -> None:
+    assert main(["data", "index", "a.tar", "--tokenizer", "tokenizer", "b.tar"]) == 0
+    told = capsys.readouterr().out
+    assert told.startswith("indexed 2 shards: 60 samples, 58 can be used, 2 cannot\n")
+    assert 'but "[b]\\u001b[1m", "caption"' in told
+    assert "│       2 │ a/0" in told
+    assert "\x1b" not in told
+    assert (folder / "b.index.safetensors").is_file()
+    assert main(["data", "index", "--tokenizer=tokenizer", "a.tar"]) == 0
+    assert capsys.readouterr().out.startswith("indexed 1 shard: 30 samples")
+
+
+def test_a_shard_without_an_index_makes_the_command_fail(folder: Path, capsys: Capture) -> None:
+    (folder / "a.tar").write_bytes(gzip.compress((folder / "a.tar").read_bytes()))
+    (folder / "c.tar.gz").touch()
+    assert main(["data", "index", ".", "--tokenizer", "tokenizer"]) == 1
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("indexed 1 shard: 30 samples")
+    assert told[1] == "note: 1 compressed in . passed over (c.tar.gz): unpack them to .tar first"
+    (line,) = [line for line in told if "a.tar" in line]
+    assert line.split("│")[2].strip() == "is compressed; gunzip it first"
+    assert (folder / "b.index.safetensors").is_file()
+    assert not (folder / "a.index.safetensors").exists()
+
+
+def test_a_slip_writes_nothing(folder: Path, capsys: Capture) -> None:
+    for more, complaint in (
+        (["--frame_template", "x"], "must have <image> once"),
+        (["no.tar"], "no.tar is not there"),
+        (["--tokenizers", "t"], "did you mean 'tokenizer'?"),
+        (["--out"], "--out: expected one argument"),
+    ):
+        assert main(["data", "index", ".", "--tokenizer", "tokenizer", *more]) == 2
+        told = capsys.readouterr()
+        assert complaint in told.err
+        assert told.err.count("\n") == 1
+    assert list(folder.glob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "sorted_"),
+    [
+        ("a b --tokenizer t", "a b --tokenizer t"),
+        ("a --tokenizer t b --out=o c", "a b c --tokenizer t --out=o"),
+        ("--tokenizer t a", "a --tokenizer t"),
+        ("a --overwrite b --out", "a b --overwrite --out"),
+        ("a -h b", "a b -h"),
+    ],
+)
+def test_inputs_may_stand_anywhere(given: str, sorted_: str) -> None:
+    assert inputs_first(given.split(), {"--overwrite"}) == sorted_.split()
