@@ -60,6 +60,13 @@ WRAPPED_IN: dict[str, tuple[str, ...]] = {
     "filelock": ("data/storage/cache.py",),
     "braceexpand": ("data/storage/access.py",),
     "rotary_embedding_torch": ("positions/*.py",),
+    "peft": (
+        "objectives/references.py",
+        "training/adapters.py",
+        "training/slots.py",
+        "checkpoints/adapters.py",
+    ),
+    "matplotlib": ("inference/evaluation/plot.py",),
 }
 
 MAX_LINES = 500

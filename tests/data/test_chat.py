@@ -191,6 +191,18 @@ def test_the_prompt_is_the_beginning_of_the_chat(tokenizer: PreTrainedTokenizerF
     assert render_prompt(own, tokenizer, [3], system="Count.") == render_prompt(own, tokenizer, [3])
 
 
+@pytest.mark.parametrize("begun", ["4", "\n 4 and", "a <|im_end|> in it", "", "<image>"])
+def test_an_answer_that_is_continued_is_the_beginning_of_the_chat(begun, tokenizer: PreTrainedTokenizerFast) -> None:
+    question = [{"role": "user", "content": "<image>\nHow many?"}]
+    prompt = render_prompt(question, tokenizer, [3], prefix=begun)
+    chat = render_chat([*question, {"role": "assistant", "content": begun}], tokenizer, [3])
+    assert prompt.input_ids == chat.input_ids[: -1 - len(tokenizer.encode("\n", add_special_tokens=False))]
+    assert set(prompt.labels) == {-100}
+    if "<|im_end|>" in begun:
+        with pytest.raises(ConversationError, match="message 2, of the assistant, contains the control token"):
+            render_prompt(question, tokenizer, [3], control_text="refuse", prefix=begun)
+
+
 @pytest.mark.parametrize(
     ("roles", "message"),
     [

@@ -79,3 +79,20 @@ def test_nothing_at_all() -> None:
 @pytest.mark.parametrize(("tokens", "grid"), [(256, (16, 16)), (4, (2, 2)), (128, (8, 16)), (7, (1, 7)), (1, (1, 1))])
 def test_token_grid(tokens: int, grid: tuple[int, int]) -> None:
     assert token_grid(tokens) == grid
+
+
+def test_the_steps_of_critic_samples() -> None:
+    first = sample(1, [5, 6, 1, 8, 6, 1, 8], [-100, -100, 2, -100, -100, 1, -100], [], [])
+    second = sample(2, [6, 1, 8], [-100, 1, -100], [], [])
+    first.verdicts, second.verdicts = [0, 1], [1]
+    batch = collate([first, second], 4, 0)
+    assert batch.steps is not None
+    assert batch.steps.score_at.tolist() == [1, 4, 7]
+    assert batch.steps.sample.tolist() == [0, 0, 1]
+    assert batch.steps.label.tolist() == [0, 1, 1]
+    assert batch.labels.tolist() == [-100, 2, -100, -100, 1, -100, -100, 1, -100, -100]
+    plain = sample(3, [1, 2], [1, 2], [], [])
+    assert collate([plain], 4, 0).steps is None
+    second.verdicts = [1, 0]
+    with pytest.raises(ValueError, match="shard/2: 2 verdicts, 1 targets"):
+        collate([first, second], 4, 0)

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import gc
+import pickle
+import weakref
 from collections.abc import Iterator
 
 import pytest
+from lightning.pytorch.plugins.precision import HalfPrecision
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.collate import collate
@@ -76,3 +80,42 @@ def test_totals_are_not_shared_between_batches() -> None:
 def test_a_window_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="not 0"):
         list(Lookahead(Numbers(1), lambda: 0, value))
+
+
+def test_the_first_batch_of_a_step_knows_the_others() -> None:
+    numbers = Numbers(1, 2, 3, 4, 5)
+    batches = list(Lookahead(numbers, lambda: 2, value))
+    windows = [None if b.window is None else [int(o.input_ids[0]) for o in b.window] for b in batches]
+    assert windows == [[2], None, [4], None, []]
+    assert batches[0].window is not None
+    assert batches[0].window[0] is batches[1]
+
+
+def test_a_window_stays_on_the_cpu_travels_and_lets_go() -> None:
+    first, second = Lookahead(Numbers(1, 2), 2, value)
+    assert first.to("meta").input_ids.is_meta
+    moved = first.to("meta").window
+    assert moved is not None
+    assert not moved[0].input_ids.is_meta
+    again = pickle.loads(pickle.dumps(first))
+    assert int(again.window[0].input_ids[0]) == 2
+    cast = HalfPrecision("bf16-true").convert_input(first)
+    assert int(cast.window[0].input_ids[0]) == 2
+    # nothing but the first batch holds the second, and nothing the first
+    gone, gc_was_on = [weakref.ref(first), weakref.ref(second)], gc.isenabled()
+    gc.disable()
+    del first, second, moved, again, cast
+    assert [ref() for ref in gone] == [None, None]
+    if gc_was_on:
+        gc.enable()
+
+
+def test_batches_that_are_read_again_keep_no_window() -> None:
+    kept = list(Numbers(1, 2))
+
+    class Kept(Numbers):
+        def __iter__(self) -> Iterator[PackedBatch]:
+            return iter(kept)
+
+    list(Lookahead(Kept(1, 2), 2, value))
+    assert [b.window for b in kept] == [None, None]

@@ -6,6 +6,7 @@ import torch
 import tiny
 from mmcomponents.batch import PackedBatch, TokenType
 from mmcomponents.inference import Autoregressive
+from mmcomponents.inference.sampler import Draws
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE, RoPE
 
@@ -110,3 +111,51 @@ def test_a_length_dependent_base_stays_with_its_prompt() -> None:
 def test_a_temperature_that_gives_no_probabilities_is_refused(temperature) -> None:
     with pytest.raises(ValueError, match="need temperature >= 0"):
         Autoregressive(temperature=temperature)
+
+
+def test_a_draw_follows_the_probabilities_and_never_takes_what_is_out_of_question() -> None:
+    logits = torch.tensor([[-torch.inf, 1.0, -torch.inf, 0.0, -torch.inf]]).repeat(4000, 1)
+    draws = Draws.of(3, [("q", sample) for sample in range(4000)], 1)
+    tokens = draws.pick(logits, 0, torch.arange(4000))
+    assert set(tokens.tolist()) == {1, 3}
+    assert float((tokens == 1).float().mean()) == pytest.approx(torch.sigmoid(torch.tensor(1.0)).item(), abs=0.02)
+    for level in (0.0, 1.0 - 2**-53):
+        ends = Draws(torch.full((1, 1), level, dtype=torch.float64))
+        assert ends.pick(logits[:1], 0, torch.tensor([0])).item() in (1, 3)
+
+
+def test_a_draw_depends_on_seed_key_sample_and_step_alone() -> None:
+    names = [("a", 0), ("a", 1), ("b", 0)]
+    numbers = Draws.of(1, names, 4).uniform
+    assert numbers.unique().numel() == 12
+    assert torch.equal(Draws.of(1, names[::-1], 6).uniform.flip(0)[:, :4], numbers)
+    assert not torch.equal(Draws.of(2, names, 4).uniform, numbers)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("position", [V2PE(8, delta=1 / 16), RoPE(8, base=100.0, ntk_factor=4.0)], ids=["V2PE", "NTK"])
+def test_a_forked_prompt_goes_on_as_several_would(position) -> None:
+    model, batch = tiny.model(position=position), tiny.pack(*PROMPTS)
+    names = [("a", 0), ("a", 1), ("a", 2), ("b", 0), ("c", 0), ("c", 1)]
+    sampler = Autoregressive(9, temperature=1.5)
+
+    def run(prompts: PackedBatch, names: list[tuple[str, int]], repeats: list[int], stop: set[int]) -> list[list[int]]:
+        answers: list[list[int]] = [[] for _ in names]
+        draws = Draws.of(7, names, 9, [name == ("a", 1) for name in names])
+        for new in sampler.steps(model, prompts, stop, draws=draws, repeats=repeats):
+            for segment, token in new.items():
+                answers[segment].append(token)
+        return answers
+
+    together = run(batch, names, [3, 1, 2], set())
+    first, second, third = tiny.separate(batch)
+    alone = [run({"a": first, "b": second, "c": third}[name[0]], [name], [1], set())[0] for name in names]
+    assert together == alone
+    assert together[1] == Autoregressive(9)(model, first, set())[0]  # greedy
+    assert together[0] != together[2]
+    stop = {together[0][2], together[4][5]}  # some end earlier than others
+    assert run(batch, names, [3, 1, 2], stop) == [_cut(answer, stop) for answer in together]
+
+
+def _cut(answer: list[int], stop: set[int]) -> list[int]:
+    return answer[: next((place for place, token in enumerate(answer) if token in stop), len(answer))]

@@ -5,16 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from peft import LoraConfig, PeftConfig
+
+import step_packs
 import tiny
 from mmcomponents.backbones import TransformersLM
+from mmcomponents.batch import PackedBatch
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.heads import LMHead
+from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.model import MultimodalModel
-from mmcomponents.objectives import NextToken, Objective
+from mmcomponents.objectives import MPO, FrozenReference, NextToken, Objective, ProcessReward
 from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.projectors import LinearProjector, MLPProjector
+from mmcomponents.training import SlotOptions
+from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.vision import TransformersVision
+from pair_packs import pair, with_reference
 
 
 def language_model(model_type: str, **fields: Any) -> TransformersLM:
@@ -44,6 +51,14 @@ def tower(model_type: str, level: int = -1, **fields: Any) -> TransformersVision
     return TransformersVision({"model_type": model_type, **shape, **fields}, level)
 
 
+def adapted(**configs: PeftConfig) -> MultimodalModel:
+    """The tiny InternVL3 with adapters, which are not neutral where the configuration says so."""
+    model = tiny.model()
+    inject_adapters(model, {slot: SlotOptions(adapter=config) for slot, config in configs.items()})
+    start_adapters(model, 0)
+    return model.eval()
+
+
 MODELS: dict[str, Callable[[], MultimodalModel]] = {
     "InternVL3": tiny.model,
     "InternViT with RMSNorm and q/k norm": lambda: tiny.model(
@@ -62,6 +77,10 @@ MODELS: dict[str, Callable[[], MultimodalModel]] = {
     "DecoderLM as Qwen3": lambda: tiny.model(
         backbone=tiny.backbone(qkv_bias=False, qk_norm=True, head_dim=12), position=V2PE(12, delta=0.5)
     ),
+    "DecoderLM and InternViT with LoRA": lambda: adapted(
+        backbone=LoraConfig(r=4, target_modules=["q_proj", "o_proj", "up_proj"], init_lora_weights=False),
+        vision=LoraConfig(r=4, target_modules=["qkv", "fc2"], init_lora_weights=False),
+    ),
     "DecoderLM as Llama": lambda: tiny.model(backbone=tiny.backbone(qkv_bias=False, num_kv_heads=4)),
     "TransformersLM as Qwen2": lambda: tiny.model(backbone=language_model("qwen2")),
     "TransformersLM as Mistral with a window": lambda: tiny.model(
@@ -79,10 +98,35 @@ MODELS: dict[str, Callable[[], MultimodalModel]] = {
     "TokenEmbedder with a tied LMHead": lambda: tiny.model(
         embedder=TokenEmbedder(tiny.VOCAB, tiny.WIDTH), heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)}
     ),
+    "Verbalizer": lambda: tiny.model(heads={"lm": Verbalizer(tiny.WIDTH, tiny.VOCAB, (7, 3))}),
 }
+
+
+def frozen_reference() -> MPO:
+    """MPO beside a second model, of other weights: the rewards are not zero."""
+    objective = MPO(reference=FrozenReference)
+    objective.prepare(tiny.model(), lambda: tiny.model(5))
+    return objective
+
 
 OBJECTIVES: dict[str, Callable[[], Objective]] = {
     "NextToken by token": lambda: NextToken("token"),
     "NextToken by sample": lambda: NextToken("sample"),
     "NextToken by square": lambda: NextToken("square"),
+    "MPO with stored references": MPO,
+    "MPO with a frozen reference": frozen_reference,
+    "MPO as DPO alone": lambda: MPO(dpo_weight=1.0, bco_weight=0.0, nll_weight=0.0),
+    "ProcessReward": ProcessReward,
 }
+
+
+def packs_for(objective: Objective) -> list[PackedBatch]:
+    """Packs that an objective finds something in, one of them without; together they can be one pack."""
+    if isinstance(objective, MPO):
+        prompts = [[("t", 5), ("i", 2), ("t", 4)], [("t", 7)], [("t", 2), ("i", 1), ("t", 3), ("i", 1)]]
+        pairs = [pair(p, 3 + n, 6 - n, seed=n) for n, p in enumerate(prompts)]
+        return [with_reference(pairs[0]), tiny.pack([("t", 4)], seed=9), *map(with_reference, pairs[1:])]
+    mixed = ([("t", 5), ("i", 2), ("t", 4)], [("t", 7)], [("t", 2), ("i", 1), ("t", 3), ("i", 1), ("t", 6)])
+    if isinstance(objective, ProcessReward):
+        return step_packs.separate(step_packs.with_steps(tiny.pack(*mixed), [3, 0, 5]))
+    return tiny.separate(tiny.pack(*mixed, targets=[3, 2, 7]))

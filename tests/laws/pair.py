@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,7 @@ def train(
     save_to: str | None = None,
     loader: type[Sized] = Sized,
     max_epochs: int = 1,
+    more_callbacks: Sequence[Callback] = (),
     **trainer: Any,
 ) -> dict[str, Any]:
     """Trains the tiny model and returns losses, norms and whole weights."""
@@ -133,7 +134,7 @@ def train(
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[notes],
+        callbacks=[notes, *more_callbacks],
         default_root_dir=tempfile.gettempdir(),
         **trainer,
     )

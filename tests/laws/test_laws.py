@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 
 import tiny
-from laws.cases import MODELS, OBJECTIVES
+from laws.cases import MODELS, OBJECTIVES, packs_for
 from mmcomponents import registry
 from mmcomponents.batch import IGNORE, Layout, PackedBatch, Runtime
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.cache import KVCache
 from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.positions import V2PE, RoPE
+from pair_packs import join
+from step_packs import critic, with_steps
 
 TOLERANCE = {"rtol": 1e-5, "atol": 1e-5}
 models = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
@@ -36,7 +38,9 @@ def loss_and_gradients(
     model.zero_grad()
     counts = [objective.counts(b) for b in packs]
     totals = {name: sum(c[name] for c in counts) for name in counts[0]}
-    losses = [objective(model, b, totals).total for b in packs]
+    marked = [replace(b, totals=totals) for b in packs]  # as Lookahead does
+    marked[0].window = marked[1:]
+    losses = [objective(model, b, totals).total for b in marked]
     total = torch.stack(losses).sum()
     total.backward()
     return total.detach(), gradients(model)
@@ -52,7 +56,7 @@ def assert_gradients_close(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
 def test_every_registered_part_has_a_case() -> None:
     used = {type(part).__name__ for make in MODELS.values() for part in make().parts().values()}
     used |= {type(make()).__name__ for make in OBJECTIVES.values()}
-    slots = [slot for slot in registry.slots() if slot != "sampler"]
+    slots = [slot for slot in registry.slots() if slot not in ("sampler", "selector")]
     own = {part.name for slot in slots for part in registry.available(slot) if part.package == "mmcomponents"}
     assert own
     assert own <= used
@@ -75,8 +79,9 @@ def test_packed_equals_separate(make) -> None:
 
 @objectives
 def test_objective_packed_equals_separate(make_objective) -> None:
-    model, batch = tiny.model(), tiny.pack(*MIXED, targets=[3, 2, 7])
-    one, many = (loss_and_gradients(model, make_objective(), p) for p in ([batch], tiny.separate(batch)))
+    model, apart = critic(), packs_for(make_objective())
+    one, many = (loss_and_gradients(model, make_objective(), p) for p in ([join(*apart)], apart))
+    assert abs(one[0]) > 0.1
     torch.testing.assert_close(one[0], many[0], **TOLERANCE)
     assert_gradients_close(one[1], many[1])
 
@@ -243,8 +248,24 @@ def test_packs_of_one_kind_have_finite_losses_and_all_gradients(make, batch) -> 
     if not (batch.labels != IGNORE).any():
         assert loss == 0
         assert all(not g.any() for g in found.values())
-    assert found.keys() == dict(model.named_parameters()).keys()
+    assert found.keys() == {name for name, p in model.named_parameters() if p.requires_grad}
     assert all(torch.isfinite(g).all() for g in found.values())
+
+
+@objectives
+@pytest.mark.parametrize("chosen", ["each pack", "no target"])
+def test_objective_has_finite_losses_and_all_gradients_on_each_pack(make_objective, chosen) -> None:
+    """A pack without images and one without anything to learn are among them."""
+    model = critic()
+    packs = packs_for(make_objective()) if chosen == "each pack" else [with_steps(tiny.pack([("t", 5)]), [0])]
+    for batch in packs:
+        loss, found = loss_and_gradients(model, make_objective(), [batch])
+        assert torch.isfinite(loss)
+        assert found.keys() == dict(model.named_parameters()).keys()
+        assert all(torch.isfinite(g).all() for g in found.values())
+        if chosen == "no target":
+            assert loss == 0
+            assert all(not g.any() for g in found.values())
 
 
 def test_a_blank_tile_changes_nothing() -> None:

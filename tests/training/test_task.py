@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningDataModule, Trainer
 from torch.optim import SGD
 
 import tiny
@@ -14,7 +15,7 @@ from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.heads import LMHead
+from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import NextToken
 from mmcomponents.positions import V2PE
@@ -215,3 +216,17 @@ def test_warmup_then_cosine() -> None:
     assert WarmupCosine(optimizer, total_steps=100).warmup_steps == 3
     with pytest.raises(ValueError, match="total_steps must be at least 1"):
         WarmupCosine(optimizer, total_steps=0)
+
+
+def test_the_data_is_told_which_tokens_a_head_reads_as_verdicts() -> None:
+    class Data(LightningDataModule):
+        """Notes what it is asked."""
+
+        def check_model(self, **model: Any) -> None:
+            self.model = model
+
+    data = Data()
+    task().check(data)
+    assert data.model["verdict_ids"] is None
+    task(heads={"lm": partial(Verbalizer, token_ids=(3, 5))}).check(data)
+    assert data.model["verdict_ids"] == (3, 5)

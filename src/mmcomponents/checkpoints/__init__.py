@@ -1,5 +1,6 @@
 """Checkpoints: read from every format, written to every format, shard by shard."""
 
+from mmcomponents.checkpoints.adapters import merge_adapters
 from mmcomponents.checkpoints.checkpoint import Checkpoint, load, read
 from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.export import WRITTEN, convert, save
@@ -17,6 +18,7 @@ __all__ = [
     "convert",
     "load",
     "load_initial",
+    "merge_adapters",
     "read",
     "save",
 ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.backbones.transformers_lm import pretrained as pretrained_lm
+from mmcomponents.checkpoints.adapters import own_parameters
 from mmcomponents.checkpoints.errors import CheckpointError
 from mmcomponents.checkpoints.files import read_json
 from mmcomponents.checkpoints.rules import Lazy, lazy
@@ -47,7 +48,7 @@ class ForeignFolder:
             whole = self._tower if isinstance(part, TransformersVision) else self._language_model
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        own = {name for name, _ in part.named_parameters()}
+        own = own_parameters(part)
         names = {name: name.removeprefix(f"{slot}.") for name in whole if name.startswith(f"{slot}.")}
         return {short: lazy(whole[name].detach()) for name, short in names.items() if short in own}
 

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmcomponents.backbones import TransformersLM
+from mmcomponents.checkpoints.adapters import own_parameters
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
 from mmcomponents.checkpoints.decoder import rope_base
@@ -157,8 +158,8 @@ def _own_class(part: nn.Module) -> type:
 
 def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> None:
     """Fills one part."""
-    source = _source_of(slot, part, folder)
-    for name, parameter in part.named_parameters():
+    source, own = _source_of(slot, part, folder), own_parameters(part)
+    for name, parameter in own.items():
         stored = source.get(name)
         if stored is None:
             raise CheckpointError(f"{folder.folder} has no weights {slot}.{name}")
@@ -169,8 +170,8 @@ def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> Non
         value = stored.load().to(parameter.dtype)
         if have != want:
             value = _with_rows(slot, value, parameter)
-        _put(parameter, value)
-    surplus = sorted(set(source) - {name for name, _ in part.named_parameters()})
+        put(parameter, value)
+    surplus = sorted(set(source) - set(own))
     if surplus:
         more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
         raise CheckpointError(f"{folder.folder} has {slot}.{surplus[0]}{more} beyond the model")
@@ -201,7 +202,8 @@ def _with_rows(slot: str, value: Tensor, parameter: Tensor) -> Tensor:
     return torch.cat((value, value.float().mean(0, keepdim=True).to(value.dtype).expand(wanted - rows, -1)))
 
 
-def _put(parameter: Tensor, value: Tensor) -> None:
+def put(parameter: Tensor, value: Tensor) -> None:
+    """Copies a whole value into a tensor, which may be sharded."""
     if isinstance(parameter, DTensor):
         # Each rank has read the same value and keeps its own piece: nothing is sent.
         local = value.to(parameter.device)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,18 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcomponents.cli.flags import Flags
+from mmcomponents.training.reference_logps import ReferenceLogps, WrittenLogps
 
 
-def close(verb: str, folder: Path, flags: Flags, result: Any, checkpoint: str | None, console: Console) -> None:
+def close(
+    verb: str,
+    folder: Path,
+    flags: Flags,
+    result: Any,
+    checkpoint: str | None,
+    console: Console,
+    callbacks: Sequence[object] = (),
+) -> None:
     """Prints what belongs to the end of a verb.
 
     Args:
@@ -23,10 +33,15 @@ def close(verb: str, folder: Path, flags: Flags, result: Any, checkpoint: str | 
         result: What the Trainer's method returned.
         checkpoint: The checkpoint that was used or written, if any.
         console: Where to print.
+        callbacks: Of the run.
     """
     saved = folder / "recipe.yaml"  # with all flags of the run: the next commands need none of them
     config = f"--config {saved}" if saved.is_file() else " ".join(f"--config {name}" for name in flags.configs)
-    if verb == "predict":
+    written = [callback.written for callback in callbacks if isinstance(callback, ReferenceLogps) and callback.written]
+    if verb == "predict" and written:
+        for logps in written:
+            _say_written(logps, flags, console)
+    elif verb == "predict":
         console.print(f"wrote {_write_predictions(folder, result)}")
     elif verb == "test" and (folder / "report.json").is_file():
         console.print(score_table(json.loads((folder / "report.json").read_text())))
@@ -36,6 +51,26 @@ def close(verb: str, folder: Path, flags: Flags, result: Any, checkpoint: str | 
         console.print("wrote " + ", ".join(str(folder / name) for name in files))
     if verb in ("fit", "test") and checkpoint:
         _say_next(verb, config, checkpoint, folder, console)
+
+
+def _say_written(logps: WrittenLogps, flags: Flags, console: Console) -> None:
+    left = [
+        f"{count} {what}"
+        for count, what in ((logps.unreadable, "without"), (logps.others, "samples that are no pairs"))
+        if count
+    ]
+    files = "1 file" if logps.files == 1 else f"{logps.files} files"
+    console.print(
+        f"wrote log-probabilities of {logps.pairs} pairs to {logps.folder} ({', '.join([files, *left])}):"
+        f" mean {logps.chosen:.4g} of the chosen, {logps.rejected:.4g} of the rejected answers",
+        soft_wrap=True,
+        highlight=False,
+    )
+    name = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
+    configs = " ".join(f"--config {config}" for config in flags.configs)
+    console.print("next:")
+    how = "   # with StoredReference as the objective's reference, from the same weights"
+    console.print(f"  {name} fit {configs} --data.reference_logps {logps.folder}{how}", soft_wrap=True, highlight=False)
 
 
 def score_table(report: dict[str, Any]) -> Table:

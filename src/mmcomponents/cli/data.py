@@ -19,24 +19,36 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from mmcomponents.cli import data_inspect, data_pack
+from mmcomponents.cli import data_inspect, data_pack, data_preferences, data_steps
 from mmcomponents.cli.errors import UserError, one_line
 from mmcomponents.cli.tables import table_console
 from mmcomponents.registry import near
 
 KINDS = {
     "handwriting": "write a small data set of real handwritten digits as shards",
+    "ladder": "write the handwriting that `make ladder` climbs on, a part for each rung",
     "index": "write the index of shards: tokens, tiles and place of each sample",
     "pack": data_pack.LINE,
     "inspect": data_inspect.LINE,
+    "preferences": data_preferences.LINE,
+    "steps": data_steps.LINE,
 }
+
+_OWN = {
+    "pack": data_pack.main,
+    "inspect": data_inspect.main,
+    "preferences": data_preferences.main,
+    "steps": data_steps.main,
+}
+"""Kinds that read their own flags."""
 
 
 def functions() -> dict[str, Callable[..., Any]]:
     """Kind -> the function behind it, whose arguments are the flags."""
     from mmcomponents.data import index_shards, make_handwriting
+    from mmcomponents.data.handwriting_ladder import make_handwriting_ladder
 
-    return {"handwriting": make_handwriting, "index": index_shards}
+    return {"handwriting": make_handwriting, "ladder": make_handwriting_ladder, "index": index_shards}
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -48,10 +60,8 @@ def main(verb: str, argv: list[str]) -> int:
     kind, rest = argv[0], argv[1:]
     if kind not in KINDS:
         raise UserError(f"{verb}: no kind {kind!r}{near(kind, KINDS)}; there are {', '.join(KINDS)}")
-    if kind == "pack":
-        return data_pack.main(verb, rest)
-    if kind == "inspect":
-        return data_inspect.main(verb, rest)
+    if kind in _OWN:
+        return _OWN[kind](verb, rest)
     parser = ArgumentParser(
         prog=f"mmcomponents {verb} {kind}", description=KINDS[kind], exit_on_error=False, allow_abbrev=False
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from mmcomponents.cli.errors import UserError
 from mmcomponents.cli.output import add_output_options, errors_in_one_line, output_parser, write_out
@@ -19,8 +19,8 @@ def main(verb: str, argv: list[str]) -> int:
     """Entry of the verb."""
     parser = output_parser(
         verb,
-        "Write a checkpoint folder SRC in another format, or what a run trained: then flags of the recipe "
-        "(--data.tokenizer …) are taken too.",
+        "Write a checkpoint folder SRC in another format, or what a run trained, its adapters merged: then flags of "
+        "the recipe (--data.tokenizer …) are taken too.",
     )
     parser.usage = f"%(prog)s [SRC | --config RECIPE --ckpt_path CKPT] --format NAME --out DIR {_OPTIONS}"
     parser.add_argument("--ckpt_path", help="a run's checkpoint: a file, or a folder of shards")
@@ -53,12 +53,14 @@ _FLAGS = ("--out", "--format", "--dtype", "--max_shard_size", "--overwrite", "--
 
 
 def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str]) -> None:
+    from mmcomponents.checkpoints.adapters import merged_weights
     from mmcomponents.checkpoints.checkpoint import meta_model
     from mmcomponents.cli.flags import sort_flags
     from mmcomponents.cli.run import RecipeCLI
     from mmcomponents.cli.weights import model_weights
     from mmcomponents.data import PackedDataModule
     from mmcomponents.training import MultimodalTask
+    from mmcomponents.training.adapters import inject_adapters
 
     flags = sort_flags(recipe_flags)
     for key, _ in flags.settings:
@@ -71,8 +73,10 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     cli = RecipeCLI(verb, flags, MultimodalTask, PackedDataModule)
     spec = recipe_spec(cli.config["model"].as_dict(), cli.datamodule)
     # What a tied head shows of the word table is no weight of its own.
-    own = {name for name, _ in meta_model(spec).named_parameters()}
-    saved = model_weights(Path(options.ckpt_path)).items()
+    model = meta_model(spec)
+    own = {name for name, _ in model.named_parameters()}
+    inject_adapters(model, cast(MultimodalTask, cli.model).slots)
+    saved = merged_weights(model, model_weights(Path(options.ckpt_path))).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     write_out(options, spec, weights, options.format, source=None, folder=Path(cli.datamodule.tokenizer_path))
 

@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("run", "run the model over the prediction data: --config RECIPE --ckpt_path FILE"),
     "plan": ("plan", "parameters, memory and FLOPs, built without weights: --config RECIPE [--devices N] [--json]"),
     "generate": ("generate", "answer prompts: MODEL, or --config RECIPE --ckpt_path FILE; --image FILE --prompt TEXT"),
+    "evaluate": ("evaluate", "score a benchmark, also best-of-N: MODEL (or a recipe) --benchmark FILE --metric NAME"),
     "import": ("import_", "a released checkpoint becomes one of this library's: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
     "components": ("components", "list what can be put into a slot: [SLOT] [--json]"),

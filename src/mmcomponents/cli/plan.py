@@ -18,6 +18,7 @@ from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.run import RecipeCLI
 from mmcomponents.registry import near
 from mmcomponents.training import MultimodalTask
+from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.estimate import Plan, make_plan
 from mmcomponents.training.memory import LEFT_OUT
 from mmcomponents.training.slots import freeze
@@ -45,6 +46,7 @@ def main(verb: str, argv: list[str]) -> int:
     task: Any = RecipeCLI(verb, flags, MultimodalTask, data_class=None).model
     with torch.device("meta"):
         model = task.factories.build(task.vocab_size, task.image_token_id)
+    inject_adapters(model, task.slots)
     freeze(model, task.slots)
     try:
         found = make_plan(model, options.devices, options.tokens, options.tiles)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,8 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds task and data, has the task refuse what does not fit, and builds the trainer last."""
+        # A recipe has every default of peft.LoraConfig written out, which peft then says it ignores.
+        warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored")
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
             self.datamodule = self.config_init.get("data")
@@ -189,7 +192,8 @@ def run(
         _check_checkpoint(str(cli.config["ckpt_path"]), cli)
     result = cli.run_verb()
     if cli.trainer.is_global_zero:
-        close(verb, Path(cli.trainer.default_root_dir), flags, result, _checkpoint(cli), Console())
+        ended = (verb, Path(cli.trainer.default_root_dir), flags, result, _checkpoint(cli), Console())
+        close(*ended, cli.trainer.callbacks)  # type: ignore[attr-defined]
     return cli
 
 

@@ -202,6 +202,7 @@ def _render(
     system: str | None,
     control_text: ControlText,
     prompt: bool,
+    prefix: str = "",
 ) -> RenderedChat:
     check_roles(messages, "user" if prompt else "assistant")
     check_template(tokenizer, images=bool(image_tokens))
@@ -212,7 +213,8 @@ def _render(
     if system is not None and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": system}, *messages]
     if control_text == "refuse":
-        writer.codec.refuse((message["role"], message["content"]) for message in messages)
+        begun = [("assistant", prefix)] if prefix else []
+        writer.codec.refuse([*((message["role"], message["content"]) for message in messages), *begun])
     elif control_text != "encode":
         raise ValueError(f"control_text must be encode or refuse, not {control_text!r}")
     images = iter(image_tokens)
@@ -233,7 +235,7 @@ def _render(
         writer.text("\n")
     if prompt:
         writer.control(START)
-        writer.text("assistant\n")
+        writer.text(f"assistant\n{prefix}")  # together, as an answer is that is learnt
     return writer.finish()
 
 
@@ -267,11 +269,20 @@ def render_prompt(
     image_tokens: Sequence[int],
     system: str | None = None,
     control_text: ControlText = "encode",
+    prefix: str = "",
 ) -> RenderedChat:
-    """Renders a conversation that ends with a user's turn, up to where the assistant begins to write.
+    """Renders a conversation that ends with a user's turn, up to where the assistant begins to write, or goes on.
 
     Arguments and errors are those of `render_chat`. There are no labels: all are `IGNORE`, earlier answers included.
+
+    Args:
+        messages: See `render_chat`; the last turn is the user's.
+        tokenizer: See `render_chat`.
+        image_tokens: See `render_chat`.
+        system: See `render_chat`.
+        control_text: See `render_chat`.
+        prefix: Begin of the answer, which the assistant goes on with: a text like any other.
     """
-    chat = _render(messages, tokenizer, image_tokens, system, control_text, prompt=True)
+    chat = _render(messages, tokenizer, image_tokens, system, control_text, prompt=True, prefix=prefix)
     chat.labels = [IGNORE] * len(chat.input_ids)
     return chat

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, Pairs, TokenType
+from mmcomponents.batch import IGNORE, Exact, ImageBatch, Layout, PackedBatch, Pairs, Steps, TokenType
 from mmcomponents.data.chat import RenderedChat
 
 
@@ -39,6 +39,8 @@ class RenderedSample:
         source: Number of its source.
         key: Shard and key.
         answer: "chosen" or "rejected", one behind the other, for the two segments of a pair.
+        reference: Of an answer of a pair, its log-probability under the reference, where that is stored.
+        verdicts: Of a critic sample, 1 or 0 for each supervised token: what the verdict there really is.
     """
 
     chat: RenderedChat
@@ -47,6 +49,8 @@ class RenderedSample:
     source: int = -1
     key: str = ""
     answer: Literal["", "chosen", "rejected"] = ""
+    reference: float | None = None
+    verdicts: list[int] | None = None
 
 
 def token_grid(tokens_per_tile: int) -> tuple[int, int]:
@@ -67,7 +71,8 @@ def collate(
         refused: Samples that were left out, as "shard/key: reason".
 
     Raises:
-        ValueError: The image tokens of a sample are not as many as the rows of its images.
+        ValueError: The image tokens of a sample are not as many as the rows of its images; or some pairs have
+            references and others have none; or verdicts and targets of a sample differ in number.
     """
     if not samples:
         return _empty(pad_id, refused)
@@ -126,6 +131,7 @@ def collate(
         keys=[s.key for s in samples],
         images=_image_batch(table),
         pairs=_pairs(samples),
+        steps=_steps(samples, labels),
         refused=list(refused),
     )
 
@@ -135,7 +141,37 @@ def _pairs(samples: Sequence[RenderedSample]) -> Pairs | None:
     rejected = [number for number, sample in enumerate(samples) if sample.answer == "rejected"]
     if [number + 1 for number in chosen] != rejected:
         raise ValueError(f"chosen answers at segments {chosen}, rejected ones at {rejected}: each pair side by side")
-    return Pairs(torch.tensor(chosen), torch.tensor(rejected)) if chosen else None
+    if not chosen:
+        return None
+    stored = [(samples[a].reference, samples[b].reference) for a, b in zip(chosen, rejected, strict=True)]
+    known = [(a, b) for a, b in stored if a is not None and b is not None]
+    if known and len(known) != len(stored):
+        raise ValueError(f"{len(known)} of {len(stored)} pairs have log-probabilities of a reference: all or none")
+    reference = Exact(torch.tensor(known, dtype=torch.float32)) if known else None
+    return Pairs(torch.tensor(chosen), torch.tensor(rejected), reference)
+
+
+def _steps(samples: Sequence[RenderedSample], targets: Sequence[np.ndarray]) -> Steps | None:
+    """The scored steps of critic samples: each of their targets is a verdict."""
+    if all(sample.verdicts is None for sample in samples):
+        return None
+    score_at, segment, label, begin = list[int](), list[int](), list[int](), 0
+    for number, (sample, target) in enumerate(zip(samples, targets, strict=True)):
+        places = np.flatnonzero(target != IGNORE)
+        verdicts = sample.verdicts or []
+        if sample.verdicts is not None and len(places) != len(verdicts):
+            raise ValueError(f"{sample.key}: {len(verdicts)} verdicts, {len(places)} targets")
+        for place, verdict in zip(places.tolist(), verdicts, strict=False):
+            score_at.append(begin + place)
+            segment.append(number)
+            label.append(verdict)
+        begin += len(target)
+    return steps_of(score_at, segment, label)
+
+
+def steps_of(score_at: Sequence[int] = (), sample: Sequence[int] = (), label: Sequence[int] = ()) -> Steps:
+    """Steps as int64 tensors; none at all for the pack without samples."""
+    return Steps(*(torch.tensor(list(column), dtype=torch.int64) for column in (score_at, sample, label)))
 
 
 def _join(parts: Sequence[np.ndarray]) -> Tensor:

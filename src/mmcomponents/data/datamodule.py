@@ -22,17 +22,20 @@ from mmcomponents.data.loaders import PackLoader, RankPacks, one_pass
 from mmcomponents.data.lookahead import Lookahead
 from mmcomponents.data.mixture import Mixture, TokenShare
 from mmcomponents.data.model_check import check_model
-from mmcomponents.data.opening import PackSettings, open_packs, source_tilings
+from mmcomponents.data.opening import PackSettings, check_text_alone, open_packs, open_pairs, source_tilings
+from mmcomponents.data.pairs import PairsOnce
 from mmcomponents.data.placeholders import FRAME_TEMPLATE
 from mmcomponents.data.plan import BLOCK, Bookmark, Budgets, Pack
 from mmcomponents.data.progress import PackProgress, batches_trained
 from mmcomponents.data.prompts import PromptBatch, PromptDataset, one_question_each
+from mmcomponents.data.reference_logps import StoredLogps, check_undisturbed
 from mmcomponents.data.refusals import Refusals, Watched
 from mmcomponents.data.samples import SampleRenderer
 from mmcomponents.data.shards import find_shards
 from mmcomponents.data.sources import SourceOptions, by_number
 from mmcomponents.data.tiling import Tiling
 from mmcomponents.data.tokenizer import load_tokenizer
+from mmcomponents.data.verdicts import check_words
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -53,6 +56,8 @@ class PackedDataModule(LightningDataModule):
         train: Shards to train on: files, patterns or folders.
         val: Shards to validate on, in one pass without shuffling.
         test: Shards whose questions are asked one by one, by `test` and `predict`.
+        predict: Shards of which `predict` computes the log-probabilities of pairs of answers, in one pass, instead of
+            asking the questions of `test`; samples that are no pairs are left out.
         tile_size: Side of a tile in pixels.
         min_tiles: Least tiles of an image.
         max_tiles: Most tiles of a sample's images together, thumbnails not counted.
@@ -79,6 +84,13 @@ class PackedDataModule(LightningDataModule):
         frame_template: Text of one frame; the indices must have been made with the same.
         index_folder: Where the indices lie; None: beside the shards.
         allow_pipe: Whether a `pipe:COMMAND` among the shards may run its shell command.
+        verdicts: The positive and the negative word of a critic's training data, such as ["+", "-"], each one token.
+            Every sample of train and val is then a chat in which the assistant says nothing but one of them. The text
+            reads the positive word everywhere, as a critic does when it scores all steps in one forward, before any
+            verdict is known; the true words are the only targets, see `data.verdicts`.
+        reference_logps: Folder with log-probabilities of the pairs under a reference model, which `predict` has written
+            (`training.ReferenceLogps`). They belong to undisturbed inputs: `jpeg_quality` and `delta_log2` have to be
+            off, and training takes the frames of `eval_frames` too.
     """
 
     def __init__(
@@ -88,6 +100,7 @@ class PackedDataModule(LightningDataModule):
         train: list[str] | str | None = None,
         val: list[str] | str | None = None,
         test: list[str] | str | None = None,
+        predict: list[str] | str | None = None,
         tile_size: int = 448,
         min_tiles: int = 1,
         max_tiles: int = 12,
@@ -112,6 +125,8 @@ class PackedDataModule(LightningDataModule):
         frame_template: str = FRAME_TEMPLATE,
         index_folder: str | None = None,
         allow_pipe: bool = False,
+        verdicts: list[str] | None = None,
+        reference_logps: str | None = None,
     ) -> None:
         super().__init__()
         at_least = {
@@ -131,7 +146,7 @@ class PackedDataModule(LightningDataModule):
             token_share.check()
         self.tokenizer_path = tokenizer
         self.tokens_per_tile = tokens_per_tile
-        self.shards = {"train": train, "val": val, "test": test}
+        self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         self.tiling = Tiling(min_tiles, max_tiles, tile_size, thumbnail)
         self.normalization: Normalization = normalization
         self.budgets, self.block = Budgets(pack_tokens, pack_tiles), block
@@ -144,11 +159,16 @@ class PackedDataModule(LightningDataModule):
             raise ValueError(f"data.jpeg_quality, train_frames or eval_frames: {error}") from error
         self.frame_template, self.index_folder, self.allow_pipe = frame_template, index_folder, allow_pipe
         self.control_text: ControlText = control_text
+        self.verdicts = None if verdicts is None else check_words(verdicts)
+        self.reference_folder = reference_logps
+        if reference_logps is not None:
+            check_undisturbed({"jpeg_quality": jpeg_quality, "delta_log2": delta_log2})
         self.num_workers, self.seed, self.max_refused = num_workers, seed, max_refused
         self.prompts_per_batch, self.test_questions = prompts_per_batch, test_questions
         self._datasets: dict[str, PackDataset | PromptDataset] = {}
         self._refusals: dict[str, Refusals] = {}
         self._mixture: Mixture | None = None
+        self._pairs: PairsOnce | None = None
         self._progress = PackProgress()
         self._resumed_plan: str | None = None
         self._takes_images = True  # unless `check_model` says otherwise
@@ -178,6 +198,11 @@ class PackedDataModule(LightningDataModule):
         return self._packs("train")
 
     @property
+    def predict_pairs(self) -> PairsOnce | None:
+        """The pairs that `predict` reads; None where it asks questions, and before `setup("predict")`."""
+        return self._pairs
+
+    @property
     def source_names(self) -> list[str]:
         """Names of the training data's sources, in the order of their numbers in a pack; empty before `setup`."""
         return list(self._packs("train").index.sources) if "train" in self._datasets else []
@@ -192,7 +217,12 @@ class PackedDataModule(LightningDataModule):
         return one_question_each(PromptDataset(self._packs("val").index, self.renderer, count), count)
 
     def check_model(
-        self, tokens_per_tile: int | None, image_size: int | None, vocab_size: int, image_token_id: int | None = None
+        self,
+        tokens_per_tile: int | None,
+        image_size: int | None,
+        vocab_size: int,
+        image_token_id: int | None = None,
+        verdict_ids: tuple[int, int] | None = None,
     ) -> None:
         """Makes sure that data and model fit, before either is built.
 
@@ -201,18 +231,21 @@ class PackedDataModule(LightningDataModule):
             image_size: Side of the tiles that the encoder was made for.
             vocab_size: Rows of the word table.
             image_token_id: Id that the model takes for the place of a visual row.
+            verdict_ids: Token ids that a head reads as positive and negative verdict; None: there is no such head.
 
         Raises:
+            DataError: A word of `verdicts` is no single token.
             TemplateError: The tokenizer lacks tokens of the chat template.
             ValueError: They do not fit; with both numbers.
         """
         ours = (self.tokenizer, self.tokenizer_path, self.tokens_per_tile, self.tiling.tile_size)
-        check_model(*ours, tokens_per_tile, image_size, vocab_size, image_token_id)
+        check_model(*ours, tokens_per_tile, image_size, vocab_size, image_token_id, self.verdicts, verdict_ids)
         self._takes_images = tokens_per_tile is not None
 
     def setup(self, stage: str) -> None:
         """Opens the indices that a stage needs and plans the packs."""
-        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": ("test",)}[stage]
+        asked = "test" if self.shards["predict"] is None else "predict"
+        wanted = {"fit": ("train", "val"), "validate": ("val",), "test": ("test",), "predict": (asked,)}[stage]
         for part in wanted:
             optional = part == "val" and stage == "fit"
             if part not in self._datasets and not (optional and self.shards[part] is None):
@@ -226,19 +259,25 @@ class PackedDataModule(LightningDataModule):
             raise DataError(f"the recipe's data names no shards for {part}: set data.{part}")
         shards = find_shards(where, self.allow_pipe)
         index = Index.open(shards, self.tokenizer, self.index_folder, self.frame_template)
-        if not self._takes_images and (pictured := _count_pictured(index)):
-            raise DataError(
-                f"{pictured} of the {len(index)} {part} samples have images and the model has no vision encoder"
-            )
+        if not self._takes_images:
+            check_text_alone(index, part)
         refusals = self._refusals[part] = Refusals(part, len(index), self.max_refused)
         if part == "test":
-            tilings = source_tilings(by_number(self._known(index), index.sources), self.tiling)
+            tilings = source_tilings(by_number(self._evaluation(index).sources, index.sources), self.tiling)
             how = (self.prompts_per_batch, self.test_questions, self.eval_frames, tilings)
             self._datasets[part] = PromptDataset(index, self.renderer, *how)
             refusals.check_plan(index, [])
             return
+        if part == "predict":
+            self._datasets[part], self._pairs = open_pairs(index, self.renderer, self._evaluation(index))
+            refusals.check_plan(index, self._pairs.refused)
+            return
         packs, mixture = self.plan_part(part, index)
-        refusals.check_plan(index, mixture.refused)
+        unscored = list[tuple[int, str]]()
+        if self.reference_folder is not None:
+            packs.reference = StoredLogps.open(self.reference_folder, index, packs.sizes)
+            unscored = packs.reference.unscored(index, {sample for sample, _ in mixture.refused})
+        refusals.check_plan(index, [*mixture.refused, *unscored])
         self._datasets[part] = packs
         if part == "train":
             self._mixture = mixture
@@ -249,32 +288,31 @@ class PackedDataModule(LightningDataModule):
         Raises:
             DataError: They cannot be packed at all.
         """
-        budgets, training = self.budgets, part == "train"
-        if training:
+        if part == "train":
             settings = PackSettings(
-                budgets,
+                self.budgets,
                 self.seed,
                 self.block,
-                frames=self.train_frames,
+                frames=self.train_frames if self.reference_folder is None else self.eval_frames,
                 sources=self.sources,
                 share=self.token_share,
                 delta_log2=self.delta_log2,
                 jpeg=self.jpeg,
+                verdicts=self.verdicts,
             )
         else:
-            # an evaluation sees each sample once, as large as in training
-            sources = {name: SourceOptions(max_tiles=option.max_tiles) for name, option in self._known(index).items()}
-            settings = PackSettings(
-                budgets, self.seed, self.block, shuffle=False, frames=self.eval_frames, sources=sources
-            )
+            settings = self._evaluation(index)
         try:
             return open_packs(index, self.renderer, settings)
         except DataError as error:
             raise DataError(f"the {part} data cannot be packed: {error}") from error
 
-    def _known(self, index: Index) -> dict[str, SourceOptions]:
-        """The options of sources that an index has; those of training need not be in validation."""
-        return {name: option for name, option in self.sources.items() if name in index.sources}
+    def _evaluation(self, index: Index) -> PackSettings:
+        """An evaluation sees each sample once, as large as in training; it need not have all of training's sources."""
+        known = {name: option for name, option in self.sources.items() if name in index.sources}
+        sources = {name: SourceOptions(max_tiles=option.max_tiles) for name, option in known.items()}
+        how = (self.budgets, self.seed, self.block)
+        return PackSettings(*how, shuffle=False, frames=self.eval_frames, sources=sources, verdicts=self.verdicts)
 
     def train_dataloader(self) -> Lookahead:
         """The rank's packs, with the totals of each optimizer step."""
@@ -286,10 +324,7 @@ class PackedDataModule(LightningDataModule):
 
     def val_dataloader(self) -> Watched[PackedBatch]:
         """The validation packs, each on one rank."""
-        dataset, (rank, world) = self._packs("val"), self._ranks()
-        items = one_pass(dataset.plan.packs_in_epoch(0), rank, world)
-        packs = [None if number is None else dataset.plan.pack(number) for number in items]
-        return Watched(PackLoader(dataset, lambda: packs, len(packs), self.num_workers), self._refusals["val"])
+        return self._packs_once("val")
 
     def test_dataloader(self) -> Watched[PromptBatch]:
         """The test questions, each on one rank."""
@@ -298,9 +333,15 @@ class PackedDataModule(LightningDataModule):
         items = one_pass(len(dataset), rank, world)
         return Watched(PackLoader(dataset, lambda: items, len(items), self.num_workers), self._refusals["test"])
 
-    def predict_dataloader(self) -> Watched[PromptBatch]:
-        """The test questions."""
-        return self.test_dataloader()
+    def predict_dataloader(self) -> Watched[PackedBatch] | Watched[PromptBatch]:
+        """The pairs of `predict`, each on one rank, or the test questions."""
+        return self.test_dataloader() if self.shards["predict"] is None else self._packs_once("predict")
+
+    def _packs_once(self, part: str) -> Watched[PackedBatch]:
+        dataset, (rank, world) = self._packs(part), self._ranks()
+        items = one_pass(dataset.plan.packs_in_epoch(0), rank, world)
+        packs = [None if number is None else dataset.plan.pack(number) for number in items]
+        return Watched(PackLoader(dataset, lambda: packs, len(packs), self.num_workers), self._refusals[part])
 
     def state_dict(self) -> dict[str, Any]:
         """The packs that all ranks have used: the same on each of them."""
@@ -350,9 +391,3 @@ class PackedDataModule(LightningDataModule):
 
     def _window(self) -> int:
         return 1 if self.trainer is None else int(self.trainer.accumulate_grad_batches)
-
-
-def _count_pictured(index: Index) -> int:
-    """Samples with images or videos."""
-    every = (index.rows(shard) for shard in range(len(index.shards)))
-    return sum(int(((rows.images > 0) | (rows.videos > 0)).sum()) for rows in every)

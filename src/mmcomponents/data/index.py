@@ -10,6 +10,7 @@ What a run's settings add to that, `mmcomponents.data.sizes` knows.
 
 from __future__ import annotations
 
+import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -185,6 +186,13 @@ class Index:
     def rows(self, shard: int) -> Rows:
         """The rows of a whole shard; sources are numbered as in `sources`."""
         return self._shard(shard).rows
+
+    def digest(self, shard: int) -> str:
+        """Short hash of the keys and places of a shard's samples: it stays when the shard is moved or indexed again."""
+        found = self._shard(shard)
+        keys, places = (found.key_text, found.key_begin), (found.member_begin, found.member_offset, found.member_size)
+        text = b"".join(np.asarray(column, np.int64).tobytes() for column in (*keys, *places))
+        return hashlib.blake2b(text, digest_size=4).hexdigest()
 
     def take(self, samples: Integers) -> Rows:
         """The rows of some samples, in the order given."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from typing import Protocol
 
@@ -32,7 +33,7 @@ class SizedLoader(Protocol):
 
 
 class Lookahead:
-    """Yields the batches of a loader with `batch.totals` set.
+    """Yields the batches of a loader with `batch.totals` set, and `batch.window` on the first of each step.
 
     Args:
         loader: What to read; it yields the batches that are left of the epoch.
@@ -86,7 +87,8 @@ class Lookahead:
                 # All ranks stop together: one that went on alone would wait for the others for ever.
                 logger.warning("the data of a rank ended after %d of %d batches: the epoch ends here", done, length)
                 return
-            for batch in held:
-                batch.totals = dict(totals)
+            held = [replace(batch, totals=dict(totals), window=None) for batch in held]
+            if held:
+                held[0].window = held[1:]
             done += len(held)
             yield from held

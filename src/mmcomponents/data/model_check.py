@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
 from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
+from mmcomponents.data.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -20,6 +21,8 @@ def check_model(
     image_size: int | None,
     vocab_size: int,
     image_token_id: int | None = None,
+    verdicts: tuple[str, str] | None = None,
+    verdict_ids: tuple[int, int] | None = None,
 ) -> None:
     """Makes sure that data and model fit.
 
@@ -32,8 +35,11 @@ def check_model(
         image_size: Side of the tiles that the encoder was made for.
         vocab_size: Rows of the word table.
         image_token_id: Id that the model takes for the place of a visual row.
+        verdicts: The positive and the negative word of the data's critic samples; None: it has none.
+        verdict_ids: Token ids of these words that a head of the model reads; None: it has no such head.
 
     Raises:
+        DataError: A verdict is no single token.
         TemplateError: The tokenizer lacks tokens of the chat template.
         ValueError: They do not fit; with both numbers.
     """
@@ -56,3 +62,10 @@ def check_model(
         raise ValueError(
             f"the model's image_token_id is {image_token_id}, {IMAGE_CONTEXT} is {context} in {tokenizer_path}"
         )
+    if verdicts is not None:
+        found = Verdicts.of(verdicts, tokenizer).ids
+        if verdict_ids is not None and tuple(verdict_ids) != found:
+            raise ValueError(
+                f"the model's head reads the tokens {verdict_ids[0]} and {verdict_ids[1]} as verdicts, data.verdicts"
+                f" {verdicts[0]!r} and {verdicts[1]!r} are {found[0]} and {found[1]} in {tokenizer_path}"
+            )

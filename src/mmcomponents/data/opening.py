@@ -9,14 +9,17 @@ import numpy as np
 
 from mmcomponents.data.augment import JpegRecompression
 from mmcomponents.data.dataset import PackDataset
+from mmcomponents.data.errors import DataError
 from mmcomponents.data.frames import DrawnFrames, FrameDraw
 from mmcomponents.data.index import Index
 from mmcomponents.data.mixture import Mixture, TokenShare
+from mmcomponents.data.pairs import PairsOnce
 from mmcomponents.data.plan import BLOCK, Budgets, PackPlan
 from mmcomponents.data.samples import SampleRenderer
 from mmcomponents.data.sizes import Sizes
 from mmcomponents.data.sources import SourceOptions, by_number, repeats
 from mmcomponents.data.tiling import Tiling
+from mmcomponents.data.verdicts import Verdicts
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class PackSettings:
         share: In which ratio text and multimodal tokens stand; None: as it comes.
         delta_log2: V2PE's choices of k; None: the position part's own delta.
         jpeg: JPEG re-compression of tiles; None: none.
+        verdicts: The positive and the negative word of critic samples; None: the samples are ordinary ones.
     """
 
     budgets: Budgets
@@ -44,6 +48,7 @@ class PackSettings:
     share: TokenShare | None = None
     delta_log2: Sequence[int] | None = None
     jpeg: JpegRecompression | None = None
+    verdicts: tuple[str, str] | None = None
 
 
 def source_tilings(options: Mapping[int, SourceOptions], tiling: Tiling) -> dict[int, Tiling]:
@@ -62,7 +67,8 @@ def open_packs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
         The packs, and what their epochs consist of.
 
     Raises:
-        DataError: No sample is left, a source is unknown, or a side of the token share has no samples.
+        DataError: No sample is left, a source is unknown, a side of the token share has no samples, or a verdict is no
+            single token.
     """
     options = by_number(settings.sources, index.sources)
     sizes = Sizes(renderer, settings.frames, source_tilings(options, renderer.tiling), settings.seed)
@@ -78,7 +84,42 @@ def open_packs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
     )
     plan = PackPlan(mixture, settings.budgets, settings.seed, settings.shuffle)
     no_jpeg = [number for number, option in options.items() if not option.jpeg]
-    return PackDataset(index, plan, sizes, settings.delta_log2, settings.jpeg, no_jpeg), mixture
+    verdicts = None if settings.verdicts is None else Verdicts.of(settings.verdicts, renderer.tokenizer)
+    return PackDataset(index, plan, sizes, settings.delta_log2, settings.jpeg, no_jpeg, verdicts), mixture
+
+
+def open_pairs(index: Index, renderer: SampleRenderer, settings: PackSettings) -> tuple[PackDataset, PairsOnce]:
+    """Plans the packs of an index's pairs, each once, in order and as they are: nothing is drawn.
+
+    Args:
+        index: The samples; those that are no pairs are left out.
+        renderer: What becomes of a sample.
+        settings: Budgets, block, frames and the tile budgets of sources count; the rest is for training.
+
+    Returns:
+        The packs, and which pairs they hold.
+
+    Raises:
+        DataError: There is no pair, or a source is unknown.
+    """
+    options = by_number(settings.sources, index.sources)
+    sizes = Sizes(renderer, settings.frames, source_tilings(options, renderer.tiling), settings.seed)
+    pairs = PairsOnce(index, sizes, settings.budgets, settings.block)
+    return PackDataset(index, PackPlan(pairs, settings.budgets, settings.seed, shuffle=False), sizes), pairs
+
+
+def check_text_alone(index: Index, part: str) -> None:
+    """Makes sure that a model without a vision encoder gets no pictures.
+
+    Raises:
+        DataError: Some samples have images or videos.
+    """
+    every = (index.rows(shard) for shard in range(len(index.shards)))
+    pictured = sum(int(((rows.images > 0) | (rows.videos > 0)).sum()) for rows in every)
+    if pictured:
+        raise DataError(
+            f"{pictured} of the {len(index)} {part} samples have images and the model has no vision encoder"
+        )
 
 
 def _samples(index: Index) -> dict[int, int]:

@@ -2,5 +2,6 @@
 
 from mmcomponents.heads.base import Head
 from mmcomponents.heads.lm_head import LMHead
+from mmcomponents.heads.verbalizer import Verbalizer
 
-__all__ = ["Head", "LMHead"]
+__all__ = ["Head", "LMHead", "Verbalizer"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class LMHead(Head):
         tied: Whether the weight is to be the embedder's word table; the composite puts it there.
     """
 
-    weight_methods = ("logits", "nll", "weighted_nll")
+    weight_methods: ClassVar[tuple[str, ...]] = ("logits", "nll", "weighted_nll")
 
     def __init__(self, in_features: int, vocab_size: int, tied: bool = False) -> None:
         super().__init__()

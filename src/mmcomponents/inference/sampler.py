@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +15,62 @@ from mmcomponents.batch import ModelState, PackedBatch, Runtime
 from mmcomponents.component import Component
 from mmcomponents.inference.past import Past
 from mmcomponents.model import MultimodalModel
+
+_FULL = 0.6
+"""Share of forked segments that still go on, above which those that have ended stay in the batch."""
+
+
+def keyed(*words: object) -> np.random.Generator:
+    """Random numbers that depend on these words alone, on every machine."""
+    digest = hashlib.sha256("\0".join(map(repr, words)).encode("utf-8", "surrogatepass")).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One uniform number for each segment and step, so that a draw depends on nothing that is decoded beside it.
+
+    Attributes:
+        uniform: `[S, steps]` fp64 in [0, 1).
+        greedy: `[S]` segments that take the likeliest token all the same; None: none.
+    """
+
+    uniform: Tensor
+    greedy: Tensor | None = None
+
+    @classmethod
+    def of(cls, seed: int, samples: Sequence[tuple[str, int]], steps: int, greedy: Sequence[bool] = ()) -> Draws:
+        """Numbers that depend on (seed, key, sample, step) alone.
+
+        Args:
+            seed: Of all draws.
+            samples: (key of the question, number of the sample) of each segment.
+            steps: Tokens at most; more of them leave the first numbers as they are.
+            greedy: For each segment whether it is greedy; empty: none is.
+        """
+        rows = [keyed(seed, key, sample).random(steps) for key, sample in samples]
+        uniform = torch.from_numpy(np.stack(rows) if rows else np.zeros((0, steps)))
+        return cls(uniform, torch.tensor(list(greedy)) if any(greedy) else None)
+
+    def to(self, device: torch.device) -> Draws:
+        """The same on a device."""
+        return Draws(self.uniform.to(device), None if self.greedy is None else self.greedy.to(device))
+
+    def pick(self, logits: Tensor, step: int, segments: Tensor) -> Tensor:
+        """Tokens `[n]` by the inverse of the distribution function, summed in fp64.
+
+        Args:
+            logits: `[n, vocab]`, minus infinity where a token is out of question.
+            step: Number of the step.
+            segments: `[n]` which segments these are.
+        """
+        sums = logits.double().softmax(-1).cumsum_(-1)
+        # The last sum is 1 but for rounding. A token of no probability adds nothing to it, and `right` passes over it.
+        level = self.uniform[segments, step, None] * sums[:, -1:]
+        tokens = torch.searchsorted(sums, level, right=True)[:, 0]
+        if self.greedy is not None:
+            tokens = torch.where(self.greedy[segments], logits.argmax(-1), tokens)
+        return tokens
 
 
 class Sampler(Component):
@@ -93,6 +152,8 @@ class Autoregressive(Sampler):
         generator: torch.Generator | None = None,
         past: Past | None = None,
         ended: Callable[[int], bool] | None = None,
+        draws: Draws | None = None,
+        repeats: Sequence[int] | None = None,
     ) -> Generator[dict[int, int], None, None]:
         """Decodes step by step.
 
@@ -103,17 +164,26 @@ class Autoregressive(Sampler):
             generator: Source of randomness on the model's device; None: torch's global one.
             past: What was read before; the prompts follow it, and it goes on to what is read here.
             ended: Asked after each step, for each segment, whether its answer is complete without a stop token.
+            draws: Random numbers of each answer, which then needs no generator; on the model's device.
+            repeats: Answers of each prompt, which is read once for all of them; None: one of each. Segments are then
+                the answers, those of the first prompt first.
 
         Yields:
             The new token of each segment that has one; those that stop are left out.
         """
         past = past or Past()
-        active = list(range(prompts.num_segments))
+        rows = list(range(prompts.num_segments))  # of the batch, one for each answer that goes on
+        if repeats is not None:
+            rows = [row for row, count in zip(rows, repeats, strict=True) for _ in range(count)]
+        active = list(range(len(rows)))  # the answer of each row; -1: none any more
         batch = past.follow(prompts)
         for step in range(self.max_new_tokens):
-            tokens = self.pick(self._last_logits(model, batch, past), generator).tolist()
+            logits = self._last_logits(model, batch, past)
+            if step == 0 and repeats is not None:
+                logits = logits[torch.tensor(rows, device=logits.device)]
+            tokens = self._choose(logits, generator, draws, step, active).tolist()
             past.advance(model, batch)
-            new = {s: token for s, token in zip(active, tokens, strict=False) if token not in stop_ids}
+            new = {s: token for s, token in zip(active, tokens, strict=True) if s >= 0 and token not in stop_ids}
             yield new
             going = [place for place, s in enumerate(active) if s in new and not (ended is not None and ended(s))]
             if not _any_rank(bool(going), prompts.input_ids.device) or step == self.max_new_tokens - 1:
@@ -121,13 +191,29 @@ class Autoregressive(Sampler):
             # With several ranks all of them take the same number of steps: one that is done keeps a segment going,
             # whose tokens are not recorded.
             kept = going or [0]
-            active = [active[place] for place in going]
-            batch = past.one_more(batch, [tokens[place] for place in kept], kept)
+            if repeats is not None and len(kept) > _FULL * len(active):
+                kept = list(range(len(active)))  # a few that go on in vain cost less than moving the cache
+            going_on = set(going)
+            active = [active[place] if place in going_on else -1 for place in kept]
+            batch = past.one_more(batch, [tokens[place] for place in kept], [rows[place] for place in kept])
+            rows = list(range(len(kept)))
 
     def pick(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Next tokens `[S]` for logits `[S, vocab]`."""
         if self.temperature == 0:
             return logits.argmax(-1)
+        return torch.multinomial(self._allowed(logits).softmax(-1), 1, generator=generator)[:, 0]
+
+    def _choose(
+        self, logits: Tensor, generator: torch.Generator | None, draws: Draws | None, step: int, active: list[int]
+    ) -> Tensor:
+        if draws is None or self.temperature == 0:
+            return self.pick(logits, generator)
+        segments = torch.tensor(active, device=logits.device)  # -1: any will do, its token does not count
+        return draws.pick(self._allowed(logits), step, segments)
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Logits over the temperature, minus infinity where top-k and top-p leave a token out."""
         logits = logits.float() / self.temperature
         if self.top_k:
             worst = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
@@ -137,7 +223,7 @@ class Autoregressive(Sampler):
             probs = ordered.softmax(-1)
             outside = probs.cumsum(-1) - probs >= self.top_p  # the token that crosses the limit stays in
             logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
-        return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        return logits
 
     def _last_logits(self, model: MultimodalModel, batch: PackedBatch, past: Past) -> Tensor:
         last = batch.layout.cu_seqlens[1:].long() - 1

@@ -48,6 +48,15 @@ class Objective(Component):
     denominator: str = "weight"
     """Which of the counts the loss is divided by; a mean over several packs weighs each by it."""
 
+    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+        """Gets ready before training or validation; most objectives have nothing to do.
+
+        Args:
+            model: The model that will be trained, with its weights, sharded as it is going to be.
+            build: Returns another model with the weights that the run starts from, also where the run is resumed; it is
+                sharded like the first, and in no state_dict.
+        """
+
     @abstractmethod
     def counts(self, batch: PackedBatch) -> dict[str, float]:
         """What the loss is divided by, from the batch's integers alone.

@@ -3,9 +3,11 @@
 from mmcomponents.training.answer_pictures import AnswerPictures
 from mmcomponents.training.checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
+from mmcomponents.training.reference_logps import ReferenceLogps
 from mmcomponents.training.report import AnswerReport
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import SlotOptions
+from mmcomponents.training.step_scores import StepF1
 from mmcomponents.training.task import MultimodalTask
 from mmcomponents.training.throughput import Throughput
 from mmcomponents.training.watch import GradientWatch, NoGradientError
@@ -20,7 +22,9 @@ __all__ = [
     "GradientWatch",
     "MultimodalTask",
     "NoGradientError",
+    "ReferenceLogps",
     "SlotOptions",
+    "StepF1",
     "Throughput",
     "WarmupCosine",
 ]

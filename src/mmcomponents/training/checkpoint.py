@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 
@@ -86,7 +86,23 @@ class FinalCheckpoint(ModelCheckpoint):
         if not trainer.fit_loop._should_accumulate():
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning's; and where weights are averaged, `last.ckpt` of the end of the run.
+
+        Lightning's averaging puts the average into the model when training ends, before this callback has its turn: a
+        run that goes on from there would go on from the average.
+        """
+        super().on_train_epoch_end(trainer, pl_module)
+        is_last = trainer.should_stop or trainer.global_step == trainer.max_steps
+        is_last = is_last or trainer.current_epoch + 1 == trainer.max_epochs
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if is_last and any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            self._save_end(trainer)
+
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt`, unless the last step has just been written."""
+        self._save_end(trainer)
+
+    def _save_end(self, trainer: Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and trainer.global_step > 0:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

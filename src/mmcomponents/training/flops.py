@@ -25,20 +25,23 @@ def work(model: MultimodalModel, batch: PackedBatch) -> dict[str, float]:
     return {PREFIX + name: value for name, value in found.items()}
 
 
-def step_factors(model: MultimodalModel) -> dict[str, int]:
+def step_factors(model: MultimodalModel) -> dict[str, float]:
     """How many times the forward pass of each slot a training step costs, by slot.
 
     A trained slot costs three: the forward pass, the gradient of its input and that of its weights. A frozen slot costs
     two where something before it on the way of the data is trained, since the gradient has to pass through it, and one
     where nothing is. The input gradient of a first layer is counted though it is not made. The products of attention
     have no weights and cost three wherever a gradient passes: a frozen slot with attention costs a little more than is
-    said here. What activation checkpointing computes again is not counted.
+    said here. Where an adapter is trained in place of a slot's weights, the third one counts by the share of weights
+    that are trained. What activation checkpointing computes again is not counted.
     """
-    factors, passes = {}, False
+    factors: dict[str, float] = {}
+    passes = False
     for name, part in model.parts().items():
-        trained = any(p.requires_grad for p in part.parameters())
-        passes = passes or trained
-        factors[name] = 1 + int(trained) + int(passes)
+        sizes = [(p.numel(), p.requires_grad) for p in part.parameters()]
+        trained = sum(size for size, is_trained in sizes if is_trained)
+        passes = passes or trained > 0
+        factors[name] = 1 + int(passes) + (trained / sum(size for size, _ in sizes) if trained else 0)
     return factors
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -60,7 +62,17 @@ class FSDP2Strategy(ModelParallelStrategy):
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
     def shard(self, model: MultimodalModel, seed: int) -> None:
-        """Shards a model that was built on the meta device, and draws its weights."""
+        """Shards a model that was built on the meta device, and draws its weights.
+
+        Raises:
+            MisconfigurationException: The trainer has Lightning's weight averaging, which cannot copy what is sharded.
+        """
+        callbacks = getattr(getattr(self.lightning_module, "trainer", None), "callbacks", [])
+        averaging = next((c for c in callbacks if isinstance(c, WeightAveraging)), None)
+        if averaging is not None:
+            raise MisconfigurationException(
+                f"{type(averaging).__name__} copies the model, which fsdp2 shards: use trainer.strategy ddp or auto"
+            )
         if not is_sharded(model):
             shard_model(model, self._shard_mesh(), self.policy)
             materialize(model, self.root_device, seed)

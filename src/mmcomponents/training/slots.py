@@ -6,7 +6,9 @@ import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from mmcomponents.component import Component
+from peft import PeftConfig
+
+from mmcomponents.checkpoints.adapters import adapter_layers
 from mmcomponents.model import MultimodalModel
 
 
@@ -14,13 +16,20 @@ from mmcomponents.model import MultimodalModel
 class SlotOptions:
     """Training options of one slot.
 
+    The rate of drop path is an argument of the part in the slot (`model.vision.init_args.drop_path`), which knows how
+    it grows over its depth.
+
     Attributes:
         trainable: False freezes the slot: no gradient, and dropout and drop path off.
+        adapter: An adapter of peft, such as `peft.LoraConfig`: it is trained in place of the slot's weights, which are
+            frozen. With `trainable: false` beside it the slot's own dropout and drop path are off too; the adapter's
+            dropout is on in either case.
         lr: Peak learning rate; None: the optimizer's.
         weight_decay: Weight decay of matrices; None: the optimizer's. Vectors (biases, norms, scales) never decay.
     """
 
     trainable: bool = True
+    adapter: PeftConfig | None = None
     lr: float | None = None
     weight_decay: float | None = None
 
@@ -45,14 +54,27 @@ def options_of(name: str, options: dict[str, SlotOptions]) -> SlotOptions:
 
 
 def freeze(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
-    """Takes the gradient from the parameters of frozen slots. A tied weight follows its owner, the embedder."""
+    """Takes the gradient from the parameters of frozen slots. A tied weight follows its owner, the embedder.
+
+    Where a slot has an adapter, peft has frozen what is not trained when the adapter was injected.
+    """
     for name, part in reversed(model.parts().items()):
-        part.requires_grad_(options_of(name, options).trainable)
+        chosen = options_of(name, options)
+        if chosen.adapter is None:
+            part.requires_grad_(chosen.trainable)
 
 
-def frozen_parts(model: MultimodalModel, options: dict[str, SlotOptions]) -> list[Component]:
-    """The parts of frozen slots."""
-    return [part for name, part in model.parts().items() if not options_of(name, options).trainable]
+def set_modes(model: MultimodalModel, options: dict[str, SlotOptions], mode: bool) -> None:
+    """Puts the parts of frozen slots into evaluation mode, but for their adapters, where all others have a mode."""
+    for name, part in model.parts().items():
+        if options_of(name, options).trainable:
+            continue
+        part.eval()
+        for layer in adapter_layers(part).values():
+            layer.training = mode
+            for inner, module in layer.named_children():
+                if inner != "base_layer":
+                    module.train(mode)
 
 
 def param_groups(model: MultimodalModel, options: dict[str, SlotOptions]) -> list[dict[str, Any]]:

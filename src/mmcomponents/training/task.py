@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
@@ -16,7 +17,7 @@ from torchmetrics import MeanMetric
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
-from mmcomponents.checkpoints import check_initial, load_initial
+from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, Width
 from mmcomponents.data import PromptBatch
@@ -28,14 +29,18 @@ from mmcomponents.inference import Autoregressive, Sampler
 from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
+from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
+from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
-from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, frozen_parts, param_groups
+from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
 from mmcomponents.vision import VisionEncoder
+
+_WITH_LOSS = (TrainerFn.FITTING, TrainerFn.VALIDATING)
 
 
 class MultimodalTask(LightningModule):
@@ -110,27 +115,56 @@ class MultimodalTask(LightningModule):
 
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
-        if self.model is not None:
-            return
-        goes_on = self._trainer is not None and self._trainer.ckpt_path is not None
-        if self.weights is not None and not goes_on:
-            check_initial(self.weights)  # before anything is built
+        if self.model is None:
+            goes_on = self._trainer is not None and self._trainer.ckpt_path is not None
+            if self.weights is not None and not goes_on:
+                check_initial(self.weights)  # before anything is built
+            self.model = self._compose()
+            if self.weights is not None and not goes_on:
+                load_initial(self.model, self.weights)
+            start_adapters(self.model, self.seed)
+            check_slot_names(self.model, self.slots)
+            freeze(self.model, self.slots)
+            self.objective = self.make_objective()
+            self.sampler = self.make_sampler()
+            self.train(self.training)  # Lightning leaves modes as they are: frozen slots go into evaluation mode here
+        if self.objective is not None and self._trainer is not None and self._trainer.state.fn in _WITH_LOSS:
+            self.objective.prepare(self.model, self._starting_model)
+
+    def _compose(self) -> MultimodalModel:
+        """A model with its first draw, sharded where the strategy does that."""
         strategy = self._trainer.strategy if self._trainer is not None else None
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
-                self.model = self.factories.build(self.vocab_size, self.image_token_id)
-            freeze(self.model, self.slots)
-            strategy.shard(self.model, self.seed)
+                model = self.factories.build(self.vocab_size, self.image_token_id)
+            inject_adapters(model, self.slots)
+            freeze(model, self.slots)
+            strategy.shard(model, self.seed)
         else:
-            self.model = self.factories.build(self.vocab_size, self.image_token_id)
-            self.model.init_weights(self.seed)
-        if self.weights is not None and not goes_on:
-            load_initial(self.model, self.weights)
-        check_slot_names(self.model, self.slots)
-        freeze(self.model, self.slots)
-        self.objective = self.make_objective()
-        self.sampler = self.make_sampler()
-        self.train(self.training)  # Lightning leaves modes as they are: frozen slots go into evaluation mode here
+            model = self.factories.build(self.vocab_size, self.image_token_id)
+            inject_adapters(model, self.slots)
+            model.init_weights(self.seed)
+        return model
+
+    def _starting_model(self) -> MultimodalModel:
+        """Another model with the weights that the run starts from, or has started from.
+
+        Raises:
+            CheckpointError: They are not there any more.
+        """
+        try:
+            if self.weights is not None:
+                check_initial(self.weights)
+            model = self._compose()
+            if self.weights is not None:
+                load_initial(model, self.weights)
+            start_adapters(model, self.seed)
+        except CheckpointError as error:
+            raise CheckpointError(
+                "the reference is the model that the run started from, which a resumed run needs too; its weights"
+                f" (model.weights: {self.weights}) cannot be read: {error}"
+            ) from error
+        return model
 
     def check(self, datamodule: LightningDataModule | None = None) -> None:
         """Refuses what cannot work before any weight exists: the parts among themselves, and the model with its data.
@@ -142,6 +176,7 @@ class MultimodalTask(LightningModule):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective = self.make_objective()
         check_slot_names(model, self.slots)
+        inject_adapters(model, self.slots)
         for name in objective.needs_heads:
             if name not in model.heads:
                 near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)
@@ -155,6 +190,7 @@ class MultimodalTask(LightningModule):
                 image_size=None if model.vision is None else model.vision.image_size,
                 vocab_size=self.vocab_size,
                 image_token_id=self.image_token_id,
+                verdict_ids=next((h.token_ids for h in model.heads.values() if hasattr(h, "token_ids")), None),
             )
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
@@ -201,8 +237,16 @@ class MultimodalTask(LightningModule):
         """Answers of the model to a batch of prompts; callbacks make scores of them."""
         return {"answers": self.answer(batch)}
 
-    def predict_step(self, batch: PromptBatch, batch_idx: int) -> list[dict[str, str]]:
-        """Key, question and answer of the model for each prompt."""
+    def predict_step(self, batch: PackedBatch | PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
+        """Key, question and answer of the model for each prompt; of a pack, log-probabilities of its pairs."""
+        if isinstance(batch, PackedBatch):
+            model, objective, _ = self._built()
+            logps = answer_logps(model, batch, getattr(objective, "head", "lm")).tolist()
+            segments = pairs_of(batch).chosen.tolist()
+            return [
+                {"key": batch.keys[s], "sample": int(batch.segment_sample[s]), "chosen": chosen, "rejected": rejected}
+                for s, (chosen, rejected) in zip(segments, logps, strict=True)
+            ]
         answers = self.answer(batch)
         return [
             {"key": key, "kind": kind, "question": question, "answer": answer}
@@ -243,8 +287,7 @@ class MultimodalTask(LightningModule):
         """Sets training mode; the parts of frozen slots stay in evaluation mode."""
         super().train(mode)
         if self.model is not None:
-            for part in frozen_parts(self.model, self.slots):
-                part.eval()
+            set_modes(self.model, self.slots, mode)
         return self
 
     def _built(self) -> tuple[MultimodalModel, Objective, Sampler]:

@@ -73,7 +73,7 @@ class Throughput(Callback):
         self._steps: deque[Step] = deque()
         self._clock: FetchClock | None = None
         self._work: dict[str, float] = {}
-        self._factors: dict[str, int] = {}
+        self._factors: dict[str, float] = {}
         self._peak: float | None = None
         self._begun = self._waited = self._paused = self._pause = 0.0
         self._global_step = self._every = 0
@@ -131,7 +131,7 @@ class Throughput(Callback):
         self._waited = self._clock.seconds if self._clock else 0.0
 
 
-def summary(steps: Sequence[Step], factors: dict[str, int], peak: float | None) -> dict[str, float]:
+def summary(steps: Sequence[Step], factors: dict[str, float], peak: float | None) -> dict[str, float]:
     """Means over some steps, by name.
 
     Args:

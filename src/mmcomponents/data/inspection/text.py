@@ -68,7 +68,9 @@ def cut_text(
         stop = place
         while stop < last and chat.input_ids[stop] not in names and (chat.labels[stop] != IGNORE) == supervised:
             stop += 1
-        pieces.append(Piece("text", _decode(chat.input_ids[place:stop], tokenizer), supervised, stop - place))
+        # What is to be learnt is shown: only in a critic sample does something else stand there, see `Verdicts`.
+        shown = (chat.labels if supervised else chat.input_ids)[place:stop]
+        pieces.append(Piece("text", _decode(shown, tokenizer), supervised, stop - place))
         place = stop
     return pieces
 

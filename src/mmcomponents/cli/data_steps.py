@@ -1,0 +1,83 @@
+"""`mmcomponents data steps`: solutions with scored steps, for a critic to learn from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from mmcomponents.cli import drawing
+from mmcomponents.cli.errors import UserError
+from mmcomponents.cli.tables import table_console
+
+if TYPE_CHECKING:
+    from mmcomponents.inference.step_scores import StepReport
+
+LINE = "score the steps of a model's own solutions by completing them, for a critic"
+
+
+def main(verb: str, argv: list[str]) -> int:
+    """Entry of the verb."""
+    made = drawing.parser(f"{verb} steps", f"{LINE[0].upper()}{LINE[1:]}.", drawing.Usual(4, 1.0))
+    add = made.add_argument
+    add("--completions", type=int, default=16, help="drawn from each step (16)")
+    add("--max_steps", type=int, default=12, help="steps of a solution at most; more are joined (12)")
+    add("--threshold", type=float, default=0.0, help="a step is good where more completions than this are right (0)")
+    call = drawing.take_apart(made, argv)
+    options = call.options
+    from mmcomponents.inference.step_scores import make_step_scores
+
+    with drawing.telling(call):
+        checker, sampling = drawing.checker(options), drawing.sampling(options)
+        questions = drawing.questions(call)
+        loaded = drawing.load(call)
+        with drawing.bar() as progress:
+            report = make_step_scores(
+                loaded.model,
+                loaded.renderer,
+                questions,
+                options.out,
+                sampling,
+                checker,
+                completions=options.completions,
+                max_steps=options.max_steps,
+                threshold=options.threshold,
+                max_refused=options.max_refused,
+                samples_per_shard=options.samples_per_shard,
+                max_tokens=options.max_tokens,
+                max_segments=options.max_segments,
+                progress=progress,
+            )
+    _close(report, table_console())
+    if not report.steps:
+        raise UserError(f"{call.name}: no solution has a step; the table says why")
+    return 0
+
+
+def _close(report: StepReport, console: Console) -> None:
+    """What was drawn, what came of it, and where it is."""
+    table = Table("steps")
+    table.add_column("count", justify="right", no_wrap=True)
+    table.add_column("share", justify="right", no_wrap=True)
+    rows = [
+        ("questions", report.questions, 0),
+        ("could not be asked", report.refused, report.questions),
+        ("solutions", report.solutions, 0),
+        ("left out, drawn before", report.equal, report.solutions),
+        ("left out, without text", report.empty, report.solutions),
+        ("left out, too long to be continued", report.unscored, report.solutions),
+        ("right, of those kept", report.correct, report.used),
+        ("steps", report.steps, 0),
+        ("+", report.good, report.steps),
+        ("-", report.steps - report.good, report.steps),
+        ("completions", report.completions, 0),
+    ]
+    for name, count, of in rows:
+        table.add_row(name, f"{count:,}", f"{count / of:.1%}" if of else "")
+    console.print(table)
+    files = f"{len(report.shards):,} shards with their indices, steps.jsonl, steps.json, journal.jsonl"
+    lines = [f"{report.out}: {files}"]
+    lines += ["process-*.tar judges every step, outcome-*.tar the whole solution"]
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

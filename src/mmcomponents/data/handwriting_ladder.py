@@ -1,0 +1,233 @@
+"""The ladder's data: what each rung of training learns from, out of the same handwriting as the quickstart's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.handwriting_questions import PHRASINGS, answer, conversation
+from mmcomponents.data.handwriting_scenes import Scans, Scene, SceneStyle, draw_scene, load_scans, split_scans
+from mmcomponents.data.index_file import index_path
+from mmcomponents.data.indexing import build_index
+from mmcomponents.data.shards import ShardWriter
+from mmcomponents.data.tokenizer import train_tokenizer
+
+LOOKING = ("read", "count", "largest", "describe")
+"""Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
+SHARES = (0.8, 0.2)
+"""Shares of the scans that are learnt from and tested on: no scan is in both."""
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Scenes of one rung.
+
+    Attributes:
+        name: Of the shards and of the source.
+        size: Scenes.
+        style: How they look.
+        kinds: Fewest and most questions of `LOOKING`; None: the sum.
+        steps: Whether the sum is written out; else the final answer is given alone.
+        held_out: Whether scans are used that nothing is learnt from, as they were written.
+    """
+
+    name: str
+    size: int
+    style: SceneStyle
+    kinds: tuple[int, int] | None = None
+    steps: bool = False
+    held_out: bool = False
+
+
+def make_handwriting_ladder(
+    out: str,
+    documents: int = 20_000,
+    single: int = 10_000,
+    scenes: int = 30_000,
+    solutions: int = 4_000,
+    refresher: int = 4_000,
+    preference_questions: int = 4_000,
+    critic_questions: int = 1_500,
+    held_out: int = 600,
+    seed: int = 0,
+    unit: int = 28,
+    digit_size: tuple[int, int] = (20, 26),
+    counts: tuple[float, ...] = (2, 1, 1, 1, 1),
+    summands: tuple[float, ...] = (0, 0, 1, 1, 1),
+    orders: tuple[float, float, float] = (2, 1, 0),
+    vocab_size: int = 768,
+    words: str = "",
+    samples_per_shard: int = 10_000,
+    progress: Callable[[int, int], None] | None = None,
+) -> str:
+    """Writes the shards of all rungs with their indices, `tokenizer/` and `dataset.json`.
+
+    | shards | what they hold | which rung |
+    |---|---|---|
+    | `documents` | sums as plain text | pre-training |
+    | `digits` | scenes of one digit: conversations that read, count, compare and describe | pre-training, begin |
+    | `scenes` | the same of several digits | pre-training |
+    | `solutions` | sums of scenes with their steps written out | fine-tuning |
+    | `refresher` | conversations as in `scenes` | fine-tuning |
+    | `preferences` | sums of other scenes, final answers alone | questions for preference pairs |
+    | `critic` | the same of other scenes again | questions for solutions that critics learn from |
+    | `test` | sums of held-out handwriting, with their steps | evaluation |
+
+    Scenes of `test` are drawn from scans that no other part uses, and digits in them are as they were written. The same
+    arguments give the same bytes.
+
+    Args:
+        out: Folder; shards of an earlier call are replaced.
+        documents: Plain texts with sums.
+        single: Scenes of one digit, to look at.
+        scenes: Of several digits, to look at.
+        solutions: With the steps written out: few, since steps are dear.
+        refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
+        preference_questions: With final answers alone.
+        critic_questions: With final answers alone.
+        held_out: To test on.
+        seed: Of everything.
+        unit: Side in pixels of the cell that holds one digit.
+        digit_size: Least and largest side of a digit in pixels.
+        counts: Weights of scenes with one digit, two and so on, among those to look at.
+        summands: The same among those to add up.
+        orders: Weights of rows, columns and two-by-two grids; a grid holds no more than four digits.
+        vocab_size: Of the tokenizer, which is made from the texts that are learnt from.
+        words: Further text that the tokenizer is to write in few tokens, such as what critics are told.
+        samples_per_shard: Most samples of a shard.
+        progress: Called with (samples done, samples in all).
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: The folder holds shards that are not of this function.
+        ValueError: Arguments that make no scenes.
+        ModuleNotFoundError: scikit-learn is missing.
+    """
+    look, add = SceneStyle(unit, digit_size, counts, orders), SceneStyle(unit, digit_size, summands, orders)
+    if orders[2] and max(len(counts), len(summands)) > 4:
+        raise ValueError(f"grids hold four digits at most, and counts {counts} or summands {summands} have more")
+    parts = [
+        _Part("digits", single, SceneStyle(unit, digit_size, (1,), orders), kinds=(1, 2)),
+        _Part("scenes", scenes, look, kinds=(1, 2)),
+        _Part("solutions", solutions, add, steps=True),
+        _Part("refresher", refresher, look, kinds=(1, 2)),
+        _Part("preferences", preference_questions, add),
+        _Part("critic", critic_questions, add),
+        _Part("test", held_out, add, steps=True, held_out=True),
+    ]
+    if min(documents, *(part.size for part in parts)) < 1:
+        raise ValueError(f"no part of the data may be empty: {documents} documents, {[p.size for p in parts]} scenes")
+    folder = Path(out)
+    _clear(folder, ["documents", *(part.name for part in parts)])
+    scans, digits = load_scans()
+    learnt, unseen = split_scans(digits, SHARES, seed)
+    total, done = documents + sum(part.size for part in parts), 0
+    texts: list[str] = []
+    shards: list[Path] = []
+
+    def tell() -> None:
+        nonlocal done
+        done += 1
+        if progress is not None:
+            progress(done, total)
+
+    with ShardWriter(folder, "documents", samples_per_shard) as writer:
+        for number in range(documents):
+            text = sums_in_words(np.random.default_rng((seed, 1, number)), len(summands))
+            writer.write(f"{number:06d}", {"text": text, "source": "documents"})
+            texts.append(text)
+            tell()
+    shards += writer.paths
+    for place, part in enumerate(parts, start=2):
+        allowed = unseen if part.held_out else learnt
+        with ShardWriter(folder, part.name, samples_per_shard) as writer:
+            for number in range(part.size):
+                generator = np.random.default_rng((seed, place, number))
+                record, scene = _scene(part, scans, digits, allowed, generator)
+                writer.write(f"{number:06d}", record, [("png", scene.png())])
+                if part.kinds is not None or (part.steps and not part.held_out):
+                    texts += [message["content"] for message in record["messages"]]
+                tell()
+        shards += writer.paths
+    tokenizer = train_tokenizer([*texts, *[words] * len(texts)], vocab_size)
+    tokenizer.save_pretrained(str(folder / "tokenizer"))
+    for shard in shards:
+        build_index(shard, tokenizer)
+    settings: dict[str, Any] = {
+        "name": "handwriting ladder",
+        "samples": {"documents": documents, **{part.name: part.size for part in parts}},
+        "scans": {"learnt from": len(learnt), "held out": len(unseen)},
+        "seed": seed,
+        "looking": asdict(look),
+        "adding": asdict(add),
+        "vocab_size": len(tokenizer),
+        "shards": [shard.name for shard in shards],
+    }
+    # written last: where it is, the rest is whole
+    (folder / "dataset.json").write_text(json.dumps(settings, indent=2) + "\n")
+    return str(folder)
+
+
+def solution(digits: Sequence[int]) -> str:
+    """The sum with its running totals: steps with a blank line between two of them, the answer last."""
+    return "\n\n".join(answer("add", digits, "row").split("\n"))
+
+
+def sums_in_words(generator: np.random.Generator, most: int) -> str:
+    """A short text with sums in it, of up to `most` digits."""
+    count = int(generator.integers(2, max(2, most), endpoint=True))
+    digits = generator.integers(0, 10, count).tolist()
+    steps = solution(digits).split("\n\n")[:-1]
+    form = int(generator.integers(3))
+    if form == 0:  # a sum, worked out
+        return "\n".join([" + ".join(map(str, digits)), *steps])
+    if form == 1:  # the result first
+        return "\n".join([f"The sum of {', '.join(map(str, digits[:-1]))} and {digits[-1]} is {sum(digits)}.", *steps])
+    total = int(generator.integers(0, 9 * most - 8))  # a line of a table
+    return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
+
+
+def _scene(
+    part: _Part,
+    scans: Scans,
+    digits: npt.NDArray[np.int64],
+    allowed: npt.NDArray[np.int64],
+    generator: np.random.Generator,
+) -> tuple[dict[str, Any], Scene]:
+    """One sample: its record and its picture."""
+    scene = draw_scene(scans, digits, allowed, part.style, generator, vary=not part.held_out)
+    if part.kinds is not None:
+        kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
+        messages = conversation(scene.digits, scene.order, kinds, generator)
+    else:
+        kinds = ["add"]
+        question = PHRASINGS["add"][int(generator.integers(len(PHRASINGS["add"])))]
+        final = solution(scene.digits) if part.steps else str(sum(scene.digits))
+        messages = [
+            {"role": "user", "content": f"<image>\n{question}"},
+            {"role": "assistant", "content": final},
+        ]
+    record = {"messages": messages, "kinds": kinds, "source": part.name, "digits": scene.digits}
+    return {**record, "scans": scene.scans, "order": scene.order}, scene
+
+
+def _clear(folder: Path, names: Sequence[str]) -> None:
+    """Removes the shards of an earlier call, which a smaller data set would leave among its own."""
+    note = folder / "dataset.json"
+    shards = sorted(folder.glob("*.tar"))
+    if shards and not note.is_file() and {shard.name.rpartition("-")[0] for shard in shards} - set(names):
+        raise DataError(f"{folder} holds {len(shards)} shards that are not of the ladder, such as {shards[0]}")
+    for shard in shards:
+        if shard.name.rpartition("-")[0] in names:
+            shard.unlink()
+            index_path(shard).unlink(missing_ok=True)
+    note.unlink(missing_ok=True)

@@ -1,0 +1,48 @@
+"""Relaxed accuracy, for questions about charts."""
+
+from __future__ import annotations
+
+import math
+
+from mmcomponents.inference.evaluation.metrics.base import Metric, Target, final, normal
+
+
+class RelaxedAccuracy(Metric):
+    """Numbers may be off by a share of the reference; other answers are equal but for case (ChartQA, arXiv 2203.10244).
+
+    A number with a percent sign is divided by 100. A reference of 0 is compared as a text, as there is no share of it.
+
+    Args:
+        tolerance: Largest error, as a share of the reference.
+    """
+
+    title = "relaxed accuracy"
+
+    def __init__(self, tolerance: float = 0.05) -> None:
+        if not 0 <= tolerance < 1:
+            raise ValueError(f"tolerance is a share from 0 to below 1, got {tolerance}")
+        self.tolerance = tolerance
+
+    def extract(self, response: str, target: Target) -> str | None:
+        """The response without case and spare white space; a number in its plain form."""
+        number = _number(final(response))
+        return (normal(final(response)) or None) if number is None else repr(number)
+
+    def score(self, response: str, target: Target) -> float:
+        """1 or 0."""
+        return float(any(self._agree(response, reference) for reference in target.references))
+
+    def _agree(self, response: str, reference: str) -> bool:
+        found, wanted = _number(final(response)), _number(reference)
+        if found is None or not wanted:
+            return normal(final(response)) == normal(reference)
+        return abs(found - wanted) <= self.tolerance * abs(wanted)
+
+
+def _number(text: str) -> float | None:
+    text = text.strip()
+    try:
+        number = float(text.rstrip("%")) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,107 @@
+r"""Numbers in a text: signs, thousands, decimals, powers of ten, fractions, percent. Nothing is evaluated as code."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
+_NUMBER = re.compile(
+    rf"""
+    (?P<sign>(?<![\w)\]}}.])-|(?<![\w)\]}}.])\+)?      # behind a number or a word it is an operator
+    (?<![\w.^])(?<!\^\{{)                                 # and behind a hat a power of a unit
+    (?:
+        \\[dt]?frac\s*\{{\s*(?P<above>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<below>-?{_DECIMAL})\s*\}}
+      | \\[dt]?frac\s*(?P<one>[0-9])\s*(?P<two>[0-9])
+      | (?:(?P<whole>[0-9]+)\s+)?(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL})(?!\s*/)
+      | (?P<plain>{_DECIMAL})(?:[eE](?P<power>[+-]?[0-9]{{1,3}})|\s*\*\s*10\s*\^\s*\{{?(?P<ten>[+-]?[0-9]{{1,3}})\}}?)?
+    )
+    (?P<percent>\s?%)?
+    """,
+    re.VERBOSE,
+)
+_SPELLING = (
+    (re.compile("[−–‒﹣－]"), "-"),
+    (re.compile(r"\\(?:times|cdot)\b\s*|×\s*"), "*"),
+    (re.compile(r"\\[,!;: ]|\\left|\\right"), ""),
+    (re.compile(r"\{,\}"), ","),
+    (re.compile(r"\\%|％"), "%"),
+    (re.compile(r"[$€£¥]"), ""),
+    (re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}"), r" \1"),
+)
+_UNIT = re.compile(r"[\s.°'\"*]*|\s*°?\s*[^\W\d_]+(?:[²³]|\^\{?[23]\}?|[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?\s*\.?")
+_LONGEST = 4000
+"""Digits of a number; Python reads no more."""
+
+
+@dataclass(frozen=True)
+class Number:
+    """A number that a text gives.
+
+    Attributes:
+        value: Exactly; of 50 % it is 50.
+        percent: Whether a percent sign follows.
+        text: As it is written.
+    """
+
+    value: Fraction
+    percent: bool
+    text: str
+
+    def equals(self, true: Number, tolerance: float = 0.0) -> bool:
+        """Whether the values agree; where one alone has a percent sign, 50 % is 50 as well as 0.5.
+
+        Args:
+            true: The number that is right.
+            tolerance: How far this one may be off, as a share of it.
+        """
+        scales = [Fraction(1)]
+        if self.percent != true.percent:
+            scales.append(Fraction(1, 100) if self.percent else Fraction(100))
+        return any(abs(self.value * s - true.value) <= abs(true.value) * Fraction(tolerance) for s in scales)
+
+
+def last_number(text: str) -> Number | None:
+    """The last number of a text; None without one."""
+    last = None
+    for found in _NUMBER.finditer(_plain(text)):
+        last = _read(found) or last
+    return last
+
+
+def whole_number(text: str) -> Number | None:
+    """The number that a text is, perhaps with a unit behind it; None where it is something else."""
+    plain = _plain(text).strip()
+    plain = plain.partition("=")[2].strip() if re.match(r"[A-Za-z]\s*=", plain) else plain
+    found = _NUMBER.match(plain)
+    if found is None or not _UNIT.fullmatch(plain[found.end() :]):
+        return None
+    return _read(found)
+
+
+def _plain(text: str) -> str:
+    for pattern, to in _SPELLING:
+        text = pattern.sub(to, text)
+    return text
+
+
+def _read(found: re.Match[str]) -> Number | None:
+    part = found.groupdict()
+    if max(map(len, filter(None, part.values())), default=0) > _LONGEST:
+        return None
+    above, below = part["above"] or part["one"] or part["over"], part["below"] or part["two"] or part["under"]
+    if above is not None and below is not None:
+        if not _fraction(below):
+            return None
+        value = _fraction(above) / _fraction(below) + int(part["whole"] or 0)
+    else:
+        value = _fraction(part["plain"]) * Fraction(10) ** int(part["power"] or part["ten"] or 0)
+    if (part["sign"] or "").startswith("-"):
+        value = -value
+    return Number(value, part["percent"] is not None, found.group().strip())
+
+
+def _fraction(text: str) -> Fraction:
+    return Fraction(text.replace(",", ""))

@@ -1,0 +1,302 @@
+"""Many answers to many questions: each prompt is read once, and its cache forked into as many answers as are wanted.
+
+A rollout depends on (seed, key of the question, number of the sample) alone. Batches are planned over all questions,
+also over those that an earlier run has answered, so that a run that was stopped goes on with the same batches: sums
+inside a matrix product depend on its shape, and a draw that falls on a border would come out differently.
+
+Rollouts run in one process. Several processes take different questions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+
+from PIL import Image
+
+from mmcomponents.data import RenderedSample, SampleRenderer, TiledImage, collate, place_media
+from mmcomponents.data.chat import Message, end_ids, render_prompt
+from mmcomponents.data.errors import SampleError
+from mmcomponents.inference.inputs import check_length, evaluating
+from mmcomponents.inference.sampler import Autoregressive, Draws
+from mmcomponents.inference.text import TextStream
+from mmcomponents.model import MultimodalModel
+
+Media = Callable[[], tuple[list[Image.Image], list[list[Image.Image]]]]
+"""Loads the images, and the frames of the videos, of a question."""
+
+_Loaded = dict[Media, tuple[list[TiledImage], list[list[TiledImage]]]]
+
+_STEPS_OF_LENGTH = 8
+"""Lengths within a power of two that are told apart: questions of about one length keep their order."""
+
+_PLANNED_TOGETHER = 4096
+"""Questions that are tokenised in one call."""
+_TURN = 6
+"""Tokens that the template adds to a turn, about."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        key: Unique and stable: with the seed it decides what is drawn.
+        messages: End with the user's turn; `<image>` and `<video>` mark where media go.
+        media: Called when the question's turn comes. Questions that share the same function share its images.
+        prefix: Begin of the answer that is continued; the rollout's text is what comes after it.
+        rows: Visual rows that its media will become, where that is known; None: as many as they can be.
+    """
+
+    key: str
+    messages: Sequence[Message]
+    media: Media | None = None
+    prefix: str = ""
+    rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How answers are drawn.
+
+    Attributes:
+        samples: Answers of each question.
+        max_new_tokens: Tokens of an answer at most.
+        temperature: 0 takes the likeliest token.
+        top_p: Draws from the smallest set of tokens whose probabilities sum to this.
+        top_k: Draws from the k likeliest tokens; 0: from all.
+        stop: Further texts at which an answer ends; they are cut off.
+        seed: Of the draws.
+        greedy_first: The first sample takes the likeliest tokens, the others are drawn (VisualPRM's best-of-N).
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+
+    samples: int = 1
+    max_new_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    stop: tuple[str, ...] = ()
+    seed: int = 0
+    greedy_first: bool = False
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
+        self.sampler()
+
+    def sampler(self) -> Autoregressive:
+        """What picks the tokens."""
+        return Autoregressive(self.max_new_tokens, self.temperature, self.top_p, self.top_k)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Some samples of a question that are drawn together."""
+
+    question: Question
+    samples: range
+
+
+def rollouts(
+    model: MultimodalModel,
+    renderer: SampleRenderer,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    *,
+    max_tokens: int = 16384,
+    max_segments: int = 256,
+    progress: Callable[[int, int], None] | None = None,
+    done: Collection[str] = (),
+    refuse: Callable[[Question, SampleError], None] | None = None,
+) -> Iterator[tuple[Question, list[str]]]:
+    """Answers questions, those of about one length together, the longest first.
+
+    Args:
+        model: The model; its mode is as before whenever an answer is given out.
+        renderer: Tokenizer, tiling and so on.
+        questions: What is asked; keys are unique.
+        sampling: How answers are drawn.
+        max_tokens: Tokens of a batch at most, each question with one answer; a longer question is a batch of its own.
+        max_segments: Answers of a batch at most: what bounds the memory of the cache.
+        progress: Called with (questions done, questions in all).
+        done: Keys of questions that are answered already. They are not given out again, and the batches of the others
+            are what they would be with them.
+        refuse: Takes a question that cannot be asked, with the reason; None: the reason is raised.
+
+    Yields:
+        Each question with its answers, in the order in which they come.
+
+    Raises:
+        SampleError: A question cannot be asked, and `refuse` is None; the message names it.
+        ValueError: Two questions have one key, or a number is out of its range.
+    """
+    if max_tokens < 1 or max_segments < 1:
+        raise ValueError(f"max_tokens and max_segments must be at least 1, got {max_tokens} and {max_segments}")
+    seen = set[str]()
+    for question in questions:
+        if question.key in seen:
+            raise ValueError(f"two questions have the key {question.key!r}")
+        seen.add(question.key)
+    known = seen.intersection(done)
+    finished = len(known)
+    answers: dict[str, list[str]] = {}
+    # Without chance all samples are one.
+    drawn = sampling.samples if sampling.temperature else 1
+    for batch in _batches(questions, renderer, drawn, sampling.max_new_tokens, max_tokens, max_segments):
+        if progress is not None:
+            progress(finished, len(questions))
+        if all(part.question.key in known for part in batch):
+            continue
+        texts, refused = _answer(model, renderer, batch, sampling)
+        for part, found in zip(batch, texts, strict=True):
+            question = part.question
+            if question.key in known:
+                continue
+            if (error := refused.get(question.key)) is not None:
+                if refuse is None:
+                    raise SampleError(f"{question.key}: {error}")
+                refuse(question, error)
+                known.add(question.key)
+                finished += 1
+                continue
+            mine = answers.setdefault(question.key, [])
+            mine += found
+            if len(mine) == drawn:
+                finished += 1
+                yield question, answers.pop(question.key) * (sampling.samples // drawn)
+    if progress is not None:
+        progress(finished, len(questions))
+
+
+def _batches(
+    questions: Sequence[Question],
+    renderer: SampleRenderer,
+    samples: int,
+    new_tokens: int,
+    max_tokens: int,
+    max_segments: int,
+) -> Iterator[list[_Part]]:
+    """Parts that are decoded together; none of it depends on what was done before."""
+    lengths = [length + new_tokens for length in _planned(questions, renderer)]
+    order = sorted(range(len(questions)), key=lambda number: (-_grade(lengths[number]), number))
+    batch: list[_Part] = []
+    tokens = segments = 0
+    for number in order:
+        for first in range(0, samples, max_segments):
+            part = _Part(questions[number], range(first, min(samples, first + max_segments)))
+            tokens, segments = tokens + lengths[number], segments + len(part.samples)
+            if batch and (tokens > max_tokens or segments > max_segments):
+                yield batch
+                batch, tokens, segments = [], lengths[number], len(part.samples)
+            batch.append(part)
+    if batch:
+        yield batch
+
+
+def _grade(length: int) -> int:
+    """A length in steps of an eighth of a power of two or finer, so that neighbours stay together."""
+    return math.ceil(math.log2(max(length, 1)) * _STEPS_OF_LENGTH)
+
+
+def _planned(questions: Sequence[Question], renderer: SampleRenderer) -> list[int]:
+    """About as many tokens as each prompt has, and hardly fewer; nothing is loaded for it."""
+    tiling = renderer.tiling
+    most = (tiling.max_tiles + int(tiling.thumbnail and tiling.max_tiles > 1)) * renderer.tokens_per_tile
+    system, lengths = renderer.system_tokens, []
+    for first in range(0, len(questions), _PLANNED_TOGETHER):
+        some = questions[first : first + _PLANNED_TOGETHER]
+        # what cannot be written as UTF-8 is refused when its turn comes
+        texts = ["".join([*(m["content"] for m in q.messages), q.prefix]).encode("utf-8", "replace") for q in some]
+        encoded = renderer.tokenizer([t.decode() for t in texts], add_special_tokens=False, verbose=False)["input_ids"]
+        for question, ids in zip(some, encoded, strict=True):
+            rows = question.rows
+            if rows is None:
+                rows = 0 if question.media is None else most
+            lengths.append(rows + len(ids) + _TURN * (len(question.messages) + 1) + system)
+    return lengths
+
+
+def _answer(
+    model: MultimodalModel, renderer: SampleRenderer, batch: Sequence[_Part], sampling: Sampling
+) -> tuple[list[list[str]], dict[str, SampleError]]:
+    """Texts of each part, none where its question is refused; and why those are refused."""
+    prompts, refused = _prompts(model, renderer, batch, sampling.max_new_tokens)
+    asked = [part for part, prompt in zip(batch, prompts, strict=True) if prompt is not None]
+    if not asked:
+        return [[] for _ in batch], refused
+    read = [prompt for prompt in prompts if prompt is not None]
+    pack = collate(read, renderer.tokens_per_tile, renderer.pad_id).to(model.device)
+    names = [(part.question.key, sample) for part in asked for sample in part.samples]
+    draws = None
+    if sampling.temperature:
+        greedy = [sampling.greedy_first and sample == 0 for _, sample in names]
+        draws = Draws.of(sampling.seed, names, sampling.max_new_tokens, greedy).to(model.device)
+    streams = [TextStream(renderer.tokenizer, sampling.stop) for _ in names] if sampling.stop else None
+    ids: list[list[int]] = [[] for _ in names]
+    steps = sampling.sampler().steps(
+        model,
+        pack,
+        end_ids(renderer.tokenizer),
+        ended=None if streams is None else lambda segment: streams[segment].ended,
+        draws=draws,
+        repeats=[len(part.samples) for part in asked],
+    )
+    with evaluating(model):
+        for new in steps:
+            for segment, token in new.items():
+                ids[segment].append(token)
+                if streams is not None:
+                    streams[segment].push(token)
+    if streams is None:
+        texts = iter([renderer.tokenizer.decode(tokens) for tokens in ids])
+    else:
+        for stream in streams:
+            stream.finish()
+        texts = iter([stream.text for stream in streams])
+    return [
+        [] if prompt is None else [str(next(texts)) for _ in part.samples]
+        for part, prompt in zip(batch, prompts, strict=True)
+    ], refused
+
+
+def _prompts(
+    model: MultimodalModel, renderer: SampleRenderer, batch: Sequence[_Part], new_tokens: int
+) -> tuple[list[RenderedSample | None], dict[str, SampleError]]:
+    """Loads what a batch shows; what cannot be asked is None, with its reason."""
+    loaded: _Loaded = {}
+    prompts: list[RenderedSample | None] = []
+    refused: dict[str, SampleError] = {}
+    for part in batch:
+        question = part.question
+        try:
+            images, videos = _shown(question.media, renderer, loaded)
+            placed, order = place_media(question.messages, images, videos, renderer.frame_template)
+            if order and model.vision is None:
+                raise SampleError("the question shows an image, and the model has no vision")
+            how = (renderer.tokenizer, renderer.rows(order), renderer.system, renderer.control_text)
+            chat = render_prompt(placed, *how, prefix=question.prefix)
+            try:
+                check_length(model, [len(chat.input_ids)], new_tokens, None)
+            except ValueError as error:
+                raise SampleError(str(error)) from error
+            prompts.append(RenderedSample(chat, order, key=question.key))
+        except SampleError as error:
+            refused[question.key] = error
+            prompts.append(None)
+    return prompts, refused
+
+
+def _shown(
+    media: Media | None, renderer: SampleRenderer, loaded: _Loaded
+) -> tuple[list[TiledImage], list[list[TiledImage]]]:
+    """The tiles of a question; questions that share them are given the same, which are encoded once."""
+    if media is None:
+        return [], []
+    if media not in loaded:
+        pictures, films = media()
+        loaded[media] = renderer.tile(pictures), [renderer.tile_frames(film) for film in films]
+    return loaded[media]

@@ -1,0 +1,111 @@
+"""`mmcomponents export` of a run with adapters: merged, under the names that the model has without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_import_export import RECIPE, refused
+from torch import Tensor
+
+from mmcomponents.checkpoints import merge_adapters, read
+from mmcomponents.cli.flags import sort_flags
+from mmcomponents.cli.main import main
+from mmcomponents.cli.run import RecipeCLI
+from mmcomponents.data import PackedDataModule, train_tokenizer
+from mmcomponents.data.chat import IMAGE_CONTEXT
+from mmcomponents.training import MultimodalTask
+
+ADAPTERS = """
+extends: r.yaml
+model:
+  slots:
+    vision:
+      adapter: {class_path: peft.IA3Config, init_args: {target_modules: [qkv, fc2], feedforward_modules: [fc2]}}
+    backbone:
+      adapter:
+        class_path: peft.LoraConfig
+        init_args: {r: 4, lora_dropout: 0.5, target_modules: [q_proj, v_proj, down_proj], use_dora: true}
+"""
+RUN = ["--config", "a.yaml", "--ckpt_path"]
+TOKENS = torch.arange(6, 30)
+
+
+def logits(model: Any) -> Tensor:
+    images = torch.where(TOKENS < 14, model.image_token_id, TOKENS)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        found: Tensor = model.eval().logits(images, pixels)
+    return found
+
+
+@pytest.fixture
+def task(write: Callable[[str, str], Path]) -> Any:
+    """A run that has ended: recipe, tokenizer and two kinds of checkpoints lie in the working directory."""
+    write("r.yaml", RECIPE)
+    write("a.yaml", ADAPTERS)
+    train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tok")
+    cli = RecipeCLI("generate", sort_flags(["--config", "a.yaml"]), MultimodalTask, PackedDataModule)
+    made: Any = cli.model
+    made.configure_model()
+    made.model.image_token_id = cli.datamodule.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
+    with torch.no_grad():
+        for p in made.model.parameters():
+            if p.requires_grad:
+                p.add_(torch.randn_like(p), alpha=0.1)
+    state = {"state_dict": dict(made.state_dict())}
+    torch.save({**state, "epoch": 0}, "last.ckpt")
+    from torch.distributed.checkpoint.state_dict_saver import save
+
+    save(state, checkpoint_id="shards", no_dist=True)
+    return made
+
+
+@pytest.mark.parametrize("ckpt", ["last.ckpt", "shards"])
+@pytest.mark.parametrize("format", ["mmcomponents", "transformers"])
+def test_adapters_are_merged(task: Any, ckpt: str, format: str) -> None:
+    adapted = logits(task.model)
+    assert main(["export", *RUN, ckpt, "--format", format, "--out", "out"]) == 0
+    exported = read("out")
+    torch.testing.assert_close(logits(exported.load()), adapted, rtol=1e-5, atol=1e-5)
+    merge_adapters(task.model)
+    for name, value in task.model.named_parameters():
+        torch.testing.assert_close(exported.weights[name].load(), value.detach(), rtol=1e-6, atol=1e-6)
+    base = RecipeCLI("generate", sort_flags(["--config", "r.yaml"]), MultimodalTask, PackedDataModule).model
+    base.weights = "out"  # type: ignore[assignment]
+    base.configure_model()
+    base.model.image_token_id = task.model.image_token_id
+    torch.testing.assert_close(logits(base.model), adapted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_checkpoint_without_adapters_is_one_clear_error(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    state = {name: value for name, value in task.state_dict().items() if ".lora_B" not in name}
+    torch.save({"state_dict": state}, "without.ckpt")
+    told = refused(capsys, "export", *RUN, "without.ckpt", "--format", "mmcomponents", "--out", "out")
+    assert "the recipe has adapters and the checkpoint has no backbone.layers.0.self_attn.q_proj.lora_B.default" in told
+    recipe = ["--config", "r.yaml", "--ckpt_path", "last.ckpt"]
+    told = refused(capsys, "export", *recipe, "--format", "mmcomponents", "--out", "out")
+    assert "the checkpoint has an adapter (vision.blocks.0.attn.qkv.base_layer.weight)" in told
+    assert "no model.slots.vision.adapter" in told
+    assert not Path("out").exists()
+
+
+def test_a_wrong_module_in_a_recipe_is_one_clear_error(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    flag = ["--model.slots.backbone.adapter.init_args.target_modules", "[q_porj]"]
+    told = refused(capsys, "plan", "--config", "a.yaml", *flag)
+    assert "slots.backbone.adapter: DecoderLM has no modules q_porj (target_modules); did you mean q_proj" in told
+
+
+def test_plan_counts_what_is_trained(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    capsys.readouterr()
+    assert main(["plan", "--config", "a.yaml", "--json", "--tokens", "64"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    trained = sum(p.numel() for p in task.model.backbone.parameters() if p.requires_grad)
+    assert found["trainable"]["backbone"] == trained
+    assert found["parameters"]["backbone"] > 10 * trained
+    assert 2 < found["training_flops"]["backbone"] / found["flops"]["backbone"] < 2.2

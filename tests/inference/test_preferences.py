@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+
+import tiny
+from drawn import contents, records, scripted, write_questions
+from mmcomponents.data import Index, SampleRenderer, Tiling
+from mmcomponents.data.errors import DataError
+from mmcomponents.inference import drawing
+from mmcomponents.inference.checking import Checker, FinalAnswer
+from mmcomponents.inference.preferences import make_preferences
+from mmcomponents.inference.rollouts import Sampling, rollouts
+
+SAMPLING = Sampling(samples=4, max_new_tokens=5, temperature=1.0, seed=3)
+
+
+class Short(Checker):
+    """Takes short answers for right, and finds none in empty ones: a model that was never trained gives all three."""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def same(self, found: str, answer: str) -> bool:
+        return len(found) < 8
+
+
+@pytest.fixture
+def renderer(tokenizer) -> SampleRenderer:
+    return SampleRenderer(tokenizer, tiny.ROWS, Tiling(tile_size=tiny.TILE, max_tiles=2))
+
+
+def test_pairs_by_correctness(tmp_path, monkeypatch, renderer, writer) -> None:
+    questions = write_questions(tmp_path, 4)
+    said = [["7", "8", "none", "17"], ["7"] * 4, ["1"] * 4, ["7", "7", "8", "9"]]
+
+    def script(question, number: int) -> str:
+        answer = said[int(question.key[-1]) - 1][number]
+        return "I do not know" if answer == "none" else f"So {number}.\nAnswer: {answer}"
+
+    asked = scripted(monkeypatch, script)
+    out = tmp_path / "out"
+    report = make_preferences(writer(), renderer, questions, out, SAMPLING, FinalAnswer(), samples_per_shard=3)
+    assert (report.questions, report.samples, report.correct, report.wrong) == (4, 16, 7, 8)
+    assert (report.unparseable, report.contained, report.pairs) == (1, 1, 6)
+    assert report.without == {"no wrong answer": 1, "no right answer": 1}
+    assert report.shards == ["pairs-000000.tar", "pairs-000001.tar"]
+    found = records(out, "pairs")
+    assert len(found) == 6
+    assert {record["question_key"] for record in found} == {"q/0000001", "q/0000004"}
+    assert found[0]["messages"] == [{"role": "user", "content": "What is 0?"}]
+    assert all(record["chosen"].endswith("Answer: 7") and record["files"] == ["0.png"] for record in found)
+    assert not any(record["rejected"].endswith("17") for record in found)
+    index = Index.open([str(path) for path in sorted(out.glob("*.tar"))], renderer.tokenizer)
+    assert (len(index), index.problems, index.sources) == (6, {}, ["preferences"])
+    assert json.loads((out / "preferences.json").read_text())["pairs"] == 6
+    assert "pairs-??????.tar" in (out / "recipe.yaml").read_text()
+    # other pairs of the same answers: nothing is drawn anew, and what is left over goes
+    fewer = make_preferences(writer(), renderer, questions, out, SAMPLING, FinalAnswer(), max_pairs=1)
+    assert (fewer.pairs, len(asked)) == (2, 4)
+    assert sorted(path.name for path in out.glob("pairs*")) == ["pairs-000000.index.safetensors", "pairs-000000.tar"]
+
+
+def test_without_answers_the_half_goes_on_blind(tmp_path, monkeypatch, renderer, writer) -> None:
+    questions = write_questions(tmp_path, 3)
+    questions.asked[1] = replace(questions.asked[1], files=None)
+    messages = [{"role": "user", "content": "<image>\nWhat is it?"}]
+    questions.asked[0] = replace(questions.asked[0], question=replace(questions.asked[0].question, messages=messages))
+
+    def script(question, number: int) -> str:
+        if question.prefix:
+            return " three four" if question.key.endswith("3/half/0") else " a guess"
+        return f"one two three{' four' * (number < 2)}" if number else "word"
+
+    asked = scripted(monkeypatch, script)
+    sampling = replace(SAMPLING, samples=2)
+    report = make_preferences(writer(), renderer, questions, tmp_path / "out", sampling, None)
+    halves = [question for question in asked if question.prefix]
+    assert {(question.prefix, question.media) for question in halves} == {("one two", None)}
+    assert [dict(message) for message in halves[0].messages] == [{"role": "user", "content": "What is it?"}]
+    assert report.without == {"the question has no image to leave out": 1}
+    pairs = [(r["chosen"], r["rejected"], r["files"]) for r in records(tmp_path / "out", "pairs")]
+    assert pairs == [("one two three four", "one two a guess", ["0.png"])] * 2
+
+
+def test_an_answer_that_is_the_same_without_the_image_is_dropped(tmp_path, monkeypatch, renderer, writer) -> None:
+    scripted(monkeypatch, lambda question, number: " b" if question.prefix else "a b")
+    report = make_preferences(writer(), renderer, write_questions(tmp_path, 2), tmp_path / "out", SAMPLING, None)
+    assert (report.pairs, report.equal) == (0, 2)
+    assert report.without == {"the answer is the same without the image": 2}
+
+
+@pytest.mark.parametrize("checker", [Short(), None], ids=["checked", "blind"])
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, monkeypatch, renderer, writer, checker) -> None:
+    model, questions = writer(), write_questions(tmp_path, 6)
+
+    def run(name: str):
+        how = {"max_segments": 8}
+        return make_preferences(model, renderer, questions, tmp_path / name, SAMPLING, checker, **how)
+
+    whole = run("whole")
+    assert whole.pairs > 3
+    wanted = contents(tmp_path / "whole")
+
+    def dies(*args, **rest):
+        yield from itertools.islice(rollouts(*args, **rest), 3)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drawing, "rollouts", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run("stopped")
+    monkeypatch.setattr(drawing, "rollouts", rollouts)
+    assert not list((tmp_path / "stopped").glob("*.tar"))
+    run("stopped")
+    assert contents(tmp_path / "stopped") == _moved(wanted, tmp_path)
+    journal = tmp_path / "stopped" / "journal.jsonl"
+    data = journal.read_bytes()
+    for size in (len(data) - 5, len(data) // 2, 10):
+        journal.write_bytes(data[:size])
+        run("stopped")
+        assert contents(tmp_path / "stopped") == _moved(wanted, tmp_path)
+
+
+def _moved(files: dict[str, bytes], folder) -> dict[str, bytes]:
+    recipe = files["recipe.yaml"].replace(b"/whole/", b"/stopped/")
+    return {**files, "recipe.yaml": recipe}
+
+
+def test_other_settings_and_other_weights_are_refused(tmp_path, monkeypatch, renderer, writer) -> None:
+    scripted(monkeypatch, lambda question, number: f"Answer: {7 + number}")
+    questions = write_questions(tmp_path, 1)
+    model = writer()
+    make_preferences(model, renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer())
+    with pytest.raises(DataError, match=r"begun with other settings \(sampling was"):
+        make_preferences(model, renderer, questions, tmp_path / "out", replace(SAMPLING, seed=4), FinalAnswer())
+    model.backbone.layers[0].mlp.down_proj.weight.data.add_(1e-3)
+    with pytest.raises(DataError, match=r"begun with other settings \(model was"):
+        make_preferences(model, renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer())
+
+
+def test_questions_that_cannot_be_asked_are_counted_and_too_many_end_it(tmp_path, renderer, writer, caplog) -> None:
+    questions = write_questions(tmp_path, 4)
+    (tmp_path / "2.png").unlink()
+    out = tmp_path / "out"
+    for _ in range(2):  # and once more from the journal
+        report = make_preferences(writer(), renderer, questions, out, SAMPLING, Short(), max_refused=0.25)
+        assert (report.refused, report.samples) == (1, 12)
+        assert "left out q/0000003: '2.png' is not below the root" in caplog.text
+        caplog.clear()
+    (tmp_path / "1.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"2 of 4 samples could not be used, more than max_refused 0.25 of 4; q/000000"):
+        make_preferences(writer(), renderer, questions, tmp_path / "new", SAMPLING, Short(), max_refused=0.25)
+    blind = writer(vision=None, merger=None, projector=None)
+    with pytest.raises(DataError, match="shows an image, and the model has no vision"):
+        make_preferences(blind, renderer, questions, tmp_path / "blind", SAMPLING, Short())
+
+
+def test_wrong_numbers_are_refused(tmp_path, renderer, writer) -> None:
+    with pytest.raises(ValueError, match="max_pairs and samples_per_shard must be at least 1"):
+        make_preferences(writer(), renderer, write_questions(tmp_path, 1), tmp_path / "o", SAMPLING, None, max_pairs=0)

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import itertools
+import json
+from dataclasses import replace
+
+import pytest
+
+import tiny
+from drawn import contents, records, scripted, write_questions
+from mmcomponents.data import Index, SampleRenderer, Tiling
+from mmcomponents.data.errors import DataError
+from mmcomponents.inference import drawing
+from mmcomponents.inference.checking import Checker, FinalAnswer
+from mmcomponents.inference.critic import SYSTEM, critique
+from mmcomponents.inference.rollouts import Sampling, rollouts
+from mmcomponents.inference.step_scores import make_step_scores
+
+SAMPLING = Sampling(samples=2, max_new_tokens=6, temperature=1.0, seed=3)
+
+
+class Short(Checker):
+    """Takes short answers for right: a model that was never trained gives some."""
+
+    def extract(self, response: str) -> str | None:
+        return response or None
+
+    def same(self, found: str, answer: str) -> bool:
+        return len(found) < 20
+
+
+@pytest.fixture
+def renderer(tokenizer) -> SampleRenderer:
+    return SampleRenderer(tokenizer, tiny.ROWS, Tiling(tile_size=tiny.TILE, max_tiles=2))
+
+
+def test_scores_are_shares_of_right_completions(tmp_path, monkeypatch, renderer, writer) -> None:
+    """Of the completions from "good", all are right; from "good, odd", one of four; from "bad", none."""
+    solutions = ["good\n\nodd\n\nAnswer: 7", "good\n\nbad\n\nAnswer: 8"]
+    right = {"good\n\n": 4, "good\n\nodd\n\n": 1, "good\n\nbad\n\n": 0}
+
+    def script(question, number: int) -> str:
+        if not question.prefix:
+            return solutions[number % 2]
+        return f"Answer: {7 if number < right[question.prefix] else 8}"
+
+    asked = scripted(monkeypatch, script)
+    out = tmp_path / "out"
+    sampling = replace(SAMPLING, samples=3)
+    report = make_step_scores(
+        writer(), renderer, write_questions(tmp_path, 1), out, sampling, FinalAnswer(), completions=4
+    )
+    # a beginning that two solutions share is completed once, and the solution that comes twice counts once
+    assert sorted(question.prefix for question in asked) == sorted(["", *right])
+    assert (report.solutions, report.equal, report.used, report.correct) == (3, 1, 2, 1)
+    assert (report.steps, report.good) == (6, 4)
+    lines = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [[step["num_mc_correct"] for step in line["steps_with_score"]] for line in lines] == [[4, 1, 1], [4, 0, 0]]
+    assert [[step["num_mc_total"] for step in line["steps_with_score"]] for line in lines] == [[4, 4, 1]] * 2
+    assert [step["score"] for step in lines[0]["steps_with_score"]] == [1.0, 0.25, 1.0]
+    assert {name: lines[0][name] for name in ("image", "question", "answer", "response")} == {
+        "image": "0.png",
+        "question": "<image>\nWhat is 0?",
+        "answer": "7",
+        "response": solutions[0],
+    }
+    process, outcome = records(out, "process"), records(out, "outcome")
+    steps = [["good", "odd", "Answer: 7"], ["good", "bad", "Answer: 8"]]
+    verdicts = ["+++", "+--"]
+    question = "<image>\nWhat is 0?"
+    assert [r["messages"] for r in process] == [critique(question, s, v) for s, v in zip(steps, verdicts, strict=True)]
+    assert [r["messages"] for r in outcome] == [
+        critique(question, [s], v) for s, v in zip(solutions, "+-", strict=True)
+    ]
+    assert process[0]["messages"][0]["content"] == SYSTEM
+    assert [r["files"] for r in process + outcome] == [["0.png"]] * 4
+    for name in ("process", "outcome"):
+        index = Index.open([str(out / f"{name}-000000.tar")], renderer.tokenizer)
+        assert (len(index), index.problems, index.sources) == (2, {}, [name])
+
+
+def test_the_threshold(tmp_path, monkeypatch, renderer, writer) -> None:
+    def script(question, number: int) -> str:
+        return f"Answer: {7 if number < 2 else 8}" if question.prefix else "a step\n\nAnswer: 7"
+
+    scripted(monkeypatch, script)
+    questions = write_questions(tmp_path, 1)
+    for threshold, verdict in ((0.0, "+"), (0.49, "+"), (0.5, "-")):
+        how = {"completions": 4, "threshold": threshold}
+        make_step_scores(writer(), renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer(), **how)
+        (record,) = records(tmp_path / "out", "process")
+        assert [m["content"] for m in record["messages"] if m["role"] == "assistant"] == [verdict, "+"]
+
+
+def test_many_steps_are_joined_and_empty_solutions_left_out(tmp_path, monkeypatch, renderer, writer) -> None:
+    said = ["\n\n".join("abcdefg"), " \n"]
+    scripted(monkeypatch, lambda question, number: "Answer: 8" if question.prefix else said[number])
+    questions = write_questions(tmp_path, 1, images=False)
+    how = {"completions": 1, "max_steps": 3}
+    report = make_step_scores(writer(), renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer(), **how)
+    assert (report.empty, report.used, report.steps, report.good) == (1, 1, 3, 0)
+    (record,) = records(tmp_path / "out", "process")
+    assert [m["content"] for m in record["messages"] if m["role"] == "user"][1:] == ["d\n\ne\n\nf", "g"]
+    assert record["files"] == []
+
+
+def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, monkeypatch, renderer, tokenizer, writer) -> None:
+    """The model is a real one; a blank line behind every other word makes steps of what it says."""
+    model, questions = writer(), write_questions(tmp_path, 3)
+    plain = type(tokenizer).decode
+    monkeypatch.setattr(type(tokenizer), "decode", lambda self, ids, **rest: "\n\n".join(
+        plain(self, ids[place : place + 2], **rest) for place in range(0, len(ids), 2)
+    ))  # fmt: skip
+
+    def run(name: str, **how):
+        settings = {"completions": 3, "max_segments": 8, **how}
+        return make_step_scores(model, renderer, questions, tmp_path / name, SAMPLING, Short(), **settings)
+
+    whole = run("whole")
+    assert 0 < whole.good < whole.steps
+    assert whole.steps > 12
+    wanted = contents(tmp_path / "whole")
+    for phase in (1, 2):  # in the midst of the solutions, and of the completions
+        calls = itertools.count(1)
+
+        def dies(*args, calls=calls, phase=phase, **rest):
+            last = next(calls) == phase
+            yield from itertools.islice(rollouts(*args, **rest), 2 if last else None)
+            if last:
+                raise KeyboardInterrupt
+
+        monkeypatch.setattr(drawing, "rollouts", dies)
+        name = f"stopped{phase}"
+        with pytest.raises(KeyboardInterrupt):
+            run(name)
+        monkeypatch.setattr(drawing, "rollouts", rollouts)
+        journal = tmp_path / name / "journal.jsonl"
+        assert journal.read_text().count("\n") == (3 if phase == 1 else 6)
+        journal.write_bytes(journal.read_bytes()[:-7])
+        run(name)
+        assert contents(tmp_path / name) == wanted
+    with pytest.raises(DataError, match=r"begun with other settings \(completions was 3 and is 4\)"):
+        run("whole", completions=4)
+
+
+def test_wrong_numbers_are_refused(tmp_path, renderer, writer) -> None:
+    for how in ({"completions": 0}, {"threshold": 1.0}, {"max_steps": 0}, {"samples_per_shard": 0}):
+        with pytest.raises(ValueError, match=r"need completions|max_steps must be"):
+            make_step_scores(writer(), renderer, write_questions(tmp_path, 1), tmp_path, SAMPLING, Short(), **how)
