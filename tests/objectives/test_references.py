@@ -170,6 +170,7 @@ def test_a_run_goes_on_with_the_same_delta_and_the_starting_weights(tmp_path) ->
     # the breaks: delta from nothing; the trained weights for a reference
     state = torch.load(tmp_path / "half.ckpt", weights_only=False)
     state["state_dict"]["objective._extra_state"].zero_()
+    state["objective"]["_extra_state"].zero_()
     torch.save(state, tmp_path / "forgot.ckpt")
     forgot, _ = fit(make(), packs[4:], tmp_path, ckpt=tmp_path / "forgot.ckpt", max_epochs=2)
     assert abs(forgot[0]["delta"] - rest[0]["delta"]) > 1e-3

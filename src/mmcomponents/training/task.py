@@ -283,6 +283,18 @@ class MultimodalTask(LightningModule):
         for optimizer in self.trainer.optimizers:
             restore_settings(optimizer, self._settings, schedules[0].scheduler if schedules else None)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes the state of the objective beside the weights too: Lightning's loading of a whole file of a sharded run
+        takes parameters and buffers alone."""
+        state = {} if self.objective is None else self.objective.state_dict()
+        if state:
+            checkpoint["objective"] = state
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Puts the state of the objective back."""
+        if self.objective is not None and "objective" in checkpoint:
+            self.objective.load_state_dict(checkpoint["objective"])
+
     def train(self, mode: bool = True) -> MultimodalTask:
         """Sets training mode; the parts of frozen slots stay in evaluation mode."""
         super().train(mode)
