@@ -157,11 +157,11 @@ def decoder_config(spec: ModelSpec, target: str, kind: str | None = None) -> dic
         kind: Model type; None: the one whose biases and norms these are.
 
     Raises:
-        CheckpointError: The model has other parts than a `DecoderLM` with an `LMHead`.
+        CheckpointError: The model has other parts than a `DecoderLM` with an `LMHead`; a `Verbalizer` is written as one.
     """
     backbone = spec.part("backbone", "DecoderLM", target)
     spec.part("embedder", "TokenEmbedder", target)
-    head = ModelSpec(spec.parts.get("heads") or {}).part("lm", "LMHead", target)
+    head = ModelSpec(spec.parts.get("heads") or {}).part("lm", ("LMHead", "Verbalizer"), target)
     others = sorted(set(spec.parts.get("heads") or {}) - {"lm"})
     if others:
         raise CheckpointError(f"the format {target} has one head, lm, and this model has {', '.join(others)} too")

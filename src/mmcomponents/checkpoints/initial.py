@@ -23,6 +23,7 @@ from mmcomponents.checkpoints.foreign import ForeignFolder
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.component import Component
+from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.vision import TransformersVision
@@ -148,7 +149,13 @@ def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list
         return [name for name, part in parts if folder.fits(name, part)]
     theirs = meta_model(folder.spec).parts()
     wraps = (TransformersLM,) if isinstance(folder.format, CausalLM) else ()
-    return [name for name, part in parts if _own_class(part) is type(theirs.get(name)) or isinstance(part, wraps)]
+    return [name for name, part in parts if _same_weights(part, theirs.get(name)) or isinstance(part, wraps)]
+
+
+def _same_weights(ours: nn.Module, theirs: nn.Module | None) -> bool:
+    """Whether two parts have the same weights: they are of one class, or a critic's head and a language model's."""
+    kinds = {_own_class(ours), type(theirs)}
+    return len(kinds) == 1 or kinds == {LMHead, Verbalizer}
 
 
 def _own_class(part: nn.Module) -> type:

@@ -46,21 +46,22 @@ class ModelSpec:
     image_token_id: int | None = None
     processing: Processing = field(default_factory=Processing)
 
-    def part(self, slot: str, wanted: str, target: str) -> dict[str, Any]:
-        """Arguments of the part in a slot, which has to be of one class.
+    def part(self, slot: str, wanted: str | tuple[str, ...], target: str) -> dict[str, Any]:
+        """Arguments of the part in a slot, which has to be of one class, or one of some.
 
         Args:
             slot: Name of the slot.
-            wanted: Short name of the class.
-            target: Format that can express this class alone, for the message.
+            wanted: Short name of the class, or of those that are written alike, the plain one first.
+            target: Format that can express nothing else, for the message.
 
         Raises:
             CheckpointError: Another part, or none, is in the slot.
         """
         found = self.parts.get(slot)
         name = "nothing" if not found else str(found["class_path"]).rpartition(".")[2]
-        if not found or name != wanted:
-            raise CheckpointError(f"the format {target} needs {wanted} as {slot}, and this model has {name}")
+        names = (wanted,) if isinstance(wanted, str) else wanted
+        if not found or name not in names:
+            raise CheckpointError(f"the format {target} needs {names[0]} as {slot}, and this model has {name}")
         return dict(found.get("init_args") or {})
 
     def foreign_code(self) -> list[str]:
