@@ -284,8 +284,10 @@ class MultimodalTask(LightningModule):
             restore_settings(optimizer, self._settings, schedules[0].scheduler if schedules else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes the state of the objective beside the weights too: Lightning's loading of a whole file of a sharded run
-        takes parameters and buffers alone."""
+        """Notes the state of the objective a second time, beside the weights.
+
+        Where a sharded run is in a single file, Lightning loads parameters and buffers alone from among the weights.
+        """
         state = {} if self.objective is None else self.objective.state_dict()
         if state:
             checkpoint["objective"] = state

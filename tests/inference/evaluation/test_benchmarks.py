@@ -277,3 +277,14 @@ def test_a_shards_video_is_shown_as_its_frames_among_the_images(tmp_path: Path) 
     levels = [image.getpixel((16, 16))[0] for image in first.media()[0][:-1]]
     assert levels[0] < 40
     assert levels[-1] > 215
+
+
+def test_a_question_sees_the_images_up_to_its_turn(tmp_path: Path) -> None:
+    turns = ["<image>\nWhat?", "a cat", "And <image>?", "a dog"]
+    messages = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(turns)]
+    with ShardWriter(tmp_path, "two") as writer:
+        writer.write("one", {"messages": messages}, [("0.png", png((9, 9))), ("1.png", png((5, 5)))])
+    first, second = open_benchmark(str(tmp_path / "two-*.tar")).items
+    assert sizes(first) == [(9, 9)]
+    assert sizes(second) == [(9, 9), (5, 5)]
+    assert second.messages[-1]["content"] == "<image>\nAnd <image>?"

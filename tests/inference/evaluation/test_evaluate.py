@@ -139,10 +139,11 @@ def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path: Path) -> None:
     whole(tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         evaluation(tmp_path / "stopped").draw(Scripted(stop_after=2))
-    run, again, likes = evaluation(tmp_path / "stopped"), Scripted(), Likes()
+    moved = {"name": "elsewhere", "weights": "abc"}  # a model may have been moved
+    run, again, likes = evaluation(tmp_path / "stopped", model=moved), Scripted(), Likes()
     run.draw(again)
     assert again.asked == ["q1", "q0"]
-    known = {"name": "elsewhere", "weights": "def"}  # a model may have been moved
+    known = {"name": "elsewhere", "weights": "def"}
     run.score("process", likes, known)
     assert len(likes.seen) == 16
     assert likes.seen[0] == ("Which is q0?\nThink.", "0")  # the critic sees the model's prompt
@@ -153,7 +154,7 @@ def test_a_stopped_run_goes_on_and_gives_the_same_files(tmp_path: Path) -> None:
         assert (tmp_path / "stopped" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     reports = [json.loads((tmp_path / name / "report.json").read_text()) for name in ("stopped", "whole")]
     for report in reports:
-        del report["seconds"], report["settings"]["critics"]
+        del report["seconds"], report["settings"]["critics"], report["settings"]["model"]
     assert reports[0] == reports[1]
 
 
