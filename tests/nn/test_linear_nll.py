@@ -10,6 +10,7 @@ from mmcomponents.nn.linear_nll import linear_nll, weighted_linear_nll
 @pytest.fixture(params=[2**23, 64], ids=["one chunk", "many chunks"])
 def _chunks(request, monkeypatch) -> None:
     monkeypatch.setattr(module, "CHUNK_LOGITS", request.param)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 2)
 
 
 def draw(dtype: torch.dtype = torch.float32, targets: bool = True):
@@ -82,6 +83,7 @@ def test_no_target_is_zero_with_gradients() -> None:
 def test_rows_without_target_never_reach_the_head(monkeypatch) -> None:
     hidden, weight, labels, rows = draw()
     monkeypatch.setattr(module, "CHUNK_LOGITS", 64)
+    monkeypatch.setattr(module, "CHUNK_ROWS", 2)
     seen = []
     original = module._log_probs
     monkeypatch.setattr(module, "_log_probs", lambda h, w: (seen.append(h.shape[0]), original(h, w))[1])

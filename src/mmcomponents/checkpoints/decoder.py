@@ -157,7 +157,7 @@ def decoder_config(spec: ModelSpec, target: str, kind: str | None = None) -> dic
         kind: Model type; None: the one whose biases and norms these are.
 
     Raises:
-        CheckpointError: The model has other parts than a `DecoderLM` with an `LMHead`; a `Verbalizer` is written as one.
+        CheckpointError: The model has other parts than a `DecoderLM` with an `LMHead` (a `Verbalizer` is one).
     """
     backbone = spec.part("backbone", "DecoderLM", target)
     spec.part("embedder", "TokenEmbedder", target)

@@ -48,8 +48,9 @@ def main(verb: str, argv: list[str]) -> int:
         model = task.factories.build(task.vocab_size, task.image_token_id)
     inject_adapters(model, task.slots)
     freeze(model, task.slots)
+    reference = getattr(task.make_objective(), "reference", None)
     try:
-        found = make_plan(model, options.devices, options.tokens, options.tiles)
+        found = make_plan(model, options.devices, options.tokens, options.tiles, getattr(reference, "is_model", False))
     except ValueError as error:
         raise UserError(f"{verb}: {error}") from None
     if options.json:
@@ -117,6 +118,8 @@ def _shown(found: Plan, devices: int) -> Group:
     memory = Table("memory of a device")
     memory.add_column("", justify="right")
     memory.add_row("fp32 weights", decimal(found.memory.weights))
+    if found.memory.reference:
+        memory.add_row("fp32 weights of the reference", decimal(found.memory.reference))
     memory.add_row("fp32 gradients", decimal(found.memory.gradients))
     memory.add_row("AdamW", decimal(found.memory.optimizer))
     memory.add_row("gathered for a while, at most", decimal(found.memory.gathered))

@@ -156,6 +156,10 @@ class RecipeCLI(LightningCLI):
     def run_verb(self) -> Any:
         """Calls the Trainer's method."""
         arguments = {name: self.config_init[name] for name in self.verb_arguments}
+        checkpoint = arguments.get("ckpt_path")
+        if checkpoint and Path(checkpoint).exists():
+            # Given to the verb, it would be known only after the model is built, starting weights and all.
+            self.trainer.ckpt_path = arguments.pop("ckpt_path")
         try:
             return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
         except (WiringError, DataError, CheckpointError, NoGradientError, MisconfigurationException) as error:
@@ -169,7 +173,7 @@ class RecipeCLI(LightningCLI):
             if "Error(s) in loading state_dict" not in str(error):
                 raise
             text = one_line(str(error))
-            raise UserError(f"checkpoint {arguments.get('ckpt_path')} does not fit the recipe: {text}") from error
+            raise UserError(f"checkpoint {checkpoint} does not fit the recipe: {text}") from error
 
 
 def run(

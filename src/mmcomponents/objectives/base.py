@@ -48,6 +48,9 @@ class Objective(Component):
     denominator: str = "weight"
     """Which of the counts the loss is divided by; a mean over several packs weighs each by it."""
 
+    validated: tuple[str, ...] = ()
+    """Parts beside the loss that are means over that count, and are logged in validation too."""
+
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Gets ready before training or validation; most objectives have nothing to do.
 

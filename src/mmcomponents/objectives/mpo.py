@@ -53,6 +53,7 @@ class MPO(Objective):
     """
 
     denominator = "pairs"
+    validated = ("dpo", "bco", "chosen_reward", "rejected_reward", "margin", "accuracy")
 
     def __init__(
         self,

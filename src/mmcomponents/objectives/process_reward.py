@@ -37,6 +37,7 @@ class ProcessReward(Objective):
     """
 
     denominator = "steps"
+    validated = ("accuracy",)
 
     def __init__(self, head: str = "lm") -> None:
         super().__init__()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,8 @@ from mmcomponents.component import WiringError
 from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.objectives.base import Model
 
+logger = logging.getLogger(__name__)
+
 
 class Reference:
     """Gives the reference's log-probabilities of a pack's answers.
@@ -23,11 +26,22 @@ class Reference:
     training mode by nobody else.
     """
 
+    is_model: ClassVar[bool] = False
+    """Whether it holds a second model."""
+    _told = False
+
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Gets ready before training; see `Objective.prepare`."""
 
     def check(self, batch: PackedBatch) -> None:
         """Refuses a pack that the reference cannot judge, before the step that it belongs to begins."""
+        if batch.pairs is not None and batch.pairs.reference_logps is not None and not self._told:
+            self._told = True
+            logger.warning(
+                "the stored log-probabilities of the data are not used: the reference is %s, and StoredReference would"
+                " read them",
+                type(self).__name__,
+            )
 
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
         """Log-probabilities `[P, 2]` of chosen and rejected answers, without gradient; every rank takes part.
@@ -78,6 +92,8 @@ class FrozenReference(Reference):
     It costs the memory of the weights (sharded as the policy's are) and one more forward pass a pack. A resumed run
     builds it anew from the starting weights, which have to be there still.
     """
+
+    is_model = True
 
     def __init__(self) -> None:
         self._model: Model | None = None

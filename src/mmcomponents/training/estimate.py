@@ -38,7 +38,7 @@ class Plan:
     training_flops: dict[str, int]
 
 
-def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | None) -> Plan:
+def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | None, reference: bool = False) -> Plan:
     """Counts a model, on the meta device or any other.
 
     Args:
@@ -46,6 +46,7 @@ def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | No
         devices: Over which it is sharded.
         tokens: Tokens of the pack that FLOPs are counted for.
         tiles: Its tiles; None: see `synthetic_pack`.
+        reference: Whether a frozen copy of the model is held beside it, whose forward a step takes too.
 
     Raises:
         ValueError: The tiles do not go into the pack, or there is no device.
@@ -60,13 +61,13 @@ def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | No
         parts[slot] = ", ".join(filter(None, (parts.get(slot), class_name(part))))
         cost = done.get(f"{PREFIX}flops/{name}", 0.0)
         flops[slot] = flops.get(slot, 0) + int(cost)
-        training_flops[slot] = training_flops.get(slot, 0) + int(cost * factors[name])
+        training_flops[slot] = training_flops.get(slot, 0) + int(cost * (factors[name] + reference))
     slots = slot_parameters(model)
     return Plan(
         parts=parts,
         parameters=_with_total({slot: count(own) for slot, own in slots.items()}),
         trainable=_with_total({slot: count(p for p in own if p.requires_grad) for slot, own in slots.items()}),
-        memory=device_memory(model, devices),
+        memory=device_memory(model, devices, reference),
         pack={
             "tokens": tokens,
             "tiles": int(done[f"{PREFIX}tiles"]),

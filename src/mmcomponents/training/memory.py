@@ -22,6 +22,7 @@ class DeviceMemory:
 
     Attributes:
         weights: This device's share of the fp32 weights.
+        reference: Its share of the fp32 weights of a frozen reference beside the model, if there is one.
         gradients: Its share of the fp32 gradients of trained weights.
         optimizer: Its share of AdamW's two moments.
         gathered: Weights and gradients that are whole for a while, at most: the root and the two largest units in bf16
@@ -30,6 +31,7 @@ class DeviceMemory:
     """
 
     weights: int
+    reference: int
     gradients: int
     optimizer: int
     gathered: int
@@ -37,7 +39,7 @@ class DeviceMemory:
     @property
     def total(self) -> int:
         """All of them; see `LEFT_OUT`."""
-        return self.weights + self.gradients + self.optimizer + self.gathered
+        return self.weights + self.reference + self.gradients + self.optimizer + self.gathered
 
 
 def slot_parameters(model: MultimodalModel) -> dict[str, list[nn.Parameter]]:
@@ -57,7 +59,7 @@ def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def device_memory(model: MultimodalModel, devices: int) -> DeviceMemory:
+def device_memory(model: MultimodalModel, devices: int, reference: bool = False) -> DeviceMemory:
     """What a training step takes of the fullest device, without what `LEFT_OUT` names.
 
     FSDP2 cuts each parameter along its first dimension into equal pieces, rounded up: the first device has the most,
@@ -66,6 +68,7 @@ def device_memory(model: MultimodalModel, devices: int) -> DeviceMemory:
     Args:
         model: On any device; slots that are not trained are frozen.
         devices: Over which the model is sharded.
+        reference: Whether a frozen copy of the model is held beside it.
 
     Raises:
         ValueError: There is no device.
@@ -81,6 +84,7 @@ def device_memory(model: MultimodalModel, devices: int) -> DeviceMemory:
     largest = max((count(p for p in unit if p.requires_grad) for unit in [root, *units]), default=0)
     return DeviceMemory(
         weights=MASTER * share,
+        reference=MASTER * share if reference else 0,
         gradients=MASTER * trained_share,
         optimizer=ADAMW * trained_share,
         gathered=COMPUTE * whole + (COMPUTE + REDUCE) * largest,

@@ -226,12 +226,15 @@ class MultimodalTask(LightningModule):
         return scaled
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Adds a pack to the mean loss over all targets of the validation data."""
+        """Adds a pack to the mean loss over all targets of the validation data, and to the objective's other means."""
         model, objective, _ = self._built()
         totals = objective.counts(batch)
         out = objective(model, batch, totals)
-        self.val_loss.update(out.total, weight=totals[objective.denominator])
+        weight = totals[objective.denominator]
+        self.val_loss.update(out.total, weight=weight)
         self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
+        for name in objective.validated:
+            self.log(f"val/{name}", out.parts[name], on_epoch=True, sync_dist=True, batch_size=int(weight))
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[str]]:
         """Answers of the model to a batch of prompts; callbacks make scores of them."""
@@ -293,8 +296,13 @@ class MultimodalTask(LightningModule):
             checkpoint["objective"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the state of the objective back."""
-        if self.objective is not None and "objective" in checkpoint:
+        """Puts the state of the objective back; that of another objective is left aside."""
+        known = {} if self.objective is None else self.objective.state_dict()
+        weights = checkpoint.get("state_dict", {})
+        for name in [name for name in weights if name.startswith("objective.")]:
+            if name.removeprefix("objective.") not in known:
+                del weights[name]
+        if self.objective is not None and known and "objective" in checkpoint:
             self.objective.load_state_dict(checkpoint["objective"])
 
     def train(self, mode: bool = True) -> MultimodalTask:
