@@ -1,17 +1,19 @@
 # Everything a newcomer needs. The virtual environment is made once and again when what is to be installed changes.
 
 PYTHON ?= python3
+SEED ?= 0
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install quickstart test lint clean
+.PHONY: help install quickstart ladder test lint clean
 
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
+	@echo "make ladder       climb from random weights to best-of-N on a CPU; SEED=1 for another seed"
 	@echo "make test         run the tests"
 	@echo "make lint         check style and types"
-	@echo "make clean        remove the virtual environment, caches, runs and the quickstart's data"
+	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
 
 install: $(INSTALLED)
 
@@ -30,6 +32,9 @@ quickstart: $(INSTALLED)
 	$(BIN)/mmcomponents fit --config quickstart
 	$(BIN)/mmcomponents test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
+ladder: $(INSTALLED)
+	$(BIN)/python examples/ladder.py --seed $(SEED)
+
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
 
@@ -39,5 +44,5 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart data/handwriting build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart runs/ladder data/handwriting data/ladder build dist
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmcomponents.inference.critic import SYSTEM
+
 RECIPES = Path(__file__).parents[1] / "recipes" / "ladder"
 RUNGS = ("pretrain", "sft", "mpo", "best_of_8_orm", "best_of_8_prm", "oracle_8")
 PAIRED = (("sft", "pretrain"), ("mpo", "sft"), ("best_of_8_prm", "mpo"), ("best_of_8_orm", "mpo"),
@@ -52,7 +54,8 @@ def stages(seed: int) -> list[Stage]:
     """The chain for a seed."""
     data, runs = Path(f"data/ladder/seed-{seed}"), Path(f"runs/ladder/seed-{seed}")
     drawn = ["--seed", f"{seed}"]
-    found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn], data)]
+    told = ["--words", SYSTEM]  # critics read it with every solution
+    found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn, *told], data)]
 
     def fit(rung: str) -> None:
         recipe, run = ["--config", f"ladder/{rung}", "--seed_everything", f"{seed}"], runs / rung
@@ -63,12 +66,12 @@ def stages(seed: int) -> list[Stage]:
 
     def evaluate(rung: str, *more: str) -> None:
         out, shards = runs / "evaluate" / rung, f"{data}/test-*.tar"
-        how = ["--benchmark", shards, "--metric", "final", "--max_new_tokens", "80", *drawn, "--out", f"{out}"]
+        how = ["--benchmark", shards, "--metric", "final", "--max_new_tokens", "110", *drawn, "--out", f"{out}"]
         found.append(Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how, *more], out))
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
         what = [f"{runs}/{rung}/model", f"{data}/{questions}-000000.tar", "--out", f"{out}"]
-        how = ["--temperature", "1.0", "--max_new_tokens", "80", *drawn]
+        how = ["--temperature", "1.0", "--max_new_tokens", "110", *drawn]
         found.append(Stage(f"draw {kind}", ["data", kind, *what, *how, *more], out))
 
     fit("digits")
@@ -96,9 +99,10 @@ def climb(seed: int, console: Console) -> dict[str, float]:
         stamp = _stamp(stamp, stage)
         note = known.get(stage.name, {})
         begun = note.get("stamp") == stamp
-        console.print(f"\n[bold]{stage.name}[/]" + (f": done in {note['seconds']:.0f} s" * bool(begun and note["whole"])))
+        whole = begun and note["whole"]
+        console.print(f"\n[bold]{stage.name}[/]" + (f": done, {note['seconds']:.0f} s" if whole else ""))
         console.print(f"  mmcomponents {shlex.join(stage.command)}", markup=False, highlight=False, soft_wrap=True)
-        if begun and note["whole"]:
+        if whole:
             continue
         if not begun:
             shutil.rmtree(stage.made, ignore_errors=True)  # what another command made is no begin of this one

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.handwriting_ladder import LOOKING, make_handwriting_ladder, solution, sums_in_words
+from mmcomponents.data.index import Index
+from mmcomponents.data.tokenizer import load_tokenizer
+
+SMALL = {
+    "documents": 12,
+    "single": 5,
+    "scenes": 6,
+    "solutions": 5,
+    "refresher": 3,
+    "preference_questions": 4,
+    "critic_questions": 4,
+    "held_out": 4,
+    "vocab_size": 420,
+}
+PARTS = ("documents", "digits", "scenes", "solutions", "refresher", "preferences", "critic", "test")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return Path(make_handwriting_ladder(str(tmp_path_factory.mktemp("ladder")), **SMALL))  # type: ignore[arg-type]
+
+
+def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
+    index = Index.open(sorted(folder.glob(f"{part}-*.tar")), load_tokenizer(folder / "tokenizer"))
+    for number in range(len(index)):
+        yield index.read(number).record
+
+
+def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> None:
+    sizes = {part: len(list(records(made, part))) for part in PARTS}
+    assert list(sizes.values()) == [12, 5, 6, 5, 3, 4, 4, 4]
+    assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
+
+
+def test_no_scan_is_learnt_from_and_asked_about(made: Path) -> None:
+    used = {part: {scan for r in records(made, part) for scan in r["scans"]} for part in PARTS[1:]}
+    learnt = used["digits"] | used["scenes"] | used["solutions"] | used["refresher"]
+    groups = [learnt, used["preferences"], used["critic"], used["test"]]
+    assert all(groups)
+    assert sum(map(len, groups)) == len(set.union(*groups))
+
+
+def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) -> None:
+    for part in ("solutions", "test"):
+        for record in records(made, part):
+            assert record["messages"][-1]["content"] == solution(record["digits"])
+    for part in ("preferences", "critic"):
+        for record in records(made, part):
+            assert record["messages"][-1]["content"] == str(sum(record["digits"]))
+    for part in ("digits", "scenes", "refresher"):
+        for record in records(made, part):
+            assert 1 <= len(record["kinds"]) <= 2
+            assert set(record["kinds"]) <= set(LOOKING)
+            assert (len(record["digits"]) == 1) or part != "digits"
+
+
+def test_a_solution_has_a_step_for_each_further_digit() -> None:
+    assert solution([7, 5, 3]) == "7 + 5 = 12\n\n12 + 3 = 15\n\nAnswer: 15"
+
+
+def test_sums_of_documents_are_right() -> None:
+    texts = [sums_in_words(np.random.default_rng(seed), 5) for seed in range(60)]
+    found = [match for text in texts for match in re.findall(r"(\d+) \+ (\d+) = (\d+)", text)]
+    assert len(found) > 60
+    assert all(int(a) + int(b) == int(c) for a, b, c in found)
+    assert any("The sum of" in text for text in texts)
+
+
+def test_the_verdicts_of_critics_are_single_tokens_with_fixed_ids(made: Path) -> None:
+    tokenizer = load_tokenizer(made / "tokenizer")
+    # recipes/ladder/prm.yaml has these numbers
+    assert [tokenizer.encode(word, add_special_tokens=False) for word in "+-"] == [[10], [12]]
+
+
+def test_words_are_written_in_few_tokens(tmp_path: Path, made: Path) -> None:
+    told = "Judge every single step honestly."
+    folder = make_handwriting_ladder(str(tmp_path / "told"), words=told, **SMALL)  # type: ignore[arg-type]
+    lengths = [len(load_tokenizer(Path(f) / "tokenizer").tokenize(told)) for f in (folder, made)]
+    assert lengths[0] < lengths[1]
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path, made: Path) -> None:
+    again = Path(make_handwriting_ladder(str(tmp_path / "again"), **SMALL))  # type: ignore[arg-type]
+    other = Path(make_handwriting_ladder(str(tmp_path / "other"), seed=1, **SMALL))  # type: ignore[arg-type]
+    names = sorted(path.name for path in made.glob("*.tar"))
+    assert [(again / n).read_bytes() == (made / n).read_bytes() for n in names] == [True] * len(names)
+    assert (other / "test-000000.tar").read_bytes() != (made / "test-000000.tar").read_bytes()
+
+
+def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine-000000.tar").write_bytes(b"")
+    with pytest.raises(DataError, match="holds 1 shards that are not of the ladder"):
+        make_handwriting_ladder(str(tmp_path), **SMALL)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"), [({"critic_questions": 0}, "may be empty"), ({"orders": (1, 0, 1)}, "grids")]
+)
+def test_arguments_that_make_no_scenes(tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        make_handwriting_ladder(str(tmp_path), **{**SMALL, **wrong})
