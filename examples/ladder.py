@@ -62,7 +62,7 @@ def stages(seed: int) -> list[Stage]:
         found.append(Stage(f"train {rung}", ["fit", *recipe], run))
         last = ["--ckpt_path", f"{run}/checkpoints/last.ckpt"]
         where = ["--format", "mmcomponents", "--out", f"{run}/model", "--overwrite"]
-        found.append(Stage(f"export {rung}", ["export", *recipe, *last, *where], run / "model"))
+        found.append(Stage(f"export {rung}", ["export", "--config", f"{run}/recipe.yaml", *last, *where], run / "model"))
 
     def evaluate(rung: str, *more: str) -> None:
         out, shards = runs / "evaluate" / rung, f"{data}/test-*.tar"
