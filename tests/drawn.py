@@ -14,10 +14,13 @@ from PIL import Image
 from mmcomponents.data.shards import json_member, list_shard, read_members
 from mmcomponents.inference import drawing
 from mmcomponents.inference.questions import Questions, read_questions
-from mmcomponents.inference.rollouts import Question
+from mmcomponents.inference.rollouts import Answers, Question
 
 Script = Callable[[Question, int], str]
 """What is said to a question as its sample with this number."""
+
+CUT = "~"
+"""What ends with it was cut there."""
 
 
 def write_questions(folder: Path, count: int, images: bool = True, answer: str = "7") -> Questions:
@@ -39,11 +42,13 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Script) -> list[Question]:
     """Answers come from a script; returns the questions that are asked of it, as they are."""
     asked: list[Question] = []
 
-    def rollouts(model, renderer, questions, sampling, **rest: Any) -> Iterator[tuple[Question, list[str]]]:
+    def rollouts(model, renderer, questions, sampling, **rest: Any) -> Iterator[tuple[Question, Answers]]:
         for question in questions:
             if question.key not in rest["done"]:
                 asked.append(question)
-                yield question, [script(question, number) for number in range(sampling.samples)]
+                texts = [script(question, number) for number in range(sampling.samples)]
+                cut = [number for number, text in enumerate(texts) if text.endswith(CUT)]
+                yield question, Answers([text.removesuffix(CUT) for text in texts], cut)
 
     monkeypatch.setattr(drawing, "rollouts", rollouts)
     return asked

@@ -34,6 +34,11 @@ def pair(prompt: tiny.Segment, chosen: int, rejected: int, seed: int = 0, shared
     return replace(batch, visual_index=index, layout=layout, images=ImageBatch(pixels[:half], owner[:half]))
 
 
+def no_pair(seed: int = 0, tokens: int = 5) -> PackedBatch:
+    """A pack of a rank that has nothing to read; its one segment is no sample."""
+    return replace(tiny.pack([("t", tokens)], seed=seed), segment_sample=torch.tensor([-1]))
+
+
 def join(*packs: PackedBatch) -> PackedBatch:
     """One pack of several, with its steps, and pairs with stored references or without."""
     score_at, sample, label = [], [], []
@@ -72,7 +77,7 @@ def join(*packs: PackedBatch) -> PackedBatch:
         layout=layout,
         visual_index=torch.cat(index),
         labels=torch.cat([p.labels for p in packs]),
-        segment_sample=torch.arange(segments),
+        segment_sample=torch.where(torch.cat([p.segment_sample for p in packs]) < 0, -1, torch.arange(segments)),
         segment_source=torch.zeros(segments, dtype=torch.long),
         keys=[key for p in packs for key in p.keys],
         images=ImageBatch(torch.cat(tiles), torch.cat(owners)) if tiles else None,

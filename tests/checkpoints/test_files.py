@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmcomponents.checkpoints.errors import CheckpointError
-from mmcomponents.checkpoints.files import INDEX, read_json, read_weights, write_weights
+from mmcomponents.checkpoints.files import INDEX, check_folder, read_json, read_weights, write_weights
 from mmcomponents.checkpoints.rules import lazy
 
 
@@ -86,3 +86,9 @@ def test_a_folder_without_weights_says_so(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text("[]")
     with pytest.raises(CheckpointError, match="holds a list"):
         read_json(tmp_path / "x.json")
+
+
+def test_a_file_where_a_folder_belongs_is_told_what_to_do(tmp_path) -> None:
+    (tmp_path / "last.ckpt").touch()
+    with pytest.raises(CheckpointError, match=r"last\.ckpt is a file and no checkpoint folder; .*mmcomponents export"):
+        check_folder(tmp_path / "last.ckpt")

@@ -68,7 +68,10 @@ def test_log_probabilities_of_pairs_are_told_with_how_to_go_on(tmp_path) -> None
     text = printed("predict", tmp_path, result=[[{"key": "a", "chosen": -1.0, "rejected": -2.0}]], callbacks=[writer])
     assert "log-probabilities of 40 pairs to logps (2 files, 1 without, 7 samples that are no pairs)" in text
     assert "mean -12.35 of the chosen, -20 of the rejected" in text
-    assert "mmcomponents fit --config quickstart --config mine.yaml --data.reference_logps logps" in text
+    assert "mmcomponents fit --config quickstart --config mine.yaml" in text
+    stored = "--model.objective.init_args.reference mmcomponents.objectives.StoredReference"
+    assert f"--data.reference_logps logps {stored}" in text
+    assert "data.predict" not in text
     assert not (tmp_path / "predictions.jsonl").exists()
     writer.written = None
     assert "predictions.jsonl" in printed("predict", tmp_path, result=[[{"key": "a"}]], callbacks=[writer])

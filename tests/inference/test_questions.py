@@ -37,7 +37,7 @@ def test_jsonl(tmp_path) -> None:
     assert (image.getpixel((0, 0)), videos) == ((255, 0, 0), [])
     assert first.files() == [("png", png("red"))]
     assert (second.question.media, second.files, second.reference) == (None, None, "two")
-    with pytest.raises(SampleError, match=r"'gone\.png' is not below the root"):  # when its turn comes
+    with pytest.raises(SampleError, match=r"there is no file 'gone\.png' below the root"):  # when its turn comes
         third.question.media()
     assert [one.reference for one in read_questions([path], answers=False, limit=2).asked] == [None, None]
 

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+import torch
 from PIL import Image
 
 import tiny
 from mmcomponents.data import SampleError, SampleRenderer, Tiling
 from mmcomponents.inference import generate
-from mmcomponents.inference.rollouts import Question, Sampling, rollouts
+from mmcomponents.inference.rollouts import Answers, Question, Sampling, rollouts
 from mmcomponents.positions import RoPE
 
 DRAWN = Sampling(samples=3, max_new_tokens=6, temperature=1.0, seed=4)
@@ -47,7 +48,11 @@ def questions() -> list[Question]:
 
 
 def answers(model, renderer, asked, sampling=DRAWN, **how) -> dict[str, list[str]]:
-    return {question.key: texts for question, texts in rollouts(model, renderer, asked, sampling, **how)}
+    return {question.key: said.texts for question, said in rollouts(model, renderer, asked, sampling, **how)}
+
+
+def cut(model, renderer, asked, sampling=DRAWN, **how) -> dict[str, list[int]]:
+    return {question.key: said.cut for question, said in rollouts(model, renderer, asked, sampling, **how)}
 
 
 def test_answers_depend_neither_on_batches_nor_on_order(writer, renderer) -> None:
@@ -55,7 +60,7 @@ def test_answers_depend_neither_on_batches_nor_on_order(writer, renderer) -> Non
     wanted = answers(model, renderer, questions())
     assert {key: len(texts) for key, texts in wanted.items()} == dict.fromkeys("abcde", 3)
     assert len({text for texts in wanted.values() for text in texts}) > 10
-    for how in ({"max_segments": 3}, {"max_segments": 2}, {"max_segments": 1}, {"max_tokens": 1}):
+    for how in ({"max_segments": 3}, {"max_segments": 2}, {"max_segments": 1}, {"max_tokens": 1}, {"max_cache": 1}):
         assert answers(model, renderer, questions(), **how) == wanted
     assert answers(model, renderer, questions()[::-1]) == wanted
     assert answers(model, renderer, questions()[1:2])["b"] == wanted["b"]
@@ -117,6 +122,62 @@ def test_a_stop_ends_an_answer(parrot, renderer) -> None:
     assert made((" It",)) == ["It is a cat."]
 
 
+def test_an_answer_knows_whether_it_was_cut(parrot, renderer, tokenizer) -> None:
+    end = "It is 7.<|im_end|>"
+    length = len(tokenizer.encode(end, add_special_tokens=False))  # the stop token is none of the answer's
+
+    def made(text: str, sampling: Sampling) -> Answers:
+        ((_, said),) = rollouts(parrot(text), renderer, [ask("a", "What?")], sampling)
+        return said
+
+    assert made(end, Sampling(max_new_tokens=length)) == Answers(["It is 7."], [])
+    assert made(end, Sampling(samples=3, max_new_tokens=length - 1)) == Answers(["It is 7."] * 3, [0, 1, 2])
+    stopped = Sampling(max_new_tokens=length - 1, stop=(" 7.",))
+    assert made(end, stopped) == Answers(["It is"], [])
+    assert made(end, replace(stopped, stop=("dog",))).cut == [0]
+
+
+def test_cut_samples_keep_their_numbers_in_every_batch(writer, renderer) -> None:
+    model, sampling = writer(), replace(DRAWN, samples=9, max_new_tokens=4)
+    with torch.no_grad():
+        model.heads["lm"].weight[renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")] *= 3
+    found = cut(model, renderer, questions(), sampling)
+    assert 3 < sum(map(len, found.values())) < 40
+    for how in ({"max_segments": 2}, {"max_cache": 150}):
+        assert cut(model, renderer, questions(), sampling, **how) == found
+
+
+def test_a_question_may_allow_fewer_new_tokens(writer, renderer, tokenizer) -> None:
+    model, asked = writer(), questions()
+    wanted = answers(model, renderer, asked)
+    some = [replace(question, new_tokens=2) if question.key in "bd" else question for question in asked]
+    found = answers(model, renderer, some)
+    assert all((found[key] == wanted[key]) is (key not in "bd") for key in wanted)
+    fewer = answers(model, renderer, asked, replace(DRAWN, max_new_tokens=2))
+    assert all(found[key] == fewer[key] for key in "bd")
+    assert cut(model, renderer, some)["b"] == [0, 1, 2]
+
+
+def test_the_cache_bounds_a_batch(writer, renderer) -> None:
+    """Prompts count as often as they have answers."""
+    model, sizes = writer(), []
+    forward = model.forward
+    model.forward = lambda batch, *rest: (sizes.append(batch.num_segments), forward(batch, *rest))[1]
+    asked, sampling = [ask(str(number), "What? " * 20) for number in range(4)], replace(DRAWN, max_new_tokens=2)
+    answers(model, renderer, asked, sampling)
+    assert max(sizes) == 12
+    sizes.clear()
+    answers(model, renderer, asked, sampling, max_cache=600)
+    assert max(sizes) <= 6
+    sizes.clear()
+    answers(model, renderer, asked, sampling, max_cache=1)
+    assert max(sizes) == 1
+    short, sampling = [ask(str(number), "What? " * 10) for number in range(16)], replace(DRAWN, samples=16)
+    sizes.clear()
+    answers(model, renderer, short, sampling)
+    assert max(sizes) == 256  # many short ones stay one batch
+
+
 def test_what_is_done_is_not_done_again_and_changes_nothing(writer, renderer) -> None:
     model, asked = writer(), questions()
     wanted = answers(model, renderer, asked)
@@ -156,8 +217,10 @@ def test_a_prompt_that_leaves_no_room_is_refused(writer, renderer) -> None:
 def test_wrong_calls_are_refused(writer, renderer) -> None:
     with pytest.raises(ValueError, match="two questions have the key 'a'"):
         answers(writer(), renderer, [ask("a", "x"), ask("a", "y")])
-    with pytest.raises(ValueError, match="max_tokens and max_segments"):
+    with pytest.raises(ValueError, match=r"max_tokens, max_segments and max_cache must be at least 1, got 16384, 0"):
         answers(writer(), renderer, [ask("a", "x")], max_segments=0)
+    with pytest.raises(ValueError, match="a: new_tokens must be from 1 to 6, got 7"):
+        answers(writer(), renderer, [replace(ask("a", "x"), new_tokens=7)])
     with pytest.raises(ValueError, match="samples must be at least 1"):
         Sampling(samples=0)
     with pytest.raises(ValueError, match="need temperature >= 0"):

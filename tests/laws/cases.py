@@ -21,7 +21,7 @@ from mmcomponents.projectors import LinearProjector, MLPProjector
 from mmcomponents.training import SlotOptions
 from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.vision import TransformersVision
-from pair_packs import pair, with_reference
+from pair_packs import no_pair, pair, with_reference
 
 
 def language_model(model_type: str, **fields: Any) -> TransformersLM:
@@ -125,7 +125,7 @@ def packs_for(objective: Objective) -> list[PackedBatch]:
     if isinstance(objective, MPO):
         prompts = [[("t", 5), ("i", 2), ("t", 4)], [("t", 7)], [("t", 2), ("i", 1), ("t", 3), ("i", 1)]]
         pairs = [pair(p, 3 + n, 6 - n, seed=n) for n, p in enumerate(prompts)]
-        return [with_reference(pairs[0]), tiny.pack([("t", 4)], seed=9), *map(with_reference, pairs[1:])]
+        return [with_reference(pairs[0]), no_pair(seed=9), *map(with_reference, pairs[1:])]
     mixed = ([("t", 5), ("i", 2), ("t", 4)], [("t", 7)], [("t", 2), ("i", 1), ("t", 3), ("i", 1), ("t", 6)])
     if isinstance(objective, ProcessReward):
         return step_packs.separate(step_packs.with_steps(tiny.pack(*mixed), [3, 0, 5]))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,13 +15,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from peft import LoraConfig
 
 import tiny
-from laws.pair import Pair, all_reduce, train
+from laws.pair import Pair, all_reduce, make_task, train
 from mmcomponents.batch import PackedBatch
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference
 from mmcomponents.objectives import mpo as module
 from mmcomponents.training import SlotOptions
 from mmcomponents.training.fsdp2 import FSDP2Strategy
-from pair_packs import join, pair, with_reference
+from pair_packs import join, no_pair, pair, with_reference
 
 STEPS, WINDOW = 4, 2
 FROZEN = {name: SlotOptions(trainable=False) for name in ("vision", "projector", "embedder", "heads")}
@@ -35,7 +37,7 @@ class Delta(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         if not trainer.fit_loop._should_accumulate():
             logged = float(trainer.callback_metrics["train/delta"])
-            self.seen.append([*pl_module.objective.get_extra_state().tolist(), logged])
+            self.seen.append([*pl_module.objective.get_extra_state()[:2].tolist(), logged])
 
 
 def micro_batches(steps: int = STEPS, window: int = WINDOW) -> list[list[list[PackedBatch]]]:
@@ -47,16 +49,23 @@ def micro_batches(steps: int = STEPS, window: int = WINDOW) -> list[list[list[Pa
             seed = 100 * step + 10 * micro
             one = pair([("t", 3), ("i", 1 + step % 2), ("t", 4)], 2 + step % 3, 5, seed=seed)
             two = pair([("t", 4)], 6, 3, seed=seed + 1)
-            other = tiny.pack([("t", 5)], seed=seed) if micro == 1 else pair([("t", 5 + step)], 3, 2, seed=seed + 2)
+            other = no_pair(seed=seed) if micro == 1 else pair([("t", 5 + step)], 3, 2, seed=seed + 2)
             rows.append([with_reference(join(one, two), 3), with_reference(other, 3)])
         out.append(rows)
     return out
 
 
-def step(packs: list[PackedBatch], window: int, reduce: Any, reference: str, **options: Any) -> dict[str, Any]:
+def step(
+    packs: list[PackedBatch],
+    window: int,
+    reduce: Any,
+    reference: str,
+    parts: dict[str, Any] | None = None,
+    **options: Any,
+) -> dict[str, Any]:
     delta = Delta()
     references = {"stored": StoredReference, "frozen": FrozenReference, "adapters": AdaptersOff}
-    task: dict[str, Any] = {"objective": partial(MPO, reference=references[reference])}
+    task: dict[str, Any] = {"objective": partial(MPO, reference=references[reference])} | (parts or {})
     if reference == "adapters":
         task["slots"] = FROZEN | {"backbone": SlotOptions(adapter=LORA)}
     found = train(packs, window, reduce, task=task, more_callbacks=[delta], **options)
@@ -124,6 +133,63 @@ def test_break_of_law_7_a_delta_for_each_rank(ranks) -> None:
     assert first["delta"] != second["delta"]
     with pytest.raises(AssertionError):
         assert_alike(one, first)
+
+
+class Reports(logging.Handler):
+    """What the objective reports."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(record.getMessage())
+
+
+def reports(packs: list[PackedBatch], window: int, reduce: Any, **options: Any) -> list[str]:
+    """What is reported of a run with drop path, whose stored references are of another model."""
+    handler = Reports()
+    module.logger.addHandler(handler)
+    try:
+        step(packs, window, reduce, "stored", {"vision": partial(tiny.vision, drop_path=0.5)}, **options)
+    finally:
+        module.logger.removeHandler(handler)
+    return handler.texts
+
+
+def reports_as_rank(rank: int, strategy: str) -> list[str]:
+    mine = [row[rank] for rows in micro_batches() for row in rows]
+    return reports(mine, WINDOW, all_reduce, strategy=strategy, devices=2)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_the_first_step_is_measured_without_noise_over_all_ranks(ranks, strategy) -> None:
+    packs = [pack for rows in micro_batches() for row in rows for pack in row]
+    one = reports(packs, 2 * WINDOW, None)
+    assert len(one) == 1
+    assert "before any training the preference terms are" in one[0]
+    assert ranks.run(reports_as_rank, strategy, timeout=120) == [one, []]
+
+
+def validate(packs: list[PackedBatch], **options: Any) -> dict[str, float]:
+    run = Trainer(
+        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, use_distributed_sampler=False, default_root_dir=tempfile.gettempdir(), **options,
+    )  # fmt: skip
+    run.validate(make_task(objective=MPO), torch.utils.data.DataLoader(packs, batch_size=None), verbose=False)
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+def validate_as_rank(rank: int, strategy: str) -> dict[str, float]:
+    return validate([row[rank] for rows in micro_batches() for row in rows], strategy=strategy, devices=2)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_validation_on_two_ranks_equals_one_pack(ranks, strategy) -> None:
+    one = validate([join(*[pack for rows in micro_batches() for row in rows for pack in row])], devices=1)
+    assert {"val/loss", "val/nll", "val/margin"} <= one.keys()
+    for found in ranks.run(validate_as_rank, strategy, timeout=120):
+        assert found == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("whole_file", [False, True])

@@ -18,11 +18,12 @@ import tiny
 from figures import figure
 from mmcomponents.batch import IGNORE, Exact, PackedBatch, Pairs
 from mmcomponents.component import WiringError
+from mmcomponents.data import Lookahead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.objectives import MPO, FrozenReference, answer_logps
 from mmcomponents.objectives import mpo as module
-from pair_packs import Other, join, pair, with_reference
+from pair_packs import Other, join, no_pair, pair, with_reference
 
 FIGURES = figure("c_mpo_losses.json")
 START = 0.8 * math.log(2) + 0.4 * math.log(2)
@@ -226,7 +227,13 @@ def test_sums_are_over_targets_alone_whatever_else_is_in_the_pack() -> None:
     assert (nll != 0).sum() == 8
     for given in (batch, mixed):
         torch.testing.assert_close(answer_logps(model, given), sums.double(), rtol=1e-5, atol=1e-5)
-    assert MPO(reference=Other).counts(mixed) == {"pairs": 1.0, "chosen_targets": 5.0}
+    empty = join(no_pair(seed=8), batch)
+    assert MPO(reference=Other).counts(empty) == {"pairs": 1.0, "chosen_targets": 5.0}
+    # the loss would leave them out without a word
+    with pytest.raises(WiringError, match=r"tiny/0 is none \(2 such in this pack\).*repeat 0.*NextToken"):
+        MPO(reference=Other).counts(mixed)
+    with pytest.raises(WiringError, match=r"tiny/0 is none \(1 such"):
+        MPO(reference=Other).counts(tiny.pack([("t", 9)]))
 
 
 def test_the_first_loss_is_that_of_no_difference() -> None:
@@ -253,22 +260,83 @@ def test_a_far_first_step_is_reported_once(loss, caplog) -> None:
     assert f"{(objective.dpo_weight + 2 * objective.bco_weight) * math.log(2):.4f} is expected" in text
 
 
-def test_nothing_is_reported_where_the_start_is_right_or_random_or_the_run_goes_on(caplog) -> None:
+def test_nothing_is_reported_where_the_start_is_right_or_the_run_goes_on(caplog) -> None:
     model, batch = tiny.model(), join(*singles())
-    fine, resumed, random = MPO(reference=partial(Other, 0)), MPO(reference=Other), MPO(reference=Other)
-    resumed.set_extra_state(torch.tensor([0.0, 64.0], dtype=torch.float64))
+    fine, resumed = MPO(reference=partial(Other, 0)), MPO(reference=Other)
+    resumed.set_extra_state(torch.tensor([0.0, 64.0, 0.0], dtype=torch.float64))
     with caplog.at_level(logging.WARNING):
         for objective in (fine, resumed, MPO(reference=Other).eval()):
             objective(model, batch, objective.counts(batch))
-        dropping = tiny.model(vision=tiny.vision(drop_path=0.5)).train()
-        assert any(isinstance(m, DropPath) and m.rate > 0 for m in dropping.modules())
-        random(dropping, batch, random.counts(batch))
     assert not caplog.records
-    # the break: the check does not see that drop path is on
-    with caplog.at_level(logging.WARNING), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_is_random", lambda model: False)
-        MPO(reference=Other)(dropping, batch, random.counts(batch))
+
+
+def dropping() -> MultimodalModel:
+    model = tiny.model(vision=tiny.vision(drop_path=0.5)).train()
+    assert any(isinstance(m, DropPath) and m.rate > 0 for m in model.modules())
+    return model
+
+
+@pytest.mark.parametrize("bco_weight", [0.2, 0.0])
+def test_with_drop_path_the_first_step_is_measured_in_evaluation_mode(bco_weight, caplog) -> None:
+    model, packs, calls = dropping(), singles(), []
+    packs[0] = replace(packs[0], totals={"pairs": 3.0}, window=packs[1:])
+    modes = [module.training for module in model.modules()]
+    model.register_forward_hook(lambda module, *_: calls.append(module.training))
+    totals = {"pairs": 3.0, "chosen_targets": 11.0}
+    right, wrong = (MPO(reference=partial(Other, seed), bco_weight=bco_weight) for seed in (0, 5))
+    with caplog.at_level(logging.WARNING):
+        right(model, packs[0], totals)
+        assert calls == [False] * 3 + [True] * (3 if bco_weight else 1), "once for each pack of the window"
+        assert not caplog.records
+        wrong(model, packs[0], totals)
+        assert len(caplog.records) == 1
+        assert "before any training the preference terms are" in caplog.text
+        calls.clear()
+        wrong(model, packs[0], totals)
+        assert all(calls)
+    assert len(caplog.records) == 1
+    assert [module.training for module in model.modules()] == modes
+
+
+def test_the_noise_of_drop_path_is_no_far_start(caplog, monkeypatch) -> None:
+    model, batch = dropping(), singles()[0]
+    with caplog.at_level(logging.WARNING):
+        torch.manual_seed(0)
+        MPO(reference=partial(Other, 0), beta=1.0)(model, batch, {"pairs": 1.0, "chosen_targets": 5.0})
+        assert not caplog.records
+        # the break: the check does not see that drop path is on
+        monkeypatch.setattr(module, "is_random", lambda model: False)
+        MPO(reference=partial(Other, 0), beta=1.0)(model, batch, {"pairs": 1.0, "chosen_targets": 5.0})
     assert caplog.records
+
+
+def steps_of(objective: MPO, begin: int, end: int, window: int = 4) -> None:
+    """Some packs of a run, which began or goes on at the first of them."""
+    model, packs = tiny.model(), [with_reference(pair([("t", 4)], 3, 4, seed=s)) for s in range(8)]
+    ahead = Lookahead(packs[begin:], window, objective.counts, place=lambda: (begin, len(packs)))  # type: ignore[arg-type]
+    for batch, _ in zip(ahead, range(begin, end), strict=False):
+        objective(model, batch, batch.totals)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 4, 6])
+def test_a_run_that_stops_inside_a_step_counts_its_pairs_once(stop, caplog) -> None:
+    whole, before, after = MPO(), MPO(), MPO()
+    steps_of(whole, 0, 8)
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        steps_of(before, 0, stop)
+        after.set_extra_state(before.get_extra_state())
+        assert float(after.get_extra_state()[2]) == (-stop) % 4
+        reported = len(caplog.records)
+        steps_of(after, stop, 8)
+    assert reported == len(caplog.records) == 1, "the first step, once"
+    torch.testing.assert_close(after.get_extra_state(), whole.get_extra_state())
+    assert after.get_extra_state().tolist()[1:] == [8.0, 0.0]
+    # the break: the packs that are left are forgotten
+    forgot = MPO()
+    forgot.set_extra_state(before.get_extra_state() * torch.tensor([1.0, 1.0, 0.0]))
+    steps_of(forgot, stop, 8)
+    assert (float(forgot.get_extra_state()[1]) > 8) == (stop % 4 > 0)
 
 
 def test_answers_without_a_word_and_missing_references_are_refused() -> None:
@@ -293,7 +361,7 @@ def test_a_step_of_unknown_length_is_refused() -> None:
 
 
 def test_delta_of_a_window_is_that_of_its_whole_step_and_moves_once() -> None:
-    model, packs = tiny.model(), [with_reference(p) for p in [*singles(), tiny.pack([("t", 5)], seed=7)]]
+    model, packs = tiny.model(), [with_reference(p) for p in [*singles(), no_pair(seed=7)]]
     order = [packs[3], *packs[:3]]  # a pack without pairs comes first
     whole, split = MPO(), MPO()
     batch = join(*packs)
@@ -323,7 +391,7 @@ def test_without_bco_nothing_is_run_ahead() -> None:
     totals = {"pairs": 2.0, "chosen_targets": 7.0}
     for weight, expected in ((0.2, 2), (0.0, 1)):
         objective = MPO(bco_weight=weight)
-        objective.set_extra_state(torch.tensor([0.0, 2.0], dtype=torch.float64))
+        objective.set_extra_state(torch.tensor([0.0, 2.0, 0.0], dtype=torch.float64))
         calls.clear()
         objective(model, batch, totals)
         assert len(calls) == expected

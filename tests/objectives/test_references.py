@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from peft import LoraConfig
 from torch.optim import SGD
 
@@ -23,13 +26,13 @@ from mmcomponents.component import WiringError
 from mmcomponents.data import Lookahead
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference, answer_logps
 from mmcomponents.positions import V2PE
-from mmcomponents.training import MultimodalTask, SlotOptions
-from pair_packs import join, pair
+from mmcomponents.training import FinalCheckpoint, MultimodalTask, SlotOptions
+from pair_packs import Other, join, no_pair, pair
 
 PROMPT = [("t", 3), ("i", 2), ("t", 4)]
 PACKS = [
     join(pair(PROMPT, 5, 3, seed=1), pair([("t", 6)], 2, 7, seed=2)),
-    tiny.pack([("t", 5)], seed=3),
+    no_pair(seed=3),
     pair([("i", 1), ("t", 3)], 4, 4, seed=4),
     pair([("t", 5)], 3, 6, seed=5),
 ]
@@ -50,16 +53,25 @@ class Seen(Callback):
 
 
 def fit(
-    task: MultimodalTask, packs: list[PackedBatch], folder: Path, window: int = 2, ckpt: Any = None, **settings: Any
+    task: MultimodalTask,
+    packs: list[PackedBatch],
+    folder: Path,
+    window: int = 2,
+    ckpt: Any = None,
+    done: int = 0,
+    callbacks: Sequence[Callback] = (),
+    **settings: Any,
 ) -> tuple[list[dict[str, float]], Trainer]:
+    """Trains on the packs behind those of the epoch that are done."""
     seen = Seen()
     run = Trainer(
-        accelerator="cpu", accumulate_grad_batches=window, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=[seen], default_root_dir=folder,
-        **({"max_epochs": 1} | settings),
+        accelerator="cpu", accumulate_grad_batches=window, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=[seen, *callbacks], default_root_dir=folder,
+        **({"max_epochs": 1, "enable_checkpointing": False} | settings),
     )  # fmt: skip
     run.ckpt_path = ckpt  # as an argument of `fit` it is not known yet where the model is built
-    run.fit(task, Lookahead(Sized(packs), window, task.counts))
+    ahead = Lookahead(Sized(packs[done:]), window, task.counts, place=lambda: (done, len(packs)))
+    run.fit(task, ahead)
     return seen.steps, run
 
 
@@ -157,6 +169,76 @@ def test_adapters_off_needs_adapters_and_nothing_else_trained(tmp_path) -> None:
         fit(mpo(AdaptersOff, slots=slots), PACKS, tmp_path)
 
 
+class Stop(Callback):
+    """Ends a run as a limit of time does, inside a step."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
+        trainer.should_stop |= trainer.fit_loop.epoch_loop.batch_progress.current.ready == self.after
+
+
+def test_a_run_that_stops_inside_a_step_goes_on_with_the_delta_of_that_step(tmp_path, caplog) -> None:
+    # at a rate of zero the weights are the same, so delta has to be, too
+    packs, make = PACKS * 3, partial(mpo, partial(Other, 5), optimizer=partial(SGD, lr=0.0))
+    whole, _ = fit(make(), packs, tmp_path, 4)
+    caplog.clear()
+    final = FinalCheckpoint(str(tmp_path), 100)
+    first, run = fit(make(), packs, tmp_path, 4, callbacks=[Stop(6), final], enable_checkpointing=True)
+    assert (run.global_step, len(first)) == (1, 1)
+    resumed = make()
+    rest, run = fit(resumed, packs, tmp_path, 4, tmp_path / "last.ckpt", done=6, max_epochs=2)
+    assert (run.global_step, len(rest)) == (3, 2)
+    assert [step["state"] for step in first + rest] == pytest.approx([step["state"] for step in whole], rel=1e-6)
+    assert resumed.objective.get_extra_state().tolist()[1:] == [12.0, 0.0]
+    assert caplog.text.count("before any training") == 1
+
+
+def test_averaging_shares_the_reference_and_leaves_delta_alone(tmp_path) -> None:
+    task, average = mpo(FrozenReference), EMAWeightAveraging(decay=0.5)
+    callbacks = [FinalCheckpoint(str(tmp_path), 100), average]
+    steps, _ = fit(task, PACKS * 2, tmp_path, callbacks=callbacks, enable_checkpointing=True)
+    assert average._average_model.module.objective.reference is task.objective.reference
+    expected = task.objective.get_extra_state()
+    assert float(expected[0]) == pytest.approx(steps[-1]["state"])
+    assert abs(steps[-1]["state"]) > 1e-4
+    for callbacks in ([EMAWeightAveraging(decay=0.5)], []):  # a run may go on without
+        again = mpo(FrozenReference)
+        fit(again, PACKS * 2, tmp_path, ckpt=tmp_path / "last.ckpt", callbacks=callbacks)
+        assert torch.equal(again.objective.get_extra_state(), expected)
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_adapters_that_begin_with_a_part_of_the_weights_are_refused(start, tmp_path) -> None:
+    adapter = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
+    task = mpo(AdaptersOff, slots=FROZEN | {"backbone": SlotOptions(adapter=adapter)})
+    with pytest.raises(WiringError, match=r"changed the weights of 4 layers below them, as PiSSA.*FrozenReference"):
+        fit(task, PACKS, tmp_path)
+    # the reason: without them it is another model
+    begin = make_task()
+    begin.configure_model()
+    off, on = (AdaptersOff().logps(task.model, PACKS[0], "lm"), answer_logps(task.model.eval(), PACKS[0]))
+    torch.testing.assert_close(on, answer_logps(begin.model.eval(), PACKS[0]), rtol=1e-4, atol=1e-4)
+    assert (off - on).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("start", [True, "gaussian", False])
+def test_adapters_that_leave_the_weights_alone_are_not_refused(start, tmp_path, caplog) -> None:
+    """Those that change answers from the beginning are told by their first step."""
+    adapter = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
+    fit(mpo(AdaptersOff, slots=FROZEN | {"backbone": SlotOptions(adapter=adapter)}), PACKS, tmp_path)
+    assert ("before any training the preference terms are" in caplog.text) == (start is False)
+
+
+def test_a_copy_of_the_objective_shares_its_reference() -> None:
+    objective = MPO(reference=FrozenReference)
+    objective.prepare(tiny.model(), tiny.model)
+    copied = copy.deepcopy(objective)
+    assert copied is not objective
+    assert copied.reference is objective.reference
+
+
 def test_a_run_goes_on_with_the_same_delta_and_the_starting_weights(tmp_path) -> None:
     hf_model("300m", "qwen2", False).save_pretrained(tmp_path / "start")
     make = partial(mpo, FrozenReference, weights=str(tmp_path / "start"), position=partial(V2PE, base=10_000.0))
@@ -181,23 +263,35 @@ def test_a_run_goes_on_with_the_same_delta_and_the_starting_weights(tmp_path) ->
         fit(make(), packs[4:], tmp_path, ckpt=tmp_path / "half.ckpt", max_epochs=2)
 
 
-def test_validation_has_a_reference_and_leaves_delta_alone(tmp_path) -> None:
-    task = mpo(FrozenReference)
+def validate(task: MultimodalTask, packs: list[PackedBatch], folder: Path) -> dict[str, Any]:
     run = Trainer(
         accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, default_root_dir=tmp_path,
+        enable_model_summary=False, default_root_dir=folder,
     )  # fmt: skip
-    loader = torch.utils.data.DataLoader(PACKS, batch_size=None)
-    run.validate(task, loader, verbose=False)
-    assert task.objective.get_extra_state().tolist() == [0.0, 0.0]
+    run.validate(task, torch.utils.data.DataLoader(packs, batch_size=None), verbose=False)
+    return {name: float(value) for name, value in run.callback_metrics.items()}
+
+
+def test_validation_has_a_reference_and_leaves_delta_alone(tmp_path) -> None:
+    task = mpo(FrozenReference)
+    found = validate(task, PACKS, tmp_path)
+    assert task.objective.get_extra_state().tolist() == [0.0, 0.0, 0.0]
+    assert found["val/loss"] - found["val/nll"] == pytest.approx(1.2 * 0.693147, abs=1e-4)
+
+
+def test_validation_does_not_depend_on_the_packs(tmp_path) -> None:
+    task, joined = mpo(partial(Other, 5)), join(*PACKS)
+    found, whole = (validate(task, packs, tmp_path) for packs in (PACKS, [joined]))
+    names = ("loss", "dpo", "bco", "nll", "chosen_reward", "rejected_reward", "margin", "accuracy")
+    assert set(found) == {f"val/{name}" for name in names}
+    assert found == pytest.approx(whole, rel=1e-5, abs=1e-6)
     task.eval()
-    expected = torch.zeros(())
-    objective, pairs = task.objective, 0.0
-    for batch in PACKS:
-        counts = objective.counts(batch)
-        pairs += counts["pairs"]
-        expected += objective(task.model, batch, counts).total.detach() * counts["pairs"]
-    torch.testing.assert_close(run.callback_metrics["val/loss"], expected / pairs)
+    out = task.objective(task.model, joined, task.objective.counts(joined))
+    assert whole == pytest.approx({f"val/{name}": float(out.parts[name]) for name in names}, rel=1e-5, abs=1e-6)
+    # the break: the mean of the packs' losses
+    counts = [task.objective.counts(batch) for batch in PACKS]
+    losses = [float(task.objective(task.model, b, c).total) * c["pairs"] for b, c in zip(PACKS, counts, strict=True)]
+    assert abs(sum(losses) / sum(c["pairs"] for c in counts) - found["val/loss"]) > 1e-4
 
 
 def test_a_model_that_is_not_trained_gets_no_copy(tmp_path) -> None:

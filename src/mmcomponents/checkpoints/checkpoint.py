@@ -13,7 +13,7 @@ from torch import nn
 
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.errors import CheckpointError, UnknownFormatError
-from mmcomponents.checkpoints.files import read_json, read_weights
+from mmcomponents.checkpoints.files import check_folder, read_json, read_weights
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.native import Native
@@ -132,8 +132,7 @@ def read(
         CheckpointError: It is missing, broken, or of no known format.
     """
     folder = Path(path)
-    if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder {folder}")
+    check_folder(folder)
     config = read_json(folder / "config.json")
     found = next((known for known in FORMATS if known.matches(config)), None)
     if found is None:

@@ -40,6 +40,21 @@ _TYPES = {
 }
 
 
+def check_folder(folder: Path) -> None:
+    """Makes sure that a folder is there.
+
+    Raises:
+        CheckpointError: It is not, or it is a file.
+    """
+    if folder.is_file():
+        raise CheckpointError(
+            f"{folder} is a file and no checkpoint folder; of a run's checkpoint, `mmcomponents export --config RECIPE"
+            f" --ckpt_path {folder} --format mmcomponents --out FOLDER` makes one"
+        )
+    if not folder.is_dir():
+        raise CheckpointError(f"there is no checkpoint folder {folder}")
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 

@@ -11,7 +11,7 @@ from mmcomponents.backbones import TransformersLM
 from mmcomponents.backbones.transformers_lm import pretrained as pretrained_lm
 from mmcomponents.checkpoints.adapters import own_parameters
 from mmcomponents.checkpoints.errors import CheckpointError
-from mmcomponents.checkpoints.files import read_json
+from mmcomponents.checkpoints.files import check_folder, read_json
 from mmcomponents.checkpoints.rules import Lazy, lazy
 from mmcomponents.vision import TransformersVision
 from mmcomponents.vision.transformers_vision import pretrained as pretrained_vision
@@ -28,8 +28,7 @@ class ForeignFolder:
     """
 
     def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise CheckpointError(f"there is no checkpoint folder {folder}")
+        check_folder(folder)
         read_json(folder / "config.json")
         self.folder = folder
 

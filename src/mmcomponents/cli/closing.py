@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,9 @@ from rich.table import Table
 
 from mmcomponents.cli.flags import Flags
 from mmcomponents.training.reference_logps import ReferenceLogps, WrittenLogps
+
+_OF_PREDICT = ("data.predict", "trainer.callbacks", "model.objective.init_args.reference", "data.reference_logps")
+"""Settings of a `predict` that the training after it does not repeat."""
 
 
 def close(
@@ -67,10 +71,13 @@ def _say_written(logps: WrittenLogps, flags: Flags, console: Console) -> None:
         highlight=False,
     )
     name = sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
-    configs = " ".join(f"--config {config}" for config in flags.configs)
+    repeated = [(key, value) for key, value in flags.settings if not key.startswith(_OF_PREDICT)]
+    words = [name, "fit", *(word for config in flags.configs for word in ("--config", config))]
+    words += [word for key, value in repeated for word in (f"--{key}", value)]
+    words += ["--data.reference_logps", str(logps.folder)]
+    words += ["--model.objective.init_args.reference", "mmcomponents.objectives.StoredReference"]
     console.print("next:")
-    how = "   # with StoredReference as the objective's reference, from the same weights"
-    console.print(f"  {name} fit {configs} --data.reference_logps {logps.folder}{how}", soft_wrap=True, highlight=False)
+    console.print(f"  {shlex.join(words)}", soft_wrap=True, highlight=False, markup=False)
 
 
 def score_table(report: dict[str, Any]) -> Table:

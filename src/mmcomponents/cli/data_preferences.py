@@ -56,6 +56,7 @@ def main(verb: str, argv: list[str]) -> int:
                 samples_per_shard=options.samples_per_shard,
                 max_tokens=options.max_tokens,
                 max_segments=options.max_segments,
+                max_cache=options.max_cache,
                 progress=progress,
             )
     _close(report, table_console(), checked=checker is not None)
@@ -70,10 +71,10 @@ def _close(report: PreferenceReport, console: Console, checked: bool) -> None:
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     rows = [("questions", report.questions, 0), ("could not be asked", report.refused, report.questions)]
-    rows += [("answers", report.samples, 0)]
+    rows += [("answers", report.samples, 0), ("cut at max_new_tokens, never chosen", report.cut, report.samples)]
     if checked:
         rows += [("right", report.correct, report.samples), ("wrong", report.wrong, report.samples)]
-        rows += [("no answer found", report.unparseable, report.samples)]
+        rows += [("no answer found, or cut", report.unparseable, report.samples)]
     rows += [("pairs", report.pairs, 0)]
     rows += [("left out, the right answer being part of the wrong one", report.contained, 0)] * checked
     rows += [("left out, the answer being the same without the image", report.equal, 0)] * (not checked)

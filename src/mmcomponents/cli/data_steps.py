@@ -47,6 +47,7 @@ def main(verb: str, argv: list[str]) -> int:
                 samples_per_shard=options.samples_per_shard,
                 max_tokens=options.max_tokens,
                 max_segments=options.max_segments,
+                max_cache=options.max_cache,
                 progress=progress,
             )
     _close(report, table_console())
@@ -66,12 +67,14 @@ def _close(report: StepReport, console: Console) -> None:
         ("solutions", report.solutions, 0),
         ("left out, drawn before", report.equal, report.solutions),
         ("left out, without text", report.empty, report.solutions),
+        ("cut at max_new_tokens, thus wrong", report.cut, report.solutions),
         ("left out, too long to be continued", report.unscored, report.solutions),
         ("right, of those kept", report.correct, report.used),
         ("steps", report.steps, 0),
         ("+", report.good, report.steps),
         ("-", report.steps - report.good, report.steps),
         ("completions", report.completions, 0),
+        ("cut at max_new_tokens, thus wrong", report.completions_cut, report.completions),
     ]
     for name, count, of in rows:
         table.add_row(name, f"{count:,}", f"{count / of:.1%}" if of else "")

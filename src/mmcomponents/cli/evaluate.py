@@ -103,6 +103,7 @@ def _draw(runs: list[Evaluation], loaded: Loaded, sampling: Sampling, options: a
         sampling=sampling,
         max_tokens=options.max_tokens,
         max_segments=options.max_segments,
+        max_cache=options.max_cache,
     )
     with bar() as tell:
         for run in runs:
@@ -207,17 +208,13 @@ def _device_and_type(options: argparse.Namespace) -> tuple[Any, Any]:
 
 def _known(loaded: Loaded, options: argparse.Namespace) -> dict[str, Any]:
     """All of a model that its answers depend on."""
-    from dataclasses import asdict
+    from mmcomponents.inference.drawing import model_digest, renderer_settings
 
-    from mmcomponents.inference.drawing import model_digest
-
-    renderer = loaded.renderer
     return {
         "weights": model_digest(loaded.model),
-        "system": renderer.system,
-        "tiling": asdict(renderer.tiling),
+        **renderer_settings(loaded.renderer),
         "delta": options.delta,
-        "batching": [options.max_tokens, options.max_segments],
+        "batching": [options.max_tokens, options.max_segments, options.max_cache],
     }
 
 
@@ -231,6 +228,8 @@ def _close(run: Evaluation, metric: Metric, console: Console) -> None:
     console.print(figures_table(report))
     if report["by_category"]:
         console.print(category_table(report))
+    if report["cut"]:
+        console.print(f"answers cut at max_new_tokens: {report['cut']:.1%}", highlight=False)
     for name, reason in (("refused", "questions that could not be asked"), ("unjudged", "answers without a verdict")):
         if count := len(report[name]):
             console.print(f"{reason}: {count}, named in report.json", highlight=False)

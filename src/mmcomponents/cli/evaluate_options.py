@@ -79,6 +79,9 @@ def make_parser(verb: str) -> argparse.ArgumentParser:
     add("--delta", type=_fraction, help="V2PE: step of a visual token, such as 1/4")
     add("--max_tokens", type=int, default=16384, help="tokens of a batch: prompts, each with one answer (16384)")
     add("--max_segments", type=int, default=256, help="answers of a batch at most (256)")
+    add(
+        "--max_cache", type=int, default=262_144, help="tokens of a batch at most, each answer with its prompt (262144)"
+    )
     add("--device", help="default: cuda where there is one, else cpu")
     add("--dtype", help="of the weights: float32, bfloat16 or float16; default: as they are stored")
     add(

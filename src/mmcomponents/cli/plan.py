@@ -129,7 +129,8 @@ def _shown(found: Plan, devices: int) -> Group:
     return Group(
         slots,
         f"FLOPs of a pack of {pack['tokens']:,} tokens in one conversation: {pack['tiles']} tiles, which are "
-        f"{pack['visual_tokens']:,} tokens, and {pack['targets']:,} targets. A step is forward and backward.",
+        f"{pack['visual_tokens']:,} tokens, and {pack['targets']:,} targets. A step is forward and backward"
+        f"{', and the forward of the reference' if found.memory.reference else ''}.",
         "",
         memory,
         f"On {devices} device{'s' if devices > 1 else ''} with fsdp2, bf16 computation. "

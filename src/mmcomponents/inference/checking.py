@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
+from mmcomponents.inference.choices import alone, spoken, stated
 from mmcomponents.inference.numbers import Number, last_number, whole_number
 
 
@@ -29,6 +31,14 @@ class Checker(ABC):
             found: What was extracted.
             answer: The true answer.
         """
+
+    def parse(self, found: str) -> Any:
+        """An answer in the form that `agree` compares: where many are compared, each is parsed once."""
+        return found
+
+    def agree(self, found: Any, answer: Any) -> bool:
+        """Whether two answers that were parsed are the same."""
+        return self.same(found, answer)
 
     def truth(self, text: str) -> str:
         """The answer that a reference text gives: what is extracted from it, else the text itself."""
@@ -70,7 +80,8 @@ class ExactAnswer(Checker):
 class PlainAnswer(Checker):
     """The whole response is the answer: compared as numbers where both are, else as words.
 
-    Words may differ in capitals, and in dollar signs, quotes and a full stop around them.
+    Words may differ in capitals, and in dollar signs, quotes and a full stop around them. Where both numbers have a unit,
+    5 cm or 2 apples, it has to be the same; units are not converted.
 
     Args:
         tolerance: See `NumericAnswer`.
@@ -85,17 +96,25 @@ class PlainAnswer(Checker):
 
     def same(self, found: str, answer: str) -> bool:
         """As numbers, or as words."""
-        numbers = whole_number(found), whole_number(answer)
-        if numbers[0] is not None and numbers[1] is not None:
-            return numbers[0].equals(numbers[1], self.tolerance)
-        return _words(found) == _words(answer)
+        return self.agree(self.parse(found), self.parse(answer))
+
+    def parse(self, found: str) -> tuple[Number | None, str]:
+        """The number, and the words."""
+        return whole_number(found), _words(found)
+
+    def agree(self, found: tuple[Number | None, str], answer: tuple[Number | None, str]) -> bool:
+        """As numbers, or as words."""
+        one, true = found[0], answer[0]
+        if one is None or true is None:
+            return found[1] == answer[1]
+        return (not one.unit or not true.unit or one.unit == true.unit) and one.equals(true, self.tolerance)
 
 
 class NumericAnswer(Checker):
     """The last number of the response is the answer.
 
-    Read are signs, thousands with commas, decimals, powers of ten, fractions (also LaTeX's) and percent; units behind a
-    number are passed over.
+    Read are signs, thousands with commas or blanks, decimals, powers, fractions (also LaTeX's) and percent; units behind
+    a number are passed over. A response that ends with a term that is no number, such as one with a root, has no answer.
 
     Args:
         tolerance: How far a number may be off, as a share of the true one; 0: exactly equal, 1/2 being 0.5.
@@ -111,8 +130,15 @@ class NumericAnswer(Checker):
 
     def same(self, found: str, answer: str) -> bool:
         """By value; a true answer that is no number equals none."""
-        numbers: list[Number | None] = [last_number(found), last_number(answer)]
-        return numbers[0] is not None and numbers[1] is not None and numbers[0].equals(numbers[1], self.tolerance)
+        return self.agree(self.parse(found), self.parse(answer))
+
+    def parse(self, found: str) -> Number | None:
+        """The number."""
+        return last_number(found)
+
+    def agree(self, found: Number | None, answer: Number | None) -> bool:
+        """By value."""
+        return found is not None and answer is not None and found.equals(answer, self.tolerance)
 
 
 class BoxedAnswer(Checker):
@@ -143,11 +169,22 @@ class BoxedAnswer(Checker):
         """By the inner checker."""
         return self.inner.same(found, answer)
 
+    def parse(self, found: str) -> Any:
+        """As the inner checker does."""
+        return self.inner.parse(found)
+
+    def agree(self, found: Any, answer: Any) -> bool:
+        """By the inner checker."""
+        return self.inner.agree(found, answer)
+
     def truth(self, text: str) -> str:
         """What stands in the box; without one, what the inner checker makes of the text."""
         found = self.extract(text)
         return self.inner.truth(text) if found is None else found
 
+
+_AROUND = "*_ \t\r\f\v\u00a0\u3000"
+"""Emphasis and blanks behind an answer."""
 
 FINAL = ("Final answer:", "答案:", "Answer:")
 """What a last line with the answer begins with."""
@@ -168,7 +205,7 @@ class FinalAnswer(Checker):
             raise ValueError(f"the markers of a final answer must be texts, got {list(markers)}")
         self.inner, self.markers = inner or PlainAnswer(), list(markers)
         words = "|".join(re.escape(marker.strip().removesuffix(":")) for marker in markers)
-        self._line = re.compile(rf"[\s*_#>]*(?:{words})[\s*_]*[:：][\s*_]*(.*?)[\s*_]*", re.IGNORECASE)
+        self._line = re.compile(rf"[\s*_#>]*(?:{words})[\s*_]*[:：][\s*_]*", re.IGNORECASE)
 
     def extract(self, response: str) -> str | None:
         """What stands behind the marker; None where the last line has none."""
@@ -178,12 +215,21 @@ class FinalAnswer(Checker):
     def split(self, response: str) -> tuple[str, str] | None:
         """The reasoning, and what stands behind the marker; None where the last line has none."""
         before, _, last = response.rstrip().rpartition("\n")
-        found = self._line.fullmatch(last)
-        return (before.rstrip(), found.group(1)) if found and found.group(1) else None
+        found = self._line.match(last)
+        rest = last[found.end() :].rstrip(_AROUND) if found else ""
+        return (before.rstrip(), rest) if rest else None
 
     def same(self, found: str, answer: str) -> bool:
         """By the inner checker."""
         return self.inner.same(found, answer)
+
+    def parse(self, found: str) -> Any:
+        """As the inner checker does."""
+        return self.inner.parse(found)
+
+    def agree(self, found: Any, answer: Any) -> bool:
+        """By the inner checker."""
+        return self.inner.agree(found, answer)
 
     def truth(self, text: str) -> str:
         """What stands behind the marker; without one, what the inner checker makes of the text."""
@@ -192,7 +238,7 @@ class FinalAnswer(Checker):
 
 
 class MultipleChoice(Checker):
-    """The answer is a letter: alone, or at the begin as "B." or "(B) dog", or behind "answer is".
+    """The answer is the letter of an option, see `choices.stated`; else the one letter that stands alone.
 
     Args:
         letters: Those that may be chosen.
@@ -202,19 +248,11 @@ class MultipleChoice(Checker):
         if not letters.isalpha():
             raise ValueError(f"the letters of a choice must be letters, got {letters!r}")
         self.letters = letters
-        some = f"[{letters.upper()}{letters.lower()}]"
-        self._forms = [
-            re.compile(rf"[\s(\[*$]*({some})[\s)\].:,*$]*"),
-            re.compile(rf"[\s*]*(?:\(({some})\)|\[({some})\]|({some})[.:)])(?:\s|$).*", re.DOTALL),
-            re.compile(rf".*\banswer\s*(?:is|:|：)[\s*:]*(?:option\s+)?[(\[]?({some})[)\]]?(?![\w']).*", re.I | re.S),
-        ]
 
     def extract(self, response: str) -> str | None:
         """The letter, as a capital."""
-        for form in self._forms:
-            if found := form.fullmatch(response):
-                return next(group for group in found.groups() if group).upper()
-        return None
+        said, allowed = spoken(response), self.letters.upper()
+        return stated(said, allowed) or alone(said, allowed)
 
     def same(self, found: str, answer: str) -> bool:
         """The same letter."""

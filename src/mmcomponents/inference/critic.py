@@ -152,6 +152,9 @@ class Critic:
             "system": self.system,
             "head": self.head,
             "tiling": repr(self.renderer.tiling),
+            "normalization": self.renderer.normalization,
+            "frame_template": self.renderer.frame_template,
+            "control_text": self.renderer.control_text,
         }
 
     def steps(self, solution: Solution) -> list[str]:

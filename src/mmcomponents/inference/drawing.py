@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import yaml
 
-from mmcomponents.data import SampleRenderer, build_index
+from mmcomponents.data import SampleRenderer, build_index, fingerprint
 from mmcomponents.data.annotations.state import write_whole
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.index_file import index_path
@@ -19,22 +19,40 @@ from mmcomponents.data.refusals import Refusals
 from mmcomponents.data.shards import ShardWriter
 from mmcomponents.inference.journal import Journal
 from mmcomponents.inference.questions import Asked, Questions
-from mmcomponents.inference.rollouts import Question, Sampling, rollouts
+from mmcomponents.inference.rollouts import Answers, Question, Sampling, rollouts
 from mmcomponents.model import MultimodalModel
 
 Progress = Callable[[str, int, int], None]
 """Is told what is being drawn, how many questions are done, and how many there are."""
 
-_COMPARED = 16
+TOGETHER = 8192
+"""Questions whose answers, and what goes on from these, are planned together."""
+
+_COMPARED = 4096
+"""Values of a tensor, about, that are compared."""
 
 
 def model_digest(model: MultimodalModel) -> str:
-    """Tells whether weights have changed, by the first values of each: training moves them all."""
+    """Tells whether weights have changed, by some thousand values of each, from its begin to its end."""
     known = hashlib.sha256()
     for name, value in sorted(model.state_dict().items()):
         known.update(f"{name} {tuple(value.shape)} {value.dtype} ".encode())
-        known.update(value.flatten()[:_COMPARED].to("cpu", torch.float64).numpy().tobytes())
+        step = value.numel() // _COMPARED | 1  # odd, so that rows of an even length do not give one column alone
+        known.update(value.flatten()[::step].to("cpu", torch.float64).numpy().tobytes())
     return known.hexdigest()[:16]
+
+
+def renderer_settings(renderer: SampleRenderer) -> dict[str, Any]:
+    """All of a renderer that prompts and images depend on, for a journal."""
+    return {
+        "tokenizer": fingerprint(renderer.tokenizer),
+        "tokens_per_tile": renderer.tokens_per_tile,
+        "tiling": asdict(renderer.tiling),
+        "normalization": renderer.normalization,
+        "system": renderer.system,
+        "frame_template": renderer.frame_template,
+        "control_text": renderer.control_text,
+    }
 
 
 def draw_settings(
@@ -47,15 +65,12 @@ def draw_settings(
         renderer: How prompts and images are made.
         sampling: How answers are drawn.
         questions: What is asked.
-        batching: `max_tokens` and `max_segments`: they change sums in their last digit.
+        batching: `max_tokens`, `max_segments` and `max_cache`: they change sums in their last digit.
     """
     return {
         "model": model_digest(model),
         "questions": questions.digest(),
-        "system": renderer.system,
-        "tiling": asdict(renderer.tiling),
-        "frame_template": renderer.frame_template,
-        "control_text": renderer.control_text,
+        **renderer_settings(renderer),
         "sampling": asdict(sampling),
         "batching": list(batching),
     }
@@ -69,7 +84,7 @@ class Drawer:
         renderer: Tokenizer, tiling and so on.
         journal: Takes what came of each question.
         refusals: Counts questions that cannot be asked.
-        batching: `max_tokens` and `max_segments`, see `rollouts`.
+        batching: `max_tokens`, `max_segments` and `max_cache`, see `rollouts`.
         progress: Is told of each batch.
     """
 
@@ -79,11 +94,11 @@ class Drawer:
         renderer: SampleRenderer,
         journal: Journal,
         refusals: Refusals,
-        batching: tuple[int, int],
+        batching: tuple[int, int, int],
         progress: Progress | None = None,
     ) -> None:
         self.model, self.renderer, self.journal, self.refusals = model, renderer, journal, refusals
-        self.max_tokens, self.max_segments = batching
+        self.batching = batching
         self.progress = progress
 
     def draw(
@@ -91,7 +106,7 @@ class Drawer:
         what: str,
         questions: Sequence[Question],
         sampling: Sampling,
-        record: Callable[[Question, list[str]], Mapping[str, Any]],
+        record: Callable[[Question, Answers], Mapping[str, Any]] = lambda _, answers: asdict(answers),
     ) -> None:
         """Draws what the journal does not have yet.
 
@@ -99,27 +114,34 @@ class Drawer:
             what: Name of the work, for the progress.
             questions: What is asked.
             sampling: How answers are drawn.
-            record: Makes of a question and its answers what the journal keeps.
+            record: Makes of a question and its answers what the journal keeps; by default "texts" and "cut".
 
         Raises:
             DataError: Too many questions cannot be asked.
         """
         told = self.progress
+        max_tokens, max_segments, max_cache = self.batching
         for question in questions:
             if (error := self.error(question.key)) is not None:
                 self._count(question, error)
-        for question, texts in rollouts(
+        for question, answers in rollouts(
             self.model,
             self.renderer,
             questions,
             sampling,
-            max_tokens=self.max_tokens,
-            max_segments=self.max_segments,
+            max_tokens=max_tokens,
+            max_segments=max_segments,
+            max_cache=max_cache,
             progress=None if told is None else lambda done, total: told(what, done, total),
             done=self.journal.done,
             refuse=self._refuse,
         ):
-            self.journal.add({"key": question.key, **record(question, texts)})
+            self.journal.add({"key": question.key, **record(question, answers)})
+
+    def answers(self, key: str) -> Answers:
+        """What was said to a question; nothing, if it could not be asked."""
+        note = self.journal.done[key]
+        return Answers(note.get("texts", []), note.get("cut", []))
 
     def error(self, key: str) -> str | None:
         """Why a question could not be asked."""

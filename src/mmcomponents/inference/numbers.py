@@ -1,22 +1,33 @@
-r"""Numbers in a text: signs, thousands, decimals, powers of ten, fractions, percent. Nothing is evaluated as code."""
+r"""Numbers in a text: signs, thousands, decimals, powers, fractions, percent. Nothing is evaluated as code.
+
+Terms with a root or with pi, and fractions of anything but numbers, are found too, and are no numbers: of $3\sqrt{2}$
+neither 3 nor 2 is what it says.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_DIGITS = r"(?:[0-9]{1,3}(?:(?:,[0-9]{3})+|(?:[ \u00a0\u2009\u202f][0-9]{3})+)(?![0-9])|[0-9]+)"
+_BRACES = r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}"
 _DECIMAL = rf"(?:{_DIGITS}(?:\.[0-9]+)?|\.[0-9]+)"
 _NUMBER = re.compile(
     rf"""
+    (?=[-+.0-9\\√π])                                    # what one begins with: most letters are passed over quickly
     (?P<sign>(?<![\w)\]}}.])-|(?<![\w)\]}}.])\+)?      # behind a number or a word it is an operator
     (?<![\w.^])(?<!\^\{{)                                 # and behind a hat a power of a unit
     (?:
         \\[dt]?frac\s*\{{\s*(?P<above>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<below>-?{_DECIMAL})\s*\}}
       | \\[dt]?frac\s*(?P<one>[0-9])\s*(?P<two>[0-9])
+      | (?P<term>
+          (?:{_DECIMAL}\s*(?:\*\s*)?)?(?:\\sqrt\s*(?:\[[0-9]+\]\s*)?(?:{_BRACES}|[0-9])|√\s*\(?[0-9.]*\)?|\\pi(?![a-z])|π)
+          (?:\s*/\s*{_DECIMAL})?
+        | \\[dt]?frac\s*{_BRACES}\s*{_BRACES}
+        )
       | (?:(?P<whole>[0-9]+)\s+)?(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL})(?!\s*/)
-      | (?P<plain>{_DECIMAL})(?:[eE](?P<power>[+-]?[0-9]{{1,3}})|\s*\*\s*10\s*\^\s*\{{?(?P<ten>[+-]?[0-9]{{1,3}})\}}?)?
+      | (?P<plain>{_DECIMAL})(?:[eE](?P<power>[+-]?[0-9]{{1,3}})|\s*\^\s*(?:\{{(?P<hat>[+-]?[0-9]+)\}}|(?P<bare>[+-]?[0-9]+))|\s*\*\s*10\s*\^\s*\{{?(?P<ten>[+-]?[0-9]{{1,3}})\}}?)?
     )
     (?P<percent>\s?%)?
     """,
@@ -32,8 +43,15 @@ _SPELLING = (
     (re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}"), r" \1"),
 )
 _UNIT = re.compile(r"[\s.°'\"*]*|\s*°?\s*[^\W\d_]+(?:[²³]|\^\{?[23]\}?|[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?\s*\.?")
+_BRACKETS = re.compile(r"\(([^()]*)\)")
+_PLURAL = 3
+"""Letters of a unit from which on, with one more, an s at the end tells that there are several."""
 _LONGEST = 4000
 """Digits of a number; Python reads no more."""
+_BASE = 20
+"""Digits of what is raised to a power."""
+_POWER = 400
+"""Largest exponent."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +62,13 @@ class Number:
         value: Exactly; of 50 % it is 50.
         percent: Whether a percent sign follows.
         text: As it is written.
+        unit: What follows, in one spelling; "" where it was not read.
     """
 
     value: Fraction
     percent: bool
     text: str
+    unit: str = ""
 
     def equals(self, true: Number, tolerance: float = 0.0) -> bool:
         """Whether the values agree; where one alone has a percent sign, 50 % is 50 as well as 0.5.
@@ -64,10 +84,10 @@ class Number:
 
 
 def last_number(text: str) -> Number | None:
-    """The last number of a text; None without one."""
+    """The last number of a text; None without one, and where a term that is no number comes last."""
     last = None
     for found in _NUMBER.finditer(_plain(text)):
-        last = _read(found) or last
+        last = None if found["term"] else _read(found) or last
     return last
 
 
@@ -75,10 +95,19 @@ def whole_number(text: str) -> Number | None:
     """The number that a text is, perhaps with a unit behind it; None where it is something else."""
     plain = _plain(text).strip()
     plain = plain.partition("=")[2].strip() if re.match(r"[A-Za-z]\s*=", plain) else plain
+    if in_brackets := _BRACKETS.fullmatch(plain):
+        plain = in_brackets[1].strip()
     found = _NUMBER.match(plain)
     if found is None or not _UNIT.fullmatch(plain[found.end() :]):
         return None
-    return _read(found)
+    number = _read(found)
+    return None if number is None else replace(number, unit=_unit(plain[found.end() :]))
+
+
+def _unit(text: str) -> str:
+    """A unit in one spelling: without blanks, capitals, hats and the s of more than one."""
+    unit = re.sub(r"[\s.\"*^{}]", "", text).casefold().replace("²", "2").replace("³", "3")
+    return unit[:-1] if len(unit) > _PLURAL and unit.endswith("s") and not unit.endswith("ss") else unit
 
 
 def _plain(text: str) -> str:
@@ -89,7 +118,7 @@ def _plain(text: str) -> str:
 
 def _read(found: re.Match[str]) -> Number | None:
     part = found.groupdict()
-    if max(map(len, filter(None, part.values())), default=0) > _LONGEST:
+    if part["term"] or max(map(len, filter(None, part.values())), default=0) > _LONGEST:
         return None
     above, below = part["above"] or part["one"] or part["over"], part["below"] or part["two"] or part["under"]
     if above is not None and below is not None:
@@ -98,10 +127,14 @@ def _read(found: re.Match[str]) -> Number | None:
         value = _fraction(above) / _fraction(below) + int(part["whole"] or 0)
     else:
         value = _fraction(part["plain"]) * Fraction(10) ** int(part["power"] or part["ten"] or 0)
+        if power := part["hat"] or part["bare"]:
+            if abs(int(power)) > _POWER or len(part["plain"]) > _BASE or (not value and int(power) < 0):
+                return None
+            value **= int(power)
     if (part["sign"] or "").startswith("-"):
         value = -value
     return Number(value, part["percent"] is not None, found.group().strip())
 
 
 def _fraction(text: str) -> Fraction:
-    return Fraction(text.replace(",", ""))
+    return Fraction(re.sub(r"[,\s]", "", text))

@@ -2,6 +2,7 @@
 
 Where the right answer is known, right answers are paired with wrong ones. Where it is not, the model's answer is the
 chosen one, and the rejected one is its first half, which the model has continued without seeing the image (DropoutNTP).
+Answers that were cut at the limit of new tokens are never chosen: a model would learn to stop in the midst.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from mmcomponents.data.annotations.state import write_whole
 from mmcomponents.data.chat import Message
 from mmcomponents.inference.checking import Checker
 from mmcomponents.inference.drawing import (
+    TOGETHER,
     Drawer,
     Progress,
     draw_settings,
@@ -28,7 +30,7 @@ from mmcomponents.inference.drawing import (
 from mmcomponents.inference.journal import Journal
 from mmcomponents.inference.pairs import Paired, first_half, pair_by_correctness
 from mmcomponents.inference.questions import Asked, Questions
-from mmcomponents.inference.rollouts import Question, Sampling
+from mmcomponents.inference.rollouts import MAX_CACHE, Question, Sampling
 from mmcomponents.model import MultimodalModel
 
 PREFIX = "pairs"
@@ -46,7 +48,8 @@ class PreferenceReport:
         samples: Answers that were drawn.
         correct: Of these; as the next two, only where right answers are known.
         wrong: Of these.
-        unparseable: Answers in which no answer was found.
+        unparseable: Answers in which no answer was found, those that were cut among them.
+        cut: Of all answers, those that the limit of new tokens has ended.
         pairs: Pairs that were written.
         contained: Pairs left out because the right answer is part of the wrong one.
         equal: Pairs left out because the answer is the same without the image.
@@ -61,6 +64,7 @@ class PreferenceReport:
     correct: int = 0
     wrong: int = 0
     unparseable: int = 0
+    cut: int = 0
     pairs: int = 0
     contained: int = 0
     equal: int = 0
@@ -73,6 +77,7 @@ class PreferenceReport:
         self.correct += found.correct
         self.wrong += found.wrong
         self.unparseable += found.unparseable
+        self.cut += found.cut
         self.contained += found.contained
         self.equal += found.equal
         self.pairs += len(found.pairs)
@@ -94,6 +99,7 @@ def make_preferences(
     samples_per_shard: int = 10_000,
     max_tokens: int = 16384,
     max_segments: int = 256,
+    max_cache: int = MAX_CACHE,
     progress: Progress | None = None,
 ) -> PreferenceReport:
     """Draws answers, makes pairs of them and writes these as shards with their indices.
@@ -113,6 +119,7 @@ def make_preferences(
         samples_per_shard: Pairs of a shard at most.
         max_tokens: See `rollouts`.
         max_segments: See `rollouts`.
+        max_cache: See `rollouts`.
         progress: Is told of each batch.
 
     Raises:
@@ -121,18 +128,21 @@ def make_preferences(
     """
     if max_pairs < 1 or samples_per_shard < 1:
         raise ValueError(f"max_pairs and samples_per_shard must be at least 1, got {max_pairs} and {samples_per_shard}")
-    out, batching = Path(out), (max_tokens, max_segments)
+    out, batching = Path(out), (max_tokens, max_segments, max_cache)
     refusals = open_refusals(questions, max_refused)
     settings = {"makes": "preferences", "checked": checker is not None}
+    if checker is None:
+        settings["max_pairs"] = max_pairs  # decides which answers are gone on from
     settings |= draw_settings(model, renderer, sampling, questions, batching)
     with Journal(out / "journal.jsonl", settings) as journal:
         drawer = Drawer(model, renderer, journal, refusals, batching, progress)
-        every = [one.question for one in questions.asked]
-        drawer.draw("answers", every, sampling, lambda _, texts: {"texts": texts})
-        if checker is None:
-            halves = [half for one in questions.asked for half in _halves(one, journal)]
-            alone = replace(sampling, samples=1, greedy_first=False)
-            drawer.draw("answers without the image", halves, alone, lambda _, texts: {"texts": texts})
+        alone = replace(sampling, samples=1, greedy_first=False)
+        for first in range(0, len(questions.asked), TOGETHER):
+            some = questions.asked[first : first + TOGETHER]
+            drawer.draw("answers", [one.question for one in some], sampling)
+            if checker is None:
+                halves = [half for one in some for half in _halves(one, drawer, sampling, max_pairs)]
+                drawer.draw("answers without the image", halves, alone)
     report = PreferenceReport(out, len(questions.asked) + len(questions.problems), len(questions.problems))
 
     def samples() -> Iterator[tuple[str, dict[str, Any], Asked]]:
@@ -140,20 +150,21 @@ def make_preferences(
             if drawer.error(one.question.key) is not None:
                 report.refused += 1
                 continue
-            texts: list[str] = journal.done[one.question.key]["texts"]
+            answers = drawer.answers(one.question.key)
             if checker is None:
-                found = _without_image(one, journal, max_pairs)
+                found = _without_image(one, drawer, max_pairs)
             else:
                 found = pair_by_correctness(
-                    texts,
+                    answers.texts,
                     one.reference or "",
                     checker,
+                    cut=answers.cut,
                     max_pairs=max_pairs,
                     format_negatives=format_negatives,
                     seed=sampling.seed,
                     key=one.question.key,
                 )
-            report.add(found, len(texts))
+            report.add(found, len(answers.texts))
             for place, pair in enumerate(found.pairs):
                 yield f"{number:07d}-{place:02d}", _record(one, pair), one
 
@@ -182,17 +193,27 @@ def _record(one: Asked, pair: tuple[str, str]) -> dict[str, Any]:
     return record
 
 
-def _halves(one: Asked, journal: Journal) -> list[Question]:
-    """The first half of each answer, to be continued without the image."""
-    if one.files is None or "texts" not in journal.done[one.question.key]:
-        return []
+def _halves(one: Asked, drawer: Drawer, sampling: Sampling, most: int) -> Iterator[Question]:
+    """The first halves of some answers, to be continued without the image, no longer than the answers may be."""
     blind = [_blind(message) for message in one.question.messages]
-    texts = dict.fromkeys(journal.done[one.question.key]["texts"])
-    return [
-        Question(f"{one.question.key}/half/{number}", blind, prefix=half)
-        for number, text in enumerate(texts)
-        if (half := first_half(text)) is not None
-    ]
+    for number, _, half in _choosable(one, drawer)[:most]:
+        used = len(drawer.renderer.tokenizer(half, add_special_tokens=False, verbose=False)["input_ids"])
+        left = max(1, sampling.max_new_tokens - used)
+        yield Question(_half_key(one, number), blind, prefix=half, new_tokens=left)
+
+
+def _choosable(one: Asked, drawer: Drawer) -> list[tuple[int, str, str]]:
+    """The answers that may be chosen, each text once: its number, the text and its first half."""
+    if one.files is None:
+        return []
+    answers = drawer.answers(one.question.key)
+    whole = dict.fromkeys(text for number, text in enumerate(answers.texts) if number not in answers.cut)
+    halves = ((number, text, first_half(text)) for number, text in enumerate(whole))
+    return [(number, text, half) for number, text, half in halves if half is not None]
+
+
+def _half_key(one: Asked, number: int) -> str:
+    return f"{one.question.key}/half/{number}"
 
 
 def _blind(message: Message) -> Message:
@@ -205,28 +226,25 @@ def _blind(message: Message) -> Message:
     return {**message, "content": text}
 
 
-def _without_image(one: Asked, journal: Journal, max_pairs: int) -> Paired:
+def _without_image(one: Asked, drawer: Drawer, max_pairs: int) -> Paired:
     """Pairs of answers with what became of their first halves."""
-    found = Paired()
+    answers = drawer.answers(one.question.key)
+    found = Paired(cut=len(answers.cut))
     if one.files is None:
         found.why_none = "the question has no image to leave out"
         return found
-    texts: Sequence[str] = journal.done[one.question.key]["texts"]
     reasons = set[str]()
-    for number, text in enumerate(dict.fromkeys(texts)):
-        half = first_half(text)
-        if half is None:
-            reasons.add("the answer has fewer than two words")
-            continue
-        note = journal.done[f"{one.question.key}/half/{number}"]
-        rest = note["texts"][0] if "texts" in note else None
-        if rest is None:
+    for number, text, half in _choosable(one, drawer)[:max_pairs]:
+        rest = drawer.answers(_half_key(one, number)).texts
+        if not rest:
             reasons.add("its half was refused")
-        elif half + rest == text:
+        elif half + rest[0] == text:
             found.equal += 1
             reasons.add("the answer is the same without the image")
-        elif len(found.pairs) < max_pairs:
-            found.pairs.append((text, half + rest))
+        else:
+            found.pairs.append((text, half + rest[0]))
     if not found.pairs:
+        cut = len(answers.cut) == len(answers.texts)
+        reasons = reasons or {"every answer was cut" if cut else "the answer has fewer than two words"}
         found.why_none = min(reasons)
     return found

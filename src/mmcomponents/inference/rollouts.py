@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from PIL import Image
 
@@ -27,6 +27,10 @@ Media = Callable[[], tuple[list[Image.Image], list[list[Image.Image]]]]
 """Loads the images, and the frames of the videos, of a question."""
 
 _Loaded = dict[Media, tuple[list[TiledImage], list[list[TiledImage]]]]
+
+MAX_CACHE = 262_144
+"""Tokens that the cache of a batch may hold: 256 answers of 1024 tokens, their prompts included. In bf16 these take
+7.5 GB with a language model of 28 layers and 2 heads of 128 for keys and values, twice as much with 4 heads."""
 
 _STEPS_OF_LENGTH = 8
 """Lengths within a power of two that are told apart: questions of about one length keep their order."""
@@ -47,6 +51,7 @@ class Question:
         media: Called when the question's turn comes. Questions that share the same function share its images.
         prefix: Begin of the answer that is continued; the rollout's text is what comes after it.
         rows: Visual rows that its media will become, where that is known; None: as many as they can be.
+        new_tokens: Tokens of its answers at most, no more than the sampling allows; None: as many as that.
     """
 
     key: str
@@ -54,6 +59,25 @@ class Question:
     media: Media | None = None
     prefix: str = ""
     rows: int | None = None
+    new_tokens: int | None = None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What was said to a question.
+
+    Attributes:
+        texts: One for each sample.
+        cut: Numbers of the samples that the limit of new tokens has ended; the others came to an end by themselves.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    cut: list[int] = field(default_factory=list)
+
+    def add(self, more: Answers) -> None:
+        """Appends further samples."""
+        self.cut.extend(len(self.texts) + number for number in more.cut)
+        self.texts.extend(more.texts)
 
 
 @dataclass(frozen=True)
@@ -93,6 +117,26 @@ class Sampling:
         return Autoregressive(self.max_new_tokens, self.temperature, self.top_p, self.top_k)
 
 
+def _new_tokens(question: Question, sampling: Sampling) -> int:
+    return sampling.max_new_tokens if question.new_tokens is None else question.new_tokens
+
+
+@dataclass(frozen=True)
+class _Limits:
+    """Of a batch."""
+
+    tokens: int
+    segments: int
+    cache: int
+
+    def __post_init__(self) -> None:
+        if min(self.tokens, self.segments, self.cache) < 1:
+            raise ValueError(
+                f"max_tokens, max_segments and max_cache must be at least 1, got {self.tokens}, {self.segments} and"
+                f" {self.cache}"
+            )
+
+
 @dataclass(frozen=True)
 class _Part:
     """Some samples of a question that are drawn together."""
@@ -109,10 +153,11 @@ def rollouts(
     *,
     max_tokens: int = 16384,
     max_segments: int = 256,
+    max_cache: int = MAX_CACHE,
     progress: Callable[[int, int], None] | None = None,
     done: Collection[str] = (),
     refuse: Callable[[Question, SampleError], None] | None = None,
-) -> Iterator[tuple[Question, list[str]]]:
+) -> Iterator[tuple[Question, Answers]]:
     """Answers questions, those of about one length together, the longest first.
 
     Args:
@@ -121,7 +166,9 @@ def rollouts(
         questions: What is asked; keys are unique.
         sampling: How answers are drawn.
         max_tokens: Tokens of a batch at most, each question with one answer; a longer question is a batch of its own.
-        max_segments: Answers of a batch at most: what bounds the memory of the cache.
+        max_segments: Answers of a batch at most.
+        max_cache: Tokens of a batch at most that the cache holds, each answer with its prompt, which is forked: what
+            bounds the memory. One answer may be longer. See `MAX_CACHE`.
         progress: Called with (questions done, questions in all).
         done: Keys of questions that are answered already. They are not given out again, and the batches of the others
             are what they would be with them.
@@ -134,25 +181,28 @@ def rollouts(
         SampleError: A question cannot be asked, and `refuse` is None; the message names it.
         ValueError: Two questions have one key, or a number is out of its range.
     """
-    if max_tokens < 1 or max_segments < 1:
-        raise ValueError(f"max_tokens and max_segments must be at least 1, got {max_tokens} and {max_segments}")
+    limits = _Limits(max_tokens, max_segments, max_cache)
     seen = set[str]()
     for question in questions:
         if question.key in seen:
             raise ValueError(f"two questions have the key {question.key!r}")
+        if not 1 <= _new_tokens(question, sampling) <= sampling.max_new_tokens:
+            raise ValueError(
+                f"{question.key}: new_tokens must be from 1 to {sampling.max_new_tokens}, got {question.new_tokens}"
+            )
         seen.add(question.key)
     known = seen.intersection(done)
     finished = len(known)
-    answers: dict[str, list[str]] = {}
+    answers: dict[str, Answers] = {}
     # Without chance all samples are one.
     drawn = sampling.samples if sampling.temperature else 1
-    for batch in _batches(questions, renderer, drawn, sampling.max_new_tokens, max_tokens, max_segments):
+    for batch in _batches(questions, renderer, drawn, sampling, limits):
         if progress is not None:
             progress(finished, len(questions))
         if all(part.question.key in known for part in batch):
             continue
-        texts, refused = _answer(model, renderer, batch, sampling)
-        for part, found in zip(batch, texts, strict=True):
+        said, refused = _answer(model, renderer, batch, sampling)
+        for part, found in zip(batch, said, strict=True):
             question = part.question
             if question.key in known:
                 continue
@@ -163,11 +213,12 @@ def rollouts(
                 known.add(question.key)
                 finished += 1
                 continue
-            mine = answers.setdefault(question.key, [])
-            mine += found
-            if len(mine) == drawn:
+            mine = answers.setdefault(question.key, Answers())
+            for _ in range(sampling.samples // drawn):
+                mine.add(found)
+            if len(mine.texts) == sampling.samples:
                 finished += 1
-                yield question, answers.pop(question.key) * (sampling.samples // drawn)
+                yield question, answers.pop(question.key)
     if progress is not None:
         progress(finished, len(questions))
 
@@ -176,22 +227,25 @@ def _batches(
     questions: Sequence[Question],
     renderer: SampleRenderer,
     samples: int,
-    new_tokens: int,
-    max_tokens: int,
-    max_segments: int,
+    sampling: Sampling,
+    limits: _Limits,
 ) -> Iterator[list[_Part]]:
     """Parts that are decoded together; none of it depends on what was done before."""
-    lengths = [length + new_tokens for length in _planned(questions, renderer)]
+    planned = zip(questions, _planned(questions, renderer), strict=True)
+    lengths = [length + _new_tokens(question, sampling) for question, length in planned]
     order = sorted(range(len(questions)), key=lambda number: (-_grade(lengths[number]), number))
     batch: list[_Part] = []
-    tokens = segments = 0
+    tokens = segments = cached = 0
     for number in order:
-        for first in range(0, samples, max_segments):
-            part = _Part(questions[number], range(first, min(samples, first + max_segments)))
-            tokens, segments = tokens + lengths[number], segments + len(part.samples)
-            if batch and (tokens > max_tokens or segments > max_segments):
+        length = lengths[number]
+        most = max(1, min(limits.segments, limits.cache // length))
+        for first in range(0, samples, most):
+            part = _Part(questions[number], range(first, min(samples, first + most)))
+            count = len(part.samples)
+            tokens, segments, cached = tokens + length, segments + count, cached + count * length
+            if batch and (tokens > limits.tokens or segments > limits.segments or cached > limits.cache):
                 yield batch
-                batch, tokens, segments = [], lengths[number], len(part.samples)
+                batch, tokens, segments, cached = [], length, count, count * length
             batch.append(part)
     if batch:
         yield batch
@@ -222,26 +276,31 @@ def _planned(questions: Sequence[Question], renderer: SampleRenderer) -> list[in
 
 def _answer(
     model: MultimodalModel, renderer: SampleRenderer, batch: Sequence[_Part], sampling: Sampling
-) -> tuple[list[list[str]], dict[str, SampleError]]:
-    """Texts of each part, none where its question is refused; and why those are refused."""
-    prompts, refused = _prompts(model, renderer, batch, sampling.max_new_tokens)
+) -> tuple[list[Answers], dict[str, SampleError]]:
+    """Answers of each part, none where its question is refused; and why those are refused."""
+    prompts, refused = _prompts(model, renderer, batch, sampling)
     asked = [part for part, prompt in zip(batch, prompts, strict=True) if prompt is not None]
     if not asked:
-        return [[] for _ in batch], refused
+        return [Answers() for _ in batch], refused
     read = [prompt for prompt in prompts if prompt is not None]
     pack = collate(read, renderer.tokens_per_tile, renderer.pad_id).to(model.device)
     names = [(part.question.key, sample) for part in asked for sample in part.samples]
+    limits = [_new_tokens(part.question, sampling) for part in asked for _ in part.samples]
     draws = None
     if sampling.temperature:
         greedy = [sampling.greedy_first and sample == 0 for _, sample in names]
         draws = Draws.of(sampling.seed, names, sampling.max_new_tokens, greedy).to(model.device)
     streams = [TextStream(renderer.tokenizer, sampling.stop) for _ in names] if sampling.stop else None
     ids: list[list[int]] = [[] for _ in names]
+
+    def ended(segment: int) -> bool:
+        return len(ids[segment]) >= limits[segment] or (streams is not None and streams[segment].ended)
+
     steps = sampling.sampler().steps(
         model,
         pack,
         end_ids(renderer.tokenizer),
-        ended=None if streams is None else lambda segment: streams[segment].ended,
+        ended=ended,
         draws=draws,
         repeats=[len(part.samples) for part in asked],
     )
@@ -252,19 +311,25 @@ def _answer(
                 if streams is not None:
                     streams[segment].push(token)
     if streams is None:
-        texts = iter([renderer.tokenizer.decode(tokens) for tokens in ids])
+        texts = [str(renderer.tokenizer.decode(tokens)) for tokens in ids]
     else:
         for stream in streams:
             stream.finish()
-        texts = iter([stream.text for stream in streams])
-    return [
-        [] if prompt is None else [str(next(texts)) for _ in part.samples]
-        for part, prompt in zip(batch, prompts, strict=True)
-    ], refused
+        texts = [stream.text for stream in streams]
+    # What a stop token ended lacks a token of its limit, and what a stop text ended has ended its stream.
+    cut = [len(tokens) >= limit for tokens, limit in zip(ids, limits, strict=True)]
+    if streams is not None:
+        cut = [long and not stream.ended for long, stream in zip(cut, streams, strict=True)]
+    said, first = list[Answers](), 0
+    for part, prompt in zip(batch, prompts, strict=True):
+        last = first if prompt is None else first + len(part.samples)
+        said.append(Answers(texts[first:last], [place for place, was in enumerate(cut[first:last]) if was]))
+        first = last
+    return said, refused
 
 
 def _prompts(
-    model: MultimodalModel, renderer: SampleRenderer, batch: Sequence[_Part], new_tokens: int
+    model: MultimodalModel, renderer: SampleRenderer, batch: Sequence[_Part], sampling: Sampling
 ) -> tuple[list[RenderedSample | None], dict[str, SampleError]]:
     """Loads what a batch shows; what cannot be asked is None, with its reason."""
     loaded: _Loaded = {}
@@ -280,7 +345,7 @@ def _prompts(
             how = (renderer.tokenizer, renderer.rows(order), renderer.system, renderer.control_text)
             chat = render_prompt(placed, *how, prefix=question.prefix)
             try:
-                check_length(model, [len(chat.input_ids)], new_tokens, None)
+                check_length(model, [len(chat.input_ids)], _new_tokens(question, sampling), None)
             except ValueError as error:
                 raise SampleError(str(error)) from error
             prompts.append(RenderedSample(chat, order, key=question.key))

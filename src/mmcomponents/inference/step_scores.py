@@ -2,7 +2,8 @@
 
 The expected accuracy of a step is the share of completions, drawn from the solution up to this step, that end with the
 right answer; a step with any above the threshold is good (VisualPRM, arXiv 2503.10291, section 3.1). The last step of a
-solution is followed by nothing: the solution itself is its only completion.
+solution is followed by nothing: the solution itself is its only completion. What was cut at the limit of new tokens is
+wrong, a solution as well as a completion: what the end would have been is not known.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmcomponents.data.placeholders import place_image
 from mmcomponents.inference.checking import Checker
 from mmcomponents.inference.critic import WORDS, critique, question_text
 from mmcomponents.inference.drawing import (
+    TOGETHER,
     Drawer,
     Progress,
     draw_settings,
@@ -30,14 +32,12 @@ from mmcomponents.inference.drawing import (
 )
 from mmcomponents.inference.journal import Journal
 from mmcomponents.inference.questions import Asked, Questions
-from mmcomponents.inference.rollouts import Question, Sampling
+from mmcomponents.inference.rollouts import MAX_CACHE, Answers, Question, Sampling
 from mmcomponents.inference.steps import SEPARATOR, split_steps
 from mmcomponents.model import MultimodalModel
 
 PROCESS, OUTCOME = "process", "outcome"
 """Names of the shards: every step judged, and the whole solution."""
-TOGETHER = 8192
-"""Questions whose solutions and completions are planned together."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,13 @@ class Step:
         text: The step.
         correct: Completions that end with the right answer.
         total: Completions.
+        cut: Of these, those that the limit of new tokens has ended.
     """
 
     text: str
     correct: int
     total: int
+    cut: int = 0
 
     @property
     def score(self) -> float:
@@ -71,11 +73,13 @@ class StepReport:
         solutions: That were drawn.
         equal: Of these, those that were drawn before for the same question; they are left out.
         empty: Of these, those without any text; they are left out.
+        cut: Of these, those that the limit of new tokens has ended; they count as wrong.
         unscored: Of these, those with a step that cannot be continued, being too long; they are left out.
         correct: Of those that are left, the right ones.
         steps: Of those that are left.
         good: Steps above the threshold.
         completions: That the scores come from.
+        completions_cut: Of these, those that the limit of new tokens has ended; they count as wrong.
         shards: Names of the shards.
     """
 
@@ -85,11 +89,13 @@ class StepReport:
     solutions: int = 0
     equal: int = 0
     empty: int = 0
+    cut: int = 0
     unscored: int = 0
     correct: int = 0
     steps: int = 0
     good: int = 0
     completions: int = 0
+    completions_cut: int = 0
     shards: list[str] = field(default_factory=list)
 
     @property
@@ -113,6 +119,7 @@ def make_step_scores(
     samples_per_shard: int = 10_000,
     max_tokens: int = 16384,
     max_segments: int = 256,
+    max_cache: int = MAX_CACHE,
     progress: Progress | None = None,
 ) -> StepReport:
     """Draws solutions, scores their steps, and writes conversations for a critic as shards with their indices.
@@ -134,6 +141,7 @@ def make_step_scores(
         samples_per_shard: Solutions of a shard at most.
         max_tokens: See `rollouts`.
         max_segments: See `rollouts`.
+        max_cache: See `rollouts`.
         progress: Is told of each batch.
 
     Raises:
@@ -146,7 +154,7 @@ def make_step_scores(
             f" {samples_per_shard} and {threshold}"
         )
     split_steps("", max_steps)  # refuses a wrong number before anything is drawn
-    out, batching = Path(out), (max_tokens, max_segments)
+    out, batching = Path(out), (max_tokens, max_segments, max_cache)
     refusals = open_refusals(questions, max_refused)
     settings = {"makes": "steps", "checker": repr(checker), "completions": completions, "max_steps": max_steps}
     settings |= draw_settings(model, renderer, sampling, questions, batching)
@@ -155,7 +163,7 @@ def make_step_scores(
         drawer = Drawer(model, renderer, journal, refusals, batching, progress)
         for first in range(0, len(questions.asked), TOGETHER):
             some = questions.asked[first : first + TOGETHER]
-            drawer.draw("solutions", [one.question for one in some], sampling, lambda _, texts: {"texts": texts})
+            drawer.draw("solutions", [one.question for one in some], sampling)
             prefixes = dict[str, Question]()
             references = dict[str, str]()
             for one in some:
@@ -195,11 +203,12 @@ def _prefix(one: Asked, steps: Sequence[str]) -> Question:
 
 
 def _checked(
-    question: Question, texts: Sequence[str], checker: Checker, references: Mapping[str, str]
+    question: Question, answers: Answers, checker: Checker, references: Mapping[str, str]
 ) -> dict[str, Any]:
     reference = references[question.key]
-    right = sum(checker(question.prefix + text, reference) is True for text in texts)
-    return {"correct": right, "total": len(texts)}
+    whole = [text for number, text in enumerate(answers.texts) if number not in answers.cut]
+    right = sum(checker(question.prefix + text, reference) is True for text in whole)
+    return {"correct": right, "total": len(answers.texts), "cut": len(answers.cut)}
 
 
 def _scored(
@@ -213,6 +222,8 @@ def _scored(
     found = []
     report.solutions += len(note["texts"])
     report.empty += sum(not text.strip() for text in note["texts"])
+    report.cut += len(note["cut"])
+    whole = {text for number, text in enumerate(note["texts"]) if number not in note["cut"]}
     solutions = _solutions(one, journal)
     report.equal += sum(bool(text.strip()) for text in note["texts"]) - len(solutions)
     for text in solutions:
@@ -221,8 +232,9 @@ def _scored(
         if any("error" in taken for taken in notes):
             report.unscored += 1
             continue
-        right = checker(text, one.reference or "") is True
-        counts = [*((taken["correct"], taken["total"]) for taken in notes), (int(right), 1)]
+        right = text in whole and checker(text, one.reference or "") is True
+        counts = [(taken["correct"], taken["total"], taken["cut"]) for taken in notes]
+        counts.append((int(right), 1, int(text not in whole)))
         report.correct += right
         found.append((text, [Step(step, *count) for step, count in zip(steps, counts, strict=True)]))
     return found
@@ -261,6 +273,7 @@ def _write(
     report.steps = sum(len(steps) for *_, steps in every)
     report.good = sum(step.score > threshold for *_, steps in every for step in steps)
     report.completions = sum(step.total for *_, steps in every for step in steps)
+    report.completions_cut = sum(step.cut for *_, steps in every for step in steps)
 
 
 def _question_text(one: Asked) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -48,8 +49,11 @@ class Objective(Component):
     denominator: str = "weight"
     """Which of the counts the loss is divided by; a mean over several packs weighs each by it."""
 
-    validated: tuple[str, ...] = ()
-    """Parts beside the loss that are means over that count, and are logged in validation too."""
+    validated: Mapping[str, str] = MappingProxyType({})
+    """Parts beside the loss that are logged in validation too, each with the count that it is a mean over."""
+
+    loss_weights: Mapping[str, float] = MappingProxyType({})
+    """Validated parts that the loss is the weighted sum of, where they are means over different counts."""
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Gets ready before training or validation; most objectives have nothing to do.

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from types import MappingProxyType
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,8 +14,9 @@ from torch.nn.functional import logsigmoid
 
 from mmcomponents.batch import LossOutput, PackedBatch
 from mmcomponents.component import WiringError
-from mmcomponents.objectives.answers import answer_logps, target_counts
+from mmcomponents.objectives.answers import answer_logps, pairs_of, target_counts
 from mmcomponents.objectives.base import Model, Objective
+from mmcomponents.objectives.modes import evaluating, is_random
 from mmcomponents.objectives.references import Reference, StoredReference
 
 logger = logging.getLogger(__name__)
@@ -40,7 +43,11 @@ class MPO(Objective):
     delta, as the loss, is the same for any split into ranks and micro-batches. It is kept in fp64, lies in the
     checkpoint and does not move in evaluation mode. Under accumulation the rewards of a step have to be known before
     its first backward: the other micro-batches are run once more without gradient, which costs about a third on top,
-    and with other draws where dropout or drop path is on.
+    and with other draws where dropout or drop path is on. A run that was stopped inside a step goes on with the delta
+    of that step, whose pairs are not counted again.
+
+    A first step whose preference terms are not those of equal models is reported. Where dropout or drop path is on it
+    is measured beforehand, in evaluation mode: one forward pass more in a run.
 
     Args:
         beta: Of the rewards.
@@ -53,7 +60,10 @@ class MPO(Objective):
     """
 
     denominator = "pairs"
-    validated = ("dpo", "bco", "chosen_reward", "rejected_reward", "margin", "accuracy")
+    validated = MappingProxyType(
+        dict.fromkeys(("dpo", "bco", "chosen_reward", "rejected_reward", "margin", "accuracy"), "pairs")
+        | {"nll": "chosen_targets"}
+    )
 
     def __init__(
         self,
@@ -72,12 +82,14 @@ class MPO(Objective):
             raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
         self.beta, self.label_smoothing = beta, label_smoothing
         self.dpo_weight, self.bco_weight, self.nll_weight = dpo_weight, bco_weight, nll_weight
+        self.loss_weights = {"dpo": dpo_weight, "bco": bco_weight, "nll": nll_weight}
         self.reference = reference()
         self.head = head
         self.needs_heads = (head,)
         # No buffer: precision settings cast those.
         self._delta = torch.zeros((), dtype=torch.float64, device="cpu")
         self._pairs = 0.0
+        self._left = 0  # packs of the step that are yet to come; delta has moved for them already
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Has the reference get ready."""
@@ -87,8 +99,9 @@ class MPO(Objective):
         """Number of pairs, and of targets of their chosen answers.
 
         Raises:
-            WiringError: An answer has no target, or the reference does not know a pair.
+            WiringError: A sample is no pair, an answer has no target, or the reference does not know a pair.
         """
+        _refuse_others(batch)
         targets = target_counts(batch)
         for answer, side in enumerate(("chosen", "rejected")):
             if batch.pairs is not None and (empty := (targets[:, answer] == 0).nonzero()[:, 0].tolist()):
@@ -111,7 +124,7 @@ class MPO(Objective):
         rewards = self._rewards(policy_logps, reference_logps)
         if self.training:
             self._move(rewards.detach().sum(), float(len(rewards)))
-        dpo, bco = self._losses(rewards)
+        dpo, bco = self._losses(rewards, self._delta)
         means = rewards.detach().sum(0) / max(len(rewards), 1)
         found = {
             "dpo": dpo.sum() / max(len(rewards), 1),
@@ -128,10 +141,16 @@ class MPO(Objective):
 
         Every rank runs the same passes in the same order, whatever is in its packs.
         """
-        begins, fresh = self.training and self._begins_step(batch, totals), self._pairs == 0.0
+        begins, packs = self.training and self._begins_step(batch, totals), [batch, *(batch.window or ())]
+        fresh, device = begins and self._pairs == 0.0 and totals["pairs"] > 0, batch.labels.device
+        noisy = fresh and is_random(cast(nn.Module, model))
+        if noisy:
+            with evaluating(cast(nn.Module, model)):
+                start = torch.cat([self._ahead(model, pack.to(device)) for pack in packs])
+            self._check_start(start, totals["pairs"])
         others: list[Tensor] = []
-        if begins and (self.bco_weight or fresh):
-            others = [self._ahead(model, other.to(batch.labels.device)) for other in batch.window or ()]
+        if begins and (self.bco_weight or (fresh and not noisy)):
+            others = [self._ahead(model, pack.to(device)) for pack in packs[1:]]
         reference = self.reference.logps(model, batch, self.head)
         policy = answer_logps(model, batch, self.head)
         rewards = self._rewards(policy, reference)
@@ -139,10 +158,12 @@ class MPO(Objective):
         if begins:
             step = torch.cat([known, *others])
             self._move(_over_ranks(step.sum()) if self.bco_weight else step.sum(), totals["pairs"])
-            if fresh:
-                self._check_start(model, step, totals)
+            if fresh and not noisy:
+                self._check_start(step, totals["pairs"])
+        if self.training:
+            self._left = len(packs) - 1 if batch.window is not None else max(self._left - 1, 0)
 
-        dpo, bco = self._losses(rewards)
+        dpo, bco = self._losses(rewards, self._delta)
         pairs, targets = max(totals["pairs"], 1.0), max(totals["chosen_targets"], 1.0)
         shares = {"dpo": dpo.sum() / pairs, "bco": bco.sum() / pairs, "nll": -policy[:, 0].sum() / targets}
         total = self.dpo_weight * shares["dpo"] + self.bco_weight * shares["bco"] + self.nll_weight * shares["nll"]
@@ -158,15 +179,19 @@ class MPO(Objective):
         return LossOutput(total.float(), parts)
 
     def get_extra_state(self) -> Tensor:
-        """Delta and the number of pairs that it is the mean over, for the checkpoint: the same on all ranks."""
-        return torch.tensor([float(self._delta), self._pairs], dtype=torch.float64, device="cpu")
+        """Delta, the number of pairs that it is the mean over, and how many packs of their last step are yet to come.
+
+        For the checkpoint, and the same on all ranks. Only a run that stops inside an accumulation window leaves packs.
+        """
+        return torch.tensor([float(self._delta), self._pairs, self._left], dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
         """Goes on with a checkpoint's delta."""
         self._delta, self._pairs = state[0].detach().to("cpu", torch.float64, copy=True), float(state[1])
+        self._left = int(state[2])
 
     def _begins_step(self, batch: PackedBatch, totals: dict[str, float]) -> bool:
-        """Whether the pack is the first of its optimizer step."""
+        """Whether the pack is the first of its optimizer step, and delta has not moved for that yet."""
         if batch.totals is None:
             return True  # nobody has looked ahead: the pack is the step
         if batch.window is None and self._pairs == 0.0 and totals["pairs"]:
@@ -174,11 +199,12 @@ class MPO(Objective):
                 "the first pack of a step does not know the others, which delta is to be computed from: wrap the loader"
                 " in mmcomponents.data.Lookahead"
             )
-        return batch.window is not None
+        # A run that was stopped inside a step goes on with the packs that were left of it.
+        return batch.window is not None and len(batch.window) + 1 != self._left
 
     @torch.no_grad()
     def _ahead(self, model: Model, batch: PackedBatch) -> Tensor:
-        """Rewards of a pack that is yet to come in this step."""
+        """Rewards of a pack, which may be yet to come in this step."""
         reference = self.reference.logps(model, batch, self.head)
         return self._rewards(answer_logps(model, batch, self.head), reference)
 
@@ -186,9 +212,9 @@ class MPO(Objective):
         """fp64: a difference of large numbers."""
         return self.beta * (policy_logps.double() - reference_logps.detach().double())
 
-    def _losses(self, rewards: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, rewards: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
         """DPO and BCO of each pair."""
-        margin, shifted = rewards[:, 0] - rewards[:, 1], rewards - self._delta.to(rewards.device)
+        margin, shifted = rewards[:, 0] - rewards[:, 1], rewards - delta.to(rewards.device)
         dpo = -(1 - self.label_smoothing) * logsigmoid(margin) - self.label_smoothing * logsigmoid(-margin)
         return dpo, -logsigmoid(shifted[:, 0]) - logsigmoid(-shifted[:, 1])
 
@@ -201,14 +227,17 @@ class MPO(Objective):
             before = self._delta.to(rewards.device)  # it stays there: reading it back would wait for the device
             self._delta = before + (rewards / 2 - pairs * before) / self._pairs
 
-    def _check_start(self, model: Model, rewards: Tensor, totals: dict[str, float]) -> None:
-        """Reports a first step whose reference cannot be the model that is trained."""
-        assert isinstance(model, nn.Module)
-        if not totals["pairs"] or _is_random(model):
-            return
-        dpo, bco = self._losses(rewards)
-        sums = torch.stack((self.dpo_weight * dpo.sum() + self.bco_weight * bco.sum(), *rewards.sum(0)))
-        loss, chosen, rejected = (_over_ranks(sums) / totals["pairs"]).tolist()
+    def _check_start(self, rewards: Tensor, pairs: float) -> None:
+        """Reports a first step whose reference cannot be the model that is trained.
+
+        Args:
+            rewards: Of this rank's pairs of the step, `[P, 2]`, from passes without dropout and drop path.
+            pairs: Number of pairs of the step over all ranks.
+        """
+        means = _over_ranks(rewards.sum(0)) / pairs
+        dpo, bco = self._losses(rewards, means.mean())
+        loss = float(_over_ranks(self.dpo_weight * dpo.sum() + self.bco_weight * bco.sum()) / pairs)
+        chosen, rejected = means.tolist()
         expected = (self.dpo_weight + 2 * self.bco_weight) * math.log(2)
         if abs(loss - expected) > _FAR and not (_distributed() and torch.distributed.get_rank()):
             logger.warning(
@@ -234,8 +263,12 @@ def _over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-def _is_random(model: nn.Module) -> bool:
-    """Whether dropout or drop path, by any of the names that they have, make two passes differ."""
-    names = ("p", "rate", "drop_prob", "dropout", "attention_dropout")
-    rates = ((module.training, getattr(module, name, None)) for module in model.modules() for name in names)
-    return any(training and isinstance(rate, float) and rate > 0.0 for training, rate in rates)
+def _refuse_others(batch: PackedBatch) -> None:
+    """Refuses what is in no pair, which the loss would leave out without a word."""
+    pairs, other = pairs_of(batch), batch.segment_sample >= 0
+    other[pairs.chosen] = other[pairs.rejected] = False
+    if found := other.nonzero()[:, 0].tolist():
+        raise WiringError(
+            f"MPO learns from pairs of answers and {batch.keys[found[0]]} is none ({len(found)} such in this pack):"
+            " leave its source out (data.sources.NAME.repeat 0; of data.val, its shards), or take NextToken"
+        )

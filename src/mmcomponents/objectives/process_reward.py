@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import MappingProxyType
 from typing import Protocol, cast
 
 import torch
@@ -37,7 +38,7 @@ class ProcessReward(Objective):
     """
 
     denominator = "steps"
-    validated = ("accuracy",)
+    validated = MappingProxyType({"accuracy": "steps"})
 
     def __init__(self, head: str = "lm") -> None:
         super().__init__()

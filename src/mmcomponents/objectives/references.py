@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.objectives.base import Model
+from mmcomponents.objectives.modes import evaluating
 
 logger = logging.getLogger(__name__)
 
@@ -23,12 +24,15 @@ class Reference:
     """Gives the reference's log-probabilities of a pack's answers.
 
     It is no module: whatever it holds is in no state_dict, gets no gradient, and is cast, moved and switched to
-    training mode by nobody else.
+    training mode by nobody else. A copy of the objective shares it: it does not change, and may be as large as a model.
     """
 
     is_model: ClassVar[bool] = False
     """Whether it holds a second model."""
     _told = False
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Gets ready before training; see `Objective.prepare`."""
@@ -117,20 +121,29 @@ class FrozenReference(Reference):
 class AdaptersOff(Reference):
     """The policy itself with its peft adapters switched off: what it was before training, at no memory at all.
 
-    Right where adapters are all that is trained.
+    Right where adapters are all that is trained, and start from nothing. Methods that move a part of the weights into
+    the adapter (PiSSA, OLoRA, LoftQ) are refused. Adapters that are drawn to change answers from the beginning
+    (`init_lora_weights: false`) are measured against the model without them, and MPO reports the first step.
     """
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Makes sure that the policy without adapters is what training started from.
 
         Raises:
-            WiringError: There are no adapters, or other weights are trained beside them.
+            WiringError: There are no adapters, they began with a part of the weights, or other weights are trained too.
         """
         layers = list(_adapter_layers(model))
         if not layers:
             raise WiringError(
                 "AdaptersOff switches adapters off and the model has none: train a slot with adapters,"
                 " or take model.objective.reference: FrozenReference"
+            )
+        moved = [layer for layer in layers if getattr(layer, "base_was_changed", False)]
+        if moved:
+            raise WiringError(
+                "AdaptersOff takes the model without adapters for the reference, and the start of the adapters has"
+                f" changed the weights of {len(moved)} layers below them, as PiSSA, OLoRA and LoftQ do: start them from"
+                " nothing (init_lora_weights: true), or take model.objective.reference: FrozenReference"
             )
         own = {id(p) for layer in layers for names in layer.adapter_layer_names for p in _parameters(layer, names)}
         others = [name for name, p in _module(model).named_parameters() if p.requires_grad and id(p) not in own]
@@ -144,7 +157,7 @@ class AdaptersOff(Reference):
     @torch.no_grad()
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
         """What the policy says in evaluation mode, without its adapters."""
-        with _without_adapters(model), _evaluating(_module(model)):
+        with _without_adapters(model), evaluating(_module(model)):
             return answer_logps(model, batch, head)
 
 
@@ -194,15 +207,3 @@ def _without_adapters(model: Model) -> Iterator[None]:
     finally:
         for layer, value in zip(layers, before, strict=True):
             layer._disable_adapters = value
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each module goes back to its own mode, frozen ones included."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True

@@ -6,6 +6,7 @@ import copy
 import difflib
 import hashlib
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from peft import PeftConfig, inject_adapter_in_model
@@ -62,7 +63,8 @@ def start_adapters(model: MultimodalModel, seed: int) -> None:
     """Gives the adapters of a model the values that peft starts them with, which for most methods change no answer.
 
     Each layer is adapted anew on the CPU, with its whole weights, since some methods begin from them, and with random
-    numbers that depend on seed, slot and name alone: whatever the device, rank or sharding.
+    numbers that depend on seed, slot and name alone: whatever the device, rank or sharding. A layer whose own weights
+    the method has changed is marked `base_was_changed`: switching its adapter off does not give the start back.
 
     Args:
         model: With the weights that the run starts from; it may be sharded.
@@ -72,6 +74,7 @@ def start_adapters(model: MultimodalModel, seed: int) -> None:
         for path, layer in adapter_layers(part).items():
             own = base_layer(layer)
             whole = {id(t): _whole(t) for t in (*own.parameters(), *own.buffers())}
+            before = [p.detach().clone() for p in whole.values()]  # some methods write into what they begin from
             key = hashlib.sha256(f"{seed}/{slot}/{path}".encode()).digest()
             with torch.random.fork_rng(devices=[]), torch.device("cpu"):
                 torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
@@ -82,6 +85,9 @@ def start_adapters(model: MultimodalModel, seed: int) -> None:
             ):
                 for name, place in places:
                     put(place, values[name].detach().to(place.dtype))
+            after = base_layer(fresh)
+            changed = zip(before, (*after.parameters(), *after.buffers()), strict=True)
+            cast(Any, layer).base_was_changed = any(not torch.equal(a, b.to(a.dtype)) for a, b in changed)
 
 
 def _check(model: MultimodalModel, slot: str, part: nn.Module, config: PeftConfig) -> None:

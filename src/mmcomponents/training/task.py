@@ -13,7 +13,6 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import AdamW
-from torchmetrics import MeanMetric
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
@@ -38,6 +37,7 @@ from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
+from mmcomponents.training.validation_means import ValidationMeans
 from mmcomponents.vision import VisionEncoder
 
 _WITH_LOSS = (TrainerFn.FITTING, TrainerFn.VALIDATING)
@@ -109,8 +109,8 @@ class MultimodalTask(LightningModule):
         self.model: MultimodalModel | None = None
         self.objective: Objective | None = None
         self.sampler: Sampler | None = None
-        self.val_loss = MeanMetric()
         self._step_log = StepLog()
+        self._means = ValidationMeans()
         self._settings: list[dict[str, Any]] = []
 
     def configure_model(self) -> None:
@@ -225,16 +225,19 @@ class MultimodalTask(LightningModule):
         scaled: Tensor = out.total * (window * self.trainer.world_size)
         return scaled
 
+    def on_validation_epoch_start(self) -> None:
+        """Forgets the last validation."""
+        self._means.clear()
+
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
         """Adds a pack to the mean loss over all targets of the validation data, and to the objective's other means."""
         model, objective, _ = self._built()
-        totals = objective.counts(batch)
-        out = objective(model, batch, totals)
-        weight = totals[objective.denominator]
-        self.val_loss.update(out.total, weight=weight)
-        self.log("val/loss", self.val_loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
-        for name in objective.validated:
-            self.log(f"val/{name}", out.parts[name], on_epoch=True, sync_dist=True, batch_size=int(weight))
+        counts = objective.counts(batch)
+        self._means.add(objective, objective(model, batch, counts), counts)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs `val/loss` and the objective's other means."""
+        self._means.write(self, self._built()[1])
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[str]]:
         """Answers of the model to a batch of prompts; callbacks make scores of them."""
@@ -304,6 +307,8 @@ class MultimodalTask(LightningModule):
                 del weights[name]
         if self.objective is not None and known and "objective" in checkpoint:
             self.objective.load_state_dict(checkpoint["objective"])
+            # Averaged weights come with the state that the objective had when it was copied, at the beginning.
+            weights |= {f"objective.{n}": v for n, v in checkpoint["objective"].items() if f"objective.{n}" in weights}
 
     def train(self, mode: bool = True) -> MultimodalTask:
         """Sets training mode; the parts of frozen slots stay in evaluation mode."""

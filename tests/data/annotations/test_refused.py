@@ -127,7 +127,7 @@ CASES: list[tuple[str, Any, str]] = [
     ("placeholders", {"text": "<image><image>", "image": "one.png"}, "2 <image> in the text, 1 image$"),
     ("placeholders", parts(IMAGE, IMAGE, {"type": "text", "text": "<image>"}), "1 <image> in its text, 2 image parts"),
     ("placeholders", parts(IMAGE, role="assistant"), "of the assistant, has media"),
-    ("missing_file", chat(image="nothing.png"), "'nothing.png' is not below the root"),
+    ("missing_file", chat(image="nothing.png"), "there is no file 'nothing.png' below the root"),
     ("missing_file", chat(image="deep"), "'deep' is no file|cannot be read"),
     ("missing_file", chat(image="one.png/x.png"), "cannot be read: Not a directory"),
     ("missing_file", chat(image="a\0b.png"), "cannot be read"),

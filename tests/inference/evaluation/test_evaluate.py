@@ -10,7 +10,7 @@ from PIL import Image
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.inference.evaluation import Benchmark, Evaluation, Item, interval
 from mmcomponents.inference.evaluation.metrics import BLEU, ExactMatch, MultipleChoice, Target
-from mmcomponents.inference.rollouts import Sampling
+from mmcomponents.inference.rollouts import Answers, Sampling
 from mmcomponents.inference.selectors import BestOfN, First, Oracle, SelfConsistency
 
 SAMPLES = 4
@@ -47,7 +47,7 @@ class Scripted:
             if question.key in self.refused:
                 refuse(question, SampleError("no such image"))
                 continue
-            yield question, SAID[question.key]
+            yield question, Answers(SAID[question.key], [3] if question.key == "q1" else [])
             if progress is not None:
                 progress(number + 1, len(questions))
 
@@ -107,6 +107,7 @@ def test_figures_by_selector_and_n(tmp_path: Path) -> None:
     assert values(report, "self_consistency") == [0.5, 0.5, 0.5, 0.5]
     assert values(report, "best_of_n_prm") == [0.5, 0.5, 0.75, 0.75]
     assert (report["questions"], report["samples"], report["with_an_answer"]) == (4, 4, 1.0)
+    assert report["cut"] == 1 / 16
     assert report["by_category"]["odd"]["questions"] == 2
     assert report["by_category"]["odd"]["figures"]["oracle"]["2"]["value"] == 1.0
     figure = report["figures"]["oracle"]["2"]

@@ -21,7 +21,7 @@ from mmcomponents.inference.evaluation.metrics import Metric
 from mmcomponents.inference.evaluation.outcome import Result, judge, summary
 from mmcomponents.inference.evaluation.plot import draw_accuracy
 from mmcomponents.inference.journal import Journal
-from mmcomponents.inference.rollouts import Question, Sampling
+from mmcomponents.inference.rollouts import Answers, Question, Sampling
 from mmcomponents.inference.selectors import Selector
 
 Progress = Callable[[int, int], None]
@@ -41,7 +41,7 @@ class Answering(Protocol):
         progress: Progress | None,
         done: Collection[str],
         refuse: Callable[[Question, SampleError], None],
-    ) -> Iterator[tuple[Question, list[str]]]:
+    ) -> Iterator[tuple[Question, Answers]]:
         """Yields questions with their candidates, in any order."""
 
 
@@ -112,8 +112,8 @@ class Evaluation:
                 self._refused[question.key] = str(error)
                 self._check_refused()
 
-            for question, texts in answering(questions, progress=progress, done=set(journal.done), refuse=refuse):
-                journal.add({"key": question.key, "candidates": texts})
+            for question, answers in answering(questions, progress=progress, done=set(journal.done), refuse=refuse):
+                journal.add({"key": question.key, "candidates": answers.texts, "cut": answers.cut})
         self.seconds["candidates"] = time.perf_counter() - begin
 
     def score(self, critic: str, scoring: Scoring, known: Mapping[str, Any], progress: Progress | None = None) -> None:
@@ -169,6 +169,7 @@ class Evaluation:
             "benchmark": self.benchmark.name,
             "metric": self.metric.title,
             **figures,
+            "cut": self._cut([result.item.key for result in results]) / (figures["questions"] * figures["samples"]),
             "refused": [*self.benchmark.refused, *refused],
             "unjudged": self._unjudged([result.item.key for result in results]),
             "settings": {
@@ -210,6 +211,11 @@ class Evaluation:
 
     def _asked(self) -> list[Item]:
         return [item for item in self.benchmark.items if item.key not in self._refused]
+
+    def _cut(self, keys: Sequence[str]) -> int:
+        """Candidates that the limit of new tokens has ended: they are measured as they are."""
+        with self._candidates() as journal:
+            return sum(len(journal.done[key]["cut"]) for key in keys)
 
     def _unjudged(self, keys: Sequence[str]) -> list[str]:
         """The candidates that a critic could not judge, with the reasons."""

@@ -32,4 +32,5 @@ def interval(marks: Sequence[float]) -> tuple[float, float]:
         middle = mean
         spread = sum((mark - mean) ** 2 for mark in marks) / max(count - 1, 1)
         half = Z * math.sqrt(spread / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # in floating point, the interval of only wrong answers may begin a hair above 0
+    return min(mean, max(0.0, middle - half)), max(mean, min(1.0, middle + half))

@@ -69,12 +69,8 @@ def judge(
         metric: Says how right they are.
         selectors: By the names they have in a report.
     """
-    candidates = Candidates(
-        texts=texts,
-        answers=metric.answers(texts, item.target),
-        scores=scores,
-        marks=[metric.score(text, item.target) for text in texts],
-    )
+    answers, marks = metric.measure(texts, item.target)
+    candidates = Candidates(texts=texts, answers=answers, scores=scores, marks=marks)
     return Result(item, candidates, {name: selector.choices(candidates) for name, selector in selectors.items()})
 
 

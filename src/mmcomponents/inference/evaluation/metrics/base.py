@@ -43,6 +43,10 @@ class Metric(ABC):
     def score(self, response: str, target: Target) -> float:
         """How right a response is, from 0 to 1."""
 
+    def measure(self, responses: Sequence[str], target: Target) -> tuple[list[str | None], list[float]]:
+        """`answers`, and the score of each response."""
+        return self.answers(responses, target), [self.score(response, target) for response in responses]
+
     def total(self, responses: Sequence[str], targets: Sequence[Target]) -> float:
         """The figure for many questions: the mean of their scores, where a metric has no other."""
         return sum(self.score(r, t) for r, t in zip(responses, targets, strict=True)) / len(responses)

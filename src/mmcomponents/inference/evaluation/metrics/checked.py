@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mmcomponents.inference.checking import BoxedAnswer, Checker, FinalAnswer, NumericAnswer
 from mmcomponents.inference.evaluation.metrics.base import Metric, Target
@@ -26,21 +27,29 @@ class CheckedAnswer(Metric):
 
     def answers(self, responses: Sequence[str], target: Target) -> list[str | None]:
         """Each response's answer, as the first response with the same one writes it."""
-        known: list[str] = []
-        found: list[str | None] = []
-        for response in responses:
-            answer = self.checker.extract(response)
-            if answer is not None:
-                alike = next((other for other in known if self.checker.same(answer, other)), None)
-                if alike is None:
-                    known.append(answer)
-                answer = alike or answer
-            found.append(answer)
-        return found
+        return self.measure(responses, target)[0]
 
     def score(self, response: str, target: Target) -> float:
         """1 or 0."""
-        return float(any(self.checker(response, reference) is True for reference in target.references))
+        return self.measure([response], target)[1][0]
+
+    def measure(self, responses: Sequence[str], target: Target) -> tuple[list[str | None], list[float]]:
+        """`answers` and scores; each response, and each answer, is parsed once."""
+        checker, known = self.checker, dict[str, Any]()  # answers of which no two are the same
+        true = [checker.parse(checker.truth(reference)) for reference in target.references]
+        first, mark = dict[str, str](), dict[str, float]()  # by answer: who writes it first; how right it is
+        found = [checker.extract(response) for response in responses]
+        for answer in found:
+            if answer is None or answer in first:
+                continue
+            parsed = checker.parse(answer)
+            alike = next((other for other in known if checker.agree(parsed, known[other])), None)
+            if alike is None:
+                known[answer] = parsed
+            first[answer] = answer if alike is None else alike
+            mark[answer] = float(any(checker.agree(parsed, one) for one in true))
+        answers = [None if answer is None else first[answer] for answer in found]
+        return answers, [0.0 if answer is None else mark[answer] for answer in found]
 
 
 class NumericMatch(CheckedAnswer):
