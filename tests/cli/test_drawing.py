@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import tiny
 from drawn import records, write_questions
@@ -64,6 +65,8 @@ def line_of_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
 
 def test_preferences(folder, capsys, monkeypatch) -> None:
     monkeypatch.setattr(checking.ExactAnswer, "same", lambda self, found, answer: len(found) < 8)
+    with torch.no_grad():  # some answers have to come to an end
+        folder.model.heads["lm"].weight[folder.words.convert_tokens_to_ids("<|im_end|>")] *= 3
     argv = ["preferences", "m", "q.jsonl", "--out", "p", *FEW, "--max_pairs", "2"]
     assert main(["data", *argv]) == 0
     told = capsys.readouterr().out
@@ -72,6 +75,8 @@ def test_preferences(folder, capsys, monkeypatch) -> None:
     assert len(records(Path("p"), "pairs")) == report["pairs"] > 0
     assert "p: 1 shard with its index, preferences.json, recipe.yaml, journal.jsonl" in told
     assert "│ answers" in told
+    assert "│ cut at max_new_tokens, never chosen" in told
+    assert 0 < report["cut"] < 12
     assert main(["data", *argv, "--no_answers"]) == 2  # what lies there was drawn for something else
     assert "was begun with other settings (checked was True and is False, questions was" in capsys.readouterr().err
 
@@ -80,7 +85,8 @@ def test_steps(folder, capsys) -> None:
     assert main(["data", "steps", "m", "q.jsonl", "--out", "s", *FEW, "--completions", "2", "--limit", "2"]) == 0
     told = capsys.readouterr().out
     report = json.loads(Path("s/steps.json").read_text())
-    assert report["solutions"] == 8
+    assert report["solutions"] == report["cut"] == 8  # four tokens, and none of them ends an answer
+    assert "│ cut at max_new_tokens, thus wrong" in told
     assert len(records(Path("s"), "process")) == len(records(Path("s"), "outcome")) > 0
     assert "process-*.tar judges every step" in told
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,24 @@ def test_final(response, wanted) -> None:
     assert FinalAnswer()(response, "7") is wanted
 
 
+def test_a_final_answer_in_brackets_or_emphasis() -> None:
+    assert FinalAnswer()("Final answer: (-3)", "-3") is True
+    assert FinalAnswer()("**Final answer: 7 pm** \u3000", "7 am") is False
+    assert FinalAnswer()("**Final answer: 7 pm**_ ", "7 pm") is True
+    begin = time.perf_counter()
+    assert FinalAnswer().extract("Final answer: x" + "*" * 50_000 + "x") is not None
+    assert time.perf_counter() - begin < 0.5
+
+
+def test_parsed_answers_compare_as_texts_do() -> None:
+    texts = ["7", "7.0", "7 cm", "7 m", "x", "X.", "1/2", "50%"]
+    for checker in (ExactAnswer(), PlainAnswer(), NumericAnswer(), BoxedAnswer(), FinalAnswer(NumericAnswer())):
+        for one in texts:
+            for other in texts:
+                same = checker.agree(checker.parse(one), checker.parse(other))
+                assert same is checker.same(one, other)
+
+
 def test_other_markers() -> None:
     assert FinalAnswer(markers=("Result:",))("Result: a", "A") is True
     assert FinalAnswer(markers=("Result:",))("Answer: a", "a") is None
@@ -105,6 +124,11 @@ def test_other_markers() -> None:
         ("", "7", None),
         ("7", "seven", False),
         ("v2", "2", None),
+        ("so it is 10^-3", "-3", False),
+        ("so it is 10^{-3}", "0.001", True),
+        ("1 000 000", "0", False),
+        ("1 000 000", "1,000,000", True),
+        (r"so 3\sqrt{2}", "2", None),
     ],
 )
 def test_numeric(response, answer, wanted) -> None:
@@ -131,6 +155,15 @@ def test_numbers_are_exact_unless_told_otherwise() -> None:
         ("x = 4", "4", True),
         ("4 or 5", "5", False),
         ("12:30", "12:30", True),
+        ("5 cm", "5 m", False),
+        ("5 cm", "5", True),
+        ("5", "5 cm", True),
+        ("5 cm²", "5.0 cm^2", True),
+        ("7 pm", "7 am", False),
+        ("2 apples", "2 pears", False),
+        ("1.0 apple", "1 apples", True),
+        ("(-3)", "-3", True),
+        ("2π", "2", False),
         (" ", "", None),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -215,3 +217,14 @@ def test_the_models_mode_comes_back(judge, renderer) -> None:
     Critic(judge.train(), renderer).score([Solution(ask("a"), "7")])
     assert judge.training
     assert Critic(judge, renderer).score([]) == []
+
+
+def test_settings_tell_all_that_scores_depend_on(judge, renderer) -> None:
+    base = Critic(judge, renderer).settings()
+    for name, value in (
+        ("normalization", "siglip"),
+        ("frame_template", "{number} <image>"),
+        ("control_text", "refuse"),
+    ):
+        changed = Critic(judge, replace(renderer, **{name: value})).settings()
+        assert [key for key in base if changed[key] != base[key]] == [name]

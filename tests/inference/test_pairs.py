@@ -55,7 +55,34 @@ def test_why_there_is_no_pair(given, why) -> None:
 
 @pytest.mark.parametrize(
     ("text", "half"),
-    [("one two\nthree  four", "one two"), (" a b c ", " a"), ("word", None), ("", None), ("a b", "a")],
+    [
+        ("one two\nthree  four", "one two"),
+        ("a b c d e", "a b"),
+        ("一 二", "一"),
+        ("一二三四", None),
+        (" a b c ", " a"),
+        ("word", None),
+        ("", None),
+        ("a b", "a"),
+    ],
 )
 def test_half_of_the_words(text, half) -> None:
     assert first_half(text) == half
+
+
+def test_an_answer_that_was_cut_is_never_right() -> None:
+    given = texts(7, 8, 7)
+    found = pair_by_correctness(given, "7", CHECK, cut=[0])
+    assert found.pairs
+    assert all(chosen == given[2] for chosen, _ in found.pairs)
+    assert {rejected for _, rejected in found.pairs} == {given[0], given[1]}
+    assert (found.correct, found.wrong, found.unparseable, found.cut) == (1, 1, 1, 1)
+    strict = pair_by_correctness(given, "7", CHECK, cut=[0], format_negatives=False)
+    assert strict.pairs == [(given[2], given[1])]
+    assert pair_by_correctness(given[:2], "7", CHECK, cut=[0]).why_none == "no right answer"
+
+
+def test_a_text_that_came_cut_and_whole_is_not_paired_with_itself() -> None:
+    given = texts(7, 8)
+    found = pair_by_correctness([given[0], *given], "7", CHECK, cut=[0])
+    assert found.pairs == [(given[0], given[1])]

@@ -11,7 +11,7 @@ import tiny
 from drawn import contents, records, scripted, write_questions
 from mmcomponents.data import Index, SampleRenderer, Tiling
 from mmcomponents.data.errors import DataError
-from mmcomponents.inference import drawing
+from mmcomponents.inference import drawing, preferences
 from mmcomponents.inference.checking import Checker, FinalAnswer
 from mmcomponents.inference.preferences import make_preferences
 from mmcomponents.inference.rollouts import Sampling, rollouts
@@ -99,7 +99,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bytes(tmp_path, monkeypatch, 
     model, questions = writer(), write_questions(tmp_path, 6)
     sampling = SAMPLING
     if checker is None:  # some answers have to come to an end
-        sampling = replace(SAMPLING, max_new_tokens=20)
+        sampling = replace(SAMPLING, max_new_tokens=12)
         with torch.no_grad():
             model.heads["lm"].weight[renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")] *= 3
 
@@ -168,3 +168,52 @@ def test_questions_that_cannot_be_asked_are_counted_and_too_many_end_it(tmp_path
 def test_wrong_numbers_are_refused(tmp_path, renderer, writer) -> None:
     with pytest.raises(ValueError, match="max_pairs and samples_per_shard must be at least 1"):
         make_preferences(writer(), renderer, write_questions(tmp_path, 1), tmp_path / "o", SAMPLING, None, max_pairs=0)
+
+
+def test_answers_that_were_cut_are_never_chosen(tmp_path, monkeypatch, renderer, writer) -> None:
+    said = ["Answer: 7~", "Answer: 7", "Answer: 8", "So it is~"]
+    scripted(monkeypatch, lambda question, number: said[number])
+    questions = write_questions(tmp_path, 1)
+    report = make_preferences(writer(), renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer())
+    assert (report.samples, report.correct, report.wrong, report.unparseable, report.cut) == (4, 1, 1, 2, 2)
+    assert {(r["chosen"], r["rejected"]) for r in records(tmp_path / "out", "pairs")} == {
+        ("Answer: 7", "Answer: 8"),
+        ("Answer: 7", "So it is"),
+    }
+    assert json.loads((tmp_path / "out" / "preferences.json").read_text())["cut"] == 2
+
+
+def test_without_answers_only_whole_ones_are_gone_on_from(tmp_path, monkeypatch, renderer, writer) -> None:
+    said = ["It is cut~", "It is a cat", "It is a dog", "It is 7"]
+
+    def script(question, number: int) -> str:
+        if question.prefix:
+            return " what else"
+        return "It is~" if question.key.endswith("2") else said[number]
+
+    asked = scripted(monkeypatch, script)
+    sampling, out = replace(SAMPLING, max_new_tokens=40), tmp_path / "out"
+    questions = write_questions(tmp_path, 2)
+    report = make_preferences(writer(), renderer, questions, out, sampling, None, max_pairs=2)
+    assert [r["chosen"] for r in records(out, "pairs")] == said[1:3]
+    assert (report.cut, report.without) == (5, {"every answer was cut": 1})
+    halves = [question for question in asked if question.prefix]
+    assert len(halves) == 2  # what will not be written is not drawn
+    used = len(renderer.tokenizer.encode("It is", add_special_tokens=False))
+    assert [question.new_tokens for question in halves] == [40 - used] * 2
+    with pytest.raises(DataError, match="max_pairs was 2 and is 3"):
+        make_preferences(writer(), renderer, questions, out, sampling, None, max_pairs=3)
+
+
+def test_groups_of_questions_change_nothing(tmp_path, monkeypatch, renderer, writer) -> None:
+    def script(question, number: int) -> str:
+        return f" {question.key}" if question.prefix else f"It is {number} {question.key}"
+
+    questions, names = write_questions(tmp_path, 5), []
+    scripted(monkeypatch, script)
+    for together in (8192, 2):
+        monkeypatch.setattr(preferences, "TOGETHER", together)
+        make_preferences(writer(), renderer, questions, tmp_path / str(together), SAMPLING, None)
+        names.append(records(tmp_path / str(together), "pairs"))
+    assert names[0] == names[1]
+    assert len(names[0]) == 20

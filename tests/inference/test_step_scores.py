@@ -147,3 +147,20 @@ def test_wrong_numbers_are_refused(tmp_path, renderer, writer) -> None:
     for how in ({"completions": 0}, {"threshold": 1.0}, {"max_steps": 0}, {"samples_per_shard": 0}):
         with pytest.raises(ValueError, match=r"need completions|max_steps must be"):
             make_step_scores(writer(), renderer, write_questions(tmp_path, 1), tmp_path, SAMPLING, Short(), **how)
+
+
+def test_what_was_cut_is_wrong(tmp_path, monkeypatch, renderer, writer) -> None:
+    """A whole and a cut solution with the right answer; one of two completions is cut."""
+    said = ["a step\n\nAnswer: 7", "other\n\nAnswer: 7~"]
+
+    def script(question, number: int) -> str:
+        return ("Answer: 7~" if number else "Answer: 7") if question.prefix else said[number]
+
+    scripted(monkeypatch, script)
+    out, questions = tmp_path / "out", write_questions(tmp_path, 1)
+    report = make_step_scores(writer(), renderer, questions, out, SAMPLING, FinalAnswer(), completions=2)
+    assert (report.solutions, report.used, report.cut, report.correct) == (2, 2, 1, 1)
+    assert (report.completions, report.completions_cut) == (6, 3)
+    lines = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [[step["score"] for step in line["steps_with_score"]] for line in lines] == [[0.5, 1.0], [0.5, 0.0]]
+    assert [r["messages"][-1]["content"] for r in records(out, "outcome")] == ["+", "-"]

@@ -80,8 +80,8 @@ class ExactAnswer(Checker):
 class PlainAnswer(Checker):
     """The whole response is the answer: compared as numbers where both are, else as words.
 
-    Words may differ in capitals, and in dollar signs, quotes and a full stop around them. Where both numbers have a unit,
-    5 cm or 2 apples, it has to be the same; units are not converted.
+    Words may differ in capitals, and in dollar signs, quotes and a full stop around them. Where both numbers have a
+    unit, 5 cm or 2 apples, it has to be the same; units are not converted.
 
     Args:
         tolerance: See `NumericAnswer`.
@@ -113,8 +113,8 @@ class PlainAnswer(Checker):
 class NumericAnswer(Checker):
     """The last number of the response is the answer.
 
-    Read are signs, thousands with commas or blanks, decimals, powers, fractions (also LaTeX's) and percent; units behind
-    a number are passed over. A response that ends with a term that is no number, such as one with a root, has no answer.
+    Read are signs, thousands with commas or blanks, decimals, powers, fractions (also LaTeX's) and percent; units
+    behind a number are passed over. A response whose last term is no number, such as one with a root, has no answer.
 
     Args:
         tolerance: How far a number may be off, as a share of the true one; 0: exactly equal, 1/2 being 0.5.

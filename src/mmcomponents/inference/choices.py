@@ -30,8 +30,8 @@ _DENIED_BEFORE = re.compile(
 )
 _DENIED_BEHIND = re.compile(
     r"[)\]*_\"'$]*\s*,?\s*(?:(?:is|was|are|seems|looks|must be|would be)\s+(?:\w+ly\s+)?(?:not\b|wrong|incorrect|false"
-    r"|impossible|out\b|excluded|eliminated|ruled out)|isn't|wasn't|cannot|can't|can be (?:ruled out|excluded|eliminated)"
-    r"|does not|doesn't|不对|不正确|错|是错|不是)",
+    r"|impossible|out\b|excluded|eliminated|ruled out)|isn't|wasn't|cannot|can't"
+    r"|can be (?:ruled out|excluded|eliminated)|does not|doesn't|不对|不正确|错|是错|不是)",
     re.I,
 )
 _NEAR = 40

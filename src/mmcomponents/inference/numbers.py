@@ -17,7 +17,7 @@ _NUMBER = re.compile(
     rf"""
     (?=[-+.0-9\\√π])                                    # what one begins with: most letters are passed over quickly
     (?P<sign>(?<![\w)\]}}.])-|(?<![\w)\]}}.])\+)?      # behind a number or a word it is an operator
-    (?<![\w.^])(?<!\^\{{)                                 # and behind a hat a power of a unit
+    (?<![\w.^])(?<!\^[-+])(?<!\^\{{)(?<!\^\{{[-+])      # and behind a hat a power of a unit
     (?:
         \\[dt]?frac\s*\{{\s*(?P<above>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<below>-?{_DECIMAL})\s*\}}
       | \\[dt]?frac\s*(?P<one>[0-9])\s*(?P<two>[0-9])
@@ -27,7 +27,11 @@ _NUMBER = re.compile(
         | \\[dt]?frac\s*{_BRACES}\s*{_BRACES}
         )
       | (?:(?P<whole>[0-9]+)\s+)?(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL})(?!\s*/)
-      | (?P<plain>{_DECIMAL})(?:[eE](?P<power>[+-]?[0-9]{{1,3}})|\s*\^\s*(?:\{{(?P<hat>[+-]?[0-9]+)\}}|(?P<bare>[+-]?[0-9]+))|\s*\*\s*10\s*\^\s*\{{?(?P<ten>[+-]?[0-9]{{1,3}})\}}?)?
+      | (?P<plain>{_DECIMAL})(?:
+          [eE](?P<power>[+-]?[0-9]{{1,3}})
+        | \s*\^\s*(?:\{{(?P<hat>[+-]?[0-9]+)\}}|(?P<bare>[+-]?[0-9]+))
+        | \s*\*\s*10\s*\^\s*\{{?(?P<ten>[+-]?[0-9]{{1,3}})\}}?
+        )?
     )
     (?P<percent>\s?%)?
     """,

@@ -8,7 +8,7 @@ Answers that were cut at the limit of new tokens are never chosen: a model would
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any

@@ -202,9 +202,7 @@ def _prefix(one: Asked, steps: Sequence[str]) -> Question:
     return replace(one.question, key=f"{one.question.key}/from/{digest}", prefix=prefix)
 
 
-def _checked(
-    question: Question, answers: Answers, checker: Checker, references: Mapping[str, str]
-) -> dict[str, Any]:
+def _checked(question: Question, answers: Answers, checker: Checker, references: Mapping[str, str]) -> dict[str, Any]:
     reference = references[question.key]
     whole = [text for number, text in enumerate(answers.texts) if number not in answers.cut]
     right = sum(checker(question.prefix + text, reference) is True for text in whole)

@@ -33,8 +33,9 @@ class ValidationMeans:
             out: The loss of the pack and its parts, with the pack's own counts as totals.
             counts: Counts of the pack.
         """
+        parts = out.parts | {"loss": out.total}
         for name, count in _counted(objective).items():
-            value = out.parts[name].detach().float() * counts[count]
+            value = parts[name].detach().float() * counts[count]
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
             self._counts[name] = self._counts.get(name, 0.0) + counts[count]
 

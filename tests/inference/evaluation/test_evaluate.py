@@ -10,6 +10,7 @@ from PIL import Image
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.inference.evaluation import Benchmark, Evaluation, Item, interval
 from mmcomponents.inference.evaluation.metrics import BLEU, ExactMatch, MultipleChoice, Target
+from mmcomponents.inference.evaluation.plot import draw_accuracy
 from mmcomponents.inference.rollouts import Answers, Sampling
 from mmcomponents.inference.selectors import BestOfN, First, Oracle, SelfConsistency
 
@@ -237,3 +238,21 @@ def test_wilsons_interval() -> None:
     assert (low, high) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-6)
     with pytest.raises(ValueError, match="one question"):
         interval([])
+
+
+@pytest.mark.parametrize("count", [1, 7, 9, 10, 12, 13, 25, 35, 1319])
+@pytest.mark.parametrize("mark", [0.0, 1.0])
+def test_none_right_and_all_right(count: int, mark: float) -> None:
+    low, high = interval([mark] * count)
+    assert 0 <= low <= mark <= high <= 1
+    assert high - low > 0
+
+
+@pytest.mark.parametrize("count", [7, 20, 9])
+def test_a_picture_of_none_right_and_all_right(tmp_path: Path, count: int) -> None:
+    figures = {}
+    for name, mark in (("first", 0.0), ("oracle", 1.0)):
+        low, high = interval([mark] * count)
+        figures[name] = {"1": {"value": mark, "low": low, "high": high}}
+    draw_accuracy(figures, tmp_path / "a.png", "title", "metric")
+    assert (tmp_path / "a.png").stat().st_size > 0

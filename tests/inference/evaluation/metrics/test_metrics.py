@@ -4,6 +4,7 @@ import builtins
 
 import pytest
 
+from mmcomponents.inference import checking
 from mmcomponents.inference.evaluation.metrics import (
     ANLS,
     BLEU,
@@ -166,3 +167,29 @@ def test_checked_answers() -> None:
 def test_answers_that_mean_the_same_have_one_vote() -> None:
     found = NumericMatch().answers(["7", "it is 7.0", "none", "1/2", "0.5"], Target(("7",)))
     assert found == ["7", "7", None, "1/2", "1/2"]
+
+
+def test_each_candidate_is_parsed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts, calls = [f"it is {number % 20}" for number in range(40)], []
+    real = checking.last_number
+    monkeypatch.setattr(checking, "last_number", lambda text: (calls.append(text), real(text))[1])
+    answers, marks = NumericMatch().measure(texts, Target(("7", "8")))
+    assert len(calls) <= 40 + 20 + 2 * 2
+    assert answers == [str(number % 20) for number in range(40)]
+    assert [number for number, mark in enumerate(marks) if mark] == [7, 8, 27, 28]
+
+
+def test_captions_in_chinese_count_characters() -> None:
+    said, other = "一只猫在桌子上。", "一只狗在桌子上。"
+    for metric in (ROUGE(), BLEU()):
+        assert score(metric, said, said) == pytest.approx(1.0)
+        assert 0.3 < score(metric, said, other) < 0.95
+        assert score(metric, "完全不同", said) < 0.3
+    assert score(ROUGE(), said, other) == pytest.approx(6 / 7)
+    assert score(ROUGE(), "Ein Vögelchen", "ein vögelchen!") == pytest.approx(1.0)
+    assert score(ROUGE(), "猫 cat", "cat 猫") == pytest.approx(0.5)
+
+
+def test_boxes_that_are_no_thousandths() -> None:
+    assert score(GroundingIoU(), "[0.1, 0.1, 0.5, 0.5]", "[100, 100, 500, 500]") == 0
+    assert GroundingIoU().extract("[0, 0, 2000, 100]", Target(("[0, 0, 9, 9]",))) is None

@@ -9,9 +9,9 @@ from mmcomponents.inference.evaluation.metrics.base import Metric, Target
 class GroundingIoU(Metric):
     """The first box of the response covers a reference's box: intersection over union at least a threshold (RefCOCO).
 
-    Boxes are thousandths of the image, from 0 to 1000, as `<box>[[x1, y1, x2, y2]]</box>` or in brackets alone. Anything
-    else is measured as if it were that: shares from 0 to 1 are a box in the corner, and pixels a box elsewhere, both
-    wrong; a box with an edge above 1000, or of no width or height, is none. torchmetrics measures
+    Boxes are thousandths of the image, from 0 to 1000, as `<box>[[x1, y1, x2, y2]]</box>` or in brackets alone.
+    Anything else is measured as if it were that: shares from 0 to 1 are a box in the corner, and pixels a box
+    elsewhere, both wrong; a box with an edge above 1000 is none. torchmetrics measures
     boxes through torchvision, which nothing else here needs; the four lines are our own.
 
     Args:

@@ -13,8 +13,8 @@ LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 class MultipleChoice(Metric):
     """The letter of the right option. A response may be a letter, an option's text, or sentences that come to one.
 
-    In this order: a letter that is stated, see `choices.stated`; the text of exactly one option; exactly one letter that
-    stands alone and is not denied. What stands between `<think>` and `</think>` does not count.
+    In this order: a letter that is stated, see `choices.stated`; the text of exactly one option; exactly one letter
+    that stands alone and is not denied. What stands between `<think>` and `</think>` does not count.
     """
 
     title = "accuracy of choices"
