@@ -71,7 +71,7 @@ def stages(seed: int) -> list[Stage]:
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
         what = [f"{runs}/{rung}/model", f"{data}/{questions}-000000.tar", "--out", f"{out}"]
-        how = ["--temperature", "1.0", "--max_new_tokens", "110", *drawn]
+        how = ["--temperature", "1.2", "--max_new_tokens", "110", *drawn]
         found.append(Stage(f"draw {kind}", ["data", kind, *what, *how, *more], out))
 
     fit("digits")
@@ -85,7 +85,7 @@ def stages(seed: int) -> list[Stage]:
     fit("prm")
     fit("orm")
     critics = ["--process_critic", f"{runs}/prm/model", "--outcome_critic", f"{runs}/orm/model"]
-    evaluate("mpo", "--samples", "8", "--temperature", "1.0", "--top_p", "1.0", *critics)
+    evaluate("mpo", "--samples", "8", "--temperature", "1.2", "--top_p", "1.0", *critics)
     return found
 
 

@@ -46,18 +46,23 @@ def test_shards(tmp_path) -> None:
     turns = [("user", "<image>\nOne?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "Answer: 2")]
     messages = [{"role": role, "content": text} for role, text in turns]
     with open_shard(tmp_path / "s-000000.tar") as shard:
-        shard.write("a", {"messages": messages, "source": "sums"}, [("png", png("blue"))])
+        shard.write("a", {"messages": messages, "source": "sums", "kinds": ["count", "sum"]}, [("png", png("blue"))])
         shard.write("b", {"messages": messages[2:], "answer": 5})
         shard.write("c", {"text": "a document"})
         shard.write("d", {"messages": messages[:3], "chosen": "x", "rejected": "y"})
     found = read_questions([str(tmp_path / "s-*.tar")])
-    first, second = found.asked
-    assert (first.question.key, first.reference, first.source, first.images) == ("s-000000/a", "Answer: 2", "sums", 1)
-    assert list(first.question.messages) == messages[:3]
-    assert first.question.media()[0][0].getpixel((0, 0)) == (0, 0, 255)
+    one, two, second = found.asked
+    assert (one.question.key, one.reference, one.source, one.images) == ("s-000000/a#0", "1", "sums", 1)
+    assert (two.question.key, two.reference, two.kind, two.images) == ("s-000000/a#1", "Answer: 2", "sum", 1)
+    assert list(two.question.messages) == [{"role": "user", "content": "<image>\nTwo?"}]
+    assert one.question.media is two.question.media
+    assert one.question.media()[0][0].getpixel((0, 0)) == (0, 0, 255)
     assert (second.question.key, second.reference, second.files) == ("s-000000/b", "5", None)
     assert [problem.partition(":")[0] for problem in found.problems] == ["s-000000/c", "s-000000/d"]
     assert "a document asks no question" in found.problems[0]
+    assert [one.kind for one in read_questions([str(tmp_path / "s-*.tar")], kinds=["sum"]).asked] == ["sum"]
+    with pytest.raises(DataError, match="no question is of the kind add; the kinds are count, sum"):
+        read_questions([str(tmp_path / "s-*.tar")], kinds=["add"])
 
 
 def test_what_is_wrong_with_a_line_is_named(tmp_path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,12 @@ from typing import Any
 from PIL import Image
 
 from mmcomponents.data.annotations.media import MediaRoot
-from mmcomponents.data.chat import Message, check_roles
+from mmcomponents.data.chat import Message, check_roles, place_image
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.frames import FrameSampling, MiddleFrames
 from mmcomponents.data.images import decode_image
 from mmcomponents.data.records import Clip, clips, parse_record, record_kind, source_of
+from mmcomponents.data.samples import single_questions
 from mmcomponents.data.shards import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -46,6 +47,7 @@ class Asked:
         question: What the model is asked.
         reference: The true answer, or a text that holds it; None: nobody knows it.
         source: Where it comes from, "" where the data do not say.
+        kind: What kind of question it is, "" where the data do not say.
         files: Files of its media; None without media.
         images: How many of them are images.
         names: What an annotation calls its images.
@@ -55,6 +57,7 @@ class Asked:
     question: Question
     reference: str | None
     source: str = ""
+    kind: str = ""
     files: Files | None = None
     images: int = 0
     names: Sequence[str] = ()
@@ -88,23 +91,26 @@ def read_questions(
     image_root: str | None = None,
     answers: bool = True,
     limit: int | None = None,
+    kinds: Collection[str] = (),
     frames: FrameSampling = FRAMES,
 ) -> Questions:
     """Reads questions; images are read later, when they are asked.
 
     Args:
-        where: Shards (patterns, folders) of conversations, whose last question is asked; or JSONL files with a
-            "question", an "answer" and perhaps an "image", a path or a list of paths, on each line.
+        where: Shards (patterns, folders) of conversations, each of whose questions is asked by itself; or JSONL files
+            with a "question", an "answer" and perhaps an "image" (a path or a list of paths) and a "kind" on each line.
         image_root: The folder that paths of images start at; None: that of the JSONL file.
         answers: Whether each question needs an answer that is held to be right: "answer" of the record, else the last
             turn of the conversation. Without, none is read.
         limit: Questions at most; None: all.
+        kinds: Questions of these kinds alone, as "kinds" of a conversation's record gives them; none: all.
         frames: Which frames of a video are looked at.
 
     Raises:
-        DataError: A file is missing or remote, there is no question in it, or two questions have one key.
+        DataError: A file is missing or remote, there is no question in it, none is of these kinds, or two questions
+            have one key.
     """
-    found, keys = Questions(), dict[str, str]()
+    found, keys, others = Questions(), dict[str, str](), set[str]()
     lines = [path for path in where if path.endswith(".jsonl")]
     shards = find_shards([path for path in where if path not in lines]) if len(lines) < len(where) else []
     readers = [(path, _lines(Path(path), image_root, answers)) for path in lines]
@@ -112,25 +118,33 @@ def read_questions(
     for path, reader in readers:
         before = len(found.asked) + len(found.problems)
         for name, make in reader:
-            if limit is not None and len(found.asked) >= limit:
-                return found
             try:
-                one = make()
+                several = make()
             except SampleError as error:
                 found.problems.append(f"{name}: {error}")
                 continue
-            if keys.setdefault(one.question.key, path) != path:
-                raise DataError(
-                    f"{redact(keys[one.question.key])} and {redact(path)} have a question with one key,"
-                    f" {one.question.key}: rename one of the files"
-                )
-            found.asked.append(one)
-        if len(found.asked) + len(found.problems) == before:
+            for one in several:
+                if limit is not None and len(found.asked) >= limit:
+                    return found
+                if kinds and one.kind not in kinds:
+                    others.add(one.kind)
+                    continue
+                if keys.setdefault(one.question.key, path) != path:
+                    raise DataError(
+                        f"{redact(keys[one.question.key])} and {redact(path)} have a question with one key,"
+                        f" {one.question.key}: rename one of the files"
+                    )
+                found.asked.append(one)
+        if len(found.asked) + len(found.problems) == before and not others:
             raise DataError(f"there is no question in {redact(path)}")
+    if others and not found.asked:
+        raise DataError(
+            f"no question is of the kind {' or '.join(kinds)}; the kinds are {', '.join(sorted(filter(None, others))) or 'not named'}"
+        )
     return found
 
 
-def _lines(path: Path, image_root: str | None, answers: bool) -> Iterator[tuple[str, Callable[[], Asked]]]:
+def _lines(path: Path, image_root: str | None, answers: bool) -> Iterator[tuple[str, Callable[[], list[Asked]]]]:
     root = Path(image_root) if image_root is not None else path.parent
     if not path.is_file():
         raise DataError(f"there is no file of questions {path}")
@@ -143,7 +157,7 @@ def _lines(path: Path, image_root: str | None, answers: bool) -> Iterator[tuple[
                 yield f"{path.name}:{number}", partial(_from_line, key, line, MediaRoot(root), answers)
 
 
-def _from_line(key: str, line: bytes, root: MediaRoot, answers: bool) -> Asked:
+def _from_line(key: str, line: bytes, root: MediaRoot, answers: bool) -> list[Asked]:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as error:
@@ -158,14 +172,8 @@ def _from_line(key: str, line: bytes, root: MediaRoot, answers: bool) -> Asked:
         raise SampleError(f'"image" is no path and no list of paths: {images!r:.80}')
     files = partial(_read_images, root, names) if names else None
     media = partial(_load, files, len(names), [], FRAMES) if files else None
-    return Asked(
-        Question(key, messages, media),
-        _column(record, "answer") if answers else None,
-        source_of(record),
-        files,
-        len(names),
-        names,
-    )
+    reference, kind = _column(record, "answer") if answers else None, str(record.get("kind") or "")
+    return [Asked(Question(key, messages, media), reference, source_of(record), kind, files, len(names), names)]
 
 
 def _column(record: Mapping[str, Any], name: str) -> str:
@@ -182,7 +190,7 @@ def _read_images(root: MediaRoot, names: Sequence[str]) -> list[tuple[str, bytes
     return [(file.suffix, file.data) for file in map(root.image, names)]
 
 
-def _samples(shard: str, answers: bool, frames: FrameSampling) -> Iterator[tuple[str, Callable[[], Asked]]]:
+def _samples(shard: str, answers: bool, frames: FrameSampling) -> Iterator[tuple[str, Callable[[], list[Asked]]]]:
     if is_remote(shard):
         raise DataError(f"{redact(shard)} is remote: fetch it first, questions are read from local shards")
     stem = Path(shard).name.removesuffix(".tar")
@@ -193,7 +201,7 @@ def _samples(shard: str, answers: bool, frames: FrameSampling) -> Iterator[tuple
 
 def _from_sample(
     name: str, shard: str, members: Sequence[Member], problem: str, answers: bool, frames: FrameSampling
-) -> Asked:
+) -> list[Asked]:
     if problem:
         raise SampleError(problem)
     record = parse_record(read_members(shard, [json_member(members)])[0])
@@ -201,15 +209,30 @@ def _from_sample(
         raise SampleError(f"a {record_kind(record)} asks no question: a conversation with an answer belongs here")
     messages: list[Message] = list(record["messages"])
     check_roles(messages, "assistant")
-    reference = None
-    if answers:
-        reference = _column(record, "answer") if "answer" in record else messages[-1]["content"]
     pictures, films = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
-    files = partial(_read_stored, shard, [*pictures, *films]) if pictures or films else None
-    cuts = clips(record, len(films))
-    media = partial(_load, files, len(pictures), cuts, frames) if files else None
-    question = Question(name, messages[:-1], media)
-    return Asked(question, reference, source_of(record), files, len(pictures), clips=record.get("clips"))
+    cuts, kinds = clips(record, len(films)), record.get("kinds")
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    if len(messages) - len(system) == 2 or films:  # what is said of a film in earlier turns may be needed
+        turns = [(messages[:-1], messages[-1]["content"], len(pictures))]
+        kinds = kinds[-1:] if isinstance(kinds, list) else None
+    else:
+        singles = single_questions(place_image(messages, len(pictures)))
+        turns = [([*system, {"role": "user", "content": asked}], said, used) for asked, said, used in singles]
+    shown: dict[int, tuple[Files, Callable[[], Any]]] = {}
+    several = []
+    for number, (asked, said, used) in enumerate(turns):
+        if (used or films) and used not in shown:  # questions about the same images share them
+            stored = partial(_read_stored, shard, [*pictures[:used], *films])
+            shown[used] = stored, partial(_load, stored, used, cuts, frames)
+        files, media = shown.get(used, (None, None))
+        key = name if len(turns) == 1 else f"{name}#{number}"
+        reference = None
+        if answers:
+            reference = _column(record, "answer") if "answer" in record and len(turns) == 1 else said
+        kind = str(kinds[number]) if isinstance(kinds, list) and number < len(kinds) else ""
+        question = Question(key, asked, media)
+        several.append(Asked(question, reference, source_of(record), kind, files, used, clips=record.get("clips")))
+    return several
 
 
 def _read_stored(shard: str, members: Sequence[Member]) -> list[tuple[str, bytes]]:

@@ -127,7 +127,9 @@ class MediaRoot:
                 return file.read()
         except FileNotFoundError:
             self._refuse_escape(where)
-            raise Refused("missing_file", f"there is no file {_short(where)} below the root {_short(str(self.root))}") from None
+            raise Refused(
+                "missing_file", f"there is no file {_short(where)} below the root {_short(str(self.root))}"
+            ) from None
         except (OSError, ValueError, RuntimeError) as error:  # a loop of links, or a zero byte in the name
             if isinstance(error, Refused):
                 raise

@@ -11,7 +11,7 @@ class GroundingIoU(Metric):
 
     Boxes are thousandths of the image, from 0 to 1000, as `<box>[[x1, y1, x2, y2]]</box>` or in brackets alone.
     Anything else is measured as if it were that: shares from 0 to 1 are a box in the corner, and pixels a box
-    elsewhere, both wrong; a box with an edge above 1000 is none. torchmetrics measures
+    elsewhere, both wrong; a box with an edge above 1000 or whose ends are swapped is none. torchmetrics measures
     boxes through torchvision, which nothing else here needs; the four lines are our own.
 
     Args:
