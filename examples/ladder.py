@@ -62,7 +62,8 @@ def stages(seed: int) -> list[Stage]:
         found.append(Stage(f"train {rung}", ["fit", *recipe], run))
         last = ["--ckpt_path", f"{run}/checkpoints/last.ckpt"]
         where = ["--format", "mmcomponents", "--out", f"{run}/model", "--overwrite"]
-        found.append(Stage(f"export {rung}", ["export", "--config", f"{run}/recipe.yaml", *last, *where], run / "model"))
+        trained = ["--config", f"{run}/recipe.yaml", *last]
+        found.append(Stage(f"export {rung}", ["export", *trained, *where], run / "model"))
 
     def evaluate(rung: str, *more: str) -> None:
         out, shards = runs / "evaluate" / rung, f"{data}/test-*.tar"
@@ -71,7 +72,7 @@ def stages(seed: int) -> list[Stage]:
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
         what = [f"{runs}/{rung}/model", f"{data}/{questions}-000000.tar", "--out", f"{out}"]
-        how = ["--temperature", "1.2", "--max_new_tokens", "110", *drawn]
+        how = ["--max_new_tokens", "110", *drawn]
         found.append(Stage(f"draw {kind}", ["data", kind, *what, *how, *more], out))
 
     fit("digits")
@@ -79,9 +80,11 @@ def stages(seed: int) -> list[Stage]:
     evaluate("pretrain")
     fit("sft")
     evaluate("sft")
-    draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
+    draw(
+        "preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--temperature", "1", "--max_pairs", "2"
+    )
     fit("mpo")
-    draw("steps", "mpo", "critic", runs / "steps", "--samples", "4", "--completions", "4")
+    draw("steps", "mpo", "critic", runs / "steps", "--samples", "4", "--temperature", "1.2", "--completions", "4")
     fit("prm")
     fit("orm")
     critics = ["--process_critic", f"{runs}/prm/model", "--outcome_critic", f"{runs}/orm/model"]

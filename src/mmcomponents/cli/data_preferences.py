@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 LINE = "make pairs of better and worse answers from a model's own samples"
 
+_SHOWN = 120
+"""Letters of an answer that is shown."""
+
 
 def main(verb: str, argv: list[str]) -> int:
     """Entry of the verb."""
@@ -82,6 +85,10 @@ def _close(report: PreferenceReport, console: Console, checked: bool) -> None:
     for name, count, of in rows:
         table.add_row(name, f"{count:,}", f"{count / of:.1%}" if of else "")
     console.print(table)
+    if 2 * report.unparseable > report.samples and report.odd:
+        shown = report.odd if len(report.odd) <= _SHOWN else f"{report.odd[:_SHOWN]}…"
+        told = f"most answers hold none that --check finds, such as {shown!r}"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     count = len(report.shards)
     written = "1 shard with its index" if count == 1 else f"{count:,} shards with their indices"
     for line in (

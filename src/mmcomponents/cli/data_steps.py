@@ -79,6 +79,9 @@ def _close(report: StepReport, console: Console) -> None:
     for name, count, of in rows:
         table.add_row(name, f"{count:,}", f"{count / of:.1%}" if of else "")
     console.print(table)
+    if report.steps and report.steps == report.used:
+        told = "each solution is one step, as steps end at blank lines: process-*.tar says what outcome-*.tar does"
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     files = f"{len(report.shards):,} shards with their indices, steps.jsonl, steps.json, journal.jsonl"
     lines = [f"{report.out}: {files}"]
     lines += ["process-*.tar judges every step, outcome-*.tar the whole solution"]

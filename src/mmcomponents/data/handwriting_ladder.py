@@ -74,7 +74,7 @@ def make_handwriting_ladder(
     | shards | what they hold | which rung |
     |---|---|---|
     | `documents` | sums as plain text | pre-training |
-    | `digits` | scenes of one digit: conversations that read, count, compare, describe and check | pre-training, begin |
+    | `digits` | scenes of one digit: read, count, compare, describe, check | pre-training, begin |
     | `scenes` | the same of several digits | pre-training |
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |

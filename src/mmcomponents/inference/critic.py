@@ -7,6 +7,7 @@ would have said is read off the position before it. The model is causal: one for
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -23,6 +24,8 @@ from mmcomponents.inference.inputs import check_length, evaluating
 from mmcomponents.inference.rollouts import Media, Question
 from mmcomponents.inference.steps import ProcessSteps, Split
 from mmcomponents.model import MultimodalModel
+
+logger = logging.getLogger(__name__)
 
 SYSTEM = (
     "You check solutions to questions about images. You are given a question and the steps of a solution, one in each"
@@ -130,6 +133,12 @@ class Critic:
         if head not in model.heads:
             raise ValueError(
                 f"the critic reads the head {head!r}, and the model has {', '.join(model.heads) or 'none'}"
+            )
+        if not isinstance(model.heads[head], Verbalizer):
+            logger.warning(
+                "the critic's head is a plain %s, of which the words %s and %s are read: was it trained to judge?",
+                type(model.heads[head]).__name__,
+                *self.verdicts.words,
             )
         reads = getattr(model.heads[head], "token_ids", self.verdicts.ids)
         if tuple(reads) != self.verdicts.ids:

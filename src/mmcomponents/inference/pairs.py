@@ -19,6 +19,7 @@ class Paired:
         correct: Answers that are right.
         wrong: Answers that are wrong.
         unparseable: Answers in which no answer is found, those that were cut among them.
+        odd: The first of these.
         cut: Answers that the limit of new tokens has ended.
         contained: Pairs left out because the right answer is part of the wrong one.
         equal: Pairs left out because both answers are the same.
@@ -29,6 +30,7 @@ class Paired:
     correct: int = 0
     wrong: int = 0
     unparseable: int = 0
+    odd: str = ""
     cut: int = 0
     contained: int = 0
     equal: int = 0
@@ -71,6 +73,7 @@ def pair_by_correctness(
             right[text] = checker.truth(text)
         elif verdict is None:
             out.unparseable += 1
+            out.odd = out.odd or text
             if format_negatives:
                 wrong[text] = None
         else:

@@ -49,6 +49,7 @@ class PreferenceReport:
         correct: Of these; as the next two, only where right answers are known.
         wrong: Of these.
         unparseable: Answers in which no answer was found, those that were cut among them.
+        odd: The first of these.
         cut: Of all answers, those that the limit of new tokens has ended.
         pairs: Pairs that were written.
         contained: Pairs left out because the right answer is part of the wrong one.
@@ -64,6 +65,7 @@ class PreferenceReport:
     correct: int = 0
     wrong: int = 0
     unparseable: int = 0
+    odd: str = ""
     cut: int = 0
     pairs: int = 0
     contained: int = 0
@@ -77,6 +79,7 @@ class PreferenceReport:
         self.correct += found.correct
         self.wrong += found.wrong
         self.unparseable += found.unparseable
+        self.odd = self.odd or found.odd
         self.cut += found.cut
         self.contained += found.contained
         self.equal += found.equal
@@ -126,6 +129,8 @@ def make_preferences(
         DataError: Too many questions cannot be used, or the folder holds the answers of other settings.
         ValueError: A number is out of its range.
     """
+    if checker is not None and sampling.samples < 2:
+        raise ValueError(f"a pair takes at least 2 samples of a question, got {sampling.samples}")
     if max_pairs < 1 or samples_per_shard < 1:
         raise ValueError(f"max_pairs and samples_per_shard must be at least 1, got {max_pairs} and {samples_per_shard}")
     out, batching = Path(out), (max_tokens, max_segments, max_cache)

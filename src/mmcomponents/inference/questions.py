@@ -138,9 +138,8 @@ def read_questions(
         if len(found.asked) + len(found.problems) == before and not others:
             raise DataError(f"there is no question in {redact(path)}")
     if others and not found.asked:
-        raise DataError(
-            f"no question is of the kind {' or '.join(kinds)}; the kinds are {', '.join(sorted(filter(None, others))) or 'not named'}"
-        )
+        there = ", ".join(sorted(filter(None, others))) or "not named"
+        raise DataError(f"no question is of the kind {' or '.join(kinds)}; the kinds are {there}")
     return found
 
 

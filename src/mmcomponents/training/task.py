@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -39,6 +40,8 @@ from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, p
 from mmcomponents.training.step_log import StepLog
 from mmcomponents.training.validation_means import ValidationMeans
 from mmcomponents.vision import VisionEncoder
+
+logger = logging.getLogger(__name__)
 
 _WITH_LOSS = (TrainerFn.FITTING, TrainerFn.VALIDATING)
 
@@ -155,6 +158,8 @@ class MultimodalTask(LightningModule):
         try:
             if self.weights is not None:
                 check_initial(self.weights)
+            else:
+                logger.warning("model.weights is not set: the reference has random weights")
             model = self._compose()
             if self.weights is not None:
                 load_initial(model, self.weights)
