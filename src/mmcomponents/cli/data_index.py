@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from mmcomponents.data.inspection.text import plain
-
 if TYPE_CHECKING:
     from mmcomponents.data.indexing import IndexReport
 
@@ -38,6 +36,8 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
 
 def close(report: IndexReport, console: Console) -> int:
     """Prints the counts; returns the exit code, 1 where a shard has no index."""
+    from mmcomponents.data.inspection.text import plain  # not before: it brings torch
+
     bad = report.reasons.samples
     shards = f"{len(report.paths):,} shard{'' if len(report.paths) == 1 else 's'}"
     lines = [f"indexed {shards}: {report.samples:,} samples, {report.samples - bad:,} can be used, {bad:,} cannot"]
@@ -52,6 +52,8 @@ def close(report: IndexReport, console: Console) -> int:
 
 
 def _reasons(report: IndexReport) -> Table:
+    from mmcomponents.data.inspection.text import plain
+
     table = Table(
         Column("cannot be used because of", overflow="fold"),
         Column("samples", justify="right"),
@@ -66,6 +68,8 @@ def _reasons(report: IndexReport) -> Table:
 
 
 def _failed(report: IndexReport) -> Table:
+    from mmcomponents.data.inspection.text import plain
+
     table = Table(Column("shard without an index", overflow="fold"), Column("because", overflow="fold"))
     for shard, reason in report.failed[:_LISTED]:
         # Most reasons name the shard, which stands beside them.

@@ -26,10 +26,10 @@ from rich.text import Text
 
 from mmcomponents.cli.errors import UserError
 from mmcomponents.cli.flags import sort_flags
-from mmcomponents.cli.loading import Loaded, from_folder, from_recipe
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
+    from mmcomponents.cli.loading import Loaded
     from mmcomponents.inference.checking import Checker
     from mmcomponents.inference.questions import Questions
     from mmcomponents.inference.rollouts import Sampling
@@ -154,6 +154,7 @@ def load(call: Call) -> Loaded:
         UserError: It cannot be read.
     """
     from mmcomponents.cli.generate import DTYPES, _device
+    from mmcomponents.cli.loading import from_folder, from_recipe
     from mmcomponents.data import PackedDataModule
     from mmcomponents.training import MultimodalTask
 
