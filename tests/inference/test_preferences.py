@@ -141,7 +141,7 @@ def test_other_settings_and_other_weights_are_refused(tmp_path, monkeypatch, ren
     questions = write_questions(tmp_path, 1)
     model = writer()
     make_preferences(model, renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer())
-    with pytest.raises(DataError, match=r"begun with other settings \(sampling was"):
+    with pytest.raises(DataError, match=r"begun with other settings \(sampling\.seed was"):
         make_preferences(model, renderer, questions, tmp_path / "out", replace(SAMPLING, seed=4), FinalAnswer())
     model.backbone.layers[0].mlp.down_proj.weight.data.add_(1e-3)
     with pytest.raises(DataError, match=r"begun with other settings \(model was"):

@@ -96,9 +96,18 @@ class Journal:
     def _compare(self, found: dict[str, Any], wanted: dict[str, Any]) -> None:
         if found == wanted:
             return
-        names = [name for name in {**found, **wanted} if found.get(name) != wanted.get(name)]
-        told = ", ".join(f"{name} was {found.get(name)!r:.80} and is {wanted.get(name)!r:.80}" for name in names[:3])
+        was, now = _flat(found), _flat(wanted)
+        names = [name for name in {**was, **now} if was.get(name) != now.get(name)]
+        told = ", ".join(f"{name} was {was.get(name)!r:.80} and is {now.get(name)!r:.80}" for name in names[:3])
         raise DataError(
             f"{self.path} was begun with other settings ({told}{', …' if names[3:] else ''}); give the same ones to go"
-            " on, or delete it to begin anew"
+            " on, another folder, or delete it to begin anew"
         )
+
+
+def _flat(settings: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+    """Settings by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        found |= _flat(value, f"{before}{name}.") if isinstance(value, dict) else {f"{before}{name}": value}
+    return found
