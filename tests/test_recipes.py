@@ -104,7 +104,10 @@ def repeated(delta: dict[str, Any], base: Any, key: str = "") -> list[str]:
     if not isinstance(base, dict):
         return []
     found = []
+    other = delta.get("class_path", base.get("class_path")) != base.get("class_path")
     for name, value in delta.items():
+        if other and name == "init_args":
+            continue  # another class begins with its own defaults
         if name in base and isinstance(value, dict):
             found += repeated(value, base[name], f"{key}{name}.")
         elif name in base and base[name] == value:
