@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.handwriting_ladder import LOOKING, claims, make_handwriting_ladder, solution, sums_in_words
+from mmcomponents.data.handwriting_ladder import LOOKING, make_handwriting_ladder, solution, sums_in_words
 from mmcomponents.data.index import Index
 from mmcomponents.data.tokenizer import load_tokenizer
 
@@ -72,16 +72,6 @@ def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) 
 
 def test_a_solution_has_a_step_for_each_further_digit() -> None:
     assert solution([7, 5, 3]) == "7 + 5 = 12\n\n12 + 3 = 15\n\nAnswer: 15"
-
-
-def test_claims_are_answered_by_whether_they_are_true() -> None:
-    said = [claims([7, 5, 3], np.random.default_rng(seed)) for seed in range(40)]
-    for messages in said:
-        claimed = [int(re.findall(r"is (\d)", m["content"])[0]) for m in messages[::2]]
-        assert [m["content"] for m in messages[1::2]] == [
-            "+" if a == b else "-" for a, b in zip(claimed, [7, 5, 3], strict=True)
-        ]
-    assert {m["content"] for messages in said for m in messages[1::2]} == {"+", "-"}
 
 
 def test_sums_of_documents_are_right() -> None:

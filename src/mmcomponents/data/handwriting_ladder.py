@@ -19,10 +19,8 @@ from mmcomponents.data.indexing import build_index
 from mmcomponents.data.shards import ShardWriter
 from mmcomponents.data.tokenizer import train_tokenizer
 
-LOOKING = ("read", "count", "largest", "describe", "check")
+LOOKING = ("read", "count", "largest", "describe")
 """Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
-WRONG = 0.3
-"""Share of the claims to be checked that are false."""
 SHARES = {"learnt": 0.4, "preferences": 0.2, "critic": 0.2, "test": 0.2}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
 
@@ -74,7 +72,7 @@ def make_handwriting_ladder(
     | shards | what they hold | which rung |
     |---|---|---|
     | `documents` | sums as plain text | pre-training |
-    | `digits` | scenes of one digit: read, count, compare, describe, check | pre-training, begin |
+    | `digits` | scenes of one digit: conversations that read, count, compare and describe | pre-training, begin |
     | `scenes` | the same of several digits | pre-training |
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |
@@ -196,38 +194,6 @@ def sums_in_words(generator: np.random.Generator, most: int) -> str:
     return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
 
 
-def claims(digits: Sequence[int], generator: np.random.Generator) -> list[dict[str, str]]:
-    """One claim about each digit in turn, some of them false, each answered by "+" or "-".
-
-    So a model learns to hold a text against an image, which reading alone does not teach a small one; critics build on
-    it.
-    """
-    messages = []
-    for number, digit in enumerate(digits):
-        is_wrong = generator.random() < WRONG
-        claimed = (digit + int(generator.integers(1, 10))) % 10 if is_wrong else digit
-        text = f"Check each digit.\n\nThe first is {claimed}." if number == 0 else f"The next is {claimed}."
-        messages.append({"role": "user", "content": text})
-        messages.append({"role": "assistant", "content": "-" if is_wrong else "+"})
-    return messages
-
-
-def _looking(
-    scene: Scene, asked: Sequence[str], generator: np.random.Generator
-) -> tuple[list[str], list[dict[str, str]]]:
-    """A conversation about one image, and the kind of each of its answers."""
-    kinds, messages = list[str](), list[dict[str, str]]()
-    for kind in asked:
-        if kind == "check":
-            turns = claims(scene.digits, generator)
-        else:
-            turns = conversation(scene.digits, scene.order, [kind], generator)
-        kinds += [kind] * (len(turns) // 2)
-        messages += [{**turn, "content": turn["content"].removeprefix("<image>\n")} for turn in turns]
-    messages[0]["content"] = "<image>\n" + messages[0]["content"]
-    return kinds, messages
-
-
 def _scene(
     part: _Part,
     scans: Scans,
@@ -238,8 +204,8 @@ def _scene(
     """One sample: its record and its picture."""
     scene = draw_scene(scans, digits, allowed, part.style, generator, vary=True)
     if part.kinds is not None:
-        asked = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
-        kinds, messages = _looking(scene, asked, generator)
+        kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
+        messages = conversation(scene.digits, scene.order, kinds, generator)
     else:
         kinds = ["add"]
         question = PHRASINGS["add"][int(generator.integers(len(PHRASINGS["add"])))]
