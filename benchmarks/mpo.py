@@ -22,7 +22,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from step import IMAGE, NAMES, ROWS, TILE, our_model, transformers_model
+from step import IMAGE, ROWS, TILE, our_model, renamed, transformers_model
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import InternVLForConditionalGeneration
@@ -188,20 +188,6 @@ def gradient_gap(theirs: InternVLForConditionalGeneration, ours: MultimodalModel
     if missing := wanted.keys() ^ found.keys():
         raise SystemExit(f"only one side has a gradient of {', '.join(sorted(missing))}")
     return max(float((found[name] - value).norm() / value.norm()) for name, value in wanted.items())
-
-
-def renamed(source: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of transformers' model by our names; q, k and v of the encoder as one."""
-    out = {}
-    for name, value in source.items():
-        if "vision_tower" in name and any(f"attention.{x}_proj" in name for x in "kv"):
-            continue
-        if "vision_tower" in name and "attention.q_proj" in name:
-            value = torch.cat([source[name.replace("q_proj", f"{x}_proj")] for x in "qkv"])
-        for old, new in NAMES:
-            name = name.replace(old, new)
-        out[name] = value
-    return out
 
 
 def compare(answer_lengths: Tensor, repeats: int) -> dict[str, float]:

@@ -110,8 +110,13 @@ def our_model(theirs: InternVLForConditionalGeneration) -> MultimodalModel:
         backbone=DecoderLM(TEXT, TEXT_LAYERS, HEADS, TEXT_MLP, num_kv_heads=KV_HEADS),
         heads={"lm": LMHead(TEXT, VOCAB)},
     )
-    renamed = {}
-    source = theirs.state_dict()
+    model.load_state_dict(renamed(theirs.state_dict()))
+    return model.train()
+
+
+def renamed(source: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of transformers' model by our names; q, k and v of the encoder as one."""
+    out = {}
     for name, value in source.items():
         if "vision_tower" in name and any(f"attention.{x}_proj" in name for x in "kv"):
             continue
@@ -119,9 +124,8 @@ def our_model(theirs: InternVLForConditionalGeneration) -> MultimodalModel:
             value = torch.cat([source[name.replace("q_proj", f"{x}_proj")] for x in "qkv"])
         for old, new in NAMES:
             name = name.replace(old, new)
-        renamed[name] = value
-    model.load_state_dict(renamed)
-    return model.train()
+        out[name] = value
+    return out
 
 
 NAMES = [

@@ -141,7 +141,30 @@ class NumericAnswer(Checker):
         return found is not None and answer is not None and found.equals(answer, self.tolerance)
 
 
-class BoxedAnswer(Checker):
+class _Marked(Checker):
+    """The answer stands at a marked place; what is there, an inner checker judges."""
+
+    inner: Checker
+
+    def same(self, found: str, answer: str) -> bool:
+        """By the inner checker."""
+        return self.inner.same(found, answer)
+
+    def parse(self, found: str) -> Any:
+        """As the inner checker does."""
+        return self.inner.parse(found)
+
+    def agree(self, found: Any, answer: Any) -> bool:
+        """By the inner checker."""
+        return self.inner.agree(found, answer)
+
+    def truth(self, text: str) -> str:
+        """What stands at the marked place; without one, what the inner checker makes of the text."""
+        found = self.extract(text)
+        return self.inner.truth(text) if found is None else found
+
+
+class BoxedAnswer(_Marked):
     r"""The answer stands in the last `\boxed{…}`, which may hold further braces.
 
     Args:
@@ -165,23 +188,6 @@ class BoxedAnswer(Checker):
             place += 1
         return None if depth else self.inner.extract(response[first : place - 1])
 
-    def same(self, found: str, answer: str) -> bool:
-        """By the inner checker."""
-        return self.inner.same(found, answer)
-
-    def parse(self, found: str) -> Any:
-        """As the inner checker does."""
-        return self.inner.parse(found)
-
-    def agree(self, found: Any, answer: Any) -> bool:
-        """By the inner checker."""
-        return self.inner.agree(found, answer)
-
-    def truth(self, text: str) -> str:
-        """What stands in the box; without one, what the inner checker makes of the text."""
-        found = self.extract(text)
-        return self.inner.truth(text) if found is None else found
-
 
 _AROUND = "*_ \t\r\f\v\u00a0\u3000"
 """Emphasis and blanks behind an answer."""
@@ -190,7 +196,7 @@ FINAL = ("Final answer:", "答案:", "Answer:")
 """What a last line with the answer begins with."""
 
 
-class FinalAnswer(Checker):
+class FinalAnswer(_Marked):
     """The answer stands behind a marker on the last line.
 
     Capitals, a wide colon and signs of emphasis around the marker do not count.
@@ -218,23 +224,6 @@ class FinalAnswer(Checker):
         found = self._line.match(last)
         rest = last[found.end() :].rstrip(_AROUND) if found else ""
         return (before.rstrip(), rest) if rest else None
-
-    def same(self, found: str, answer: str) -> bool:
-        """By the inner checker."""
-        return self.inner.same(found, answer)
-
-    def parse(self, found: str) -> Any:
-        """As the inner checker does."""
-        return self.inner.parse(found)
-
-    def agree(self, found: Any, answer: Any) -> bool:
-        """By the inner checker."""
-        return self.inner.agree(found, answer)
-
-    def truth(self, text: str) -> str:
-        """What stands behind the marker; without one, what the inner checker makes of the text."""
-        found = self.extract(text)
-        return self.inner.truth(text) if found is None else found
 
 
 class MultipleChoice(Checker):
