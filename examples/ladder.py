@@ -2,9 +2,11 @@
 
     python examples/ladder.py --seed 0
 
-prints each command before it runs it, so that any of them can be copied, and writes `runs/ladder/seed-0/report.json`
-(the last one also as `runs/ladder/report.json`). A run that was stopped goes on with the stage it was in; a stage is
-done again where its command, its recipes or a stage before it have changed.
+names each command when it begins, so that any of them can be copied, and writes `runs/ladder/seed-0/report.json` (the
+last one also as `runs/ladder/report.json`). What the commands say is in `runs/ladder/seed-0/logs`. Two run at a time,
+with one thread each: small models gain little from a second one, and the critics' branch waits for the policy only
+where it needs its answers. A run that was stopped goes on with the stages it was in; a stage is done again where its
+command, its recipes or a stage before it have changed.
 """
 
 from __future__ import annotations
@@ -12,21 +14,23 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
-
-from mmcomponents.inference.critic import SYSTEM
 
 RECIPES = Path(__file__).parents[1] / "recipes" / "ladder"
 RUNGS = ("pretrain", "sft", "mpo", "best_of_8_orm", "best_of_8_prm", "oracle_8")
@@ -43,91 +47,159 @@ class Stage:
         name: Of the stage.
         command: Words behind `mmcomponents`.
         made: Folder that it makes.
+        after: Stages whose folders it reads; they come before it in the chain.
     """
 
     name: str
     command: Sequence[str]
     made: Path
+    after: Sequence[str] = ()
 
 
 def stages(seed: int) -> list[Stage]:
     """The chain for a seed."""
     data, runs = Path(f"data/ladder/seed-{seed}"), Path(f"runs/ladder/seed-{seed}")
     drawn = ["--seed", f"{seed}"]
-    told = ["--words", SYSTEM]  # critics read it with every solution
-    found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn, *told], data)]
+    sampled = ["--max_new_tokens", "130", "--temperature", "1", *drawn]
+    found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn], data)]
 
-    def fit(rung: str) -> None:
+    def fit(rung: str, *after: str) -> None:
         recipe, run = ["--config", f"ladder/{rung}", "--seed_everything", f"{seed}"], runs / rung
-        found.append(Stage(f"train {rung}", ["fit", *recipe], run))
+        found.append(Stage(f"train {rung}", ["fit", *recipe], run, after))
         last = ["--ckpt_path", f"{run}/checkpoints/last.ckpt"]
         where = ["--format", "mmcomponents", "--out", f"{run}/model", "--overwrite"]
         trained = ["--config", f"{run}/recipe.yaml", *last]
-        found.append(Stage(f"export {rung}", ["export", *trained, *where], run / "model"))
+        found.append(Stage(f"export {rung}", ["export", *trained, *where], run / "model", [f"train {rung}"]))
 
-    def evaluate(rung: str, *more: str) -> None:
+    def evaluate(rung: str, after: Sequence[str], *more: str) -> None:
         out, shards = runs / "evaluate" / rung, f"{data}/test-*.tar"
-        how = ["--benchmark", shards, "--metric", "final", "--max_new_tokens", "110", *drawn, "--out", f"{out}"]
-        found.append(Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how, *more], out))
+        how = ["--benchmark", shards, "--metric", "final", "--out", f"{out}", *more]
+        found.append(Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how], out, after))
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
         what = [f"{runs}/{rung}/model", f"{data}/{questions}-000000.tar", "--out", f"{out}"]
-        how = ["--max_new_tokens", "110", *drawn]
-        found.append(Stage(f"draw {kind}", ["data", kind, *what, *how, *more], out))
+        found.append(Stage(f"draw {kind}", ["data", kind, *what, *sampled, *more], out, [f"export {rung}"]))
 
-    fit("digits")
-    fit("pretrain")
-    evaluate("pretrain")
-    fit("sft")
-    evaluate("sft")
-    draw(
-        "preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--temperature", "1", "--max_pairs", "2"
-    )
-    fit("mpo")
-    draw("steps", "mpo", "critic", runs / "steps", "--samples", "4", "--temperature", "1.2", "--completions", "4")
-    fit("prm")
-    fit("orm")
-    critics = ["--process_critic", f"{runs}/prm/model", "--outcome_critic", f"{runs}/orm/model"]
-    evaluate("mpo", "--samples", "8", "--temperature", "1.2", "--top_p", "1.0", *critics)
+    untold = ["--critic_system", ""]
+    one_answer = ["--max_new_tokens", "130", *drawn]
+    fit("digits", "data")
+    fit("statements", "export digits")
+    fit("pretrain", "export statements")
+    fit("sft", "export pretrain")
+    fit("judge", "export pretrain")
+    draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
+    fit("mpo", "draw preferences", "export sft")
+    labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]
+    draw("steps", "mpo", "critic", runs / "steps", *labels)
+    fit("prm", "draw steps", "export judge")
+    fit("orm", "draw steps", "export judge")
+    evaluate("pretrain", ["export pretrain"], *one_answer)
+    evaluate("sft", ["export sft"], *one_answer)
+    critics = [
+        "--process_critic",
+        f"{runs}/prm/model",
+        "--outcome_critic",
+        f"{runs}/orm/model",
+        "--aggregate",
+        "min",
+        *untold,
+    ]
+    needs = ["export mpo", "export prm", "export orm"]
+    evaluate("mpo", needs, "--samples", "8", "--top_p", "1.0", *sampled, *critics, "--aggregate", "min")
     return found
 
 
-def climb(seed: int, console: Console) -> dict[str, float]:
-    """Runs what is not whole yet; returns seconds by stage."""
-    notes = Path(f"runs/ladder/seed-{seed}/stages.json")
-    known: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {}
-    program = Path(sys.executable).with_name("mmcomponents")
-    stamp = ""
-    for stage in stages(seed):
-        stamp = _stamp(stamp, stage)
-        note = known.get(stage.name, {})
-        begun = note.get("stamp") == stamp
-        whole = begun and note["whole"]
-        console.print(f"\n[bold]{stage.name}[/]" + (f": done, {note['seconds']:.0f} s" if whole else ""))
-        console.print(f"  mmcomponents {shlex.join(stage.command)}", markup=False, highlight=False, soft_wrap=True)
-        if whole:
-            continue
-        if not begun:
+class Climb:
+    """Runs what is not whole yet, and keeps note of it in `stages.json`.
+
+    Args:
+        seed: Of the chain.
+        console: Is told of each stage.
+        jobs: Stages that run at a time.
+    """
+
+    def __init__(self, seed: int, console: Console, jobs: int = 2) -> None:
+        self.chain = stages(seed)
+        self.folder = Path(f"runs/ladder/seed-{seed}")
+        self.console, self.jobs = console, jobs
+        notes = self.folder / "stages.json"
+        self.known: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {}
+        self.lock = threading.Lock()
+
+    def run(self) -> dict[str, float]:
+        """Runs the chain; returns the seconds of each stage, and under "" those on the clock from begin to end.
+
+        Raises:
+            SystemExit: A stage has failed; those that run beside it come to their end first.
+        """
+        stamps = dict[str, str]()
+        for stage in self.chain:
+            stamps[stage.name] = _stamp(stage, [stamps[name] for name in stage.after])
+        waiting = {stage.name: stage for stage in self.chain if not self._whole(stage, stamps[stage.name])}
+        clock = self.known.get("", {"seconds": 0.0})["seconds"] if len(waiting) < len(self.chain) else 0.0
+        started = time.perf_counter()
+        running: dict[Future[int], Stage] = {}
+        failed: list[str] = []
+        with ThreadPoolExecutor(self.jobs) as pool:
+            while running or (waiting and not failed):
+                going = {stage.name for stage in running.values()}
+                for stage in list(waiting.values()):
+                    free = len(running) < self.jobs and not failed
+                    if free and not any(name in waiting or name in going for name in stage.after):
+                        running[pool.submit(self._run, stage, stamps[stage.name])] = waiting.pop(stage.name)
+                        going.add(stage.name)
+                done, _ = wait(running, return_when=FIRST_COMPLETED)
+                for future in done:
+                    stage = running.pop(future)
+                    if code := future.result():
+                        failed.append(f"the stage {stage.name!r} ended with exit code {code}; see {self._log(stage)}")
+                self._note("", {"seconds": clock + time.perf_counter() - started})
+        if failed:
+            raise SystemExit("ladder: " + "; ".join(failed))
+        return {name: note["seconds"] for name, note in self.known.items()}
+
+    def _whole(self, stage: Stage, stamp: str) -> bool:
+        note = self.known.get(stage.name, {})
+        return note.get("stamp") == stamp and bool(note["whole"])
+
+    def _run(self, stage: Stage, stamp: str) -> int:
+        """Runs a stage; returns its exit code."""
+        note = self.known.get(stage.name, {})
+        if note.get("stamp") != stamp:
             shutil.rmtree(stage.made, ignore_errors=True)  # what another command made is no begin of this one
             note = {"stamp": stamp, "whole": False, "seconds": 0.0}
+        command = f"[bold]{stage.name}[/]\n  mmcomponents {escape(shlex.join(stage.command))}"
+        self.console.print(command, highlight=False, soft_wrap=True)
+        self._log(stage).parent.mkdir(parents=True, exist_ok=True)
+        threads = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
+        words = [str(Path(sys.executable).with_name("mmcomponents")), *stage.command]
         started = time.perf_counter()
         try:
-            code = subprocess.run([program, *stage.command], check=False).returncode
+            with self._log(stage).open("w") as log:
+                code = subprocess.run(
+                    words, check=False, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
+                ).returncode
         finally:
             note["seconds"] += time.perf_counter() - started
-            known[stage.name] = note
-            _write(notes, known)
-        if code:
-            raise SystemExit(f"ladder: the stage {stage.name!r} ended with exit code {code}")
-        note["whole"] = True
-        _write(notes, known)
-    return {stage.name: known[stage.name]["seconds"] for stage in stages(seed)}
+            self._note(stage.name, note)
+        note["whole"] = code == 0
+        self._note(stage.name, note)
+        self.console.print(f"{stage.name}: {'done' if not code else 'failed'}, {note['seconds']:.0f} s")
+        return code
+
+    def _log(self, stage: Stage) -> Path:
+        return self.folder / "logs" / f"{stage.name.replace(' ', '-')}.txt"
+
+    def _note(self, name: str, note: dict[str, Any]) -> None:
+        with self.lock:
+            self.known[name] = note
+            _write(self.folder / "stages.json", self.known)
 
 
-def _stamp(before: str, stage: Stage) -> str:
+def _stamp(stage: Stage, before: Sequence[str]) -> str:
     """Tells whether a stage, what it reads from recipes, or a stage before it has changed."""
     texts = [path.read_text() for path in sorted(RECIPES.glob("*.yaml")) if f"ladder/{path.stem}" in stage.command]
-    return hashlib.sha256(json.dumps([before, *stage.command, *texts]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([*before, *stage.command, *texts]).encode()).hexdigest()[:16]
 
 
 def marks(folder: Path, selector: str) -> dict[str, bool]:
@@ -158,12 +230,12 @@ def report(seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
     }
     return {
         "add": {rung: sum(of.values()) / len(of) for rung, of in right.items()},
-        "seconds": round(sum(seconds.values()), 1),
+        "seconds": round(seconds[""], 1),
         "seed": seed,
         "scenes": len(right["mpo"]),
         "paired": {f"{upper} over {lower}": paired_test(right[upper], right[lower]) for upper, lower in PAIRED},
         "self_consistency_8": _share(marks(folder / "mpo", "self_consistency")),
-        "stages": {name: round(value, 1) for name, value in seconds.items()},
+        "stages": {name: round(value, 1) for name, value in seconds.items() if name},
     }
 
 
@@ -198,9 +270,10 @@ def main() -> None:
     """Entry."""
     parser = argparse.ArgumentParser(description="Climb the ladder on handwriting.")
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and draws (0)")
-    seed = parser.parse_args().seed
-    console = Console()
-    found = report(seed, climb(seed, console))
+    parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="stages that run at a time (2)")
+    arguments = parser.parse_args()
+    seed, console = arguments.seed, Console()
+    found = report(seed, Climb(seed, console, arguments.jobs).run())
     for folder in (Path(f"runs/ladder/seed-{seed}"), Path("runs/ladder")):
         _write(folder / "report.json", found)
     show(found, console)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -40,8 +42,13 @@ def test_the_paired_test_is_the_binomial_one(ladder: ModuleType, wins: int, loss
 
 
 def test_each_fit_starts_from_a_folder_that_an_earlier_stage_makes(ladder: ModuleType) -> None:
-    made: list[str] = []
+    chain: dict[str, Any] = {}
     for stage in ladder.stages(3):
+        assert set(stage.after) <= set(chain), "what a stage comes after is before it in the chain"
+        behind = list(stage.after)
+        for name in behind:
+            behind += chain[name].after
+        made = [chain[name].made.as_posix() for name in behind]
         for word in stage.command:
             if word.startswith("ladder/"):
                 recipe = load([word])
@@ -53,46 +60,86 @@ def test_each_fit_starts_from_a_folder_that_an_earlier_stage_makes(ladder: Modul
                 for path in filter(None, read):
                     assert any(path.startswith(folder) for folder in made), f"{stage.name} reads {path}"
                 assert tree["trainer"]["default_root_dir"] == stage.made.as_posix()
-        made.append(stage.made.as_posix())
-    assert len(set(made)) == len(made)
+        words = [w for w in stage.command if w.startswith(("runs/", "data/"))]
+        for path in words:
+            own = path.startswith(stage.made.as_posix())
+            assert own or any(path.startswith(folder) for folder in made), f"{stage.name} reads {path}"
+        chain[stage.name] = stage
+    assert len({stage.made for stage in chain.values()}) == len(chain)
+
+
+@pytest.fixture
+def called(ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The words last in each command that was run; one that says "fail" fails."""
+    monkeypatch.chdir(tmp_path)
+    words_last: list[str] = []
+
+    class Done:
+        def __init__(self, code: int) -> None:
+            self.returncode = code
+
+    def run(words: list[str], **rest: object) -> Done:
+        words_last.append(words[-1])
+        return Done(2 if words[-1] == "fail" else 0)
+
+    monkeypatch.setattr(ladder.subprocess, "run", run)
+    return words_last
+
+
+def climb(ladder: ModuleType, monkeypatch: pytest.MonkeyPatch, chain: list[object], jobs: int = 1) -> dict[str, float]:
+    monkeypatch.setattr(ladder, "stages", lambda seed: chain)
+    with Path("out").open("w") as out:
+        seconds: dict[str, float] = ladder.Climb(0, Console(file=out), jobs).run()
+    return seconds
 
 
 def test_a_stage_that_is_whole_is_skipped_and_a_change_undoes_what_follows(
-    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    chain = [ladder.Stage(name, [name], Path(name)) for name in ("one", "two")]
-    monkeypatch.setattr(ladder, "stages", lambda seed: chain)
-    called: list[str] = []
+    def chain(*more: str) -> list[object]:
+        one = ladder.Stage("one", ["1", *more], Path("one"))
+        return [
+            one,
+            ladder.Stage("two", ["2"], Path("two"), ["one"]),
+            ladder.Stage("beside", ["b"], Path("beside")),
+        ]
 
-    class Done:
-        returncode = 0
-
-    def run(words: list[str], check: bool) -> Done:
-        called.append(words[-1])
-        return Done()
-
-    monkeypatch.setattr(ladder.subprocess, "run", run)
-    console = Console(file=(tmp_path / "out").open("w"))
-    assert set(ladder.climb(0, console)) == {"one", "two"}
-    ladder.climb(0, console)
-    assert called == ["one", "two"]
-    chain[0] = ladder.Stage("one", ["one", "--more"], Path("one"))
-    ladder.climb(0, console)
-    assert called == ["one", "two", "--more", "two"]
+    assert set(climb(ladder, monkeypatch, chain())) == {"one", "two", "beside", ""}
+    climb(ladder, monkeypatch, chain())
+    assert called == ["1", "2", "b"]
+    climb(ladder, monkeypatch, chain("--more"))
+    assert called == ["1", "2", "b", "--more", "2"]
 
 
 def test_a_stage_that_fails_ends_the_climb_and_is_not_whole(
-    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ladder, "stages", lambda seed: [ladder.Stage("one", ["fit"], Path("one"))])
-
-    class Failed:
-        returncode = 2
-
-    monkeypatch.setattr(ladder.subprocess, "run", lambda words, check: Failed())
-    with pytest.raises(SystemExit, match="'one' ended with exit code 2"):
-        ladder.climb(0, Console(file=(tmp_path / "out").open("w")))
-    notes = json.loads((tmp_path / "runs/ladder/seed-0/stages.json").read_text())
+    chain = [ladder.Stage("one", ["fail"], Path("one")), ladder.Stage("two", ["2"], Path("two"), ["one"])]
+    with pytest.raises(SystemExit, match=r"'one' ended with exit code 2; see runs/ladder/seed-0/logs/one\.txt"):
+        climb(ladder, monkeypatch, chain, jobs=2)
+    assert called == ["fail"]
+    notes = json.loads(Path("runs/ladder/seed-0/stages.json").read_text())
     assert notes["one"]["whole"] is False
+
+
+def test_two_stages_run_at_a_time_where_neither_reads_the_other(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together, plain = threading.Barrier(2, timeout=20), ladder.subprocess.run
+
+    def run(words: list[str], **rest: object) -> object:
+        if words[-1] in ("a", "b"):
+            together.wait()  # passes only where both are running
+        return plain(words, **rest)
+
+    monkeypatch.setattr(ladder.subprocess, "run", run)
+    chain = [
+        ladder.Stage("first", ["first"], Path("first")),
+        ladder.Stage("a", ["a"], Path("a"), ["first"]),
+        ladder.Stage("b", ["b"], Path("b"), ["first"]),
+        ladder.Stage("last", ["last"], Path("last"), ["a", "b"]),
+    ]
+    climb(ladder, monkeypatch, chain, jobs=2)
+    assert called[0] == "first"
+    assert called[-1] == "last"
+    assert sorted(called) == ["a", "b", "first", "last"]

@@ -16,15 +16,32 @@ from mmcomponents.data.tokenizer import load_tokenizer
 SMALL = {
     "documents": 12,
     "single": 5,
+    "single_statements": 4,
     "scenes": 6,
+    "statements": 3,
     "solutions": 5,
     "refresher": 3,
     "preference_questions": 4,
+    "mistakes": 6,
     "critic_questions": 4,
+    "validation": 3,
     "held_out": 4,
     "vocab_size": 420,
 }
-PARTS = ("documents", "digits", "scenes", "solutions", "refresher", "preferences", "critic", "test")
+PARTS = (
+    "documents",
+    "digits",
+    "statements_one",
+    "scenes",
+    "statements",
+    "solutions",
+    "refresher",
+    "preferences",
+    "mistakes",
+    "critic",
+    "validation",
+    "test",
+)
 
 
 @pytest.fixture(scope="module")
@@ -40,20 +57,30 @@ def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
 
 def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> None:
     sizes = {part: len(list(records(made, part))) for part in PARTS}
-    assert list(sizes.values()) == [12, 5, 6, 5, 3, 4, 4, 4]
+    assert list(sizes.values()) == [12, 5, 4, 6, 3, 5, 3, 4, 6, 4, 3, 4]
     assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
 
 
 def test_no_scan_is_learnt_from_and_asked_about(made: Path) -> None:
     used = {part: {scan for r in records(made, part) for scan in r["scans"]} for part in PARTS[1:]}
-    learnt = used["digits"] | used["scenes"] | used["solutions"] | used["refresher"]
-    groups = [learnt, used["preferences"], used["critic"], used["test"]]
+    learnt = set.union(
+        *(used[p] for p in ("digits", "statements_one", "scenes", "statements", "solutions", "refresher"))
+    )
+    groups = [
+        learnt,
+        used["preferences"],
+        used["critic"] | (used["mistakes"] - learnt),
+        used["validation"],
+        used["test"],
+    ]
     assert all(groups)
+    assert used["mistakes"] & learnt
+    assert used["mistakes"] - learnt, "critics have handwriting of their own"
     assert sum(map(len, groups)) == len(set.union(*groups))
 
 
 def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) -> None:
-    for part in ("solutions", "test"):
+    for part in ("solutions", "validation", "test"):
         for record in records(made, part):
             assert record["messages"][-1]["content"] == solution(record["digits"])
     for part in ("preferences", "critic"):
@@ -70,15 +97,21 @@ def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) 
             assert (len(record["digits"]) == 1) or part != "digits"
 
 
-def test_a_solution_has_a_step_for_each_further_digit() -> None:
-    assert solution([7, 5, 3]) == "7 + 5 = 12\n\n12 + 3 = 15\n\nAnswer: 15"
+def test_a_solution_has_a_step_for_each_digit() -> None:
+    steps = ["Digit 1 is 7.", "Digit 2 is 5, which makes 12.", "Digit 3 is 3, which makes 15.", "Answer: 15"]
+    assert solution([7, 5, 3]) == "\n\n".join(steps)
 
 
 def test_sums_of_documents_are_right() -> None:
     texts = [sums_in_words(np.random.default_rng(seed), 5) for seed in range(60)]
     found = [match for text in texts for match in re.findall(r"(\d+) \+ (\d+) = (\d+)", text)]
-    assert len(found) > 60
+    assert len(found) > 30
     assert all(int(a) + int(b) == int(c) for a, b, c in found)
+    worked_out = [text for text in texts if "which makes" in text]
+    assert len(worked_out) > 20
+    for text in worked_out:
+        digits = [int(digit) for digit in re.findall(r"Digit \d+ is (\d)", text)]
+        assert [int(total) for total in re.findall(r"which makes (\d+)", text)] == np.cumsum(digits).tolist()[1:]
     assert any("The sum of" in text for text in texts)
 
 
@@ -86,13 +119,6 @@ def test_the_verdicts_of_critics_are_single_tokens_with_fixed_ids(made: Path) ->
     tokenizer = load_tokenizer(made / "tokenizer")
     # recipes/ladder/prm.yaml has these numbers
     assert [tokenizer.encode(word, add_special_tokens=False) for word in "+-"] == [[10], [12]]
-
-
-def test_words_are_written_in_few_tokens(tmp_path: Path, made: Path) -> None:
-    told = "Judge every single step honestly."
-    folder = make_handwriting_ladder(str(tmp_path / "told"), words=told, **SMALL)  # type: ignore[arg-type]
-    lengths = [len(load_tokenizer(Path(f) / "tokenizer").tokenize(told)) for f in (folder, made)]
-    assert lengths[0] < lengths[1]
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path, made: Path) -> None:

@@ -198,21 +198,6 @@ def test_words_have_to_be_single_tokens(judge, renderer) -> None:
         Critic(judge, renderer, head="judge")
 
 
-def test_a_critics_chat() -> None:
-    made = critique("<image>\nWhat?", ["It is <image>.", "7"], ["-", "+"], system="Judge.")
-    assert made == [
-        {"role": "system", "content": "Judge."},
-        {"role": "user", "content": "### Question:\n<image>\nWhat?\n\n### Solution Process:\nIt is [image]."},
-        {"role": "assistant", "content": "-"},
-        {"role": "user", "content": "7"},
-        {"role": "assistant", "content": "+"},
-    ]
-    assert [m["role"] for m in critique("What?", ["7"])] == ["system", "user", "assistant"]
-    for steps, verdicts in (([], None), (["7"], ["+", "-"])):
-        with pytest.raises(ValueError, match="a verdict for each step"):
-            critique("What?", steps, verdicts)
-
-
 def test_the_models_mode_comes_back(judge, renderer) -> None:
     Critic(judge.train(), renderer).score([Solution(ask("a"), "7")])
     assert judge.training

@@ -9,10 +9,10 @@ import pytest
 import tiny
 from drawn import contents, records, scripted, write_questions
 from mmcomponents.data import Index, SampleRenderer, Tiling
+from mmcomponents.data.critique import SYSTEM, critique
 from mmcomponents.data.errors import DataError
 from mmcomponents.inference import drawing
 from mmcomponents.inference.checking import Checker, FinalAnswer
-from mmcomponents.inference.critic import SYSTEM, critique
 from mmcomponents.inference.rollouts import Sampling, rollouts
 from mmcomponents.inference.step_scores import make_step_scores
 
@@ -90,6 +90,49 @@ def test_the_threshold(tmp_path, monkeypatch, renderer, writer) -> None:
         make_step_scores(writer(), renderer, questions, tmp_path / "out", SAMPLING, FinalAnswer(), **how)
         (record,) = records(tmp_path / "out", "process")
         assert [m["content"] for m in record["messages"] if m["role"] == "assistant"] == [verdict, "+"]
+
+
+def test_steps_after_the_first_bad_one_can_be_left_out(tmp_path, monkeypatch, renderer, writer) -> None:
+    said = ["good\n\nbad\n\nworse\n\nAnswer: 8", "good\n\nfine\n\nAnswer: 7"]
+
+    def script(question, number: int) -> str:
+        if not question.prefix:
+            return said[number]
+        return f"Answer: {8 if 'bad' in question.prefix else 7}"
+
+    scripted(monkeypatch, script)
+    how = {"completions": 2, "until_error": True, "system": None}
+    questions, out = write_questions(tmp_path, 1), tmp_path / "out"
+    report = make_step_scores(writer(), renderer, questions, out, SAMPLING, FinalAnswer(), **how)
+    shown = "<image>\nWhat is 0?"
+    assert [r["messages"] for r in records(out, "process")] == [
+        critique(shown, ["good", "bad"], "+-", system=None),
+        critique(shown, ["good", "fine", "Answer: 7"], "+++", system=None),
+    ]
+    assert [r["messages"][-1]["content"] for r in records(out, "outcome")] == ["-", "+"]
+    assert (report.steps, report.good, report.used) == (5, 4, 2)
+    lines = [json.loads(line) for line in (out / "steps.jsonl").read_text().splitlines()]
+    assert [len(line["steps_with_score"]) for line in lines] == [4, 3], "the scores themselves are whole"
+
+
+def test_questions_that_are_always_or_never_answered_can_be_left_out(tmp_path, monkeypatch, renderer, writer) -> None:
+    answers = {"What is 0?": (7, 8), "What is 1?": (9, 6), "What is 2?": (7, 7)}
+
+    def script(question, number: int) -> str:
+        asked = question.messages[-1]["content"].removeprefix("<image>\n")
+        return f"step {number}\n\nAnswer: {answers[asked][0 if question.prefix else number]}"
+
+    asked = scripted(monkeypatch, script)
+    questions, out = write_questions(tmp_path, 3), tmp_path / "out"
+    report = make_step_scores(writer(), renderer, questions, out, SAMPLING, FinalAnswer(), completions=1)
+    assert (report.one_sided, report.used, report.correct) == (0, 6, 3)
+    how = {"completions": 1, "mixed_only": True}
+    asked.clear()
+    out = tmp_path / "mixed"
+    report = make_step_scores(writer(), renderer, questions, out, SAMPLING, FinalAnswer(), **how)
+    assert (report.one_sided, report.used, report.correct) == (4, 2, 1)
+    assert [question.prefix for question in asked if question.prefix] == ["step 0\n\n", "step 1\n\n"]
+    assert {r["question_key"] for r in records(out, "process")} == {questions.asked[0].question.key}
 
 
 def test_many_steps_are_joined_and_empty_solutions_left_out(tmp_path, monkeypatch, renderer, writer) -> None:

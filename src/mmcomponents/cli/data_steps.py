@@ -24,8 +24,13 @@ def main(verb: str, argv: list[str]) -> int:
     add("--completions", type=int, default=16, help="drawn from each step (16)")
     add("--max_steps", type=int, default=12, help="steps of a solution at most; more are joined (12)")
     add("--threshold", type=float, default=0.0, help="a step is good where more completions than this are right (0)")
+    told = "leave out questions that are answered rightly always or never: nothing tells their good steps from bad ones"
+    add("--mixed_only", action="store_true", help=told)
+    add("--until_error", action="store_true", help="leave out the steps after the first bad one")
+    add("--critic_system", metavar="TEXT", help="what critics are told instead of the usual; '': nothing")
     call = drawing.take_apart(made, argv)
     options = call.options
+    from mmcomponents.data.critique import SYSTEM
     from mmcomponents.inference.step_scores import make_step_scores
 
     with drawing.telling(call):
@@ -43,6 +48,9 @@ def main(verb: str, argv: list[str]) -> int:
                 completions=options.completions,
                 max_steps=options.max_steps,
                 threshold=options.threshold,
+                mixed_only=options.mixed_only,
+                until_error=options.until_error,
+                system=SYSTEM if options.critic_system is None else options.critic_system or None,
                 max_refused=options.max_refused,
                 samples_per_shard=options.samples_per_shard,
                 max_tokens=options.max_tokens,
@@ -69,6 +77,7 @@ def _close(report: StepReport, console: Console) -> None:
         ("left out, without text", report.empty, report.solutions),
         ("cut at max_new_tokens, thus wrong", report.cut, report.solutions),
         ("left out, too long to be continued", report.unscored, report.solutions),
+        ("left out, to a question that is always or never answered rightly", report.one_sided, report.solutions),
         ("right, of those kept", report.correct, report.used),
         ("steps", report.steps, 0),
         ("+", report.good, report.steps),

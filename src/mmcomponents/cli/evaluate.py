@@ -157,9 +157,9 @@ def _load(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
 def _check_critic(path: str) -> None:
     """Finds out whether a critic is there and can judge, before answers are drawn for hours."""
     from mmcomponents.checkpoints import read
+    from mmcomponents.data.critique import WORDS
     from mmcomponents.data.errors import DataError
     from mmcomponents.data.verdicts import Verdicts
-    from mmcomponents.inference.critic import WORDS
 
     if not os.path.isdir(path):
         recipe, colon, checkpoint = path.rpartition(":")
@@ -180,7 +180,8 @@ def _critic(verb: str, name: str, path: str, options: argparse.Namespace) -> tup
     from mmcomponents.cli.flags import Flags
     from mmcomponents.cli.loading import from_folder, from_recipe
     from mmcomponents.data import PackedDataModule
-    from mmcomponents.inference.critic import SYSTEM, Critic
+    from mmcomponents.data.critique import SYSTEM
+    from mmcomponents.inference.critic import Critic
     from mmcomponents.inference.drawing import model_digest
     from mmcomponents.inference.steps import ProcessSteps, WholeAnswer
     from mmcomponents.training import MultimodalTask

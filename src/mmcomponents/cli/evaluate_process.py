@@ -45,8 +45,9 @@ def main(verb: str, argv: list[str]) -> int:
         parser.print_help()
         return 0
     _check(verb, options, folder, recipe)
+    from mmcomponents.data.critique import SYSTEM
     from mmcomponents.data.errors import DataError
-    from mmcomponents.inference.critic import SYSTEM, Critic
+    from mmcomponents.inference.critic import Critic
     from mmcomponents.inference.process_bench import REPORT, STEPS, evaluate_process, read_process_bench
 
     try:

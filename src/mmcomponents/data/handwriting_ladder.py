@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.handwriting_questions import PHRASINGS, answer, conversation
+from mmcomponents.data.handwriting_questions import conversation
 from mmcomponents.data.handwriting_scenes import Scans, Scene, SceneStyle, draw_scene, load_scans, split_scans
+from mmcomponents.data.handwriting_verdicts import adding_question, judged_solution, judged_statements, step
 from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
 from mmcomponents.data.shards import ShardWriter
@@ -21,8 +22,11 @@ from mmcomponents.data.tokenizer import train_tokenizer
 
 LOOKING = ("read", "count", "largest", "describe")
 """Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
-SHARES = {"learnt": 0.4, "preferences": 0.2, "critic": 0.2, "test": 0.2}
+SHARES = {"learnt": 0.15, "preferences": 0.15, "critic": 0.45, "validation": 0.05, "test": 0.2}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
+
+STATEMENTS = 8
+"""In a conversation."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ class _Part:
         size: Scenes.
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: the sum.
-        steps: Whether the sum is written out; else the final answer is given alone.
+        asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
+            or verdicts on "statements" about the digits.
         scans: Which of `SHARES` the digits come from.
     """
 
@@ -42,28 +47,31 @@ class _Part:
     size: int
     style: SceneStyle
     kinds: tuple[int, int] | None = None
-    steps: bool = False
-    scans: str = "learnt"
+    asks: Literal["steps", "answer", "verdicts", "statements"] = "steps"
+    scans: tuple[str, ...] = ("learnt",)
 
 
 def make_handwriting_ladder(
     out: str,
-    documents: int = 20_000,
+    documents: int = 12_000,
     single: int = 10_000,
-    scenes: int = 30_000,
+    single_statements: int = 5_000,
+    scenes: int = 20_000,
+    statements: int = 5_000,
     solutions: int = 2_000,
     refresher: int = 2_000,
     preference_questions: int = 3_000,
-    critic_questions: int = 2_500,
-    held_out: int = 600,
+    mistakes: int = 12_000,
+    critic_questions: int = 2_000,
+    validation: int = 500,
+    held_out: int = 1_000,
     seed: int = 0,
     unit: int = 28,
     digit_size: tuple[int, int] = (20, 26),
-    counts: tuple[float, ...] = (3, 1, 1, 1, 1, 1, 1),
-    summands: tuple[float, ...] = (0, 0, 0, 1, 1, 1, 1),
+    counts: tuple[float, ...] = (3, 1, 1, 1, 1, 1, 1, 1),
+    summands: tuple[float, ...] = (0, 0, 0, 1, 1, 1, 1, 1),
     orders: tuple[float, float, float] = (2, 1, 0),
     vocab_size: int = 768,
-    words: str = "",
     samples_per_shard: int = 10_000,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
@@ -73,11 +81,15 @@ def make_handwriting_ladder(
     |---|---|---|
     | `documents` | sums as plain text | pre-training |
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | pre-training, begin |
-    | `scenes` | the same of several digits | pre-training |
+    | `statements_one` | the same scenes: statements, half of them false, verdicts and what is there | pre-training |
+    | `scenes` | as `digits`, of several digits | pre-training |
+    | `statements` | as `statements_one`, of several digits | pre-training |
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |
     | `preferences` | sums of other handwriting, final answers alone | questions for preference pairs |
-    | `critic` | the same of other handwriting again | questions for solutions that critics learn from |
+    | `mistakes` | solutions with mistakes and their verdicts, of what is learnt from and of `critic` | critics, begin |
+    | `critic` | sums of other handwriting again, final answers alone | questions for solutions that critics judge |
+    | `validation` | sums of other handwriting again, with their steps | choice of settings |
     | `test` | sums of other handwriting again, with their steps | evaluation |
 
     All digits are turned, slanted and thickened a little. The same arguments give the same bytes.
@@ -86,11 +98,15 @@ def make_handwriting_ladder(
         out: Folder; shards of an earlier call are replaced.
         documents: Plain texts with sums.
         single: Scenes of one digit, to look at.
+        single_statements: Of one digit, with statements.
         scenes: Of several digits, to look at.
+        statements: Of several digits, with statements.
         solutions: With the steps written out: few, since steps are dear.
         refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
         preference_questions: With final answers alone.
+        mistakes: Solutions with mistakes.
         critic_questions: With final answers alone.
+        validation: To choose settings on.
         held_out: To test on.
         seed: Of everything.
         unit: Side in pixels of the cell that holds one digit.
@@ -99,7 +115,6 @@ def make_handwriting_ladder(
         summands: The same among those to add up.
         orders: Weights of rows, columns and two-by-two grids; a grid holds no more than four digits.
         vocab_size: Of the tokenizer, which is made from the texts that are learnt from.
-        words: Further text that the tokenizer is to write in few tokens, such as what critics are told.
         samples_per_shard: Most samples of a shard.
         progress: Called with (samples done, samples in all).
 
@@ -114,14 +129,19 @@ def make_handwriting_ladder(
     look, add = SceneStyle(unit, digit_size, counts, orders), SceneStyle(unit, digit_size, summands, orders)
     if orders[2] and max(len(counts), len(summands)) > 4:
         raise ValueError(f"grids hold four digits at most, and counts {counts} or summands {summands} have more")
+    one = SceneStyle(unit, digit_size, (1,), orders)
     parts = [
-        _Part("digits", single, SceneStyle(unit, digit_size, (1,), orders), kinds=(1, 2)),
+        _Part("digits", single, one, kinds=(1, 2)),
+        _Part("statements_one", single_statements, one, asks="statements"),
         _Part("scenes", scenes, look, kinds=(1, 2)),
-        _Part("solutions", solutions, add, steps=True),
+        _Part("statements", statements, look, asks="statements"),
+        _Part("solutions", solutions, add),
         _Part("refresher", refresher, look, kinds=(1, 2)),
-        _Part("preferences", preference_questions, add, scans="preferences"),
-        _Part("critic", critic_questions, add, scans="critic"),
-        _Part("test", held_out, add, steps=True, scans="test"),
+        _Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
+        _Part("mistakes", mistakes, add, asks="verdicts", scans=("learnt", "critic")),
+        _Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
+        _Part("validation", validation, add, scans=("validation",)),
+        _Part("test", held_out, add, scans=("test",)),
     ]
     if min(documents, *(part.size for part in parts)) < 1:
         raise ValueError(f"no part of the data may be empty: {documents} documents, {[p.size for p in parts]} scenes")
@@ -150,13 +170,13 @@ def make_handwriting_ladder(
         with ShardWriter(folder, part.name, samples_per_shard) as writer:
             for number in range(part.size):
                 generator = np.random.default_rng((seed, place, number))
-                record, scene = _scene(part, scans, digits, scans_of[part.scans], generator)
+                record, scene = _scene(part, scans, digits, _allowed(scans_of, part), generator)
                 writer.write(f"{number:06d}", record, [("png", scene.png())])
-                if part.scans == "learnt":
+                if part.scans == ("learnt",):
                     texts += [message["content"] for message in record["messages"]]
                 tell()
         shards += writer.paths
-    tokenizer = train_tokenizer([*texts, *[words] * len(texts)], vocab_size)
+    tokenizer = train_tokenizer(texts, vocab_size)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
     for shard in shards:
         build_index(shard, tokenizer)
@@ -176,8 +196,12 @@ def make_handwriting_ladder(
 
 
 def solution(digits: Sequence[int]) -> str:
-    """The sum with its running totals: steps with a blank line between two of them, the answer last."""
-    return "\n\n".join(answer("add", digits, "row").split("\n"))
+    """The sum, a step for each digit, which it names and adds: blank lines between the steps, the answer last."""
+    totals = np.cumsum(digits).tolist()
+    steps = [
+        step(place, digit, total) for place, (digit, total) in enumerate(zip(digits, totals, strict=True), start=1)
+    ]
+    return "\n\n".join([*steps, f"Answer: {totals[-1]}"])
 
 
 def sums_in_words(generator: np.random.Generator, most: int) -> str:
@@ -202,20 +226,26 @@ def _scene(
     generator: np.random.Generator,
 ) -> tuple[dict[str, Any], Scene]:
     """One sample: its record and its picture."""
+    messages: list[Any]
     scene = draw_scene(scans, digits, allowed, part.style, generator, vary=True)
     if part.kinds is not None:
         kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
         messages = conversation(scene.digits, scene.order, kinds, generator)
+    elif part.asks == "statements":
+        kinds, messages = ["judge"], judged_statements(scene.digits, STATEMENTS, generator)
+    elif part.asks == "verdicts":
+        kinds, messages = ["judge"], judged_solution(scene.digits, generator)
     else:
         kinds = ["add"]
-        question = PHRASINGS["add"][int(generator.integers(len(PHRASINGS["add"])))]
-        final = solution(scene.digits) if part.steps else str(sum(scene.digits))
-        messages = [
-            {"role": "user", "content": f"<image>\n{question}"},
-            {"role": "assistant", "content": final},
-        ]
+        question = adding_question(generator)
+        final = solution(scene.digits) if part.asks == "steps" else str(sum(scene.digits))
+        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": final}]
     record = {"messages": messages, "kinds": kinds, "source": part.name, "digits": scene.digits}
     return {**record, "scans": scene.scans, "order": scene.order}, scene
+
+
+def _allowed(scans_of: Mapping[str, npt.NDArray[np.int64]], part: _Part) -> npt.NDArray[np.int64]:
+    return np.concatenate([scans_of[name] for name in part.scans])
 
 
 def _clear(folder: Path, names: Sequence[str]) -> None:

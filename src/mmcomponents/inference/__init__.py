@@ -1,7 +1,8 @@
 """Inference: decoding, answers from Python, and their scores."""
 
+from mmcomponents.data.critique import critique
 from mmcomponents.inference.conversation import Conversation
-from mmcomponents.inference.critic import Critic, Solution, critique
+from mmcomponents.inference.critic import Critic, Solution
 from mmcomponents.inference.generate import generate, stream
 from mmcomponents.inference.inputs import set_delta
 from mmcomponents.inference.past import Past

@@ -18,9 +18,9 @@ from typing import Any
 
 from mmcomponents.data import SampleRenderer
 from mmcomponents.data.annotations.state import write_whole
+from mmcomponents.data.critique import SYSTEM, WORDS, critique, question_text
 from mmcomponents.data.placeholders import place_image
 from mmcomponents.inference.checking import Checker
-from mmcomponents.inference.critic import WORDS, critique, question_text
 from mmcomponents.inference.drawing import (
     TOGETHER,
     Drawer,
@@ -75,6 +75,7 @@ class StepReport:
         empty: Of these, those without any text; they are left out.
         cut: Of these, those that the limit of new tokens has ended; they count as wrong.
         unscored: Of these, those with a step that cannot be continued, being too long; they are left out.
+        one_sided: Of these, those to questions that are answered rightly always or never, where they are left out.
         correct: Of those that are left, the right ones.
         steps: Of those that are left.
         good: Steps above the threshold.
@@ -91,6 +92,7 @@ class StepReport:
     empty: int = 0
     cut: int = 0
     unscored: int = 0
+    one_sided: int = 0
     correct: int = 0
     steps: int = 0
     good: int = 0
@@ -101,7 +103,7 @@ class StepReport:
     @property
     def used(self) -> int:
         """Solutions that are left."""
-        return self.solutions - self.equal - self.empty - self.unscored
+        return self.solutions - self.equal - self.empty - self.unscored - self.one_sided
 
 
 def make_step_scores(
@@ -115,6 +117,9 @@ def make_step_scores(
     completions: int = 16,
     max_steps: int = 12,
     threshold: float = 0.0,
+    mixed_only: bool = False,
+    until_error: bool = False,
+    system: str | None = SYSTEM,
     max_refused: float = 0.01,
     samples_per_shard: int = 10_000,
     max_tokens: int = 16384,
@@ -137,6 +142,11 @@ def make_step_scores(
         completions: Drawn from each step, as the solutions are. Solutions that begin alike share them.
         max_steps: Steps of a solution at most, see `split_steps`.
         threshold: A step is good where its score is greater.
+        mixed_only: Leave out the solutions of a question that is answered rightly always or never. A question that the
+            model cannot answer has bad steps from the first one on, whether they are wrong or not.
+        until_error: In `process-*.tar`, leave out the steps after the first bad one (as the labels of PRM800K end,
+            arXiv 2305.20050): they are bad whatever they say. VisualPRM judges them too.
+        system: What critics are told; None: nothing.
         max_refused: Largest share of questions that may be unusable.
         samples_per_shard: Solutions of a shard at most.
         max_tokens: See `rollouts`.
@@ -157,6 +167,7 @@ def make_step_scores(
     out, batching = Path(out), (max_tokens, max_segments, max_cache)
     refusals = open_refusals(questions, max_refused)
     settings = {"makes": "steps", "checker": repr(checker), "completions": completions, "max_steps": max_steps}
+    settings |= {"mixed_only": mixed_only} if mixed_only else {}  # what is left out is not completed either
     settings |= draw_settings(model, renderer, sampling, questions, batching)
     going_on = replace(sampling, samples=completions, greedy_first=False)
     with Journal(out / "journal.jsonl", settings) as journal:
@@ -167,15 +178,18 @@ def make_step_scores(
             prefixes = dict[str, Question]()
             references = dict[str, str]()
             for one in some:
+                if mixed_only and _one_sided(_marks(one, journal, checker)):
+                    continue
                 for question in _prefixes(one, journal, max_steps):
                     prefixes[question.key], references[question.key] = question, one.reference or ""
             record = partial(_checked, checker=checker, references=references)
             drawer.draw("completions", list(prefixes.values()), going_on, record)
     report = StepReport(out, len(questions.asked) + len(questions.problems), len(questions.problems))
-    scored = [_scored(one, journal, checker, max_steps, report) for one in questions.asked]
-    _write(out, questions.asked, scored, renderer, threshold, samples_per_shard, report)
+    scored = [_scored(one, journal, checker, max_steps, mixed_only, report) for one in questions.asked]
+    _write(out, questions.asked, scored, renderer, _Words(threshold, until_error, system), samples_per_shard, report)
     told = {"model": model_digest(model), "sampling": asdict(sampling), "completions": completions}
     told |= {"max_steps": max_steps, "threshold": threshold, "checker": repr(checker)}
+    told |= {"mixed_only": mixed_only, "until_error": until_error, "system": system}
     counts = {name: value for name, value in asdict(report).items() if name != "out"}
     write_whole(out / "steps.json", json.dumps({"settings": told, **counts}, indent=2) + "\n")
     return report
@@ -185,6 +199,22 @@ def _solutions(one: Asked, journal: Journal) -> list[str]:
     """The solutions of a question, each once and none without text."""
     texts = journal.done[one.question.key].get("texts", [])
     return [text for text in dict.fromkeys(texts) if text.strip()]
+
+
+def _whole(note: Mapping[str, Any]) -> set[str]:
+    """Solutions that the limit of new tokens has not ended."""
+    return {text for number, text in enumerate(note["texts"]) if number not in note["cut"]}
+
+
+def _marks(one: Asked, journal: Journal, checker: Checker) -> dict[str, bool]:
+    """Whether each solution of a question is right."""
+    note = journal.done[one.question.key]
+    whole = set() if "error" in note else _whole(note)
+    return {text: text in whole and checker(text, one.reference or "") is True for text in _solutions(one, journal)}
+
+
+def _one_sided(marks: Mapping[str, bool]) -> bool:
+    return len(set(marks.values())) < 2
 
 
 def _prefixes(one: Asked, journal: Journal, max_steps: int) -> Iterator[Question]:
@@ -210,27 +240,31 @@ def _checked(question: Question, answers: Answers, checker: Checker, references:
 
 
 def _scored(
-    one: Asked, journal: Journal, checker: Checker, max_steps: int, report: StepReport
+    one: Asked, journal: Journal, checker: Checker, max_steps: int, mixed_only: bool, report: StepReport
 ) -> list[tuple[str, list[Step]]]:
     """The solutions of a question with their steps; those with a step that could not be scored are left out."""
     note = journal.done[one.question.key]
     if "error" in note:
         report.refused += 1
         return []
-    found = []
+    found = list[tuple[str, list[Step]]]()
     report.solutions += len(note["texts"])
     report.empty += sum(not text.strip() for text in note["texts"])
     report.cut += len(note["cut"])
-    whole = {text for number, text in enumerate(note["texts"]) if number not in note["cut"]}
+    whole = _whole(note)
     solutions = _solutions(one, journal)
     report.equal += sum(bool(text.strip()) for text in note["texts"]) - len(solutions)
+    marks = _marks(one, journal, checker)
+    if mixed_only and _one_sided(marks):
+        report.one_sided += len(solutions)
+        return []
     for text in solutions:
         steps = split_steps(text, max_steps)
         notes = [journal.done[_prefix(one, steps[:count]).key] for count in range(1, len(steps))]
         if any("error" in taken for taken in notes):
             report.unscored += 1
             continue
-        right = text in whole and checker(text, one.reference or "") is True
+        right = marks[text]
         counts = [(taken["correct"], taken["total"], taken["cut"]) for taken in notes]
         counts.append((int(right), 1, int(text not in whole)))
         report.correct += right
@@ -238,12 +272,26 @@ def _scored(
     return found
 
 
+@dataclass(frozen=True)
+class _Words:
+    """What is said of the steps of a solution, and to whom."""
+
+    threshold: float
+    until_error: bool
+    system: str | None
+
+    def __call__(self, steps: Sequence[Step]) -> list[str]:
+        """A word for each step, or for those up to the first bad one."""
+        found = [WORDS[0] if step.score > self.threshold else WORDS[1] for step in steps]
+        return found[: found.index(WORDS[1]) + 1] if self.until_error and WORDS[1] in found else found
+
+
 def _write(
     out: Path,
     asked: Sequence[Asked],
     scored: Sequence[list[tuple[str, list[Step]]]],
     renderer: SampleRenderer,
-    threshold: float,
+    verdicts: _Words,
     samples_per_shard: int,
     report: StepReport,
 ) -> None:
@@ -255,11 +303,9 @@ def _write(
 
     def samples(name: str) -> Iterator[tuple[str, dict[str, Any], Asked]]:
         for key, one, text, steps in every:
-            verdicts = [WORDS[0] if step.score > threshold else WORDS[1] for step in steps]
-            parts = [step.text for step in steps]
-            if name == OUTCOME:
-                parts, verdicts = [text], verdicts[-1:]
-            messages = [dict(message) for message in critique(_question_text(one), parts, verdicts)]
+            words = verdicts(steps) if name == PROCESS else verdicts(steps[-1:])
+            parts = [step.text for step in steps[: len(words)]] if name == PROCESS else [text]
+            messages = [dict(message) for message in critique(_question_text(one), parts, words, verdicts.system)]
             record = {"messages": messages, "source": one.source or name, "question_key": one.question.key}
             yield key, record if one.clips is None else {**record, "clips": one.clips}, one
 
@@ -268,8 +314,8 @@ def _write(
         report.shards += [path.name for path in paths]
     lines = [json.dumps(_raw(one, text, steps), ensure_ascii=False) + "\n" for _, one, text, steps in every]
     write_whole(out / "steps.jsonl", "".join(lines))
-    report.steps = sum(len(steps) for *_, steps in every)
-    report.good = sum(step.score > threshold for *_, steps in every for step in steps)
+    said = [word for *_, steps in every for word in verdicts(steps)]
+    report.steps, report.good = len(said), said.count(WORDS[0])
     report.completions = sum(step.total for *_, steps in every for step in steps)
     report.completions_cut = sum(step.cut for *_, steps in every for step in steps)
 

@@ -1,0 +1,75 @@
+"""Solutions of the ladder with verdicts that are known: digits, totals and answers are falsified on purpose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mmcomponents.data.chat import Message
+from mmcomponents.data.critique import WORDS, critique
+from mmcomponents.data.handwriting_questions import PHRASINGS
+
+MISREAD, MISCOUNTED, MISQUOTED = 0.35, 0.12, 0.3
+"""How often a digit, a running total, and the answer at the end are false."""
+_OFF = (-10, -2, -1, 1, 2, 10)
+
+
+def adding_question(generator: np.random.Generator) -> str:
+    """One of the ways to ask for the sum."""
+    return f"<image>\n{PHRASINGS['add'][int(generator.integers(len(PHRASINGS['add'])))]}"
+
+
+def judged_statements(digits: Sequence[int], count: int, generator: np.random.Generator) -> list[Message]:
+    """A conversation of statements about the digits of a scene, half of them false, with a verdict on each.
+
+    What is really there stands behind each verdict. That gives the text something to compare the next statement with:
+    a small model learns to compare in the text first, within some hundred steps, and then with the image; from
+    verdicts alone, about digits of which each comes up once, it had learnt nothing after a thousand.
+
+    Args:
+        digits: Of the scene.
+        count: Of statements; their places come up again and again.
+        generator: Of places and mistakes.
+    """
+    messages = list[Message]()
+    for number in range(count):
+        place = int(generator.integers(len(digits)))
+        true = bool(generator.integers(2))
+        said = digits[place] if true else _other(digits[place], generator)
+        image = "" if number else "<image>\n"
+        messages.append({"role": "user", "content": f"{image}Digit {place + 1} is {said}."})
+        verdict = WORDS[0] if true else WORDS[1]
+        messages.append({"role": "assistant", "content": f"{verdict} Digit {place + 1} is {digits[place]}."})
+    return messages
+
+
+def judged_solution(digits: Sequence[int], generator: np.random.Generator) -> list[Message]:
+    """A critic's conversation about a solution with mistakes; a verdict is about its own step alone.
+
+    Critics are told nothing: a system text would push the image away from where it stands in pre-training.
+    """
+    steps, verdicts, total = list[str](), list[str](), 0
+    for place, digit in enumerate(digits, start=1):
+        said = _other(digit, generator) if generator.random() < MISREAD else digit
+        right = total + said
+        total = _off(right, generator) if place > 1 and generator.random() < MISCOUNTED else right
+        steps.append(step(place, said, total))
+        verdicts.append(WORDS[0] if said == digit and total == right else WORDS[1])
+    final = _off(total, generator) if generator.random() < MISQUOTED else total
+    steps.append(f"Answer: {final}")
+    verdicts.append(WORDS[0] if final == total else WORDS[1])
+    return critique(adding_question(generator), steps, verdicts, system=None)
+
+
+def step(place: int, digit: int, total: int) -> str:
+    """A step of a sum: the digit is named and added."""
+    return f"Digit {place} is {digit}" + (f", which makes {total}." if place > 1 else ".")
+
+
+def _other(digit: int, generator: np.random.Generator) -> int:
+    return (digit + int(generator.integers(1, 10))) % 10
+
+
+def _off(total: int, generator: np.random.Generator) -> int:
+    return abs(total + _OFF[int(generator.integers(len(_OFF)))])

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from mmcomponents.data.handwriting_verdicts import (
+    MISCOUNTED,
+    MISQUOTED,
+    MISREAD,
+    judged_solution,
+    judged_statements,
+    step,
+)
+
+
+def test_half_of_the_statements_are_false_and_the_truth_stands_behind_each_verdict() -> None:
+    generator, digits = np.random.default_rng(0), [4, 7, 7]
+    messages = judged_statements(digits, 400, generator)
+    assert [m["content"].count("<image>") for m in messages] == [1] + [0] * 799
+    false, places = 0, set()
+    for asked, said in zip(messages[::2], messages[1::2], strict=True):
+        assert (asked["role"], said["role"]) == ("user", "assistant")
+        place, digit = map(int, re.findall(r"Digit (\d) is (\d)\.$", asked["content"])[0])
+        places.add(place)
+        assert said["content"] == f"{'+' if digit == digits[place - 1] else '-'} Digit {place} is {digits[place - 1]}."
+        false += digit != digits[place - 1]
+    assert places == {1, 2, 3}
+    assert 150 < false < 250
+
+
+def test_a_verdict_is_about_its_own_step() -> None:
+    """A step is right if its digit is that of the scene and its total follows from the step before, right or not."""
+    generator, digits = np.random.default_rng(1), [9, 0, 4, 8]
+    wrong = {"digit": 0, "total": 0, "answer": 0}
+    for _ in range(500):
+        messages = judged_solution(digits, generator)
+        assert [m["role"] for m in messages] == ["user", "assistant"] * 5
+        shown = [m["content"].rpartition("### Solution Process:\n")[2] for m in messages[::2]]
+        before = 0
+        for place, (text, verdict) in enumerate(zip(shown[:-1], messages[1::2], strict=False), start=1):
+            digit = int(text[11])
+            total = int(re.findall(r"(\d+)\.$", text)[0])
+            assert text == step(place, digit, total)
+            good = digit == digits[place - 1] and total == before + digit
+            assert verdict["content"] == ("+" if good else "-")
+            wrong["digit"] += digit != digits[place - 1]
+            wrong["total"] += total != before + digit
+            before = total
+        assert messages[-1]["content"] == ("+" if shown[-1] == f"Answer: {before}" else "-")
+        wrong["answer"] += messages[-1]["content"] == "-"
+    assert abs(wrong["digit"] / 2000 - MISREAD) < 0.05
+    assert abs(wrong["total"] / 1500 - MISCOUNTED) < 0.04
+    assert abs(wrong["answer"] / 500 - MISQUOTED) < 0.08
