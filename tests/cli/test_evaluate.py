@@ -189,7 +189,7 @@ def test_left_out_questions_are_named_and_counted(folder, write: Write, capsys) 
 def test_a_critic_without_the_words_is_told_before_anything_is_drawn(folder, capsys, monkeypatch) -> None:
     folder["critic"].words = train_tokenizer(["no signs here"] * 4, 300)
     monkeypatch.setattr(Evaluation, "draw", lambda *_: pytest.fail("drawn"))
-    monkeypatch.setattr("mmcomponents.inference.critic.WORDS", ("good step", "-"))
+    monkeypatch.setattr("mmcomponents.data.critique.WORDS", ("good step", "-"))
     told = line_of_error(capsys, *ASK, "--process_critic", "critic", "--samples", "2")
     assert told.startswith("the critic 'critic' cannot judge: ")
     assert "'good step'" in told
