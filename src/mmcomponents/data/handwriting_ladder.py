@@ -14,7 +14,13 @@ import numpy.typing as npt
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.handwriting_questions import conversation
 from mmcomponents.data.handwriting_scenes import Scans, Scene, SceneStyle, draw_scene, load_scans, split_scans
-from mmcomponents.data.handwriting_verdicts import adding_question, judged_solution, judged_statements, step
+from mmcomponents.data.handwriting_verdicts import (
+    adding_question,
+    judged_solution,
+    judged_statements,
+    judged_sums,
+    step,
+)
 from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
 from mmcomponents.data.shards import ShardWriter
@@ -58,6 +64,7 @@ def make_handwriting_ladder(
     single_statements: int = 5_000,
     scenes: int = 20_000,
     statements: int = 5_000,
+    sums: int = 3_000,
     solutions: int = 2_000,
     refresher: int = 2_000,
     preference_questions: int = 3_000,
@@ -84,6 +91,7 @@ def make_handwriting_ladder(
     | `statements_one` | the same scenes: statements, half of them false, verdicts and what is there | pre-training |
     | `scenes` | as `digits`, of several digits | pre-training |
     | `statements` | as `statements_one`, of several digits | pre-training |
+    | `sums` | statements about sums without an image, half of them false, with verdicts | pre-training |
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |
     | `preferences` | sums of other handwriting, final answers alone | questions for preference pairs |
@@ -101,6 +109,7 @@ def make_handwriting_ladder(
         single_statements: Of one digit, with statements.
         scenes: Of several digits, to look at.
         statements: Of several digits, with statements.
+        sums: Conversations of statements about sums.
         solutions: With the steps written out: few, since steps are dear.
         refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
         preference_questions: With final answers alone.
@@ -143,13 +152,14 @@ def make_handwriting_ladder(
         _Part("validation", validation, add, scans=("validation",)),
         _Part("test", held_out, add, scans=("test",)),
     ]
-    if min(documents, *(part.size for part in parts)) < 1:
-        raise ValueError(f"no part of the data may be empty: {documents} documents, {[p.size for p in parts]} scenes")
+    if min(documents, sums, *(part.size for part in parts)) < 1:
+        told = f"{documents} documents, {sums} sums, {[part.size for part in parts]} scenes"
+        raise ValueError(f"no part of the data may be empty: {told}")
     folder = Path(out)
-    _clear(folder, ["documents", *(part.name for part in parts)])
+    _clear(folder, ["documents", "sums", *(part.name for part in parts)])
     scans, digits = load_scans()
     scans_of = dict(zip(SHARES, split_scans(digits, tuple(SHARES.values()), seed), strict=True))
-    total, done = documents + sum(part.size for part in parts), 0
+    total, done = documents + sums + sum(part.size for part in parts), 0
     texts: list[str] = []
     shards: list[Path] = []
 
@@ -159,11 +169,19 @@ def make_handwriting_ladder(
         if progress is not None:
             progress(done, total)
 
+    most = len(summands)
     with ShardWriter(folder, "documents", samples_per_shard) as writer:
         for number in range(documents):
-            text = sums_in_words(np.random.default_rng((seed, 1, number)), len(summands))
+            text = sums_in_words(np.random.default_rng((seed, 1, number)), most)
             writer.write(f"{number:06d}", {"text": text, "source": "documents"})
             texts.append(text)
+            tell()
+    shards += writer.paths
+    with ShardWriter(folder, "sums", samples_per_shard) as writer:
+        for number in range(sums):
+            messages = judged_sums(most, STATEMENTS, np.random.default_rng((seed, 0, number)))
+            writer.write(f"{number:06d}", {"messages": messages, "source": "sums"})
+            texts += [message["content"] for message in messages]
             tell()
     shards += writer.paths
     for place, part in enumerate(parts, start=2):
@@ -182,7 +200,7 @@ def make_handwriting_ladder(
         build_index(shard, tokenizer)
     settings: dict[str, Any] = {
         "name": "handwriting ladder",
-        "samples": {"documents": documents, **{part.name: part.size for part in parts}},
+        "samples": {"documents": documents, "sums": sums, **{part.name: part.size for part in parts}},
         "scans": {name: len(numbers) for name, numbers in scans_of.items()},
         "seed": seed,
         "looking": asdict(look),
@@ -214,8 +232,11 @@ def sums_in_words(generator: np.random.Generator, most: int) -> str:
         return "\n".join([" + ".join(map(str, digits)), *steps])
     if form == 1:  # the result first
         return "\n".join([f"The sum of {', '.join(map(str, digits[:-1]))} and {digits[-1]} is {sum(digits)}.", *steps])
-    total = int(generator.integers(0, 9 * most - 8))  # a line of a table
-    return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
+    begin = int(generator.integers(1, most))  # the end of a longer sum
+    before = int(generator.integers(9 * begin + 1))
+    totals = (before + np.cumsum(digits)).tolist()
+    rest = [step(place, *pair) for place, pair in enumerate(zip(digits, totals, strict=True), start=begin + 1)]
+    return "\n".join([f"{before} so far.", *rest])
 
 
 def _scene(

@@ -10,9 +10,10 @@ from mmcomponents.data.chat import Message
 from mmcomponents.data.critique import WORDS, critique
 from mmcomponents.data.handwriting_questions import PHRASINGS
 
-MISREAD, MISCOUNTED, MISQUOTED = 0.35, 0.12, 0.3
+MISREAD, MISCOUNTED, MISQUOTED = 0.3, 0.3, 0.3
 """How often a digit, a running total, and the answer at the end are false."""
-_OFF = (-10, -2, -1, 1, 2, 10)
+_OFF = (-1, 1, -1, 1, -1, 1, -1, 1, -2, 2, -10, 10)
+"""Totals are off by one most often, as those of a small model are."""
 
 
 def adding_question(generator: np.random.Generator) -> str:
@@ -41,6 +42,29 @@ def judged_statements(digits: Sequence[int], count: int, generator: np.random.Ge
         messages.append({"role": "user", "content": f"{image}Digit {place + 1} is {said}."})
         verdict = WORDS[0] if true else WORDS[1]
         messages.append({"role": "assistant", "content": f"{verdict} Digit {place + 1} is {digits[place]}."})
+    return messages
+
+
+def judged_sums(most: int, count: int, generator: np.random.Generator) -> list[Message]:
+    """The same about sums alone, without an image: totals so far and a digit, which make another total or do not.
+
+    Args:
+        most: Digits of a sum at most.
+        count: Of statements.
+        generator: Of numbers and mistakes.
+    """
+    before, place, digit = 0, 2, 0
+    messages = list[Message]()
+    for number in range(count):
+        if number == 0 or generator.random() < 0.5:  # else the same sum again, with another total
+            place = int(generator.integers(2, most, endpoint=True))
+            before, digit = int(generator.integers(9 * place - 8)), int(generator.integers(10))
+        right = before + digit
+        true = bool(generator.integers(2))
+        said = right if true else _off(right, generator)
+        verdict = WORDS[0] if said == right else WORDS[1]
+        messages.append({"role": "user", "content": f"{before} so far.\n\n{step(place, digit, said)}"})
+        messages.append({"role": "assistant", "content": f"{verdict} {step(place, digit, right)}"})
     return messages
 
 
