@@ -10,6 +10,7 @@ from mmcomponents.data.handwriting_verdicts import (
     MISREAD,
     judged_solution,
     judged_statements,
+    judged_sums,
     step,
 )
 
@@ -52,3 +53,20 @@ def test_a_verdict_is_about_its_own_step() -> None:
     assert abs(wrong["digit"] / 2000 - MISREAD) < 0.05
     assert abs(wrong["total"] / 1500 - MISCOUNTED) < 0.04
     assert abs(wrong["answer"] / 500 - MISQUOTED) < 0.08
+
+
+def test_half_of_the_sums_are_false_and_the_right_one_stands_behind_each_verdict() -> None:
+    messages = judged_sums(8, 600, np.random.default_rng(2))
+    false, sums = 0, list[str]()
+    for asked, said in zip(messages[::2], messages[1::2], strict=True):
+        found = re.fullmatch(r"(\d+) so far\.\n\nDigit (\d) is (\d), which makes (\d+)\.", asked["content"])
+        assert found is not None
+        before, place, digit, total = map(int, found.groups())
+        assert 2 <= place <= 8
+        assert before <= 9 * (place - 1)
+        sums.append(f"{before} {place} {digit}")
+        good = total == before + digit
+        assert said["content"] == f"{'+' if good else '-'} {step(place, digit, before + digit)}"
+        false += not good
+    assert 240 < false < 360
+    assert 200 < len(set(sums)) < 400, "half of them come again with another total"
