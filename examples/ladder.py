@@ -60,7 +60,7 @@ def stages(seed: int) -> list[Stage]:
     """The chain for a seed."""
     data, runs = Path(f"data/ladder/seed-{seed}"), Path(f"runs/ladder/seed-{seed}")
     drawn = ["--seed", f"{seed}"]
-    sampled = ["--max_new_tokens", "130", "--temperature", "1", *drawn]
+    sampled = ["--max_new_tokens", "160", "--temperature", "1", *drawn]
     found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn], data)]
 
     def fit(rung: str, *after: str) -> None:
@@ -81,8 +81,9 @@ def stages(seed: int) -> list[Stage]:
         found.append(Stage(f"draw {kind}", ["data", kind, *what, *sampled, *more], out, [f"export {rung}"]))
 
     untold = ["--critic_system", ""]
-    one_answer = ["--max_new_tokens", "130", *drawn]
-    fit("digits", "data")
+    one_answer = ["--max_new_tokens", "160", *drawn]
+    fit("text", "data")
+    fit("digits", "export text")
     fit("statements", "export digits")
     fit("pretrain", "export statements")
     fit("sft", "export pretrain")

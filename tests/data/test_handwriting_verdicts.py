@@ -41,8 +41,8 @@ def test_a_verdict_is_about_its_own_step() -> None:
         before = 0
         for place, (text, verdict) in enumerate(zip(shown[:-1], messages[1::2], strict=False), start=1):
             digit = int(text[11])
-            total = int(re.findall(r"(\d+)\.$", text)[0])
-            assert text == step(place, digit, total)
+            total = int(text.split()[-1].rstrip("."))
+            assert text == step(place, digit, before, total)
             good = digit == digits[place - 1] and total == before + digit
             assert verdict["content"] == ("+" if good else "-")
             wrong["digit"] += digit != digits[place - 1]
@@ -59,14 +59,15 @@ def test_half_of_the_sums_are_false_and_the_right_one_stands_behind_each_verdict
     messages = judged_sums(8, 600, np.random.default_rng(2))
     false, sums = 0, list[str]()
     for asked, said in zip(messages[::2], messages[1::2], strict=True):
-        found = re.fullmatch(r"(\d+) so far\.\n\nDigit (\d) is (\d), which makes (\d+)\.", asked["content"])
+        found = re.fullmatch(r"Digit (\d) is (\d)\. (\d+) \+ (\d) = (\d+)", asked["content"])
         assert found is not None
-        before, place, digit, total = map(int, found.groups())
+        place, digit, before, again, total = map(int, found.groups())
         assert 2 <= place <= 8
         assert before <= 9 * (place - 1)
+        assert again == digit
         sums.append(f"{before} {place} {digit}")
         good = total == before + digit
-        assert said["content"] == f"{'+' if good else '-'} {step(place, digit, before + digit)}"
+        assert said["content"] == f"{'+' if good else '-'} {step(place, digit, before, before + digit)}"
         false += not good
     assert 240 < false < 360
     assert 200 < len(set(sums)) < 400, "half of them come again with another total"

@@ -215,10 +215,9 @@ def make_handwriting_ladder(
 
 def solution(digits: Sequence[int]) -> str:
     """The sum, a step for each digit, which it names and adds: blank lines between the steps, the answer last."""
-    totals = np.cumsum(digits).tolist()
-    steps = [
-        step(place, digit, total) for place, (digit, total) in enumerate(zip(digits, totals, strict=True), start=1)
-    ]
+    totals = np.cumsum([0, *digits]).tolist()
+    together = zip(digits, totals, totals[1:], strict=False)
+    steps = [step(place, *numbers) for place, numbers in enumerate(together, start=1)]
     return "\n\n".join([*steps, f"Answer: {totals[-1]}"])
 
 
@@ -232,11 +231,8 @@ def sums_in_words(generator: np.random.Generator, most: int) -> str:
         return "\n".join([" + ".join(map(str, digits)), *steps])
     if form == 1:  # the result first
         return "\n".join([f"The sum of {', '.join(map(str, digits[:-1]))} and {digits[-1]} is {sum(digits)}.", *steps])
-    begin = int(generator.integers(1, most))  # the end of a longer sum
-    before = int(generator.integers(9 * begin + 1))
-    totals = (before + np.cumsum(digits)).tolist()
-    rest = [step(place, *pair) for place, pair in enumerate(zip(digits, totals, strict=True), start=begin + 1)]
-    return "\n".join([f"{before} so far.", *rest])
+    total = int(generator.integers(0, 9 * most - 8))  # a line of a table
+    return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
 
 
 def _scene(

@@ -63,8 +63,8 @@ def judged_sums(most: int, count: int, generator: np.random.Generator) -> list[M
         true = bool(generator.integers(2))
         said = right if true else _off(right, generator)
         verdict = WORDS[0] if said == right else WORDS[1]
-        messages.append({"role": "user", "content": f"{before} so far.\n\n{step(place, digit, said)}"})
-        messages.append({"role": "assistant", "content": f"{verdict} {step(place, digit, right)}"})
+        messages.append({"role": "user", "content": step(place, digit, before, said)})
+        messages.append({"role": "assistant", "content": f"{verdict} {step(place, digit, before, right)}"})
     return messages
 
 
@@ -76,9 +76,9 @@ def judged_solution(digits: Sequence[int], generator: np.random.Generator) -> li
     steps, verdicts, total = list[str](), list[str](), 0
     for place, digit in enumerate(digits, start=1):
         said = _other(digit, generator) if generator.random() < MISREAD else digit
-        right = total + said
+        before, right = total, total + said
         total = _off(right, generator) if place > 1 and generator.random() < MISCOUNTED else right
-        steps.append(step(place, said, total))
+        steps.append(step(place, said, before, total))
         verdicts.append(WORDS[0] if said == digit and total == right else WORDS[1])
     final = _off(total, generator) if generator.random() < MISQUOTED else total
     steps.append(f"Answer: {final}")
@@ -86,9 +86,9 @@ def judged_solution(digits: Sequence[int], generator: np.random.Generator) -> li
     return critique(adding_question(generator), steps, verdicts, system=None)
 
 
-def step(place: int, digit: int, total: int) -> str:
-    """A step of a sum: the digit is named and added."""
-    return f"Digit {place} is {digit}" + (f", which makes {total}." if place > 1 else ".")
+def step(place: int, digit: int, before: int, total: int) -> str:
+    """A step of a sum: the digit is named, and added to what came before."""
+    return f"Digit {place} is {digit}." + (f" {before} + {digit} = {total}" if place > 1 else "")
 
 
 def _other(digit: int, generator: np.random.Generator) -> int:
