@@ -10,7 +10,7 @@ from mmcomponents.data.chat import Message
 from mmcomponents.data.critique import WORDS, critique
 from mmcomponents.data.handwriting_questions import PHRASINGS
 
-MISREAD, MISCOUNTED, MISQUOTED = 0.3, 0.3, 0.3
+MISREAD, MISCOUNTED, MISQUOTED = 0.35, 0.12, 0.3
 """How often a digit, a running total, and the answer at the end are false."""
 _OFF = (-1, 1, -1, 1, -1, 1, -1, 1, -2, 2, -10, 10)
 """Totals are off by one most often, as those of a small model are."""
