@@ -96,15 +96,7 @@ def stages(seed: int) -> list[Stage]:
     fit("orm", "draw steps", "export judge")
     evaluate("pretrain", ["export pretrain"], *one_answer)
     evaluate("sft", ["export sft"], *one_answer)
-    critics = [
-        "--process_critic",
-        f"{runs}/prm/model",
-        "--outcome_critic",
-        f"{runs}/orm/model",
-        "--aggregate",
-        "min",
-        *untold,
-    ]
+    critics = ["--process_critic", f"{runs}/prm/model", "--outcome_critic", f"{runs}/orm/model", *untold]
     needs = ["export mpo", "export prm", "export orm"]
     evaluate("mpo", needs, "--samples", "8", "--top_p", "1.0", *sampled, *critics, "--aggregate", "min")
     return found

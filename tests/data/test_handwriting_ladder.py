@@ -108,7 +108,7 @@ def test_sums_of_documents_are_right() -> None:
 
 def test_the_verdicts_of_critics_are_single_tokens_with_fixed_ids(made: Path) -> None:
     tokenizer = load_tokenizer(made / "tokenizer")
-    # recipes/ladder/prm.yaml has these numbers
+    # recipes/ladder/judge.yaml has these numbers
     assert [tokenizer.encode(word, add_special_tokens=False) for word in "+-"] == [[10], [12]]
 
 

@@ -58,13 +58,13 @@ def main(verb: str, argv: list[str]) -> int:
                 max_cache=options.max_cache,
                 progress=progress,
             )
-    _close(report, table_console())
+    _close(report, options.until_error, table_console())
     if not report.steps:
         raise UserError(f"{call.name}: no solution has a step; the table says why")
     return 0
 
 
-def _close(report: StepReport, console: Console) -> None:
+def _close(report: StepReport, until_error: bool, console: Console) -> None:
     """What was drawn, what came of it, and where it is."""
     table = Table("steps")
     table.add_column("count", justify="right", no_wrap=True)
@@ -88,7 +88,7 @@ def _close(report: StepReport, console: Console) -> None:
     for name, count, of in rows:
         table.add_row(name, f"{count:,}", f"{count / of:.1%}" if of else "")
     console.print(table)
-    if report.steps and report.steps == report.used:
+    if report.steps and report.steps == report.used and not until_error:
         told = "each solution is one step, as steps end at blank lines: process-*.tar says what outcome-*.tar does"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     files = f"{len(report.shards):,} shards with their indices, steps.jsonl, steps.json, journal.jsonl"

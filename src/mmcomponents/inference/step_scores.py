@@ -167,7 +167,7 @@ def make_step_scores(
     out, batching = Path(out), (max_tokens, max_segments, max_cache)
     refusals = open_refusals(questions, max_refused)
     settings = {"makes": "steps", "checker": repr(checker), "completions": completions, "max_steps": max_steps}
-    settings |= {"mixed_only": mixed_only} if mixed_only else {}  # what is left out is not completed either
+    settings |= {"mixed_only": mixed_only}  # what is left out is not completed either
     settings |= draw_settings(model, renderer, sampling, questions, batching)
     going_on = replace(sampling, samples=completions, greedy_first=False)
     with Journal(out / "journal.jsonl", settings) as journal:
