@@ -90,7 +90,7 @@ def stages(seed: int) -> list[Stage]:
     fit("judge", "export pretrain")
     draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
-    labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]
+    labels = ["--samples", "4", "--top_p", "0.95", "--completions", "4", "--mixed_only", "--until_error", *untold]
     draw("steps", "mpo", "critic", runs / "steps", *labels)
     fit("prm", "draw steps", "export judge")
     fit("orm", "draw steps", "export judge")
@@ -98,7 +98,7 @@ def stages(seed: int) -> list[Stage]:
     evaluate("sft", ["export sft"], *one_answer)
     critics = ["--process_critic", f"{runs}/prm/model", "--outcome_critic", f"{runs}/orm/model", *untold]
     needs = ["export mpo", "export prm", "export orm"]
-    evaluate("mpo", needs, "--samples", "8", "--top_p", "1.0", *sampled, *critics, "--aggregate", "min")
+    evaluate("mpo", needs, "--samples", "8", "--top_p", "0.95", *sampled, *critics, "--aggregate", "min")
     return found
 
 

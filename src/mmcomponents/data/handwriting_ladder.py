@@ -28,11 +28,11 @@ from mmcomponents.data.tokenizer import train_tokenizer
 
 LOOKING = ("read", "count", "largest", "describe")
 """Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
-SHARES = {"learnt": 0.15, "preferences": 0.15, "critic": 0.45, "validation": 0.05, "test": 0.2}
+SHARES = {"learnt": 0.15, "preferences": 0.25, "critic": 0.35, "validation": 0.05, "test": 0.2}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
 
 STATEMENTS = 8
-"""In a conversation."""
+"""In a conversation of repeated ones."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class _Part:
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: the sum.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            or verdicts on "statements" about the digits.
+            or on "statements" about each digit, or "repeated" ones about the same digits.
         scans: Which of `SHARES` the digits come from.
     """
 
@@ -53,7 +53,7 @@ class _Part:
     size: int
     style: SceneStyle
     kinds: tuple[int, int] | None = None
-    asks: Literal["steps", "answer", "verdicts", "statements"] = "steps"
+    asks: Literal["steps", "answer", "verdicts", "statements", "repeated"] = "steps"
     scans: tuple[str, ...] = ("learnt",)
 
 
@@ -63,20 +63,21 @@ def make_handwriting_ladder(
     single: int = 10_000,
     single_statements: int = 5_000,
     scenes: int = 20_000,
-    statements: int = 5_000,
+    statements: int = 10_000,
     sums: int = 3_000,
     solutions: int = 2_000,
     refresher: int = 2_000,
     preference_questions: int = 3_000,
     mistakes: int = 12_000,
-    critic_questions: int = 2_000,
+    critic_questions: int = 1_600,
     validation: int = 500,
-    held_out: int = 1_000,
+    held_out: int = 800,
     seed: int = 0,
     unit: int = 28,
     digit_size: tuple[int, int] = (20, 26),
     counts: tuple[float, ...] = (3, 1, 1, 1, 1, 1, 1, 1),
     summands: tuple[float, ...] = (0, 0, 0, 1, 1, 1, 1, 1),
+    judged: tuple[float, ...] = (3, 2, 2, 2, 1, 1, 1, 1),
     orders: tuple[float, float, float] = (2, 1, 0),
     vocab_size: int = 768,
     samples_per_shard: int = 10_000,
@@ -88,9 +89,9 @@ def make_handwriting_ladder(
     |---|---|---|
     | `documents` | sums as plain text | pre-training |
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | pre-training, begin |
-    | `statements_one` | the same scenes: statements, half of them false, verdicts and what is there | pre-training |
+    | `statements_one` | the same scenes: repeated statements, half of them false, and the truth | pre-training |
     | `scenes` | as `digits`, of several digits | pre-training |
-    | `statements` | as `statements_one`, of several digits | pre-training |
+    | `statements` | the same of several digits, one about each | pre-training |
     | `sums` | statements about sums without an image, half of them false, with verdicts | pre-training |
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |
@@ -122,6 +123,8 @@ def make_handwriting_ladder(
         digit_size: Least and largest side of a digit in pixels.
         counts: Weights of scenes with one digit, two and so on, among those to look at.
         summands: The same among those to add up.
+        judged: The same among those with statements or mistakes: place after place is learnt, short ones first. With
+            as many digits as in `summands` alone, critics had learnt nothing after 3,000 steps.
         orders: Weights of rows, columns and two-by-two grids; a grid holds no more than four digits.
         vocab_size: Of the tokenizer, which is made from the texts that are learnt from.
         samples_per_shard: Most samples of a shard.
@@ -135,19 +138,20 @@ def make_handwriting_ladder(
         ValueError: Arguments that make no scenes.
         ModuleNotFoundError: scikit-learn is missing.
     """
-    look, add = SceneStyle(unit, digit_size, counts, orders), SceneStyle(unit, digit_size, summands, orders)
-    if orders[2] and max(len(counts), len(summands)) > 4:
-        raise ValueError(f"grids hold four digits at most, and counts {counts} or summands {summands} have more")
+    look, add, judge = (SceneStyle(unit, digit_size, weights, orders) for weights in (counts, summands, judged))
+    if orders[2] and max(len(counts), len(summands), len(judged)) > 4:
+        told = f"counts {counts}, summands {summands} or judged {judged}"
+        raise ValueError(f"grids hold four digits at most, and {told} have more")
     one = SceneStyle(unit, digit_size, (1,), orders)
     parts = [
         _Part("digits", single, one, kinds=(1, 2)),
-        _Part("statements_one", single_statements, one, asks="statements"),
+        _Part("statements_one", single_statements, one, asks="repeated"),
         _Part("scenes", scenes, look, kinds=(1, 2)),
-        _Part("statements", statements, look, asks="statements"),
+        _Part("statements", statements, judge, asks="statements"),
         _Part("solutions", solutions, add),
         _Part("refresher", refresher, look, kinds=(1, 2)),
         _Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
-        _Part("mistakes", mistakes, add, asks="verdicts", scans=("learnt", "critic")),
+        _Part("mistakes", mistakes, judge, asks="verdicts", scans=("learnt", "critic")),
         _Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
         _Part("validation", validation, add, scans=("validation",)),
         _Part("test", held_out, add, scans=("test",)),
@@ -205,6 +209,7 @@ def make_handwriting_ladder(
         "seed": seed,
         "looking": asdict(look),
         "adding": asdict(add),
+        "judged": asdict(judge),
         "vocab_size": len(tokenizer),
         "shards": [shard.name for shard in shards],
     }
@@ -248,8 +253,11 @@ def _scene(
     if part.kinds is not None:
         kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
         messages = conversation(scene.digits, scene.order, kinds, generator)
-    elif part.asks == "statements":
-        kinds, messages = ["judge"], judged_statements(scene.digits, STATEMENTS, generator)
+    elif part.asks in ("statements", "repeated"):
+        among = len(scene.digits)
+        once = part.asks == "statements"
+        places = generator.permutation(among) if once else generator.integers(among, size=STATEMENTS)
+        kinds, messages = ["judge"], judged_statements(scene.digits, places.tolist(), generator)
     elif part.asks == "verdicts":
         kinds, messages = ["judge"], judged_solution(scene.digits, generator)
     else:

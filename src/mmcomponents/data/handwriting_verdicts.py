@@ -10,7 +10,7 @@ from mmcomponents.data.chat import Message
 from mmcomponents.data.critique import WORDS, critique
 from mmcomponents.data.handwriting_questions import PHRASINGS
 
-MISREAD, MISCOUNTED, MISQUOTED = 0.35, 0.12, 0.3
+MISREAD, MISCOUNTED, MISQUOTED = 0.4, 0.02, 0.2
 """How often a digit, a running total, and the answer at the end are false."""
 _OFF = (-1, 1, -1, 1, -1, 1, -1, 1, -2, 2, -10, 10)
 """Totals are off by one most often, as those of a small model are."""
@@ -21,21 +21,21 @@ def adding_question(generator: np.random.Generator) -> str:
     return f"<image>\n{PHRASINGS['add'][int(generator.integers(len(PHRASINGS['add'])))]}"
 
 
-def judged_statements(digits: Sequence[int], count: int, generator: np.random.Generator) -> list[Message]:
+def judged_statements(digits: Sequence[int], places: Sequence[int], generator: np.random.Generator) -> list[Message]:
     """A conversation of statements about the digits of a scene, half of them false, with a verdict on each.
 
-    What is really there stands behind each verdict. That gives the text something to compare the next statement with:
-    a small model learns to compare in the text first, within some hundred steps, and then with the image; from
-    verdicts alone, about digits of which each comes up once, it had learnt nothing after a thousand.
+    What is really there stands behind each verdict. Where a digit comes up again that gives the text something to
+    compare the next statement with: a small model learns to compare in the text first, within some hundred steps, and
+    then with the image; from verdicts alone, about digits of which each comes up once, it had learnt nothing after a
+    thousand. Where each comes up once the text has nothing to compare with, and only looking helps.
 
     Args:
         digits: Of the scene.
-        count: Of statements; their places come up again and again.
-        generator: Of places and mistakes.
+        places: What the statements are about, from 0.
+        generator: Of mistakes.
     """
     messages = list[Message]()
-    for number in range(count):
-        place = int(generator.integers(len(digits)))
+    for number, place in enumerate(places):
         true = bool(generator.integers(2))
         said = digits[place] if true else _other(digits[place], generator)
         image = "" if number else "<image>\n"
