@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.handwriting_ladder import LOOKING, make_handwriting_ladder, solution, sums_in_words
+from mmcomponents.data.handwriting_ladder import LOOKING, STATEMENTS, make_handwriting_ladder, solution, sums_in_words
 from mmcomponents.data.index import Index
 from mmcomponents.data.tokenizer import load_tokenizer
 
@@ -23,7 +23,7 @@ SMALL = {
     "solutions": 5,
     "refresher": 3,
     "preference_questions": 4,
-    "mistakes": 6,
+    "mistakes": 16,
     "critic_questions": 4,
     "validation": 3,
     "held_out": 4,
@@ -59,7 +59,7 @@ def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
 
 def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> None:
     sizes = {part: len(list(records(made, part))) for part in PARTS}
-    assert list(sizes.values()) == [12, 4, 5, 4, 6, 3, 5, 3, 4, 6, 4, 3, 4]
+    assert list(sizes.values()) == [12, 4, 5, 4, 6, 3, 5, 3, 4, 16, 4, 3, 4]
     assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
 
 
@@ -90,6 +90,24 @@ def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) 
             )
             assert set(record["kinds"]) <= set(LOOKING)
             assert (len(record["digits"]) == 1) or part != "digits"
+
+
+def test_statements_are_about_each_digit_once_but_for_those_that_begin(made: Path) -> None:
+    def places(record: dict[str, Any]) -> list[int]:
+        asked = [m["content"] for m in record["messages"] if m["role"] == "user"]
+        return [int(re.findall(r"Digit (\d) is \d\.$", text)[0]) for text in asked]
+
+    found = [(len(record["digits"]), places(record)) for record in records(made, "statements")]
+    assert all(sorted(of) == list(range(1, digits + 1)) for digits, of in found)
+    assert max(digits for digits, _ in found) > 1
+    assert all(places(record) == [1] * STATEMENTS for record in records(made, "statements_one"))
+
+
+def test_what_critics_begin_with_has_few_digits_too(tmp_path: Path) -> None:
+    many = {**SMALL, "mistakes": 40}
+    folder = Path(make_handwriting_ladder(str(tmp_path), **many))  # type: ignore[arg-type]
+    assert {len(record["digits"]) for record in records(folder, "mistakes")} >= {1, 2, 3, 4}
+    assert min(len(record["digits"]) for part in ("critic", "test") for record in records(folder, part)) >= 4
 
 
 def test_a_solution_has_a_step_for_each_digit() -> None:
@@ -127,7 +145,8 @@ def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "why"), [({"critic_questions": 0}, "may be empty"), ({"orders": (1, 0, 1)}, "grids")]
+    ("wrong", "why"),
+    [({"critic_questions": 0}, "may be empty"), ({"orders": (1, 0, 1)}, "grids"), ({"judged": ()}, "counts")],
 )
 def test_arguments_that_make_no_scenes(tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
