@@ -87,10 +87,11 @@ def stages(seed: int) -> list[Stage]:
     fit("statements", "export digits")
     fit("pretrain", "export statements")
     fit("sft", "export pretrain")
-    fit("judge", "export pretrain")
+    fit("claims", "export pretrain")
+    fit("judge", "export claims")
     draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
-    labels = ["--samples", "4", "--top_p", "0.95", "--completions", "4", "--mixed_only", "--until_error", *untold]
+    labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]
     draw("steps", "mpo", "critic", runs / "steps", *labels)
     fit("prm", "draw steps", "export judge")
     fit("orm", "draw steps", "export judge")

@@ -23,6 +23,7 @@ SMALL = {
     "solutions": 5,
     "refresher": 3,
     "preference_questions": 4,
+    "claims": 16,
     "mistakes": 16,
     "critic_questions": 4,
     "validation": 3,
@@ -39,6 +40,7 @@ PARTS = (
     "solutions",
     "refresher",
     "preferences",
+    "claims",
     "mistakes",
     "critic",
     "validation",
@@ -59,18 +61,19 @@ def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
 
 def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> None:
     sizes = {part: len(list(records(made, part))) for part in PARTS}
-    assert list(sizes.values()) == [12, 4, 5, 4, 6, 3, 5, 3, 4, 16, 4, 3, 4]
+    assert list(sizes.values()) == [12, 4, 5, 4, 6, 3, 5, 3, 4, 16, 16, 4, 3, 4]
     assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
 
 
 def test_no_scan_is_learnt_from_and_asked_about(made: Path) -> None:
     used = {part: {scan for r in records(made, part) for scan in r["scans"]} for part in PARTS[2:]}
     learnt = set.union(*(used[part] for part in PARTS[2:8]))
-    critics = used["critic"] | (used["mistakes"] - learnt)
+    critics = used["critic"] | (used["mistakes"] - learnt) | (used["claims"] - learnt)
     groups = [learnt, used["preferences"], critics, used["validation"], used["test"]]
     assert all(groups)
-    assert used["mistakes"] & learnt
-    assert used["mistakes"] - learnt, "critics have handwriting of their own"
+    for part in ("claims", "mistakes"):
+        assert used[part] & learnt
+        assert used[part] - learnt, "critics have handwriting of their own"
     assert sum(map(len, groups)) == len(set.union(*groups))
 
 
@@ -97,7 +100,7 @@ def test_statements_are_about_each_digit_once_but_for_those_that_begin(made: Pat
         asked = [m["content"] for m in record["messages"] if m["role"] == "user"]
         return [int(re.findall(r"Digit (\d) is \d\.$", text)[0]) for text in asked]
 
-    found = [(len(record["digits"]), places(record)) for record in records(made, "statements")]
+    found = [(len(r["digits"]), places(r)) for part in ("statements", "claims") for r in records(made, part)]
     assert all(sorted(of) == list(range(1, digits + 1)) for digits, of in found)
     assert max(digits for digits, _ in found) > 1
     assert all(places(record) == [1] * STATEMENTS for record in records(made, "statements_one"))

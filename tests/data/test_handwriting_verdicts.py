@@ -32,10 +32,10 @@ def test_half_of_the_statements_are_false_and_the_truth_stands_behind_each_verdi
 
 def test_a_verdict_is_about_its_own_step() -> None:
     """A step is right if its digit is that of the scene and its total follows from the step before, right or not."""
-    generator, digits = np.random.default_rng(1), [9, 0, 4, 8]
-    wrong = {"digit": 0, "total": 0, "answer": 0}
+    generator, digits, similar = np.random.default_rng(1), [9, 0, 4, 8], [4, 6, 9, 3]
+    wrong = {"digit": 0, "similar": 0, "total": 0, "answer": 0}
     for _ in range(500):
-        messages = judged_solution(digits, generator)
+        messages = judged_solution(digits, similar, generator)
         assert [m["role"] for m in messages] == ["user", "assistant"] * 5
         shown = [m["content"].rpartition("### Solution Process:\n")[2] for m in messages[::2]]
         before = 0
@@ -46,11 +46,13 @@ def test_a_verdict_is_about_its_own_step() -> None:
             good = digit == digits[place - 1] and total == before + digit
             assert verdict["content"] == ("+" if good else "-")
             wrong["digit"] += digit != digits[place - 1]
+            wrong["similar"] += digit == similar[place - 1]
             wrong["total"] += total != before + digit
             before = total
         assert messages[-1]["content"] == ("+" if shown[-1] == f"Answer: {before}" else "-")
         wrong["answer"] += messages[-1]["content"] == "-"
     assert abs(wrong["digit"] / 2000 - MISREAD) < 0.05
+    assert abs(wrong["similar"] / wrong["digit"] - 5 / 9) < 0.06, "half of them, and one in nine of the others"
     assert abs(wrong["total"] / 1500 - MISCOUNTED) < 0.012
     assert abs(wrong["answer"] / 500 - MISQUOTED) < 0.08
 

@@ -13,7 +13,15 @@ import numpy.typing as npt
 
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.handwriting_questions import conversation
-from mmcomponents.data.handwriting_scenes import Scans, Scene, SceneStyle, draw_scene, load_scans, split_scans
+from mmcomponents.data.handwriting_scenes import (
+    Scans,
+    Scene,
+    SceneStyle,
+    draw_scene,
+    load_scans,
+    lookalikes,
+    split_scans,
+)
 from mmcomponents.data.handwriting_verdicts import (
     adding_question,
     judged_solution,
@@ -28,7 +36,7 @@ from mmcomponents.data.tokenizer import train_tokenizer
 
 LOOKING = ("read", "count", "largest", "describe")
 """Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
-SHARES = {"learnt": 0.15, "preferences": 0.25, "critic": 0.35, "validation": 0.05, "test": 0.2}
+SHARES = {"learnt": 0.15, "preferences": 0.2, "critic": 0.45, "validation": 0.05, "test": 0.15}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
 
 STATEMENTS = 8
@@ -68,6 +76,7 @@ def make_handwriting_ladder(
     solutions: int = 2_000,
     refresher: int = 2_000,
     preference_questions: int = 3_000,
+    claims: int = 12_000,
     mistakes: int = 12_000,
     critic_questions: int = 1_600,
     validation: int = 500,
@@ -96,7 +105,8 @@ def make_handwriting_ladder(
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |
     | `preferences` | sums of other handwriting, final answers alone | questions for preference pairs |
-    | `mistakes` | solutions with mistakes and their verdicts, of what is learnt from and of `critic` | critics, begin |
+    | `claims` | as `statements`, of what is learnt from and of `critic` | critics, begin |
+    | `mistakes` | solutions with mistakes and their verdicts, of what is learnt from and of `critic` | critics, then |
     | `critic` | sums of other handwriting again, final answers alone | questions for solutions that critics judge |
     | `validation` | sums of other handwriting again, with their steps | choice of settings |
     | `test` | sums of other handwriting again, with their steps | evaluation |
@@ -114,6 +124,7 @@ def make_handwriting_ladder(
         solutions: With the steps written out: few, since steps are dear.
         refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
         preference_questions: With final answers alone.
+        claims: Of several digits, with statements for critics.
         mistakes: Solutions with mistakes.
         critic_questions: With final answers alone.
         validation: To choose settings on.
@@ -151,6 +162,7 @@ def make_handwriting_ladder(
         _Part("solutions", solutions, add),
         _Part("refresher", refresher, look, kinds=(1, 2)),
         _Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
+        _Part("claims", claims, judge, asks="statements", scans=("learnt", "critic")),
         _Part("mistakes", mistakes, judge, asks="verdicts", scans=("learnt", "critic")),
         _Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
         _Part("validation", validation, add, scans=("validation",)),
@@ -162,6 +174,7 @@ def make_handwriting_ladder(
     folder = Path(out)
     _clear(folder, ["documents", "sums", *(part.name for part in parts)])
     scans, digits = load_scans()
+    similar = lookalikes(scans, digits)
     scans_of = dict(zip(SHARES, split_scans(digits, tuple(SHARES.values()), seed), strict=True))
     total, done = documents + sums + sum(part.size for part in parts), 0
     texts: list[str] = []
@@ -192,7 +205,7 @@ def make_handwriting_ladder(
         with ShardWriter(folder, part.name, samples_per_shard) as writer:
             for number in range(part.size):
                 generator = np.random.default_rng((seed, place, number))
-                record, scene = _scene(part, scans, digits, _allowed(scans_of, part), generator)
+                record, scene = _scene(part, scans, digits, similar, _allowed(scans_of, part), generator)
                 writer.write(f"{number:06d}", record, [("png", scene.png())])
                 if part.scans == ("learnt",):
                     texts += [message["content"] for message in record["messages"]]
@@ -244,6 +257,7 @@ def _scene(
     part: _Part,
     scans: Scans,
     digits: npt.NDArray[np.int64],
+    similar: npt.NDArray[np.int64],
     allowed: npt.NDArray[np.int64],
     generator: np.random.Generator,
 ) -> tuple[dict[str, Any], Scene]:
@@ -259,7 +273,8 @@ def _scene(
         places = generator.permutation(among) if once else generator.integers(among, size=STATEMENTS)
         kinds, messages = ["judge"], judged_statements(scene.digits, places.tolist(), generator)
     elif part.asks == "verdicts":
-        kinds, messages = ["judge"], judged_solution(scene.digits, generator)
+        alike = similar[list(scene.scans)].tolist()
+        kinds, messages = ["judge"], judged_solution(scene.digits, alike, generator)
     else:
         kinds = ["add"]
         question = adding_question(generator)

@@ -88,6 +88,21 @@ def load_scans() -> tuple[Scans, npt.NDArray[np.int64]]:
     return (data.images / 16.0).astype(np.float32), data.target.astype(np.int64)
 
 
+def lookalikes(scans: Scans, digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Returns, for each scan, the digit of the scan nearest to it among those of other digits, `[n]`.
+
+    Args:
+        scans: Ink, `[n, 8, 8]`.
+        digits: Of each scan; at least two are different.
+    """
+    flat = scans.reshape(len(scans), -1)
+    squares = (flat**2).sum(axis=1)
+    distances = squares[:, None] + squares - 2 * flat @ flat.T
+    distances[digits[:, None] == digits] = np.inf
+    nearest: npt.NDArray[np.int64] = digits[distances.argmin(axis=1)]
+    return nearest
+
+
 def split_scans(digits: npt.NDArray[np.int64], shares: tuple[float, ...], seed: int) -> list[npt.NDArray[np.int64]]:
     """Deals the scans out to disjoint parts, each digit in the same proportion.
 

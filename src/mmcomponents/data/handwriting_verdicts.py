@@ -68,14 +68,21 @@ def judged_sums(most: int, count: int, generator: np.random.Generator) -> list[M
     return messages
 
 
-def judged_solution(digits: Sequence[int], generator: np.random.Generator) -> list[Message]:
+def judged_solution(digits: Sequence[int], similar: Sequence[int], generator: np.random.Generator) -> list[Message]:
     """A critic's conversation about a solution with mistakes; a verdict is about its own step alone.
 
     Critics are told nothing: a system text would push the image away from where it stands in pre-training.
+
+    Args:
+        digits: Of the scene.
+        similar: What each digit looks like most, beside what it is: half of those misread are taken for that.
+        generator: Of mistakes.
     """
     steps, verdicts, total = list[str](), list[str](), 0
-    for place, digit in enumerate(digits, start=1):
-        said = _other(digit, generator) if generator.random() < MISREAD else digit
+    for place, (digit, alike) in enumerate(zip(digits, similar, strict=True), start=1):
+        said = digit
+        if generator.random() < MISREAD:
+            said = alike if generator.integers(2) else _other(digit, generator)
         before, right = total, total + said
         total = _off(right, generator) if place > 1 and generator.random() < MISCOUNTED else right
         steps.append(step(place, said, before, total))
