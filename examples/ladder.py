@@ -5,18 +5,20 @@
 names each command when it begins, so that any of them can be copied, and writes `runs/ladder/seed-0/report.json` (the
 last one also as `runs/ladder/report.json`). What the commands say is in `runs/ladder/seed-0/logs`. Two run at a time,
 with one thread each: small models gain little from a second one, and the critics' branch waits for the policy only
-where it needs its answers. A run that was stopped goes on with the stages it was in; a stage is done again where its
-command, its recipes or a stage before it have changed.
+where it needs its answers. A run that was stopped goes on with the stages it was in: draws and evaluations where they
+were, a training from its begin. A stage is done again where its command, its recipes or a stage before it have changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import hashlib
 import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -32,10 +34,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-RECIPES = Path(__file__).parents[1] / "recipes" / "ladder"
+import mmcomponents.data
+from mmcomponents.cli import recipe
+
 RUNGS = ("pretrain", "sft", "mpo", "best_of_8_orm", "best_of_8_prm", "oracle_8")
 PAIRED = (("sft", "pretrain"), ("mpo", "sft"), ("best_of_8_prm", "mpo"), ("best_of_8_orm", "mpo"),
-          ("best_of_8_prm", "best_of_8_orm"))  # fmt: skip
+          ("best_of_8_prm", "self_consistency_8"), ("best_of_8_prm", "best_of_8_orm"))  # fmt: skip
 """Rungs that are compared on the same scenes: the upper one and the lower one."""
 
 
@@ -77,7 +81,7 @@ def stages(seed: int) -> list[Stage]:
         found.append(Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how], out, after))
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
-        what = [f"{runs}/{rung}/model", f"{data}/{questions}-000000.tar", "--out", f"{out}"]
+        what = [f"{runs}/{rung}/model", f"{data}/{questions}-*.tar", "--out", f"{out}"]
         found.append(Stage(f"draw {kind}", ["data", kind, *what, *sampled, *more], out, [f"export {rung}"]))
 
     untold = ["--critic_system", ""]
@@ -91,6 +95,7 @@ def stages(seed: int) -> list[Stage]:
     fit("judge", "export claims")
     draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
+    # drawn from all tokens: among the likely 95 % two thirds of a question's answers are the same
     labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]
     draw("steps", "mpo", "critic", runs / "steps", *labels)
     fit("prm", "draw steps", "export judge")
@@ -117,83 +122,122 @@ class Climb:
         self.folder = Path(f"runs/ladder/seed-{seed}")
         self.console, self.jobs = console, jobs
         notes = self.folder / "stages.json"
-        self.known: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {}
+        self.known: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {"seconds": 0.0, "of": {}}
         self.lock = threading.Lock()
+        self.children: set[subprocess.Popen[bytes]] = set()
 
-    def run(self) -> dict[str, float]:
-        """Runs the chain; returns the seconds of each stage, and under "" those on the clock from begin to end.
+    def run(self) -> dict[str, Any]:
+        """Runs the chain; returns "seconds" on the clock, and those "of" each stage.
+
+        Where a climb goes on, the clock does too, and counts what is done again.
 
         Raises:
-            SystemExit: A stage has failed; those that run beside it come to their end first.
+            SystemExit: A stage has failed, and those beside it have come to their end; or another climb is under way.
         """
-        stamps = dict[str, str]()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise SystemExit(f"ladder: another climb is under way in {self.folder}") from error
+            stamps, waiting = self._plan()
+            clock, started = self.known["seconds"], time.perf_counter()
+            try:
+                failed = self._climb(stamps, waiting)
+            finally:
+                self.known["seconds"] = clock + time.perf_counter() - started
+                self._keep()
+        if failed:
+            raise SystemExit("ladder: " + "; ".join(failed))
+        of = {stage.name: self.known["of"][stage.name]["seconds"] for stage in self.chain}
+        return {"seconds": self.known["seconds"], "of": of}
+
+    def _plan(self) -> tuple[dict[str, str], dict[str, Stage]]:
+        """The stamps of all stages, and the stages that are to run."""
+        stamps, waiting = dict[str, str](), dict[str, Stage]()
         for stage in self.chain:
             stamps[stage.name] = _stamp(stage, [stamps[name] for name in stage.after])
-        waiting = {stage.name: stage for stage in self.chain if not self._whole(stage, stamps[stage.name])}
-        clock = self.known.get("", {"seconds": 0.0})["seconds"] if len(waiting) < len(self.chain) else 0.0
-        started = time.perf_counter()
+            whole = self._begun(stage, stamps[stage.name]).get("whole", False) and stage.made.is_dir()
+            stale = any(name in waiting for name in stage.after)
+            if stale:
+                self.known["of"].pop(stage.name, None)
+            if stale or not whole:
+                waiting[stage.name] = stage
+        if not any(self._begun(stage, stamps[stage.name]) for stage in self.chain):
+            self.known = {"seconds": 0.0, "of": {}}
+        return stamps, waiting
+
+    def _climb(self, stamps: Mapping[str, str], waiting: dict[str, Stage]) -> list[str]:
+        """Runs the stages that wait, as soon as those before them are whole; returns what failed."""
         running: dict[Future[int], Stage] = {}
         failed: list[str] = []
         with ThreadPoolExecutor(self.jobs) as pool:
-            while running or (waiting and not failed):
-                going = {stage.name for stage in running.values()}
-                for stage in list(waiting.values()):
-                    free = len(running) < self.jobs and not failed
-                    if free and not any(name in waiting or name in going for name in stage.after):
-                        running[pool.submit(self._run, stage, stamps[stage.name])] = waiting.pop(stage.name)
-                        going.add(stage.name)
-                done, _ = wait(running, return_when=FIRST_COMPLETED)
-                for future in done:
-                    stage = running.pop(future)
-                    if code := future.result():
-                        failed.append(f"the stage {stage.name!r} ended with exit code {code}; see {self._log(stage)}")
-                self._note("", {"seconds": clock + time.perf_counter() - started})
-        if failed:
-            raise SystemExit("ladder: " + "; ".join(failed))
-        return {name: note["seconds"] for name, note in self.known.items()}
+            try:
+                while running or (waiting and not failed):
+                    going = {stage.name for stage in running.values()}
+                    for stage in list(waiting.values()):
+                        free = len(running) < self.jobs and not failed
+                        if free and not any(name in waiting or name in going for name in stage.after):
+                            running[pool.submit(self._run, stage, stamps[stage.name])] = waiting.pop(stage.name)
+                            going.add(stage.name)
+                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        stage = running.pop(future)
+                        if code := future.result():
+                            log = self._log(stage)
+                            failed.append(f"the stage {stage.name!r} ended with exit code {code}; see {log}")
+            except BaseException:
+                for child in list(self.children):
+                    child.terminate()  # else they would go on alone, and beside those of the next climb
+                raise
+        return failed
 
-    def _whole(self, stage: Stage, stamp: str) -> bool:
-        note = self.known.get(stage.name, {})
-        return note.get("stamp") == stamp and bool(note["whole"])
+    def _begun(self, stage: Stage, stamp: str) -> dict[str, Any]:
+        """The note on a stage, if it is about this very command."""
+        note: dict[str, Any] = self.known["of"].get(stage.name, {})
+        return note if note.get("stamp") == stamp else {}
 
     def _run(self, stage: Stage, stamp: str) -> int:
         """Runs a stage; returns its exit code."""
-        note = self.known.get(stage.name, {})
-        if note.get("stamp") != stamp:
-            shutil.rmtree(stage.made, ignore_errors=True)  # what another command made is no begin of this one
-            note = {"stamp": stamp, "whole": False, "seconds": 0.0}
+        note = self._begun(stage, stamp)
+        if note.get("whole", True):
+            shutil.rmtree(stage.made, ignore_errors=True)  # what another command made, or from other files, is no begin
+            note = {"stamp": stamp, "seconds": 0.0}
+        note["whole"] = False  # before anything is made: a climb may be killed at any moment
+        self._keep(stage.name, note)
         command = f"[bold]{stage.name}[/]\n  mmcomponents {escape(shlex.join(stage.command))}"
         self.console.print(command, highlight=False, soft_wrap=True)
         self._log(stage).parent.mkdir(parents=True, exist_ok=True)
         threads = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
         words = [str(Path(sys.executable).with_name("mmcomponents")), *stage.command]
         started = time.perf_counter()
-        try:
-            with self._log(stage).open("w") as log:
-                code = subprocess.run(
-                    words, check=False, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}
-                ).returncode
-        finally:
-            note["seconds"] += time.perf_counter() - started
-            self._note(stage.name, note)
+        with self._log(stage).open("w") as log:
+            child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads})
+            self.children.add(child)
+            code = child.wait()
+            self.children.discard(child)
+        note["seconds"] += time.perf_counter() - started
         note["whole"] = code == 0
-        self._note(stage.name, note)
+        self._keep(stage.name, note)
         self.console.print(f"{stage.name}: {'done' if not code else 'failed'}, {note['seconds']:.0f} s")
         return code
 
     def _log(self, stage: Stage) -> Path:
         return self.folder / "logs" / f"{stage.name.replace(' ', '-')}.txt"
 
-    def _note(self, name: str, note: dict[str, Any]) -> None:
+    def _keep(self, name: str = "", note: Mapping[str, Any] | None = None) -> None:
         with self.lock:
-            self.known[name] = note
+            if note is not None:
+                self.known["of"][name] = dict(note)
             _write(self.folder / "stages.json", self.known)
 
 
 def _stamp(stage: Stage, before: Sequence[str]) -> str:
-    """Tells whether a stage, what it reads from recipes, or a stage before it has changed."""
-    texts = [path.read_text() for path in sorted(RECIPES.glob("*.yaml")) if f"ladder/{path.stem}" in stage.command]
-    return hashlib.sha256(json.dumps([*before, *stage.command, *texts]).encode()).hexdigest()[:16]
+    """Changes with a stage's command, its recipe and what that extends, what draws the data, or a stage before it."""
+    read = [json.dumps(recipe.load([word]).tree, default=str) for word in stage.command if word.startswith("ladder/")]
+    if stage.command[:2] == ["data", "ladder"]:  # its sizes are defaults
+        read += [path.read_text() for path in sorted(Path(mmcomponents.data.__path__[0]).glob("handwriting_*.py"))]
+    return hashlib.sha256(json.dumps([*before, *stage.command, *read]).encode()).hexdigest()[:16]
 
 
 def marks(folder: Path, selector: str) -> dict[str, bool]:
@@ -203,7 +247,15 @@ def marks(folder: Path, selector: str) -> dict[str, bool]:
 
 
 def paired_test(upper: Mapping[str, bool], lower: Mapping[str, bool]) -> dict[str, float]:
-    """McNemar's exact test, two-sided: are wins and losses on the same questions a matter of chance?"""
+    """McNemar's exact test, two-sided: are wins and losses on the same questions a matter of chance?
+
+    It is about these two models and more scenes of the same scans, of which a scene has several.
+
+    Raises:
+        ValueError: A question is in one of the two alone.
+    """
+    if alone := upper.keys() ^ lower.keys():
+        raise ValueError(f"{len(alone)} questions are in one of the two evaluations alone, such as {min(alone)}")
     wins = sum(upper[key] and not lower[key] for key in upper)
     losses = sum(lower[key] and not upper[key] for key in upper)
     several = wins + losses
@@ -211,8 +263,8 @@ def paired_test(upper: Mapping[str, bool], lower: Mapping[str, bool]) -> dict[st
     return {"wins": wins, "losses": losses, "p": min(1.0, 2 * tail)}
 
 
-def report(seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
-    """What came of it, from the files of the evaluations."""
+def report(seed: int, seconds: Mapping[str, Any]) -> dict[str, Any]:
+    """What came of it, from the files of the evaluations and what `Climb.run` returned."""
     folder = Path(f"runs/ladder/seed-{seed}/evaluate")
     right = {
         "pretrain": marks(folder / "pretrain", "first"),
@@ -222,14 +274,16 @@ def report(seed: int, seconds: Mapping[str, float]) -> dict[str, Any]:
         "best_of_8_orm": marks(folder / "mpo", "best_of_n_orm"),
         "oracle_8": marks(folder / "mpo", "oracle"),
     }
+    voted = {"self_consistency_8": marks(folder / "mpo", "self_consistency")}
+    together = {**right, **voted}
     return {
-        "add": {rung: sum(of.values()) / len(of) for rung, of in right.items()},
-        "seconds": round(seconds[""], 1),
+        "add": {rung: _share(of) for rung, of in right.items()},
+        "seconds": round(seconds["seconds"], 1),
         "seed": seed,
         "scenes": len(right["mpo"]),
-        "paired": {f"{upper} over {lower}": paired_test(right[upper], right[lower]) for upper, lower in PAIRED},
-        "self_consistency_8": _share(marks(folder / "mpo", "self_consistency")),
-        "stages": {name: round(value, 1) for name, value in seconds.items() if name},
+        "paired": {f"{upper} over {lower}": paired_test(together[upper], together[lower]) for upper, lower in PAIRED},
+        **{name: _share(of) for name, of in voted.items()},
+        "stages": {name: round(value, 1) for name, value in seconds["of"].items()},
     }
 
 
@@ -244,6 +298,7 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     table.add_column("right", justify="right")
     for rung in RUNGS:
         table.add_row(rung, f"{found['add'][rung]:.1%}")
+    table.add_row("self_consistency_8", f"{found['self_consistency_8']:.1%}")
     console.print(table)
     table = Table("paired")
     for name in ("wins", "losses", "p"):
@@ -266,6 +321,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of data, weights and draws (0)")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="stages that run at a time (2)")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ladder: terminated"))
     seed, console = arguments.seed, Console()
     found = report(seed, Climb(seed, console, arguments.jobs).run())
     for folder in (Path(f"runs/ladder/seed-{seed}"), Path("runs/ladder")):

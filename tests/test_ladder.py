@@ -41,98 +41,196 @@ def test_the_paired_test_is_the_binomial_one(ladder: ModuleType, wins: int, loss
     assert found["p"] == pytest.approx(wanted, rel=1e-12)
 
 
-def test_each_fit_starts_from_a_folder_that_an_earlier_stage_makes(ladder: ModuleType) -> None:
+LEARNT = {
+    "text": {"documents", "sums"},
+    "digits": {"documents", "digits"},
+    "statements": {"documents", "digits", "statements_one", "sums"},
+    "pretrain": {"documents", "sums", "scenes", "statements"},
+    "sft": {"solutions", "refresher"},
+    "claims": {"claims"},
+    "judge": {"mistakes"},
+    "mpo": {"pairs/*"},
+    "prm": {"steps/process"},
+    "orm": {"steps/outcome"},
+}
+"""What each rung is trained on."""
+
+
+def test_each_stage_reads_what_earlier_ones_have_made(ladder: ModuleType) -> None:
     chain: dict[str, Any] = {}
+    runs, data = "runs/ladder/seed-3/", "data/ladder/seed-3/"
     for stage in ladder.stages(3):
         assert set(stage.after) <= set(chain), "what a stage comes after is before it in the chain"
         behind = list(stage.after)
         for name in behind:
             behind += chain[name].after
         made = [chain[name].made.as_posix() for name in behind]
+        read = [w for w in stage.command if w.startswith((runs, data)) and not w.startswith(stage.made.as_posix())]
         for word in stage.command:
             if word.startswith("ladder/"):
                 recipe = load([word])
                 recipe.tree["seed_everything"] = 3
                 tree = recipe.resolved()
-                train = tree["data"]["train"]
-                read = [tree["model"].get("weights"), tree["data"]["tokenizer"]]
-                read += train if isinstance(train, list) else [train]
-                for path in filter(None, read):
-                    assert any(path.startswith(folder) for folder in made), f"{stage.name} reads {path}"
+                train = tree["data"]["train"] if isinstance(tree["data"]["train"], list) else [tree["data"]["train"]]
+                parts = {path.removeprefix(data).removeprefix(runs).removesuffix(".tar") for path in train}
+                assert {part.removesuffix("-*") for part in parts} == LEARNT[word.removeprefix("ladder/")]
+                read += [*train, *filter(None, [tree["model"].get("weights"), tree["data"]["tokenizer"]])]
                 assert tree["trainer"]["default_root_dir"] == stage.made.as_posix()
-        words = [w for w in stage.command if w.startswith(("runs/", "data/"))]
-        for path in words:
-            own = path.startswith(stage.made.as_posix())
-            assert own or any(path.startswith(folder) for folder in made), f"{stage.name} reads {path}"
+        for path in read:
+            if path.endswith("/model"):
+                assert path in made, f"{stage.name} reads {path}, which no stage before it exports"
+            assert any(path.startswith(f"{folder}/") or path == folder for folder in made), f"{stage.name}: {path}"
         chain[stage.name] = stage
     assert len({stage.made for stage in chain.values()}) == len(chain)
+    tested = [
+        stage.command[stage.command.index("--benchmark") + 1] for stage in chain.values() if "evaluate" in stage.name
+    ]
+    assert tested == [f"{data}test-*.tar"] * 3
+    asked = [stage.command[3] for stage in chain.values() if stage.name.startswith("draw")]
+    assert asked == [f"{data}preferences-*.tar", f"{data}critic-*.tar"]
 
 
 @pytest.fixture
 def called(ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The words last in each command that was run; one that says "fail" fails."""
+    """The last words of the commands that were run, of which the first is the folder made; "fail" fails."""
     monkeypatch.chdir(tmp_path)
     words_last: list[str] = []
 
-    class Done:
-        def __init__(self, code: int) -> None:
-            self.returncode = code
+    class Child:
+        def __init__(self, words: list[str], **rest: object) -> None:
+            self.folder, self.word = Path(words[1]), words[-1]
 
-    def run(words: list[str], **rest: object) -> Done:
-        words_last.append(words[-1])
-        return Done(2 if words[-1] == "fail" else 0)
+        def wait(self) -> int:
+            words_last.append(self.word)
+            self.folder.mkdir(exist_ok=True)
+            return 2 if self.word == "fail" else 0
 
-    monkeypatch.setattr(ladder.subprocess, "run", run)
+        def terminate(self) -> None:
+            words_last.append(f"{self.word} terminated")
+
+    monkeypatch.setattr(ladder.subprocess, "Popen", Child)
     return words_last
 
 
-def climb(ladder: ModuleType, monkeypatch: pytest.MonkeyPatch, chain: list[object], jobs: int = 1) -> dict[str, float]:
+def climb(ladder: ModuleType, monkeypatch: pytest.MonkeyPatch, chain: list[object], jobs: int = 1) -> dict[str, Any]:
     monkeypatch.setattr(ladder, "stages", lambda seed: chain)
     with Path("out").open("w") as out:
-        seconds: dict[str, float] = ladder.Climb(0, Console(file=out), jobs).run()
+        seconds: dict[str, Any] = ladder.Climb(0, Console(file=out), jobs).run()
     return seconds
+
+
+def three(ladder: ModuleType, *more: str) -> list[object]:
+    return [
+        ladder.Stage("one", ["one", *more], Path("one")),
+        ladder.Stage("two", ["two"], Path("two"), ["one"]),
+        ladder.Stage("beside", ["beside"], Path("beside")),
+    ]
 
 
 def test_a_stage_that_is_whole_is_skipped_and_a_change_undoes_what_follows(
     ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def chain(*more: str) -> list[object]:
-        one = ladder.Stage("one", ["1", *more], Path("one"))
-        return [
-            one,
-            ladder.Stage("two", ["2"], Path("two"), ["one"]),
-            ladder.Stage("beside", ["b"], Path("beside")),
-        ]
+    seconds = climb(ladder, monkeypatch, three(ladder))
+    assert set(seconds["of"]) == {"one", "two", "beside"}
+    assert climb(ladder, monkeypatch, three(ladder))["seconds"] > seconds["seconds"]
+    assert called == ["one", "two", "beside"]
+    (Path("two") / "left").touch()
+    climb(ladder, monkeypatch, three(ladder, "--more"))
+    assert called == ["one", "two", "beside", "--more", "two"]
+    assert not (Path("two") / "left").exists(), "made from other files"
 
-    assert set(climb(ladder, monkeypatch, chain())) == {"one", "two", "beside", ""}
-    climb(ladder, monkeypatch, chain())
-    assert called == ["1", "2", "b"]
-    climb(ladder, monkeypatch, chain("--more"))
-    assert called == ["1", "2", "b", "--more", "2"]
+
+def test_a_stage_whose_folder_is_gone_is_done_again_and_so_is_what_follows(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    climb(ladder, monkeypatch, three(ladder))
+    Path("one").rmdir()
+    (Path("two") / "left").touch()
+    climb(ladder, monkeypatch, three(ladder))
+    assert called == ["one", "two", "beside", "one", "two"]
+    assert not (Path("two") / "left").exists()
+
+
+def test_a_climb_that_is_killed_in_a_stage_goes_on_with_it_and_never_takes_it_for_whole(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    climb(ladder, monkeypatch, three(ladder))
+
+    def killed(self: Any) -> int:
+        (self.folder / "journal").parent.mkdir(exist_ok=True)
+        (self.folder / "journal").touch()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(ladder.subprocess.Popen, "wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            climb(ladder, monkeypatch, three(ladder, "--more"))
+    assert called[3:] == ["--more terminated"]
+    climb(ladder, monkeypatch, three(ladder, "--more"))
+    assert (Path("one") / "journal").exists(), "the same command goes on with what it had"
+    climb(ladder, monkeypatch, three(ladder))
+    assert called[3:] == ["--more terminated", "--more", "two", "one", "two"]
+    assert not (Path("one") / "journal").exists()
+
+
+def test_one_climb_at_a_time(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def second(self: Any) -> int:
+        with pytest.raises(SystemExit, match="another climb is under way"):
+            climb(ladder, monkeypatch, three(ladder))
+        return 0
+
+    monkeypatch.setattr(ladder.subprocess.Popen, "wait", second)
+    climb(ladder, monkeypatch, [ladder.Stage("one", ["one"], Path("one"))])
+
+
+def test_a_stamp_changes_with_what_a_recipe_extends(
+    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stamps() -> dict[str, str]:
+        found: dict[str, str] = {}
+        for stage in ladder.stages(0):
+            found[stage.name] = ladder._stamp(stage, [])
+        return found
+
+    before, plain = stamps(), ladder.recipe.load
+
+    def changed(words: list[str]) -> Any:
+        found = plain(words)
+        if "ladder/prm" in words or "ladder/orm" in words:  # as a change of what both extend
+            found.tree["trainer"]["max_steps"] = 7
+        return found
+
+    monkeypatch.setattr(ladder.recipe, "load", changed)
+    after = stamps()
+    assert {name for name in before if before[name] != after[name]} == {"train prm", "train orm"}
+    monkeypatch.setattr(ladder.mmcomponents.data, "__path__", [str(tmp_path)])
+    assert {name for name, stamp in stamps().items() if stamp != after[name]} == {"data"}
 
 
 def test_a_stage_that_fails_ends_the_climb_and_is_not_whole(
     ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = [ladder.Stage("one", ["fail"], Path("one")), ladder.Stage("two", ["2"], Path("two"), ["one"])]
+    chain = [ladder.Stage("one", ["one", "fail"], Path("one")), ladder.Stage("two", ["two"], Path("two"), ["one"])]
     with pytest.raises(SystemExit, match=r"'one' ended with exit code 2; see runs/ladder/seed-0/logs/one\.txt"):
         climb(ladder, monkeypatch, chain, jobs=2)
     assert called == ["fail"]
     notes = json.loads(Path("runs/ladder/seed-0/stages.json").read_text())
-    assert notes["one"]["whole"] is False
+    assert notes["of"]["one"]["whole"] is False
+    assert notes["seconds"] > 0
 
 
 def test_two_stages_run_at_a_time_where_neither_reads_the_other(
     ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    together, plain = threading.Barrier(2, timeout=20), ladder.subprocess.run
+    together, plain = threading.Barrier(2, timeout=20), ladder.subprocess.Popen.wait
 
-    def run(words: list[str], **rest: object) -> object:
-        if words[-1] in ("a", "b"):
+    def run(self: Any) -> int:
+        if self.word in ("a", "b"):
             together.wait()  # passes only where both are running
-        return plain(words, **rest)
+        code: int = plain(self)
+        return code
 
-    monkeypatch.setattr(ladder.subprocess, "run", run)
+    monkeypatch.setattr(ladder.subprocess.Popen, "wait", run)
     chain = [
         ladder.Stage("first", ["first"], Path("first")),
         ladder.Stage("a", ["a"], Path("a"), ["first"]),
@@ -143,3 +241,30 @@ def test_two_stages_run_at_a_time_where_neither_reads_the_other(
     assert called[0] == "first"
     assert called[-1] == "last"
     assert sorted(called) == ["a", "b", "first", "last"]
+
+
+def test_the_report_reads_each_rung_from_its_own_evaluation(
+    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("first", "self_consistency", "best_of_n_prm", "best_of_n_orm", "oracle")
+    right = {"pretrain": {"first": 1}, "sft": {"first": 2}, "mpo": dict(zip(names, (3, 4, 6, 5, 7), strict=True))}
+    for rung, of in right.items():
+        folder = Path("runs/ladder/seed-4/evaluate") / rung
+        folder.mkdir(parents=True)
+        lines = [{"key": f"{n}", "right": {name: float(n < many) for name, many in of.items()}} for n in range(10)]
+        (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = ladder.report(4, {"seconds": 12.34, "of": {"data": 3.21}})
+    shares = {"pretrain": 0.1, "sft": 0.2, "mpo": 0.3, "best_of_8_orm": 0.5, "best_of_8_prm": 0.6, "oracle_8": 0.7}
+    assert found["add"] == pytest.approx(shares)
+    assert found["self_consistency_8"] == pytest.approx(0.4)
+    assert (found["seconds"], found["stages"], found["scenes"]) == (12.3, {"data": 3.2}, 10)
+    wins = {name: (test["wins"], test["losses"]) for name, test in found["paired"].items()}
+    assert wins["best_of_8_prm over best_of_8_orm"] == (1, 0)
+    assert wins["best_of_8_prm over self_consistency_8"] == (2, 0)
+    assert wins["mpo over sft"] == (1, 0)
+
+
+def test_a_question_that_one_evaluation_lacks_is_an_error(ladder: ModuleType) -> None:
+    with pytest.raises(ValueError, match="1 questions are in one of the two evaluations alone, such as b"):
+        ladder.paired_test({"a": True}, {"a": True, "b": False})
