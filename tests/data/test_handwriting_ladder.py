@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmcomponents.data import handwriting_ladder
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.handwriting_ladder import LOOKING, STATEMENTS, make_handwriting_ladder, solution, sums_in_words
+from mmcomponents.data.handwriting_ladder import (
+    LOOKING,
+    SHARES,
+    STATEMENTS,
+    make_handwriting_ladder,
+    solution,
+    sums_in_words,
+)
+from mmcomponents.data.handwriting_scenes import load_scans, split_scans
 from mmcomponents.data.index import Index
-from mmcomponents.data.tokenizer import load_tokenizer
+from mmcomponents.data.tokenizer import load_tokenizer, train_tokenizer
 
 SMALL = {
     "documents": 12,
@@ -65,16 +74,52 @@ def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> No
     assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
 
 
-def test_no_scan_is_learnt_from_and_asked_about(made: Path) -> None:
-    used = {part: {scan for r in records(made, part) for scan in r["scans"]} for part in PARTS[2:]}
-    learnt = set.union(*(used[part] for part in PARTS[2:8]))
-    critics = used["critic"] | (used["mistakes"] - learnt) | (used["claims"] - learnt)
-    groups = [learnt, used["preferences"], critics, used["validation"], used["test"]]
-    assert all(groups)
-    for part in ("claims", "mistakes"):
-        assert used[part] & learnt
-        assert used[part] - learnt, "critics have handwriting of their own"
-    assert sum(map(len, groups)) == len(set.union(*groups))
+SCANS = {part: {"learnt"} for part in PARTS[2:8]} | {
+    "preferences": {"preferences"},
+    "claims": {"learnt", "critic"},
+    "mistakes": {"learnt", "critic"},
+    "critic": {"critic"},
+    "validation": {"validation"},
+    "test": {"test"},
+}
+"""Which shares of the scans a part may show, and does."""
+
+
+def test_no_scan_is_learnt_from_and_asked_about(tmp_path: Path) -> None:
+    many = {name: max(size, 40) for name, size in SMALL.items()}
+    folder = Path(make_handwriting_ladder(str(tmp_path), **many))  # type: ignore[arg-type]
+    numbers = split_scans(load_scans()[1], tuple(SHARES.values()), 0)
+    share_of = {scan: name for name, scans in zip(SHARES, numbers, strict=True) for scan in scans.tolist()}
+    assert len(share_of) == sum(map(len, numbers)) == 1797, "each scan is in one share"
+    shown = {part: {share_of[scan] for r in records(folder, part) for scan in r["scans"]} for part in PARTS[2:]}
+    assert shown == SCANS
+
+
+def test_the_tokenizer_is_made_from_what_is_learnt_from_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    texts: list[str] = []
+
+    def train(of: list[str], vocab_size: int) -> Any:
+        texts.extend(of)
+        return train_tokenizer(of, vocab_size)
+
+    monkeypatch.setattr(handwriting_ladder, "train_tokenizer", train)
+    folder = Path(make_handwriting_ladder(str(tmp_path), **SMALL))  # type: ignore[arg-type]
+    wanted = [r["text"] for r in records(folder, "documents")]
+    for part in PARTS[1:8]:
+        wanted += [message["content"] for r in records(folder, part) for message in r["messages"]]
+    assert sorted(texts) == sorted(wanted)
+
+
+def test_a_digit_is_taken_for_what_its_own_scan_looks_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handwriting_ladder, "lookalikes", lambda scans, digits: 1000 + np.arange(len(digits)))
+    folder = Path(make_handwriting_ladder(str(tmp_path), **SMALL))  # type: ignore[arg-type]
+    found = 0
+    for record in records(folder, "mistakes"):
+        for asked, scan in zip(record["messages"][::2], record["scans"], strict=False):
+            said = int(re.findall(r"Digit \d is (\d+)\.", asked["content"])[0])
+            assert said < 10 or said == 1000 + scan
+            found += said >= 10
+    assert found > 3
 
 
 def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) -> None:
@@ -106,11 +151,15 @@ def test_statements_are_about_each_digit_once_but_for_those_that_begin(made: Pat
     assert all(places(record) == [1] * STATEMENTS for record in records(made, "statements_one"))
 
 
-def test_what_critics_begin_with_has_few_digits_too(tmp_path: Path) -> None:
-    many = {**SMALL, "mistakes": 40}
+def test_what_is_judged_first_has_few_digits_and_what_is_asked_has_many(tmp_path: Path) -> None:
+    many = {**SMALL, "statements": 40, "claims": 40, "mistakes": 40}
     folder = Path(make_handwriting_ladder(str(tmp_path), **many))  # type: ignore[arg-type]
-    assert {len(record["digits"]) for record in records(folder, "mistakes")} >= {1, 2, 3, 4}
-    assert min(len(record["digits"]) for part in ("critic", "test") for record in records(folder, part)) >= 4
+    for part in ("statements", "claims", "mistakes"):
+        sizes = [len(record["digits"]) for record in records(folder, part)]
+        assert min(sizes) >= 1
+        assert 14 <= sum(size in (2, 3, 4) for size in sizes) <= 32, "6 of 13"
+    for part in ("critic", "preferences", "validation", "test"):
+        assert {len(record["digits"]) for record in records(folder, part)} <= {4, 5, 6, 7, 8}
 
 
 def test_a_solution_has_a_step_for_each_digit() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,7 +40,7 @@ SHARES = {"learnt": 0.15, "preferences": 0.2, "critic": 0.45, "validation": 0.05
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
 
 STATEMENTS = 8
-"""In a conversation of repeated ones."""
+"""In a conversation of repeated ones, or about sums."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class _Part:
         name: Of the shards and of the source.
         size: Scenes.
         style: How they look.
-        kinds: Fewest and most questions of `LOOKING`; None: the sum.
+        kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
             or on "statements" about each digit, or "repeated" ones about the same digits.
         scans: Which of `SHARES` the digits come from.
@@ -98,9 +98,9 @@ def make_handwriting_ladder(
     |---|---|---|
     | `documents` | sums as plain text | pre-training |
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | pre-training, begin |
-    | `statements_one` | the same scenes: repeated statements, half of them false, and the truth | pre-training |
-    | `scenes` | as `digits`, of several digits | pre-training |
-    | `statements` | the same of several digits, one about each | pre-training |
+    | `statements_one` | scenes of one digit: repeated statements, half of them false, and the truth | pre-training |
+    | `scenes` | as `digits`, of up to eight digits | pre-training |
+    | `statements` | as `statements_one`, of up to eight digits, one about each | pre-training |
     | `sums` | statements about sums without an image, half of them false, with verdicts | pre-training |
     | `solutions` | sums of scenes with their steps written out | fine-tuning |
     | `refresher` | conversations as in `scenes` | fine-tuning |
@@ -111,20 +111,20 @@ def make_handwriting_ladder(
     | `validation` | sums of other handwriting again, with their steps | choice of settings |
     | `test` | sums of other handwriting again, with their steps | evaluation |
 
-    All digits are turned, slanted and thickened a little. The same arguments give the same bytes.
+    All digits are turned, slanted, and thickened or thinned a little. The same arguments give the same bytes.
 
     Args:
         out: Folder; shards of an earlier call are replaced.
         documents: Plain texts with sums.
         single: Scenes of one digit, to look at.
         single_statements: Of one digit, with statements.
-        scenes: Of several digits, to look at.
-        statements: Of several digits, with statements.
+        scenes: Of up to eight digits, to look at.
+        statements: Of up to eight digits, with statements.
         sums: Conversations of statements about sums.
         solutions: With the steps written out: few, since steps are dear.
         refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
         preference_questions: With final answers alone.
-        claims: Of several digits, with statements for critics.
+        claims: The same for critics.
         mistakes: Solutions with mistakes.
         critic_questions: With final answers alone.
         validation: To choose settings on.
@@ -202,10 +202,11 @@ def make_handwriting_ladder(
             tell()
     shards += writer.paths
     for place, part in enumerate(parts, start=2):
+        allowed = np.concatenate([scans_of[name] for name in part.scans])
         with ShardWriter(folder, part.name, samples_per_shard) as writer:
             for number in range(part.size):
                 generator = np.random.default_rng((seed, place, number))
-                record, scene = _scene(part, scans, digits, similar, _allowed(scans_of, part), generator)
+                record, scene = _scene(part, scans, digits, similar, allowed, generator)
                 writer.write(f"{number:06d}", record, [("png", scene.png())])
                 if part.scans == ("learnt",):
                     texts += [message["content"] for message in record["messages"]]
@@ -282,10 +283,6 @@ def _scene(
         messages = [{"role": "user", "content": question}, {"role": "assistant", "content": final}]
     record = {"messages": messages, "kinds": kinds, "source": part.name, "digits": scene.digits}
     return {**record, "scans": scene.scans, "order": scene.order}, scene
-
-
-def _allowed(scans_of: Mapping[str, npt.NDArray[np.int64]], part: _Part) -> npt.NDArray[np.int64]:
-    return np.concatenate([scans_of[name] for name in part.scans])
 
 
 def _clear(folder: Path, names: Sequence[str]) -> None:

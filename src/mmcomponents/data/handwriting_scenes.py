@@ -1,6 +1,6 @@
 """Scenes of handwritten digits, composed from real scans.
 
-The scans are those of scikit-learn's `load_digits`: 1,797 digits of 43 writers, 8 x 8 grey levels (E. Alpaydin and
+The scans are those of scikit-learn's `load_digits`: 1,797 digits of 13 writers, 8 x 8 grey levels (E. Alpaydin and
 C. Kaynak, Optical Recognition of Handwritten Digits, UCI 1998). A scene is a sheet of paper with one digit or several,
 in a row, in a column or in a grid with empty cells, of varying size and place, never overlapping.
 """
@@ -90,6 +90,8 @@ def load_scans() -> tuple[Scans, npt.NDArray[np.int64]]:
 
 def lookalikes(scans: Scans, digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Returns, for each scan, the digit of the scan nearest to it among those of other digits, `[n]`.
+
+    All scans count, those of other parts too: how writers confuse digits, not how a part looks.
 
     Args:
         scans: Ink, `[n, 8, 8]`.

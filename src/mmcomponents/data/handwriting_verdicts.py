@@ -75,7 +75,8 @@ def judged_solution(digits: Sequence[int], similar: Sequence[int], generator: np
 
     Args:
         digits: Of the scene.
-        similar: What each digit looks like most, beside what it is: half of those misread are taken for that.
+        similar: What each digit looks like most, beside what it is: half of those misread are taken for that, the rest
+            for any digit.
         generator: Of mistakes.
     """
     steps, verdicts, total = list[str](), list[str](), 0
