@@ -50,13 +50,13 @@ class Stage:
     Attributes:
         name: Of the stage.
         command: Words behind `mmcomponents`.
-        made: Folder that it makes.
+        made: Folder or files that it makes.
         after: Stages whose folders it reads; they come before it in the chain.
     """
 
     name: str
     command: Sequence[str]
-    made: Path
+    made: tuple[Path, ...]
     after: Sequence[str] = ()
 
 
@@ -65,24 +65,24 @@ def stages(seed: int) -> list[Stage]:
     data, runs = Path(f"data/ladder/seed-{seed}"), Path(f"runs/ladder/seed-{seed}")
     drawn = ["--seed", f"{seed}"]
     sampled = ["--max_new_tokens", "160", "--temperature", "1", *drawn]
-    found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn], data)]
+    found = [Stage("data", ["data", "ladder", "--out", f"{data}", *drawn], (data,))]
 
     def fit(rung: str, *after: str) -> None:
         recipe, run = ["--config", f"ladder/{rung}", "--seed_everything", f"{seed}"], runs / rung
-        found.append(Stage(f"train {rung}", ["fit", *recipe], run, after))
+        found.append(Stage(f"train {rung}", ["fit", *recipe], (run,), after))
         last = ["--ckpt_path", f"{run}/checkpoints/last.ckpt"]
         where = ["--format", "mmcomponents", "--out", f"{run}/model", "--overwrite"]
         trained = ["--config", f"{run}/recipe.yaml", *last]
-        found.append(Stage(f"export {rung}", ["export", *trained, *where], run / "model", [f"train {rung}"]))
+        found.append(Stage(f"export {rung}", ["export", *trained, *where], (run / "model",), [f"train {rung}"]))
 
-    def evaluate(rung: str, after: Sequence[str], *more: str) -> None:
+    def evaluate(rung: str, *more: str) -> Stage:
         out, shards = runs / "evaluate" / rung, f"{data}/test-*.tar"
         how = ["--benchmark", shards, "--metric", "final", "--out", f"{out}", *more]
-        found.append(Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how], out, after))
+        return Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how], (out,), [f"export {rung}"])
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
         what = [f"{runs}/{rung}/model", f"{data}/{questions}-*.tar", "--out", f"{out}"]
-        found.append(Stage(f"draw {kind}", ["data", kind, *what, *sampled, *more], out, [f"export {rung}"]))
+        found.append(Stage(f"draw {kind}", ["data", kind, *what, *sampled, *more], (out,), [f"export {rung}"]))
 
     untold = ["--critic_system", ""]
     one_answer = ["--max_new_tokens", "160", *drawn]
@@ -100,11 +100,13 @@ def stages(seed: int) -> list[Stage]:
     draw("steps", "mpo", "critic", runs / "steps", *labels)
     fit("prm", "draw steps", "export judge")
     fit("orm", "draw steps", "export judge")
-    evaluate("pretrain", ["export pretrain"], *one_answer)
-    evaluate("sft", ["export sft"], *one_answer)
+    found += [evaluate("pretrain", *one_answer), evaluate("sft", *one_answer)]
+    answered = evaluate("mpo", "--samples", "8", "--top_p", "0.95", *sampled)
     critics = ["--process_critic", f"{runs}/prm/model", "--outcome_critic", f"{runs}/orm/model", *untold]
-    needs = ["export mpo", "export prm", "export orm"]
-    evaluate("mpo", needs, "--samples", "8", "--top_p", "0.95", *sampled, *critics, "--aggregate", "min")
+    scores = tuple(runs / f"evaluate/mpo/scores-{critic}.jsonl" for critic in ("process", "outcome"))
+    # the same again with critics: the candidates are there, and were drawn while the critics were still trained
+    judged = [*answered.command, *critics, "--aggregate", "min"]
+    found += [answered, Stage("best of 8", judged, scores, [answered.name, "export prm", "export orm"])]
     return found
 
 
@@ -157,7 +159,9 @@ class Climb:
         stamps, waiting = dict[str, str](), dict[str, Stage]()
         for stage in self.chain:
             stamps[stage.name] = _stamp(stage, [stamps[name] for name in stage.after])
-            whole = self._begun(stage, stamps[stage.name]).get("whole", False) and stage.made.is_dir()
+            whole = self._begun(stage, stamps[stage.name]).get("whole", False) and all(
+                made.exists() for made in stage.made
+            )
             stale = any(name in waiting for name in stage.after)
             if stale:
                 self.known["of"].pop(stage.name, None)
@@ -201,7 +205,8 @@ class Climb:
         """Runs a stage; returns its exit code."""
         note = self._begun(stage, stamp)
         if note.get("whole", True):
-            shutil.rmtree(stage.made, ignore_errors=True)  # what another command made, or from other files, is no begin
+            for made in stage.made:  # what another command made, or from other files, is no begin
+                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
             note = {"stamp": stamp, "seconds": 0.0}
         note["whole"] = False  # before anything is made: a climb may be killed at any moment
         self._keep(stage.name, note)

@@ -64,8 +64,9 @@ def test_each_stage_reads_what_earlier_ones_have_made(ladder: ModuleType) -> Non
         behind = list(stage.after)
         for name in behind:
             behind += chain[name].after
-        made = [chain[name].made.as_posix() for name in behind]
-        read = [w for w in stage.command if w.startswith((runs, data)) and not w.startswith(stage.made.as_posix())]
+        made = [path.as_posix() for name in behind for path in chain[name].made]
+        own = stage.made[0].as_posix()
+        read = [word for word in stage.command if word.startswith((runs, data)) and not word.startswith(own)]
         for word in stage.command:
             if word.startswith("ladder/"):
                 recipe = load([word])
@@ -75,17 +76,17 @@ def test_each_stage_reads_what_earlier_ones_have_made(ladder: ModuleType) -> Non
                 parts = {path.removeprefix(data).removeprefix(runs).removesuffix(".tar") for path in train}
                 assert {part.removesuffix("-*") for part in parts} == LEARNT[word.removeprefix("ladder/")]
                 read += [*train, *filter(None, [tree["model"].get("weights"), tree["data"]["tokenizer"]])]
-                assert tree["trainer"]["default_root_dir"] == stage.made.as_posix()
+                assert tree["trainer"]["default_root_dir"] == own
         for path in read:
             if path.endswith("/model"):
                 assert path in made, f"{stage.name} reads {path}, which no stage before it exports"
             assert any(path.startswith(f"{folder}/") or path == folder for folder in made), f"{stage.name}: {path}"
         chain[stage.name] = stage
-    assert len({stage.made for stage in chain.values()}) == len(chain)
-    tested = [
-        stage.command[stage.command.index("--benchmark") + 1] for stage in chain.values() if "evaluate" in stage.name
-    ]
-    assert tested == [f"{data}test-*.tar"] * 3
+    every = [path for stage in chain.values() for path in stage.made]
+    assert len(set(every)) == len(every)
+    tested = [stage.command for stage in chain.values() if stage.command[0] == "evaluate"]
+    assert [command[command.index("--benchmark") + 1] for command in tested] == [f"{data}test-*.tar"] * 4
+    assert tested[3][: len(tested[2])] == tested[2], "critics judge the candidates that were drawn before"
     asked = [stage.command[3] for stage in chain.values() if stage.name.startswith("draw")]
     assert asked == [f"{data}preferences-*.tar", f"{data}critic-*.tar"]
 
@@ -121,9 +122,9 @@ def climb(ladder: ModuleType, monkeypatch: pytest.MonkeyPatch, chain: list[objec
 
 def three(ladder: ModuleType, *more: str) -> list[object]:
     return [
-        ladder.Stage("one", ["one", *more], Path("one")),
-        ladder.Stage("two", ["two"], Path("two"), ["one"]),
-        ladder.Stage("beside", ["beside"], Path("beside")),
+        ladder.Stage("one", ["one", *more], (Path("one"),)),
+        ladder.Stage("two", ["two"], (Path("two"),), ["one"]),
+        ladder.Stage("beside", ["beside"], (Path("beside"),)),
     ]
 
 
@@ -180,7 +181,7 @@ def test_one_climb_at_a_time(ladder: ModuleType, called: list[str], monkeypatch:
         return 0
 
     monkeypatch.setattr(ladder.subprocess.Popen, "wait", second)
-    climb(ladder, monkeypatch, [ladder.Stage("one", ["one"], Path("one"))])
+    climb(ladder, monkeypatch, [ladder.Stage("one", ["one"], (Path("one"),))])
 
 
 def test_a_stamp_changes_with_what_a_recipe_extends(
@@ -210,7 +211,10 @@ def test_a_stamp_changes_with_what_a_recipe_extends(
 def test_a_stage_that_fails_ends_the_climb_and_is_not_whole(
     ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    chain = [ladder.Stage("one", ["one", "fail"], Path("one")), ladder.Stage("two", ["two"], Path("two"), ["one"])]
+    chain = [
+        ladder.Stage("one", ["one", "fail"], (Path("one"),)),
+        ladder.Stage("two", ["two"], (Path("two"),), ["one"]),
+    ]
     with pytest.raises(SystemExit, match=r"'one' ended with exit code 2; see runs/ladder/seed-0/logs/one\.txt"):
         climb(ladder, monkeypatch, chain, jobs=2)
     assert called == ["fail"]
@@ -232,10 +236,10 @@ def test_two_stages_run_at_a_time_where_neither_reads_the_other(
 
     monkeypatch.setattr(ladder.subprocess.Popen, "wait", run)
     chain = [
-        ladder.Stage("first", ["first"], Path("first")),
-        ladder.Stage("a", ["a"], Path("a"), ["first"]),
-        ladder.Stage("b", ["b"], Path("b"), ["first"]),
-        ladder.Stage("last", ["last"], Path("last"), ["a", "b"]),
+        ladder.Stage("first", ["first"], (Path("first"),)),
+        ladder.Stage("a", ["a"], (Path("a"),), ["first"]),
+        ladder.Stage("b", ["b"], (Path("b"),), ["first"]),
+        ladder.Stage("last", ["last"], (Path("last"),), ["a", "b"]),
     ]
     climb(ladder, monkeypatch, chain, jobs=2)
     assert called[0] == "first"
