@@ -95,7 +95,7 @@ def stages(seed: int) -> list[Stage]:
     fit("judge", "export claims")
     draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
-    # drawn from all tokens: among the likely 95 % two thirds of a question's answers are the same
+    # drawn from all tokens, not from the likely 95 % that are chosen among: critics learn from mistakes
     labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]
     draw("steps", "mpo", "critic", runs / "steps", *labels)
     fit("prm", "draw steps", "export judge")
@@ -159,9 +159,8 @@ class Climb:
         stamps, waiting = dict[str, str](), dict[str, Stage]()
         for stage in self.chain:
             stamps[stage.name] = _stamp(stage, [stamps[name] for name in stage.after])
-            whole = self._begun(stage, stamps[stage.name]).get("whole", False) and all(
-                made.exists() for made in stage.made
-            )
+            note = self._begun(stage, stamps[stage.name])
+            whole = note.get("whole", False) and all(path.exists() for path in stage.made)
             stale = any(name in waiting for name in stage.after)
             if stale:
                 self.known["of"].pop(stage.name, None)
