@@ -123,9 +123,9 @@ class Climb:
         self.chain = stages(seed)
         self.folder = Path(f"runs/ladder/seed-{seed}")
         self.console, self.jobs = console, jobs
-        notes = self.folder / "stages.json"
-        self.known: dict[str, Any] = json.loads(notes.read_text()) if notes.is_file() else {"seconds": 0.0, "of": {}}
-        self.lock = threading.Lock()
+        self.known: dict[str, Any] = {"seconds": 0.0, "of": {}}
+        self.lock, self.held = threading.Lock(), -1
+        self.stopping = False
         self.children: set[subprocess.Popen[bytes]] = set()
 
     def run(self) -> dict[str, Any]:
@@ -134,7 +134,8 @@ class Climb:
         Where a climb goes on, the clock does too, and counts what is done again.
 
         Raises:
-            SystemExit: A stage has failed, and those beside it have come to their end; or another climb is under way.
+            SystemExit: A stage has failed, and those beside it have come to their end; another climb is under way; or
+                files of other origin are where a stage makes its own.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
@@ -142,6 +143,8 @@ class Climb:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise SystemExit(f"ladder: another climb is under way in {self.folder}") from error
+            self.held = lock.fileno()
+            self._recall()
             stamps, waiting = self._plan()
             clock, started = self.known["seconds"], time.perf_counter()
             try:
@@ -154,6 +157,19 @@ class Climb:
         of = {stage.name: self.known["of"][stage.name]["seconds"] for stage in self.chain}
         return {"seconds": self.known["seconds"], "of": of}
 
+    def _recall(self) -> None:
+        """Reads the notes of an earlier climb."""
+        notes = self.folder / "stages.json"
+        if not notes.is_file():
+            return
+        try:
+            known = json.loads(notes.read_text())
+            whole = {name: {"stamp": note["stamp"], "whole": note["whole"], "seconds": note["seconds"]}
+                     for name, note in known["of"].items()}  # fmt: skip
+            self.known = {"seconds": float(known["seconds"]), "of": whole}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SystemExit(f"ladder: {notes} is not what a climb writes: move {self.folder} away") from error
+
     def _plan(self) -> tuple[dict[str, str], dict[str, Stage]]:
         """The stamps of all stages, and the stages that are to run."""
         stamps, waiting = dict[str, str](), dict[str, Stage]()
@@ -163,9 +179,11 @@ class Climb:
             whole = note.get("whole", False) and all(path.exists() for path in stage.made)
             stale = any(name in waiting for name in stage.after)
             if stale:
-                self.known["of"].pop(stage.name, None)
+                self.known["of"].get(stage.name, {})["stamp"] = None
             if stale or not whole:
                 waiting[stage.name] = stage
+            if stage.name not in self.known["of"] and (other := [path for path in stage.made if path.exists()]):
+                raise SystemExit(f"ladder: {other[0]} is there, and no stage of this climb has made it: move it away")
         if not any(self._begun(stage, stamps[stage.name]) for stage in self.chain):
             self.known = {"seconds": 0.0, "of": {}}
         return stamps, waiting
@@ -188,10 +206,14 @@ class Climb:
                         stage = running.pop(future)
                         if code := future.result():
                             log = self._log(stage)
-                            failed.append(f"the stage {stage.name!r} ended with exit code {code}; see {log}")
+                            last = (log.read_text(errors="replace").split("\n") if log.is_file() else [])[-2:-1]
+                            said = f": {last[0]}" if last else ""
+                            failed.append(f"the stage {stage.name!r} ended with exit code {code}; see {log}{said}")
             except BaseException:
-                for child in list(self.children):
-                    child.terminate()  # else they would go on alone, and beside those of the next climb
+                with self.lock:
+                    self.stopping = True
+                    for child in self.children:
+                        child.terminate()  # else they would go on alone
                 raise
         return failed
 
@@ -213,17 +235,25 @@ class Climb:
         self.console.print(command, highlight=False, soft_wrap=True)
         self._log(stage).parent.mkdir(parents=True, exist_ok=True)
         threads = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
-        words = [str(Path(sys.executable).with_name("mmcomponents")), *stage.command]
+        words = [sys.executable, "-m", "mmcomponents.cli.main", *stage.command]
         started = time.perf_counter()
         with self._log(stage).open("w") as log:
-            child = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads})
-            self.children.add(child)
+            with self.lock:
+                if self.stopping:
+                    return 1
+                # the lock is theirs too: no other climb begins while one of them lives
+                child = subprocess.Popen(
+                    words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ, **threads}, pass_fds=[self.held]
+                )
+                self.children.add(child)
             code = child.wait()
+        with self.lock:
             self.children.discard(child)
         note["seconds"] += time.perf_counter() - started
-        note["whole"] = code == 0
+        note["whole"] = code == 0 and not self.stopping
         self._keep(stage.name, note)
-        self.console.print(f"{stage.name}: {'done' if not code else 'failed'}, {note['seconds']:.0f} s")
+        ended = "done" if note["whole"] else "stopped" if self.stopping else "failed"
+        self.console.print(f"{stage.name}: {ended}, {note['seconds']:.0f} s")
         return code
 
     def _log(self, stage: Stage) -> Path:
@@ -319,20 +349,37 @@ def _write(path: Path, content: Any) -> None:
     part.replace(path)
 
 
-def main() -> None:
-    """Entry."""
-    parser = argparse.ArgumentParser(description="Climb the ladder on handwriting.")
-    parser.add_argument("--seed", type=int, default=0, help="of data, weights and draws (0)")
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**32:
+        raise argparse.ArgumentTypeError(f"a seed is from 0 to {2**32 - 1}, got {seed}")
+    return seed
+
+
+def _terminated(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def main() -> int:
+    """Entry; returns the exit code."""
+    where = "Data go to data/ladder, runs to runs/ladder of the current folder; a climb that was stopped goes on."
+    parser = argparse.ArgumentParser(description=f"Climb the ladder on handwriting. {where}")
+    parser.add_argument("--seed", type=_seed, default=0, help="of data, weights and draws (0)")
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="stages that run at a time (2)")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ladder: terminated"))
     seed, console = arguments.seed, Console()
-    found = report(seed, Climb(seed, console, arguments.jobs).run())
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        found = report(seed, Climb(seed, console, arguments.jobs).run())
+    except KeyboardInterrupt:
+        console.print("ladder: stopped; the same command goes on")
+        return 130
     for folder in (Path(f"runs/ladder/seed-{seed}"), Path("runs/ladder")):
         _write(folder / "report.json", found)
     show(found, console)
     console.print(f"runs/ladder/seed-{seed}/report.json", highlight=False)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import sys
 import threading
+import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -47,7 +48,7 @@ LEARNT = {
     "statements": {"documents", "digits", "statements_one", "sums"},
     "pretrain": {"documents", "sums", "scenes", "statements"},
     "sft": {"solutions", "refresher"},
-    "claims": {"claims"},
+    "claims": {"claims", "statements_one"},
     "judge": {"mistakes"},
     "mpo": {"pairs/*"},
     "prm": {"steps/process"},
@@ -99,7 +100,7 @@ def called(ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     class Child:
         def __init__(self, words: list[str], **rest: object) -> None:
-            self.folder, self.word = Path(words[1]), words[-1]
+            self.folder, self.word = Path(words[3]), words[-1]
 
         def wait(self) -> int:
             words_last.append(self.word)
@@ -172,6 +173,55 @@ def test_a_climb_that_is_killed_in_a_stage_goes_on_with_it_and_never_takes_it_fo
     climb(ladder, monkeypatch, three(ladder))
     assert called[3:] == ["--more terminated", "--more", "two", "one", "two"]
     assert not (Path("one") / "journal").exists()
+
+
+def test_a_stage_that_says_it_is_done_when_it_is_stopped_is_not_whole(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(ladder.subprocess.Popen, "terminate", lambda self: ended.set())
+    monkeypatch.setattr(ladder.subprocess.Popen, "wait", lambda self: (self.folder.mkdir(), ended.wait(20), 0)[-1])
+
+    def interrupted(*_: object, **__: object) -> None:
+        while not Path("one").is_dir():
+            time.sleep(0.01)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(ladder, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            climb(ladder, monkeypatch, three(ladder))
+    notes = json.loads(Path("runs/ladder/seed-0/stages.json").read_text())
+    assert notes["of"]["one"]["whole"] is False
+    assert "one: stopped" in Path("out").read_text()
+
+
+def test_files_of_others_are_left_alone(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("two").mkdir()
+    with pytest.raises(SystemExit, match="two is there, and no stage of this climb has made it: move it away"):
+        climb(ladder, monkeypatch, three(ladder))
+    assert called == []
+    assert Path("two").is_dir()
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"seconds": 1, "of": {"one": 3}}', '{"seconds": null, "of": {}}'])
+def test_notes_that_no_climb_has_written(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    Path("runs/ladder/seed-0").mkdir(parents=True)
+    Path("runs/ladder/seed-0/stages.json").write_text(text)
+    with pytest.raises(SystemExit, match=r"stages\.json is not what a climb writes: move runs/ladder/seed-0 away"):
+        climb(ladder, monkeypatch, three(ladder))
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296", "x"])
+def test_a_seed_that_is_none(
+    ladder: ModuleType, seed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["ladder.py", "--seed", seed])
+    with pytest.raises(SystemExit, match="2"):
+        ladder.main()
+    assert "--seed" in capsys.readouterr().err
 
 
 def test_one_climb_at_a_time(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from recipe_standins import Data, Task
 
 from mmcomponents.cli import main as command
@@ -206,3 +208,15 @@ def test_the_command_tells_mistakes_on_one_line(capsys: pytest.CaptureFixture[st
     assert command.main(["--help"]) == 0
     listing = capsys.readouterr().out
     assert [verb for verb in command.VERBS if f"\n  {verb} " not in listing] == []
+
+
+def test_a_training_that_is_terminated_does_not_end_as_if_it_were_done(
+    recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*_: object, **__: object) -> None:
+        raise SIGTERMException
+
+    monkeypatch.setattr(Trainer, "fit", terminated)
+    with pytest.raises(SystemExit) as ended:
+        run("fit", ["--config", recipe], Task, Data)
+    assert ended.value.code == 143

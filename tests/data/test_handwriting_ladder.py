@@ -198,8 +198,14 @@ def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "why"),
-    [({"critic_questions": 0}, "may be empty"), ({"orders": (1, 0, 1)}, "grids"), ({"judged": ()}, "counts")],
+    [
+        ({"critic_questions": 0}, "may be empty: critic"),
+        ({"orders": (1, 0, 1)}, "grids"),
+        ({"judged": ()}, "scenes of judged"),
+        ({"seed": -1}, "seed must be"),
+    ],
 )
 def test_arguments_that_make_no_scenes(tmp_path: Path, wrong: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         make_handwriting_ladder(str(tmp_path), **{**SMALL, **wrong})
+    assert not list(tmp_path.iterdir()), "what is there stays as it is"

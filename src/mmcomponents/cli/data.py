@@ -89,7 +89,7 @@ def main(verb: str, argv: list[str]) -> int:
             if shows_progress:
                 arguments["progress"] = lambda done, total: bar.update(task, completed=done, total=total)
             result = call(**arguments)
-    except (ValueError, OSError, DataError) as error:
+    except (ValueError, OSError, DataError, ModuleNotFoundError) as error:
         raise UserError(f"{verb} {kind}: {' '.join(str(error).split())}") from error
     if isinstance(result, IndexReport):
         return close(result, table_console())

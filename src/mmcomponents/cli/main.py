@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 0; 2 after a mistake of the user's, which is told in one line on standard error; as a shell says it,
-        130 after Ctrl-C and 141 where standard output was closed.
+        130 after Ctrl-C, 143 after SIGTERM and 141 where standard output was closed.
     """
     words = sys.argv[1:] if argv is None else argv
     try:

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
 
 from mmcomponents import __version__
@@ -162,6 +163,8 @@ class RecipeCLI(LightningCLI):
             self.trainer.ckpt_path = arguments.pop("ckpt_path")
         try:
             return getattr(self.trainer, self.verb)(model=self.model, datamodule=self.datamodule, **arguments)
+        except SIGTERMException:
+            raise SystemExit(143) from None  # Lightning's exception ends a process with 0, as if it were done
         except (WiringError, DataError, CheckpointError, NoGradientError, MisconfigurationException) as error:
             if isinstance(error, NoGradientError) and not self.trainer.is_global_zero:
                 raise SystemExit(2) from None  # all ranks raise it together, and the first one tells it

@@ -124,7 +124,7 @@ def make_handwriting_ladder(
         solutions: With the steps written out: few, since steps are dear.
         refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
         preference_questions: With final answers alone.
-        claims: The same for critics.
+        claims: Scenes with statements, for critics to begin with.
         mistakes: Solutions with mistakes.
         critic_questions: With final answers alone.
         validation: To choose settings on.
@@ -149,7 +149,13 @@ def make_handwriting_ladder(
         ValueError: Arguments that make no scenes.
         ModuleNotFoundError: scikit-learn is missing.
     """
-    look, add, judge = (SceneStyle(unit, digit_size, weights, orders) for weights in (counts, summands, judged))
+    styles = list[SceneStyle]()
+    for name, weights in {"counts": counts, "summands": summands, "judged": judged}.items():
+        try:
+            styles.append(SceneStyle(unit, digit_size, weights, orders))
+        except ValueError as error:
+            raise ValueError(f"scenes of {name}: {error}") from error
+    look, add, judge = styles
     if orders[2] and max(len(counts), len(summands), len(judged)) > 4:
         told = f"counts {counts}, summands {summands} or judged {judged}"
         raise ValueError(f"grids hold four digits at most, and {told} have more")
@@ -168,15 +174,17 @@ def make_handwriting_ladder(
         _Part("validation", validation, add, scans=("validation",)),
         _Part("test", held_out, add, scans=("test",)),
     ]
-    if min(documents, sums, *(part.size for part in parts)) < 1:
-        told = f"{documents} documents, {sums} sums, {[part.size for part in parts]} scenes"
-        raise ValueError(f"no part of the data may be empty: {told}")
-    folder = Path(out)
-    _clear(folder, ["documents", "sums", *(part.name for part in parts)])
+    sizes = {"documents": documents, "sums": sums, **{part.name: part.size for part in parts}}
+    if empty := [name for name, size in sizes.items() if size < 1]:
+        raise ValueError(f"no part of the data may be empty: {', '.join(empty)}")
+    if seed < 0:
+        raise ValueError(f"seed must be at least 0, got {seed}")
     scans, digits = load_scans()
     similar = lookalikes(scans, digits)
     scans_of = dict(zip(SHARES, split_scans(digits, tuple(SHARES.values()), seed), strict=True))
-    total, done = documents + sums + sum(part.size for part in parts), 0
+    folder = Path(out)
+    _clear(folder, list(sizes))  # once nothing of the arguments can be wrong any more
+    total, done = sum(sizes.values()), 0
     texts: list[str] = []
     shards: list[Path] = []
 
@@ -218,7 +226,7 @@ def make_handwriting_ladder(
         build_index(shard, tokenizer)
     settings: dict[str, Any] = {
         "name": "handwriting ladder",
-        "samples": {"documents": documents, "sums": sums, **{part.name: part.size for part in parts}},
+        "samples": sizes,
         "scans": {name: len(numbers) for name, numbers in scans_of.items()},
         "seed": seed,
         "looking": asdict(look),
@@ -295,4 +303,7 @@ def _clear(folder: Path, names: Sequence[str]) -> None:
         if shard.name.rpartition("-")[0] in names:
             shard.unlink()
             index_path(shard).unlink(missing_ok=True)
+    for name in names:  # of a call that was killed
+        for part in folder.glob(f".{name}-*.tar.*.tmp"):
+            part.unlink()
     note.unlink(missing_ok=True)

@@ -98,9 +98,14 @@ class ShardWriter:
         folder: Made if it is missing.
         prefix: Of the names of the shards.
         samples_per_shard: Most samples of a shard.
+
+    Raises:
+        ValueError: No samples to a shard.
     """
 
     def __init__(self, folder: str | Path, prefix: str, samples_per_shard: int = 10_000) -> None:
+        if samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard must be at least 1, got {samples_per_shard}")
         self.folder, self.prefix, self.samples_per_shard = Path(folder), prefix, samples_per_shard
         self.paths: list[Path] = []
         self._open: Any = None
@@ -168,8 +173,8 @@ def find_shards(where: str | Sequence[str], allow_pipe: bool = False) -> list[st
         if not matches:
             raise DataError(
                 f"no shard matches {redact(pattern)}; `mmcomponents data handwriting --out FOLDER` makes the"
-                " quickstart's shards, `mmcomponents data pack` makes them of annotations, and `mmcomponents data"
-                " index` the indices of your own"
+                " quickstart's shards, `mmcomponents data ladder` those of the ladder, `mmcomponents data pack` makes"
+                " them of annotations, and `mmcomponents data index` the indices of your own"
             )
         found.update(dict.fromkeys(matches))
     return list(found)

@@ -71,8 +71,8 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     folder = Path(path)
     if not folder.is_dir():
         raise DataError(
-            f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` makes one beside its shards,"
-            " and a released model's folder holds its own"
+            f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` and `mmcomponents data ladder`"
+            " make one beside their shards, and a released model's folder holds its own"
         )
     # A tokenizer that names its class needs no configuration of a model, and ours would be met with a warning.
     named = "tokenizer_class" in _settings(folder)
