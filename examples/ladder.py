@@ -185,7 +185,7 @@ class Climb:
             if stage.name not in self.known["of"] and (other := [path for path in stage.made if path.exists()]):
                 raise SystemExit(f"ladder: {other[0]} is there, and no stage of this climb has made it: move it away")
         if not any(self._begun(stage, stamps[stage.name]) for stage in self.chain):
-            self.known = {"seconds": 0.0, "of": {}}
+            self.known["seconds"] = 0.0  # nothing of the earlier climb is used; whose its folders are is still known
         return stamps, waiting
 
     def _climb(self, stamps: Mapping[str, str], waiting: dict[str, Stage]) -> list[str]:

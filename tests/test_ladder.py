@@ -196,6 +196,26 @@ def test_a_stage_that_says_it_is_done_when_it_is_stopped_is_not_whole(
     assert "one: stopped" in Path("out").read_text()
 
 
+def test_a_climb_that_is_stopped_after_everything_has_changed_goes_on(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    climb(ladder, monkeypatch, three(ladder))
+    changed = [
+        ladder.Stage(stage.name, [*stage.command, "--new"], stage.made, stage.after)  # type: ignore[attr-defined]
+        for stage in three(ladder)
+    ]
+
+    def killed(self: Any) -> int:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as during:
+        during.setattr(ladder.subprocess.Popen, "wait", killed)
+        with pytest.raises(KeyboardInterrupt):
+            climb(ladder, monkeypatch, changed)
+    climb(ladder, monkeypatch, changed)  # the folders of "two" and "beside" are still those of the first climb
+    assert called[-3:] == ["--new"] * 3
+
+
 def test_files_of_others_are_left_alone(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("two").mkdir()
     with pytest.raises(SystemExit, match="two is there, and no stage of this climb has made it: move it away"):
