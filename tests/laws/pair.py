@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
+import queue
+import signal
 import socket
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -157,6 +161,8 @@ def _serve(rank: int, world: int, port: int, asked: Any, answered: Any) -> None:
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world)
     )
     torch.set_num_threads(1)
+    faulthandler.enable()  # a crash says where, and so does whoever is told to by the signal
+    faulthandler.register(signal.SIGUSR1, all_threads=True)
     while (job := asked.get()) is not None:
         function, arguments = job
         try:
@@ -184,16 +190,34 @@ class Pair:
 
     def run(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60.0) -> list[Any]:
         """What the function returns on each rank; a rank that hangs or fails is an error."""
-        for queue in self.asked:
-            queue.put((function, arguments))
-        answers = [queue.get(timeout=timeout) for queue in self.answered]  # all of them, before one can raise
+        for line in self.asked:
+            line.put((function, arguments))
+        until = time.monotonic() + timeout
+        answers = [self._answer(rank, until) for rank in range(len(self.processes))]  # all, before one can raise
         if errors := [error for error, _ in answers if error]:
             raise RuntimeError("; ".join(errors))
         return [result for _, result in answers]
 
+    def _answer(self, rank: int, until: float) -> tuple[str | None, Any]:
+        """Waits for a rank; one that died is named, one that hangs writes what it is doing to standard error."""
+        while True:
+            try:
+                answer: tuple[str | None, Any] = self.answered[rank].get(
+                    timeout=min(1.0, max(0.0, until - time.monotonic()))
+                )
+                return answer
+            except queue.Empty:
+                process = self.processes[rank]
+                if not process.is_alive():
+                    return f"rank {rank} ended with exit code {process.exitcode}", None
+                if time.monotonic() > until:
+                    os.kill(process.pid, signal.SIGUSR1)
+                    process.join(2)  # time to write
+                    return f"rank {rank} gave no answer in time", None
+
     def close(self) -> None:
-        for queue in self.asked:
-            queue.put(None)
+        for line in self.asked:
+            line.put(None)
         for process in self.processes:
             process.join(10)
             process.kill()

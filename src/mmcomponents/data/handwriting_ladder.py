@@ -4,65 +4,30 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import numpy.typing as npt
+from torch.utils.data import DataLoader, Dataset
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.handwriting_questions import conversation
-from mmcomponents.data.handwriting_scenes import (
-    Scans,
-    Scene,
-    SceneStyle,
-    draw_scene,
-    load_scans,
-    lookalikes,
-    split_scans,
-)
-from mmcomponents.data.handwriting_verdicts import (
-    adding_question,
-    judged_solution,
-    judged_statements,
-    judged_sums,
-    step,
-)
+from mmcomponents.data.handwriting_parts import STATEMENTS, Drawn, Part, solution
+from mmcomponents.data.handwriting_scenes import SceneStyle, load_scans, lookalikes, split_scans
+from mmcomponents.data.handwriting_verdicts import judged_sums
 from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
+from mmcomponents.data.loaders import as_it_is, quiet_worker
 from mmcomponents.data.shards import ShardWriter
 from mmcomponents.data.tokenizer import train_tokenizer
 
-LOOKING = ("read", "count", "largest", "describe")
-"""Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T", covariant=True)
+
 SHARES = {"learnt": 0.15, "preferences": 0.2, "critic": 0.45, "validation": 0.05, "test": 0.15}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
-
-STATEMENTS = 8
-"""In a conversation of repeated ones, or about sums."""
-
-
-@dataclass(frozen=True)
-class _Part:
-    """Scenes of one rung.
-
-    Attributes:
-        name: Of the shards and of the source.
-        size: Scenes.
-        style: How they look.
-        kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
-        asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            or on "statements" about each digit, or "repeated" ones about the same digits.
-        scans: Which of `SHARES` the digits come from.
-    """
-
-    name: str
-    size: int
-    style: SceneStyle
-    kinds: tuple[int, int] | None = None
-    asks: Literal["steps", "answer", "verdicts", "statements", "repeated"] = "steps"
-    scans: tuple[str, ...] = ("learnt",)
 
 
 def make_handwriting_ladder(
@@ -90,6 +55,7 @@ def make_handwriting_ladder(
     orders: tuple[float, float, float] = (2, 1, 0),
     vocab_size: int = 768,
     samples_per_shard: int = 10_000,
+    num_workers: int = 2,
     progress: Callable[[int, int], None] | None = None,
 ) -> str:
     """Writes the shards of all rungs with their indices, `tokenizer/` and `dataset.json`.
@@ -139,6 +105,7 @@ def make_handwriting_ladder(
         orders: Weights of rows, columns and two-by-two grids; a grid holds no more than four digits.
         vocab_size: Of the tokenizer, which is made from the texts that are learnt from.
         samples_per_shard: Most samples of a shard.
+        num_workers: Processes that draw; 0: this one.
         progress: Called with (samples done, samples in all).
 
     Returns:
@@ -161,18 +128,18 @@ def make_handwriting_ladder(
         raise ValueError(f"grids hold four digits at most, and {told} have more")
     one = SceneStyle(unit, digit_size, (1,), orders)
     parts = [
-        _Part("digits", single, one, kinds=(1, 2)),
-        _Part("statements_one", single_statements, one, asks="repeated"),
-        _Part("scenes", scenes, look, kinds=(1, 2)),
-        _Part("statements", statements, judge, asks="statements"),
-        _Part("solutions", solutions, add),
-        _Part("refresher", refresher, look, kinds=(1, 2)),
-        _Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
-        _Part("claims", claims, judge, asks="statements", scans=("learnt", "critic")),
-        _Part("mistakes", mistakes, judge, asks="verdicts", scans=("learnt", "critic")),
-        _Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
-        _Part("validation", validation, add, scans=("validation",)),
-        _Part("test", held_out, add, scans=("test",)),
+        Part("digits", single, one, kinds=(1, 2)),
+        Part("statements_one", single_statements, one, asks="repeated"),
+        Part("scenes", scenes, look, kinds=(1, 2)),
+        Part("statements", statements, judge, asks="statements"),
+        Part("solutions", solutions, add),
+        Part("refresher", refresher, look, kinds=(1, 2)),
+        Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
+        Part("claims", claims, judge, asks="statements", scans=("learnt", "critic")),
+        Part("mistakes", mistakes, judge, asks="verdicts", scans=("learnt", "critic")),
+        Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
+        Part("validation", validation, add, scans=("validation",)),
+        Part("test", held_out, add, scans=("test",)),
     ]
     sizes = {"documents": documents, "sums": sums, **{part.name: part.size for part in parts}}
     if empty := [name for name, size in sizes.items() if size < 1]:
@@ -211,19 +178,21 @@ def make_handwriting_ladder(
     shards += writer.paths
     for place, part in enumerate(parts, start=2):
         allowed = np.concatenate([scans_of[name] for name in part.scans])
+        drawn = Drawn(part, scans, digits, similar, allowed, (seed, place))
         with ShardWriter(folder, part.name, samples_per_shard) as writer:
-            for number in range(part.size):
-                generator = np.random.default_rng((seed, place, number))
-                record, scene = _scene(part, scans, digits, similar, allowed, generator)
-                writer.write(f"{number:06d}", record, [("png", scene.png())])
-                if part.scans == ("learnt",):
-                    texts += [message["content"] for message in record["messages"]]
-                tell()
+            number = 0
+            for batch in _in_order(drawn, 64, num_workers):
+                for record, png in batch:
+                    writer.write(f"{number:06d}", record, [("png", png)])
+                    if part.scans == ("learnt",):
+                        texts += [message["content"] for message in record["messages"]]
+                    number += 1
+                    tell()
         shards += writer.paths
     tokenizer = train_tokenizer(texts, vocab_size)
     tokenizer.save_pretrained(str(folder / "tokenizer"))
-    for shard in shards:
-        build_index(shard, tokenizer)
+    for _ in _in_order(_Indexed(shards, tokenizer), 1, num_workers):
+        pass
     settings: dict[str, Any] = {
         "name": "handwriting ladder",
         "samples": sizes,
@@ -240,14 +209,6 @@ def make_handwriting_ladder(
     return str(folder)
 
 
-def solution(digits: Sequence[int]) -> str:
-    """The sum, a step for each digit, which it names and adds: blank lines between the steps, the answer last."""
-    totals = np.cumsum([0, *digits]).tolist()
-    together = zip(digits, totals, totals[1:], strict=False)
-    steps = [step(place, *numbers) for place, numbers in enumerate(together, start=1)]
-    return "\n\n".join([*steps, f"Answer: {totals[-1]}"])
-
-
 def sums_in_words(generator: np.random.Generator, most: int) -> str:
     """A short text with sums in it, of up to `most` digits."""
     count = int(generator.integers(2, max(2, most), endpoint=True))
@@ -262,35 +223,24 @@ def sums_in_words(generator: np.random.Generator, most: int) -> str:
     return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
 
 
-def _scene(
-    part: _Part,
-    scans: Scans,
-    digits: npt.NDArray[np.int64],
-    similar: npt.NDArray[np.int64],
-    allowed: npt.NDArray[np.int64],
-    generator: np.random.Generator,
-) -> tuple[dict[str, Any], Scene]:
-    """One sample: its record and its picture."""
-    messages: list[Any]
-    scene = draw_scene(scans, digits, allowed, part.style, generator, vary=True)
-    if part.kinds is not None:
-        kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
-        messages = conversation(scene.digits, scene.order, kinds, generator)
-    elif part.asks in ("statements", "repeated"):
-        among = len(scene.digits)
-        once = part.asks == "statements"
-        places = generator.permutation(among) if once else generator.integers(among, size=STATEMENTS)
-        kinds, messages = ["judge"], judged_statements(scene.digits, places.tolist(), generator)
-    elif part.asks == "verdicts":
-        alike = similar[list(scene.scans)].tolist()
-        kinds, messages = ["judge"], judged_solution(scene.digits, alike, generator)
-    else:
-        kinds = ["add"]
-        question = adding_question(generator)
-        final = solution(scene.digits) if part.asks == "steps" else str(sum(scene.digits))
-        messages = [{"role": "user", "content": question}, {"role": "assistant", "content": final}]
-    record = {"messages": messages, "kinds": kinds, "source": part.name, "digits": scene.digits}
-    return {**record, "scans": scene.scans, "order": scene.order}, scene
+class _Indexed(Dataset[Path]):
+    """The indices of shards, each made when it is asked for."""
+
+    def __init__(self, shards: Sequence[Path], tokenizer: PreTrainedTokenizerBase) -> None:
+        self.shards, self.tokenizer = shards, tokenizer
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __getitem__(self, number: int) -> Path:
+        return build_index(self.shards[number], self.tokenizer)
+
+
+def _in_order(items: Dataset[T], several: int, num_workers: int) -> DataLoader[list[T]]:
+    """All items by their numbers, several at a time; processes make them ahead."""
+    return DataLoader(
+        items, batch_size=several, collate_fn=as_it_is, num_workers=num_workers, worker_init_fn=quiet_worker
+    )
 
 
 def _clear(folder: Path, names: Sequence[str]) -> None:

@@ -76,9 +76,9 @@ class PackLoader(Generic[B]):
             batch_size=None,
             sampler=_Items(items),
             num_workers=self.num_workers,
-            collate_fn=_as_it_is,
+            collate_fn=as_it_is,
             pin_memory=torch.cuda.is_available(),
-            worker_init_fn=_quiet_worker,
+            worker_init_fn=quiet_worker,
         )
         yield from loader
 
@@ -118,11 +118,13 @@ def _told(asked: Iterable[Any]) -> str:
     return f"packs {min(known)} to {max(known)} were being read" if known else "nothing was being read"
 
 
-def _as_it_is(batch: B) -> B:
+def as_it_is(batch: B) -> B:
+    """What to collate with where a batch is one already."""
     return batch
 
 
-def _quiet_worker(_: int) -> None:
+def quiet_worker(_: int) -> None:
+    """What a process begins with."""
     # Tokenizers warn when they find themselves in a forked process; one worker needs no threads of theirs.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
 

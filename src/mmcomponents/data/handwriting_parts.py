@@ -1,0 +1,102 @@
+"""What the ladder's shards hold: scenes with the conversations of a part, each drawn by its own number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from torch.utils.data import Dataset
+
+from mmcomponents.data.handwriting_questions import conversation
+from mmcomponents.data.handwriting_scenes import Scans, SceneStyle, draw_scene
+from mmcomponents.data.handwriting_verdicts import adding_question, judged_solution, judged_statements, step
+
+LOOKING = ("read", "count", "largest", "describe")
+"""Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
+
+STATEMENTS = 8
+"""In a conversation of repeated ones, or about sums."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Scenes of one rung.
+
+    Attributes:
+        name: Of the shards and of the source.
+        size: Scenes.
+        style: How they look.
+        kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
+        asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
+            or on "statements" about each digit, or "repeated" ones about the same digits.
+        scans: Which of `SHARES` the digits come from.
+    """
+
+    name: str
+    size: int
+    style: SceneStyle
+    kinds: tuple[int, int] | None = None
+    asks: Literal["steps", "answer", "verdicts", "statements", "repeated"] = "steps"
+    scans: tuple[str, ...] = ("learnt",)
+
+
+class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
+    """The samples of a part: record, and picture as PNG. Whichever process draws one, it is the same.
+
+    Args:
+        part: What is drawn.
+        scans: All scans, `[n, 8, 8]`.
+        digits: Of each scan, `[n]`.
+        similar: What each scan looks like most, beside what it is, `[n]`.
+        allowed: Numbers of the scans that the part shows.
+        seed: Of all parts, and the number of this one.
+    """
+
+    def __init__(
+        self,
+        part: Part,
+        scans: Scans,
+        digits: npt.NDArray[np.int64],
+        similar: npt.NDArray[np.int64],
+        allowed: npt.NDArray[np.int64],
+        seed: tuple[int, int],
+    ) -> None:
+        self.part, self.seed = part, seed
+        self.scans, self.digits, self.similar, self.allowed = scans, digits, similar, allowed
+
+    def __len__(self) -> int:
+        return self.part.size
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Any], bytes]:
+        part, generator = self.part, np.random.default_rng((*self.seed, number))
+        messages: list[Any]
+        scene = draw_scene(self.scans, self.digits, self.allowed, part.style, generator, vary=True)
+        if part.kinds is not None:
+            kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
+            messages = conversation(scene.digits, scene.order, kinds, generator)
+        elif part.asks in ("statements", "repeated"):
+            among = len(scene.digits)
+            once = part.asks == "statements"
+            places = generator.permutation(among) if once else generator.integers(among, size=STATEMENTS)
+            kinds, messages = ["judge"], judged_statements(scene.digits, places.tolist(), generator)
+        elif part.asks == "verdicts":
+            alike = self.similar[list(scene.scans)].tolist()
+            kinds, messages = ["judge"], judged_solution(scene.digits, alike, generator)
+        else:
+            kinds = ["add"]
+            question = adding_question(generator)
+            final = solution(scene.digits) if part.asks == "steps" else str(sum(scene.digits))
+            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": final}]
+        record = {"messages": messages, "kinds": kinds, "source": part.name, "digits": scene.digits}
+        return {**record, "scans": scene.scans, "order": scene.order}, scene.png()
+
+
+def solution(digits: Sequence[int]) -> str:
+    """The sum, a step for each digit, which it names and adds: blank lines between the steps, the answer last."""
+    totals = np.cumsum([0, *digits]).tolist()
+    together = zip(digits, totals, totals[1:], strict=False)
+    steps = [step(place, *numbers) for place, numbers in enumerate(together, start=1)]
+    return "\n\n".join([*steps, f"Answer: {totals[-1]}"])
