@@ -4,9 +4,10 @@
 
 names each command when it begins, so that any of them can be copied, and writes `runs/ladder/seed-0/report.json` (the
 last one also as `runs/ladder/report.json`). What the commands say is in `runs/ladder/seed-0/logs`. Two run at a time,
-with one thread each: small models gain little from a second one, and the critics' branch waits for the policy only
-where it needs its answers. A run that was stopped goes on with the stages it was in: draws and evaluations where they
-were, a training from its begin. A stage is done again where its command, its recipes or a stage before it have changed.
+with one thread each, as the critics' branch waits for the policy only where it needs its answers; where nothing can run
+beside a stage, it has both threads. A run that was stopped goes on with the stages it was in: draws and evaluations where
+they were, a training from its begin. A stage is done again where its command, its recipes or a stage before it have
+changed.
 """
 
 from __future__ import annotations
@@ -121,6 +122,7 @@ class Climb:
 
     def __init__(self, seed: int, console: Console, jobs: int = 2) -> None:
         self.chain = stages(seed)
+        self.alone = _alone(self.chain)
         self.folder = Path(f"runs/ladder/seed-{seed}")
         self.console, self.jobs = console, jobs
         self.known: dict[str, Any] = {"seconds": 0.0, "of": {}}
@@ -234,7 +236,7 @@ class Climb:
         command = f"[bold]{stage.name}[/]\n  mmcomponents {escape(shlex.join(stage.command))}"
         self.console.print(command, highlight=False, soft_wrap=True)
         self._log(stage).parent.mkdir(parents=True, exist_ok=True)
-        threads = {"OMP_NUM_THREADS": "1"} if self.jobs > 1 else {}
+        threads = {"OMP_NUM_THREADS": str(self.jobs if stage.name in self.alone else 1)} if self.jobs > 1 else {}
         words = [sys.executable, "-m", "mmcomponents.cli.main", *stage.command]
         started = time.perf_counter()
         with self._log(stage).open("w") as log:
@@ -264,6 +266,15 @@ class Climb:
             if note is not None:
                 self.known["of"][name] = dict(note)
             _write(self.folder / "stages.json", self.known)
+
+
+def _alone(chain: Sequence[Stage]) -> set[str]:
+    """Stages that nothing can run beside: all others come before them or wait for them."""
+    before: dict[str, set[str]] = {}
+    for stage in chain:
+        before[stage.name] = set(stage.after).union(*(before[name] for name in stage.after))
+    names = before.keys()
+    return {name for name in names if all(name in before[o] or o in before[name] or o == name for o in names)}
 
 
 def _stamp(stage: Stage, before: Sequence[str]) -> str:

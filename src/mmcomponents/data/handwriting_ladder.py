@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -32,17 +32,17 @@ SHARES = {"learnt": 0.15, "preferences": 0.2, "critic": 0.45, "validation": 0.05
 
 def make_handwriting_ladder(
     out: str,
-    documents: int = 12_000,
+    documents: int = 6_000,
     single: int = 10_000,
     single_statements: int = 5_000,
-    scenes: int = 20_000,
-    statements: int = 10_000,
-    sums: int = 3_000,
+    scenes: int = 14_000,
+    statements: int = 7_000,
+    sums: int = 1_500,
     solutions: int = 2_000,
     refresher: int = 2_000,
     preference_questions: int = 3_000,
-    claims: int = 12_000,
-    mistakes: int = 12_000,
+    claims: int = 10_000,
+    mistakes: int = 9_000,
     critic_questions: int = 1_600,
     validation: int = 500,
     held_out: int = 800,
@@ -173,7 +173,7 @@ def make_handwriting_ladder(
         for number in range(sums):
             messages = judged_sums(most, STATEMENTS, np.random.default_rng((seed, 0, number)))
             writer.write(f"{number:06d}", {"messages": messages, "source": "sums"})
-            texts += [message["content"] for message in messages]
+            texts += _words(messages)
             tell()
     shards += writer.paths
     for place, part in enumerate(parts, start=2):
@@ -184,8 +184,8 @@ def make_handwriting_ladder(
             for batch in _in_order(drawn, 64, num_workers):
                 for record, png in batch:
                     writer.write(f"{number:06d}", record, [("png", png)])
-                    if part.scans == ("learnt",):
-                        texts += [message["content"] for message in record["messages"]]
+                    if "learnt" in part.scans:
+                        texts += _words(record["messages"])
                     number += 1
                     tell()
         shards += writer.paths
@@ -223,6 +223,11 @@ def sums_in_words(generator: np.random.Generator, most: int) -> str:
     return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
 
 
+def _words(messages: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What a tokenizer is made from: who speaks, too, since the chat template names him each time."""
+    return [text for message in messages for text in (message["role"], message["content"])]
+
+
 class _Indexed(Dataset[Path]):
     """The indices of shards, each made when it is asked for."""
 
@@ -236,11 +241,12 @@ class _Indexed(Dataset[Path]):
         return build_index(self.shards[number], self.tokenizer)
 
 
-def _in_order(items: Dataset[T], several: int, num_workers: int) -> DataLoader[list[T]]:
+def _in_order(items: Dataset[T], several: int, num_workers: int) -> Iterable[list[T]]:
     """All items by their numbers, several at a time; processes make them ahead."""
-    return DataLoader(
+    loader: DataLoader[Any] = DataLoader(
         items, batch_size=several, collate_fn=as_it_is, num_workers=num_workers, worker_init_fn=quiet_worker
     )
+    return loader
 
 
 def _clear(folder: Path, names: Sequence[str]) -> None:
