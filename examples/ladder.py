@@ -5,9 +5,9 @@
 names each command when it begins, so that any of them can be copied, and writes `runs/ladder/seed-0/report.json` (the
 last one also as `runs/ladder/report.json`). What the commands say is in `runs/ladder/seed-0/logs`. Two run at a time,
 with one thread each, as the critics' branch waits for the policy only where it needs its answers; where nothing can run
-beside a stage, it has both threads. A run that was stopped goes on with the stages it was in: draws and evaluations where
-they were, a training from its begin. A stage is done again where its command, its recipes or a stage before it have
-changed.
+beside a stage, it has both threads. A run that was stopped goes on with the stages it was in: draws and evaluations
+where they were, a training from its begin. A stage is done again where its command, its recipes, the code that draws
+the data, or a stage before it have changed; other code of the library does not count.
 """
 
 from __future__ import annotations

@@ -99,8 +99,8 @@ def called(ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     words_last: list[str] = []
 
     class Child:
-        def __init__(self, words: list[str], **rest: object) -> None:
-            self.folder, self.word = Path(words[3]), words[-1]
+        def __init__(self, words: list[str], env: dict[str, str], **rest: object) -> None:
+            self.folder, self.word, self.threads = Path(words[3]), words[-1], env.get("OMP_NUM_THREADS")
 
         def wait(self) -> int:
             words_last.append(self.word)
@@ -298,7 +298,10 @@ def test_two_stages_run_at_a_time_where_neither_reads_the_other(
 ) -> None:
     together, plain = threading.Barrier(2, timeout=20), ladder.subprocess.Popen.wait
 
+    threads: dict[str, str] = {}
+
     def run(self: Any) -> int:
+        threads[self.word] = self.threads
         if self.word in ("a", "b"):
             together.wait()  # passes only where both are running
         code: int = plain(self)
@@ -315,6 +318,13 @@ def test_two_stages_run_at_a_time_where_neither_reads_the_other(
     assert called[0] == "first"
     assert called[-1] == "last"
     assert sorted(called) == ["a", "b", "first", "last"]
+    assert threads == {"first": "2", "a": "1", "b": "1", "last": "2"}, "both, where nothing can run beside"
+
+
+def test_nothing_runs_beside_what_the_whole_chain_waits_for(ladder: ModuleType) -> None:
+    alone = ladder._alone(ladder.stages(0))
+    legs = ("text", "digits", "statements", "pretrain")
+    assert alone == {"data", *(f"{what} {leg}" for leg in legs for what in ("train", "export"))}
 
 
 def test_the_report_reads_each_rung_from_its_own_evaluation(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,23 @@ def test_the_verbs_are_there(verb) -> None:
 
     assert f"mmcomponents {verb}" in README
     assert verb in VERBS
+
+
+def commands() -> list[str]:
+    """The README's commands that need files or a model, which are not here; continued lines are put together."""
+    lines = re.findall(r"^    mmcomponents ((?:.*\\\n)*.*)$", README, flags=re.MULTILINE)
+    verbs = ("evaluate", "generate", "import", "export", "data pack", "data inspect", "data preferences", "data steps")
+    return [line.replace("\\\n", " ") for line in lines if line.startswith(verbs)]
+
+
+@pytest.mark.parametrize("line", commands())
+def test_a_command_lacks_nothing_but_its_files(line, tmp_path, monkeypatch, capsys) -> None:
+    from mmcomponents.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    assert main(shlex.split(line)) == 2
+    told = capsys.readouterr().err
+    assert re.search(
+        r"there is no |no such file|cannot be read|no shard|does not exist|not found", told, re.IGNORECASE
+    ), told
+    assert not re.search(r"no option|is missing|are required|belongs to no option", told), told

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from test_import_export import RECIPE
 
 import tiny
 from mmcomponents import checkpoints
@@ -163,6 +164,8 @@ def test_what_is_wrong_is_one_line(folder, write: Write, capsys) -> None:
     assert "--limit must be at least 1, got 0" in told("m", *rest, "--limit", "0")
     assert "8 equal answers" in told("m", *rest, "--samples", "8", "--temperature", "0")
     assert "best_of_n needs a --process_critic" in told("m", *rest, "--selectors", "best_of_n")
+    assert "process critic has nothing to choose from" in told("m", *rest, "--process_critic", "critic")
+    rest += ["--samples", "2"]
     critic = ["--process_critic", "critic"]
     assert "no selector uses the --process_critic" in told("m", *rest, "--selectors", "first", *critic)
     assert "there is no critic 'nowhere'" in told("m", *rest, "--process_critic", "nowhere")
@@ -193,6 +196,24 @@ def test_a_critic_without_the_words_is_told_before_anything_is_drawn(folder, cap
     told = line_of_error(capsys, *ASK, "--process_critic", "critic", "--samples", "2")
     assert told.startswith("the critic 'critic' cannot judge: ")
     assert "'good step'" in told
+
+
+def test_a_critic_of_a_recipe_is_looked_at_before_anything_is_drawn(folder, write: Write, capsys, monkeypatch) -> None:
+    train_tokenizer(["no signs here"] * 4, 300).save_pretrained("tok")
+    write("r.yaml", RECIPE)
+    write("last.ckpt", "")
+    monkeypatch.setattr(Evaluation, "draw", lambda *_: pytest.fail("drawn"))
+    monkeypatch.setattr("mmcomponents.data.critique.WORDS", ("good step", "-"))
+    told = line_of_error(capsys, *ASK, "--process_critic", "r.yaml:last.ckpt", "--samples", "2")
+    assert told.startswith("the critic 'r.yaml:last.ckpt' cannot judge: ")
+    assert "'good step'" in told
+
+
+def test_critics_see_the_tiles_that_the_answers_were_made_from(folder) -> None:
+    judged = ["--samples", "2", "--process_critic", "critic", "--out", "out"]
+    assert main([*ASK, *judged, "--max_tiles", "3"]) == 0
+    first = json.loads(Path("out/scores-process.jsonl").read_text().splitlines()[0])
+    assert '"max_tiles": 3' in json.dumps(first)
 
 
 def test_process_is_handed_on(monkeypatch) -> None:

@@ -67,7 +67,7 @@ CALL = ["evaluate", "process", "m", "--benchmark", "test.jsonl", "--images", "pi
 
 @pytest.mark.usefixtures("place")
 def test_it_prints_a_table_and_writes_what_it_found(capsys) -> None:
-    assert main([*CALL, "--threshold", "0.85", "--device", "cpu"]) == 0
+    assert main([*CALL, "--threshold", "0.85", "--device", "cpu", "--max_refused", "0.5"]) == 0
     told = capsys.readouterr().out
     report = json.loads(Path("out/report.json").read_text())
     assert report["threshold"] == 0.85
@@ -97,13 +97,17 @@ def line_of_error(capsys, *argv: str) -> str:
 
 @pytest.mark.usefixtures("place")
 def test_mistakes_are_told_in_a_line(capsys) -> None:
-    rest = CALL[3:]
+    rest = list(CALL[3:])
     assert "--benchmark is missing" in line_of_error(capsys, "m")
     assert "needs CRITIC, a folder, or --config RECIPE" in line_of_error(capsys, *rest)
     assert "no folder of images 'pics'" in line_of_error(capsys, "m", *rest, "--images", "pics")
     assert "--threshold must lie between 0 and 1, got 1" in line_of_error(capsys, "m", *rest, "--threshold", "1")
     told = line_of_error(capsys, "m", *rest, "--treshold", "0.5")
     assert told == "evaluate process: no option --treshold; did you mean 'threshold'?"
+    assert "--max_refused is a share from 0 to 1, got 2" in line_of_error(capsys, "m", *rest, "--max_refused", "2")
+    told = line_of_error(capsys, "m", *rest)
+    assert "1 of 4 records of test.jsonl cannot be judged, more than max_refused 0.01: test.jsonl:4: no JSON" in told
+    rest += ["--max_refused", "0.5"]
     told = line_of_error(capsys, "m", *rest, "--verdicts", "right", "-")
     assert "this critic cannot judge: 'right' is no single token of the tokenizer but" in told
     assert "goes without a recipe" in line_of_error(capsys, "m", *rest, "--ckpt_path", "a.ckpt")
@@ -115,6 +119,13 @@ def test_mistakes_are_told_in_a_line(capsys) -> None:
     )
     assert main(["evaluate", "process", "--help"]) == 0
     assert "macro F1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("place")
+def test_without_a_folder_files_go_where_evaluate_puts_its_own(capsys) -> None:
+    assert main([*CALL[:-2], "--max_refused", "0.5"]) == 0
+    assert "wrote runs/evaluate/process/test/report.json and" in capsys.readouterr().out
+    assert Path("runs/evaluate/process/test/steps.jsonl").is_file()
 
 
 CRITIC = """
@@ -140,7 +151,7 @@ def test_a_run_is_judged_with_its_recipe(write, capsys) -> None:
     task.configure_model()
     torch.save({"state_dict": task.state_dict(), "epoch": 0}, "last.ckpt")
     run = ["--config", "critic.yaml", "--ckpt_path", "last.ckpt"]
-    assert main(["evaluate", "process", *run, *CALL[3:]]) == 0
+    assert main(["evaluate", "process", *run, *CALL[3:], "--max_refused", "0.5"]) == 0
     assert "all steps" in capsys.readouterr().out
     (_, first, _) = Path("out/steps.jsonl").read_text().splitlines()
     path = "pictures/a.png"

@@ -103,8 +103,9 @@ def test_the_tokenizer_is_made_from_what_is_learnt_from_alone(tmp_path: Path, mo
     monkeypatch.setattr(handwriting_ladder, "train_tokenizer", train)
     folder = make(tmp_path)
     wanted = [r["text"] for r in records(folder, "documents")]
-    for part in PARTS[1:8]:
-        wanted += [message["content"] for r in records(folder, part) for message in r["messages"]]
+    for part in (*PARTS[1:8], "claims", "mistakes"):
+        said = [message for r in records(folder, part) for message in r["messages"]]
+        wanted += [text for message in said for text in (message["role"], message["content"])]
     assert sorted(texts) == sorted(wanted)
 
 
@@ -175,6 +176,11 @@ def test_the_verdicts_of_critics_are_single_tokens_with_fixed_ids(made: Path) ->
     assert [tokenizer.encode(word, add_special_tokens=False) for word in "+-"] == [[10], [12]]
 
 
+def test_who_speaks_is_one_token(made: Path) -> None:
+    tokenizer = load_tokenizer(made / "tokenizer")
+    assert [len(tokenizer.encode(role, add_special_tokens=False)) for role in ("user", "assistant")] == [1, 1]
+
+
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path, made: Path) -> None:
     again = make(tmp_path / "again", num_workers=2)
     other = make(tmp_path / "other", seed=1)
@@ -197,6 +203,10 @@ def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
         ({"orders": (1, 0, 1)}, "grids"),
         ({"judged": ()}, "scenes of judged"),
         ({"seed": -1}, "seed must be"),
+        ({"summands": (1, 0)}, "scenes of one digit alone"),
+        ({"vocab_size": 10}, "vocab_size 10 is less"),
+        ({"samples_per_shard": 0}, "samples_per_shard must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0"),
     ],
 )
 def test_arguments_that_make_no_scenes(tmp_path: Path, wrong: dict[str, Any], why: str) -> None:

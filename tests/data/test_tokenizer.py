@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -56,4 +57,11 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no tokenizer folder"):
         load_tokenizer(tmp_path / "absent")
     with pytest.raises(DataError, match="holds no tokenizer"):
+        load_tokenizer(tmp_path)
+    train_tokenizer(TEXTS, 300).save_pretrained(str(tmp_path))
+    file = tmp_path / "tokenizer.json"
+    made = json.loads(file.read_text())
+    made["model"]["vocab"].pop(made["model"]["merges"][0][0])  # which a merge still names
+    file.write_text(json.dumps(made))
+    with pytest.raises(DataError, match="holds no tokenizer that transformers can load: "):
         load_tokenizer(tmp_path)

@@ -128,11 +128,16 @@ def test_overall_is_over_all_steps_together(folder) -> None:
     ],
 )
 def test_a_bad_record_is_left_out_and_named(folder, critic, bad, told) -> None:
-    report = evaluate_process(critic, write(folder, labelled(1, -1), bad), folder)
+    path = write(folder, labelled(1, -1), bad)
+    report = evaluate_process(critic, path, folder, max_refused=0.5)
     assert report.overall.records == 1
     assert len(report.refused) == 1
     assert report.refused[0].startswith("test.jsonl:2: ")
     assert told in report.refused[0]
+    with pytest.raises(
+        DataError, match=r"1 of 2 records of .* cannot be judged, more than max_refused 0\.01: test\.jso"
+    ):
+        evaluate_process(critic, path, folder)
 
 
 def test_a_file_without_any_record_is_one_error(folder, critic) -> None:

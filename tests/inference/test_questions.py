@@ -28,7 +28,7 @@ def test_jsonl(tmp_path) -> None:
         tmp_path / "q.jsonl",
         {"image": "red.png", "question": "<image>\nHow many?", "answer": 3, "source": "count"},
         {"question": "How many?", "answer": "two"},
-        {"image": ["red.png", "gone.png"], "question": "<image><image>?", "answer": "x"},
+        {"images": ["red.png", "gone.png"], "question": "<image><image>?", "answer": "x"},
     )
     first, second, third = read_questions([path]).asked
     assert (first.question.key, first.reference, first.source, first.names) == ("q/0000001", "3", "count", ["red.png"])
@@ -40,6 +40,20 @@ def test_jsonl(tmp_path) -> None:
     with pytest.raises(SampleError, match=r"there is no file 'gone\.png' below the root"):  # when its turn comes
         third.question.media()
     assert [one.reference for one in read_questions([path], answers=False, limit=2).asked] == [None, None]
+
+
+def test_an_instruction_stands_behind_each_question(tmp_path) -> None:
+    turns = [("system", "Be brief."), ("user", "One?"), ("assistant", "1"), ("user", "Two?"), ("assistant", "2")]
+    with open_shard(tmp_path / "s-000000.tar") as shard:
+        shard.write("a", {"messages": [{"role": role, "content": text} for role, text in turns]})
+    path = write_lines(tmp_path / "q.jsonl", {"question": "How many?", "answer": "two"})
+    where = [path, str(tmp_path / "s-000000.tar")]
+    told = read_questions(where, instruction="End with Answer:").asked
+    assert [one.question.messages[-1]["content"] for one in told] == [
+        f"{asked}\nEnd with Answer:" for asked in ("How many?", "One?", "Two?")
+    ]
+    assert [one.question.messages[0]["content"] for one in told[1:]] == ["Be brief."] * 2
+    assert read_questions(where).digest() != read_questions(where, instruction="End with Answer:").digest()
 
 
 def test_shards(tmp_path) -> None:

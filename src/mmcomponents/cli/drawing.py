@@ -81,12 +81,14 @@ def parser(name: str, description: str, usual: Usual) -> _Parser:
     )
     add = made.add_argument
     add("words", nargs="*", metavar="MODEL QUESTIONS", help="the model's folder; shards of conversations, whose "
-        "questions are asked one by one, or JSONL files with question, answer and image on each line")  # fmt: skip
+        "questions are asked one by one, or JSONL files with question, answer, image or images")  # fmt: skip
     add("--out", required=True, metavar="FOLDER", help="where shards, indices and the journal go")
     add("--ckpt_path", help="checkpoint of a recipe's run")
     add("--image_root", metavar="FOLDER", help="where the images of JSONL files are; default: beside the file")
     add("--limit", type=int, help="questions at most")
     add("--kinds", nargs="+", default=[], metavar="KIND", help="questions of these kinds alone")
+    add("--instruction", default="", metavar="TEXT", help="put behind each question, in what is written too: how an "
+        "answer ends, say")  # fmt: skip
     add("--check", choices=CHECKS, default="final", help="how an answer is found and compared (final: behind \"Final "
         "answer:\" or \"Answer:\" on the last line)")  # fmt: skip
     add("--tolerance", type=float, default=0.0, help="by which share a number may be off (0)")
@@ -176,7 +178,12 @@ def questions(call: Call, answers: bool = True) -> Questions:
     if options.limit is not None and options.limit < 1:
         raise ValueError(f"--limit must be at least 1, got {options.limit}")
     return read_questions(
-        call.questions, image_root=options.image_root, answers=answers, limit=options.limit, kinds=options.kinds
+        call.questions,
+        image_root=options.image_root,
+        answers=answers,
+        limit=options.limit,
+        kinds=options.kinds,
+        instruction=options.instruction,
     )
 
 

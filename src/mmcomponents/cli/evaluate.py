@@ -58,7 +58,7 @@ def _run(verb: str, options: argparse.Namespace, folder: str | None, recipe: lis
     benchmarks = _benchmarks(verb, options)
     paths = {name: path for name in CRITICS if (path := getattr(options, f"{name}_critic"))}
     for path in paths.values():
-        _check_critic(path)
+        _check_critic(verb, path)
     runs: list[Evaluation] = []
     loaded = _load(verb, options, folder, recipe)
     known = {"name": _model_name(options, folder, recipe), **_known(loaded, options)}
@@ -154,22 +154,28 @@ def _load(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
     return _adjusted(loaded, options)
 
 
-def _check_critic(path: str) -> None:
+def _check_critic(verb: str, path: str) -> None:
     """Finds out whether a critic is there and can judge, before answers are drawn for hours."""
     from mmcomponents.checkpoints import read
+    from mmcomponents.cli.flags import Flags
+    from mmcomponents.cli.run import RecipeCLI
+    from mmcomponents.data import PackedDataModule
     from mmcomponents.data.critique import WORDS
     from mmcomponents.data.errors import DataError
     from mmcomponents.data.verdicts import Verdicts
+    from mmcomponents.training import MultimodalTask
 
-    if not os.path.isdir(path):
-        recipe, colon, checkpoint = path.rpartition(":")
-        if not colon:
-            raise UserError(f"there is no critic {path!r}: give a model folder, or RECIPE:CHECKPOINT")
-        if not recipe or not os.path.exists(checkpoint):
-            raise UserError(f"the critic {path!r} has no checkpoint {checkpoint!r}")
-        return
     try:
-        Verdicts.of(WORDS, read(path).tokenizer())
+        if os.path.isdir(path):
+            tokenizer = read(path).tokenizer()
+        else:
+            recipe, colon, checkpoint = path.rpartition(":")
+            if not colon:
+                raise UserError(f"there is no critic {path!r}: give a model folder, or RECIPE:CHECKPOINT")
+            if not recipe or not os.path.exists(checkpoint):
+                raise UserError(f"the critic {path!r} has no checkpoint {checkpoint!r}")
+            tokenizer = RecipeCLI(verb, Flags(configs=[recipe]), MultimodalTask, PackedDataModule).datamodule.tokenizer
+        Verdicts.of(WORDS, tokenizer)
     except DataError as error:
         reason = str(error).removeprefix("data.verdicts: ")
         raise UserError(f"the critic {path!r} cannot judge: {reason}") from error
@@ -178,7 +184,7 @@ def _check_critic(path: str) -> None:
 def _critic(verb: str, name: str, path: str, options: argparse.Namespace) -> tuple[Critic, dict[str, Any]]:
     """A critic, and what tells it from others."""
     from mmcomponents.cli.flags import Flags
-    from mmcomponents.cli.loading import from_folder, from_recipe
+    from mmcomponents.cli.loading import from_folder, from_recipe, limit_tiles
     from mmcomponents.data import PackedDataModule
     from mmcomponents.data.critique import SYSTEM
     from mmcomponents.inference.critic import Critic
@@ -195,6 +201,7 @@ def _critic(verb: str, name: str, path: str, options: argparse.Namespace) -> tup
         loaded = from_recipe(verb, Flags(configs=[recipe]), checkpoint, classes, device, dtype)
     split = ProcessSteps(options.max_steps) if name == "process" else WholeAnswer()
     system = SYSTEM if options.critic_system is None else options.critic_system or None
+    loaded = limit_tiles(loaded, options.max_tiles)  # it sees the tiles that the answers were made from
     critic = Critic(loaded.model, loaded.renderer, split=split, system=system, max_tokens=options.max_tokens)
     return critic, {"name": path, "weights": model_digest(loaded.model), **critic.settings()}
 

@@ -125,6 +125,8 @@ def check(
     if options.samples > 1 and not options.temperature:
         raise UserError(f"{verb}: --temperature 0 gives {options.samples} equal answers; take more, or --samples 1")
     critics = [name for name in CRITICS if getattr(options, f"{name}_critic")]
+    if critics and options.samples == 1:
+        raise UserError(f"{verb}: a {critics[0]} critic has nothing to choose from: --samples 8, say")
     if options.selectors is not None and critics and "best_of_n" not in options.selectors:
         raise UserError(f"{verb}: no selector uses the --{critics[0]}_critic; add best_of_n to --selectors")
     if options.selectors is not None and not critics and "best_of_n" in options.selectors:

@@ -45,13 +45,22 @@ def main(verb: str, argv: list[str]) -> int:
         parser.print_help()
         return 0
     _check(verb, options, folder, recipe)
+    options.out = options.out or f"runs/evaluate/process/{Path(options.benchmark).stem}"
     from mmcomponents.data.critique import SYSTEM
     from mmcomponents.data.errors import DataError
     from mmcomponents.inference.critic import Critic
-    from mmcomponents.inference.process_bench import REPORT, STEPS, evaluate_process, read_process_bench
+    from mmcomponents.inference.process_bench import (
+        REPORT,
+        STEPS,
+        check_refused,
+        evaluate_process,
+        read_process_bench,
+    )
 
     try:
-        read_process_bench(options.benchmark, options.images)  # what is wrong with it shows before a model is loaded
+        # what is wrong with it shows before a model is loaded
+        records, refused = read_process_bench(options.benchmark, options.images)
+        check_refused(refused, len(records) + len(refused), options.max_refused, options.benchmark)
         loaded = _load(verb, options, folder, recipe)
         critic = Critic(
             loaded.model,
@@ -68,6 +77,7 @@ def main(verb: str, argv: list[str]) -> int:
                 options.threshold,
                 options.out,
                 partial(tell, "solutions"),
+                options.max_refused,
             )
     except UserError:
         raise
@@ -84,11 +94,13 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def _check(verb: str, options: argparse.Namespace, folder: str | None, recipe: list[str]) -> None:
-    for name in ("benchmark", "images", "out"):
+    for name in ("benchmark", "images"):
         if getattr(options, name) is None:
             raise UserError(f"{verb}: --{name} is missing")
     if not 0 < options.threshold < 1:
         raise UserError(f"{verb}: --threshold must lie between 0 and 1, got {options.threshold:g}")
+    if not 0 <= options.max_refused <= 1:
+        raise UserError(f"{verb}: --max_refused is a share from 0 to 1, got {options.max_refused:g}")
     if options.max_tokens < 1:
         raise UserError(f"{verb}: --max_tokens must be at least 1, got {options.max_tokens}")
     if not os.path.isdir(options.images):
@@ -143,8 +155,8 @@ def _parser(verb: str) -> _Parser:
 
     parser = _Parser(
         prog=f"mmcomponents {verb}",
-        usage="%(prog)s CRITIC --benchmark test.jsonl --images FOLDER --out FOLDER [options]\n       "
-        "%(prog)s --config RECIPE --ckpt_path FILE --benchmark test.jsonl --images FOLDER --out FOLDER [options]",
+        usage="%(prog)s CRITIC --benchmark test.jsonl --images FOLDER [options]\n       "
+        "%(prog)s --config RECIPE --ckpt_path FILE --benchmark test.jsonl --images FOLDER [options]",
         description="Score each step of VisualProcessBench with a critic and compare with its labels: macro F1 over "
         "right and wrong steps, by source and over all steps; neutral steps do not count. A run that was stopped goes "
         "on when it is called again.",
@@ -156,7 +168,10 @@ def _parser(verb: str) -> _Parser:
     add("--ckpt_path", help="checkpoint of a recipe's run: a file, or a folder of shards")
     add("--benchmark", metavar="FILE", help="VisualProcessBench's test.jsonl")
     add("--images", metavar="FOLDER", help="where the paths of its images begin")
-    add("--out", metavar="FOLDER", help="where report.json and steps.jsonl go")
+    add(
+        "--out", metavar="FOLDER", help="where report.json and steps.jsonl go; default: runs/evaluate/process/BENCHMARK"
+    )
+    add("--max_refused", type=float, default=0.01, help="largest share of records that may be unusable (0.01)")
     add("--threshold", type=float, default=0.5, help="a step is called right where its score is above this (0.5); "
         "others report 0.85 as theirs, unconfirmed")  # fmt: skip
     add("--verdicts", nargs=2, default=["+", "-"], metavar=("RIGHT", "WRONG"), help="the critic's two words (+ -)")

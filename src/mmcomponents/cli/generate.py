@@ -16,7 +16,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from mmcomponents.cli.errors import UserError
 from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.interactive import Interactive, write
-from mmcomponents.cli.loading import Loaded, from_folder, from_recipe
+from mmcomponents.cli.loading import Loaded, from_folder, from_recipe, limit_tiles
 from mmcomponents.cli.media import Media, check_boxes, draw_boxes
 from mmcomponents.registry import near
 
@@ -141,14 +141,9 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
 
 def _adjusted(loaded: Loaded, options: argparse.Namespace) -> Loaded:
     """The model and its renderer with the settings that the command line changes."""
-    renderer = loaded.renderer
+    renderer = limit_tiles(loaded, options.max_tiles).renderer
     if options.system is not None:
         renderer = replace(renderer, system=options.system or None)
-    if options.max_tiles is not None:
-        if options.max_tiles < 1:
-            raise UserError(f"--max_tiles must be at least 1, got {options.max_tiles}")
-        least = min(renderer.tiling.min_tiles, options.max_tiles)
-        renderer = replace(renderer, tiling=replace(renderer.tiling, min_tiles=least, max_tiles=options.max_tiles))
     if options.frame_prompt is not None:
         renderer = replace(renderer, frame_template=options.frame_prompt)
     if options.control_text != "encode":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,3 +88,18 @@ def from_recipe(
     load_weights(task, Path(ckpt_path))
     task.eval()
     return Loaded(task.model.to(device=device, dtype=dtype), cli.datamodule.tokenizer, cli.datamodule.renderer)
+
+
+def limit_tiles(loaded: Loaded, max_tiles: int | None) -> Loaded:
+    """The same with another limit of tiles for the images of a question; None: its own.
+
+    Raises:
+        UserError: It is less than one.
+    """
+    if max_tiles is None:
+        return loaded
+    if max_tiles < 1:
+        raise UserError(f"--max_tiles must be at least 1, got {max_tiles}")
+    tiling = loaded.renderer.tiling
+    tiling = replace(tiling, min_tiles=min(tiling.min_tiles, max_tiles), max_tiles=max_tiles)
+    return replace(loaded, renderer=replace(loaded.renderer, tiling=tiling))

@@ -19,7 +19,7 @@ from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
 from mmcomponents.data.loaders import as_it_is, quiet_worker
 from mmcomponents.data.shards import ShardWriter
-from mmcomponents.data.tokenizer import train_tokenizer
+from mmcomponents.data.tokenizer import check_vocab_size, train_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -60,22 +60,22 @@ def make_handwriting_ladder(
 ) -> str:
     """Writes the shards of all rungs with their indices, `tokenizer/` and `dataset.json`.
 
-    | shards | what they hold | which rung |
+    | shards | what they hold | which recipe of `ladder/` |
     |---|---|---|
-    | `documents` | sums as plain text | pre-training |
-    | `digits` | scenes of one digit: conversations that read, count, compare and describe | pre-training, begin |
-    | `statements_one` | scenes of one digit: repeated statements, half of them false, and the truth | pre-training |
-    | `scenes` | as `digits`, of up to eight digits | pre-training |
-    | `statements` | as `statements_one`, of up to eight digits, one about each | pre-training |
-    | `sums` | statements about sums without an image, half of them false, with verdicts | pre-training |
-    | `solutions` | sums of scenes with their steps written out | fine-tuning |
-    | `refresher` | conversations as in `scenes` | fine-tuning |
-    | `preferences` | sums of other handwriting, final answers alone | questions for preference pairs |
-    | `claims` | as `statements`, of what is learnt from and of `critic` | critics, begin |
-    | `mistakes` | solutions with mistakes and their verdicts, of what is learnt from and of `critic` | critics, then |
-    | `critic` | sums of other handwriting again, final answers alone | questions for solutions that critics judge |
-    | `validation` | sums of other handwriting again, with their steps | choice of settings |
-    | `test` | sums of other handwriting again, with their steps | evaluation |
+    | `documents` | sums as plain text | `text`, `digits`, `statements`, `pretrain` |
+    | `sums` | statements about sums without an image, half of them false, with verdicts | the same but `digits` |
+    | `digits` | scenes of one digit: conversations that read, count, compare and describe | `digits`, `statements` |
+    | `statements_one` | scenes of one digit: repeated statements, half false, and the truth | `statements`, `claims` |
+    | `scenes` | as `digits`, of up to eight digits | `pretrain` |
+    | `statements` | as `statements_one`, of up to eight digits, one about each | `pretrain` |
+    | `solutions` | sums of scenes with their steps written out | `sft` |
+    | `refresher` | conversations as in `scenes` | `sft` |
+    | `preferences` | sums of other handwriting, final answers alone | `mpo`, through `data preferences` |
+    | `claims` | as `statements`, of what is learnt from and of `critic` | `claims` |
+    | `mistakes` | solutions with mistakes and their verdicts, of what is learnt from and of `critic` | `judge` |
+    | `critic` | sums of other handwriting again, final answers alone | `prm` and `orm`, through `data steps` |
+    | `validation` | sums of other handwriting again, with their steps | none: to choose settings on |
+    | `test` | sums of other handwriting again, with their steps | none: evaluation |
 
     All digits are turned, slanted, and thickened or thinned a little. The same arguments give the same bytes.
 
@@ -123,7 +123,7 @@ def make_handwriting_ladder(
         except ValueError as error:
             raise ValueError(f"scenes of {name}: {error}") from error
     look, add, judge = styles
-    if orders[2] and max(len(counts), len(summands), len(judged)) > 4:
+    if orders[2] and max(map(_most, (counts, summands, judged))) > 4:
         told = f"counts {counts}, summands {summands} or judged {judged}"
         raise ValueError(f"grids hold four digits at most, and {told} have more")
     one = SceneStyle(unit, digit_size, (1,), orders)
@@ -144,8 +144,16 @@ def make_handwriting_ladder(
     sizes = {"documents": documents, "sums": sums, **{part.name: part.size for part in parts}}
     if empty := [name for name, size in sizes.items() if size < 1]:
         raise ValueError(f"no part of the data may be empty: {', '.join(empty)}")
-    if seed < 0:
-        raise ValueError(f"seed must be at least 0, got {seed}")
+    if (most := _most(summands)) < 2:
+        raise ValueError(f"summands {summands} has scenes of one digit alone, which make no sum")
+    for what, value, least in (
+        ("seed", seed, 0),
+        ("samples_per_shard", samples_per_shard, 1),
+        ("num_workers", num_workers, 0),
+    ):
+        if value < least:
+            raise ValueError(f"{what} must be at least {least}, got {value}")
+    check_vocab_size(vocab_size)
     scans, digits = load_scans()
     similar = lookalikes(scans, digits)
     scans_of = dict(zip(SHARES, split_scans(digits, tuple(SHARES.values()), seed), strict=True))
@@ -161,7 +169,6 @@ def make_handwriting_ladder(
         if progress is not None:
             progress(done, total)
 
-    most = len(summands)
     with ShardWriter(folder, "documents", samples_per_shard) as writer:
         for number in range(documents):
             text = sums_in_words(np.random.default_rng((seed, 1, number)), most)
@@ -221,6 +228,11 @@ def sums_in_words(generator: np.random.Generator, most: int) -> str:
         return "\n".join([f"The sum of {', '.join(map(str, digits[:-1]))} and {digits[-1]} is {sum(digits)}.", *steps])
     total = int(generator.integers(0, 9 * most - 8))  # a line of a table
     return "\n".join(f"{total} + {digit} = {total + digit}" for digit in digits)
+
+
+def _most(weights: Sequence[float]) -> int:
+    """Most digits of a scene."""
+    return max(count for count, weight in enumerate(weights, start=1) if weight)
 
 
 def _words(messages: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -36,9 +36,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
+    check_vocab_size(vocab_size)
     special = [*CONTROL_TOKENS, *GROUNDING_TOKENS]
-    if vocab_size < 256 + len(special):
-        raise ValueError(f"vocab_size {vocab_size} is less than 256 bytes and {len(special)} special tokens")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -60,6 +59,20 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenize
     )
 
 
+def check_vocab_size(vocab_size: int) -> None:
+    """Makes sure that a tokenizer of this size can be trained.
+
+    Args:
+        vocab_size: See `train_tokenizer`.
+
+    Raises:
+        ValueError: It leaves no room for bytes and special tokens.
+    """
+    special = len(CONTROL_TOKENS) + len(GROUNDING_TOKENS)
+    if vocab_size < 256 + special:
+        raise ValueError(f"vocab_size {vocab_size} is less than 256 bytes and {special} special tokens")
+
+
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Loads a tokenizer from a folder; nothing is fetched from anywhere.
 
@@ -79,7 +92,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     given = {"config": PreTrainedConfig()} if named else {}
     try:
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **given)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # tokenizers raises nothing narrower for a file that contradicts itself
         raise DataError(f"the folder {folder} holds no tokenizer that transformers can load: {error}") from error
     return tokenizer
 

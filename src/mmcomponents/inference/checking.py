@@ -80,7 +80,8 @@ class ExactAnswer(Checker):
 class PlainAnswer(Checker):
     """The whole response is the answer: compared as numbers where both are, else as words.
 
-    Words may differ in capitals, and in dollar signs, quotes and a full stop around them. Where both numbers have a
+    Words may differ in capitals, and in dollar signs, quotes and a full stop around them; a box around the whole answer,
+    or brackets around a single letter, do not count. Where both numbers have a
     unit, 5 cm or 2 apples, it has to be the same; units are not converted.
 
     Args:
@@ -100,7 +101,8 @@ class PlainAnswer(Checker):
 
     def parse(self, found: str) -> tuple[Number | None, str]:
         """The number, and the words."""
-        return whole_number(found), _words(found)
+        bare = _bare(found)
+        return whole_number(bare), _words(bare)
 
     def agree(self, found: tuple[Number | None, str], answer: tuple[Number | None, str]) -> bool:
         """As numbers, or as words."""
@@ -246,6 +248,15 @@ class MultipleChoice(Checker):
     def same(self, found: str, answer: str) -> bool:
         """The same letter."""
         return found.strip().upper() == answer.strip().upper()
+
+
+_DRESSED = re.compile(r"\$*\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}\$*|\(([A-Za-z])\)")
+
+
+def _bare(text: str) -> str:
+    r"""An answer without `\boxed{}` around all of it, or brackets around its one letter."""
+    found = _DRESSED.fullmatch(text.strip().rstrip("."))
+    return (found[1] or found[2] or text) if found else text
 
 
 def _words(text: str) -> str:

@@ -18,6 +18,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 from mmcomponents.data import DataError, SampleError, load_image
 from mmcomponents.inference.critic import Critic, Progress, Solution
 from mmcomponents.inference.drawing import model_digest
+from mmcomponents.inference.evaluation.benchmarks import few
 from mmcomponents.inference.journal import Journal
 from mmcomponents.inference.rollouts import Media, Question
 
@@ -128,6 +129,7 @@ def evaluate_process(
     threshold: float = 0.5,
     out: str | Path | None = None,
     progress: Progress | None = None,
+    max_refused: float = 0.01,
 ) -> ProcessReport:
     """Scores every step of VisualProcessBench with a critic.
 
@@ -141,14 +143,18 @@ def evaluate_process(
         threshold: A step is called right where its score is above this.
         out: Folder for `steps.jsonl`, from which a stopped evaluation goes on, and `report.json`; None: neither.
         progress: Called with (solutions done, solutions in all).
+        max_refused: Largest share of the records that may be left out.
 
     Raises:
-        DataError: The file cannot be used; nothing in it can be judged; or `out` has scores of another evaluation.
+        DataError: The file cannot be used; too many of its records cannot be read or judged; or `out` has scores of
+            another evaluation.
         ValueError: The threshold is no probability.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold must lie between 0 and 1, got {threshold}")
     records, refused = read_process_bench(path, image_root)
+    total = len(records) + len(refused)
+    check_refused(refused, total, max_refused, path)
     if out is None:
         scores: dict[str, list[float]] = {}
         _score(critic, records, path, refused, scores.__setitem__, progress, 0)
@@ -169,11 +175,31 @@ def evaluate_process(
     judged = [record for record in records if record.key in scores]
     if not judged:
         raise DataError(f"none of {len(records)} records of {path} could be judged: {refused[0]}")
+    check_refused(refused, total, max_refused, path)
     report = process_report(judged, scores, threshold, refused)
     if out is not None:
         text = json.dumps(asdict(report), ensure_ascii=False, indent=2)
         Path(out).joinpath(REPORT).write_text(text + "\n", encoding="utf-8")
     return report
+
+
+def check_refused(refused: list[str], total: int, max_refused: float, path: str | Path) -> None:
+    """Judges what could not be used.
+
+    Args:
+        refused: What could not.
+        total: All records, these among them.
+        max_refused: Largest share that may be left out.
+        path: Of the benchmark.
+
+    Raises:
+        DataError: It is more than that.
+    """
+    if len(refused) > max_refused * total:
+        raise DataError(
+            f"{len(refused)} of {total} records of {path} cannot be judged, more than max_refused {max_refused:g}:"
+            f" {few(refused)}"
+        )
 
 
 def process_report(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -92,18 +92,21 @@ def read_questions(
     answers: bool = True,
     limit: int | None = None,
     kinds: Collection[str] = (),
+    instruction: str = "",
     frames: FrameSampling = FRAMES,
 ) -> Questions:
     """Reads questions; images are read later, when they are asked.
 
     Args:
         where: Shards (patterns, folders) of conversations, each of whose questions is asked by itself; or JSONL files
-            with a "question", an "answer" and perhaps an "image" (a path or a list of paths) and a "kind" on each line.
+            with a "question", an "answer" and perhaps "images" or "image" (a path or a list of paths) and a "kind" on
+            each line.
         image_root: The folder that paths of images start at; None: that of the JSONL file.
         answers: Whether each question needs an answer that is held to be right: "answer" of the record, else the last
             turn of the conversation. Without, none is read.
         limit: Questions at most; None: all.
         kinds: Questions of these kinds alone, as "kinds" of a conversation's record gives them; none: all.
+        instruction: Text behind each question, such as one that says how an answer ends; "": none.
         frames: Which frames of a video are looked at.
 
     Raises:
@@ -134,13 +137,19 @@ def read_questions(
                         f"{redact(keys[one.question.key])} and {redact(path)} have a question with one key,"
                         f" {one.question.key}: rename one of the files"
                     )
-                found.asked.append(one)
+                found.asked.append(_instructed(one, instruction) if instruction else one)
         if len(found.asked) + len(found.problems) == before and not others:
             raise DataError(f"there is no question in {redact(path)}")
     if others and not found.asked:
         there = ", ".join(sorted(filter(None, others))) or "not named"
         raise DataError(f"no question is of the kind {' or '.join(kinds)}; the kinds are {there}")
     return found
+
+
+def _instructed(asked: Asked, instruction: str) -> Asked:
+    *before, last = asked.question.messages
+    told: Message = {"role": last["role"], "content": f"{last['content']}\n{instruction}"}
+    return replace(asked, question=replace(asked.question, messages=[*before, told]))
 
 
 def _lines(path: Path, image_root: str | None, answers: bool) -> Iterator[tuple[str, Callable[[], list[Asked]]]]:
@@ -165,10 +174,11 @@ def _from_line(key: str, line: bytes, root: MediaRoot, answers: bool) -> list[As
         raise SampleError(f"wrong JSON: {type(record).__name__} where an object belongs")
     messages: list[Message] = [{"role": "user", "content": _column(record, "question")}]
     check_roles(messages, "user")
-    images = record.get("image") or []
+    column = "images" if "images" in record else "image"
+    images = record.get(column) or []
     names = [images] if isinstance(images, str) else images
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise SampleError(f'"image" is no path and no list of paths: {images!r:.80}')
+        raise SampleError(f'"{column}" is no path and no list of paths: {images!r:.80}')
     files = partial(_read_images, root, names) if names else None
     media = partial(_load, files, len(names), [], FRAMES) if files else None
     reference, kind = _column(record, "answer") if answers else None, str(record.get("kind") or "")
