@@ -5,6 +5,7 @@ import torch
 
 import tiny
 from mmcomponents.heads import LMHead
+from mmcomponents.objectives import AdaptersOff, FrozenReference, StoredReference
 from mmcomponents.training.estimate import make_plan, synthetic_pack
 
 
@@ -17,6 +18,19 @@ def test_heads_are_one_slot_and_a_shared_weight_counts_once() -> None:
     assert found.parameters["total"] == sum(p.numel() for p in model.parameters())
     assert found.flops["head"] == 2 * 2 * found.pack["targets"] * tiny.VOCAB * tiny.WIDTH
     assert found.pack["tiles"] == 12  # three quarters of 64 tokens at 4 a tile
+
+
+def test_a_reference_costs_a_forward_pass_where_one_is_run_and_memory_where_a_model_is_held() -> None:
+    model = tiny.model()
+    plain = make_plan(model, devices=1, tokens=64, tiles=None)
+    seen = {}
+    for reference in (StoredReference(), AdaptersOff(), FrozenReference()):
+        found = make_plan(model, devices=1, tokens=64, tiles=None, reference=reference)
+        more = {slot: found.training_flops[slot] - plain.training_flops[slot] for slot in plain.flops}
+        runs, holds = more == plain.flops, found.memory != plain.memory
+        assert runs or not any(more.values())
+        seen[type(reference)] = runs, holds
+    assert seen == {StoredReference: (False, False), AdaptersOff: (True, False), FrozenReference: (True, True)}
 
 
 def test_the_pack_is_one_that_the_model_takes() -> None:

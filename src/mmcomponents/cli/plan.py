@@ -50,7 +50,7 @@ def main(verb: str, argv: list[str]) -> int:
     freeze(model, task.slots)
     reference = getattr(task.make_objective(), "reference", None)
     try:
-        found = make_plan(model, options.devices, options.tokens, options.tiles, getattr(reference, "is_model", False))
+        found = make_plan(model, options.devices, options.tokens, options.tiles, reference)
     except ValueError as error:
         raise UserError(f"{verb}: {error}") from None
     if options.json:

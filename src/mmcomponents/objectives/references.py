@@ -29,6 +29,8 @@ class Reference:
 
     is_model: ClassVar[bool] = False
     """Whether it holds a second model."""
+    runs_model: ClassVar[bool] = False
+    """Whether a step runs a model for it, forward and without gradient."""
     _told = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -97,7 +99,7 @@ class FrozenReference(Reference):
     builds it anew from the starting weights, which have to be there still.
     """
 
-    is_model = True
+    is_model = runs_model = True
 
     def __init__(self) -> None:
         self._model: Model | None = None
@@ -125,6 +127,8 @@ class AdaptersOff(Reference):
     the adapter (PiSSA, OLoRA, LoftQ) are refused. Adapters that are drawn to change answers from the beginning
     (`init_lora_weights: false`) are measured against the model without them, and MPO reports the first step.
     """
+
+    runs_model = True
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Makes sure that the policy without adapters is what training started from.

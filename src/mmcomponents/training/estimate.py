@@ -8,6 +8,7 @@ import torch
 
 from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenType
 from mmcomponents.model import MultimodalModel
+from mmcomponents.objectives.references import Reference
 from mmcomponents.training.flops import PREFIX, step_factors, work
 from mmcomponents.training.memory import DeviceMemory, count, device_memory, slot_parameters
 from mmcomponents.training.watch import class_name
@@ -38,7 +39,9 @@ class Plan:
     training_flops: dict[str, int]
 
 
-def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | None, reference: bool = False) -> Plan:
+def make_plan(
+    model: MultimodalModel, devices: int, tokens: int, tiles: int | None, reference: Reference | None = None
+) -> Plan:
     """Counts a model, on the meta device or any other.
 
     Args:
@@ -46,13 +49,15 @@ def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | No
         devices: Over which it is sharded.
         tokens: Tokens of the pack that FLOPs are counted for.
         tiles: Its tiles; None: see `synthetic_pack`.
-        reference: Whether a frozen copy of the model is held beside it, whose forward a step takes too.
+        reference: What a preference loss measures against: it may hold a frozen copy of the model, and a step may run
+            it forward once more. Looking ahead over several micro-batches is not counted.
 
     Raises:
         ValueError: The tiles do not go into the pack, or there is no device.
     """
     batch = synthetic_pack(model, tokens, tiles)
     done, factors = work(model, batch), step_factors(model)
+    runs, holds = reference is not None and reference.runs_model, reference is not None and reference.is_model
     parts: dict[str, str] = {}
     flops: dict[str, int] = {}
     training_flops: dict[str, int] = {}
@@ -61,13 +66,13 @@ def make_plan(model: MultimodalModel, devices: int, tokens: int, tiles: int | No
         parts[slot] = ", ".join(filter(None, (parts.get(slot), class_name(part))))
         cost = done.get(f"{PREFIX}flops/{name}", 0.0)
         flops[slot] = flops.get(slot, 0) + int(cost)
-        training_flops[slot] = training_flops.get(slot, 0) + int(cost * (factors[name] + reference))
+        training_flops[slot] = training_flops.get(slot, 0) + int(cost * (factors[name] + runs))
     slots = slot_parameters(model)
     return Plan(
         parts=parts,
         parameters=_with_total({slot: count(own) for slot, own in slots.items()}),
         trainable=_with_total({slot: count(p for p in own if p.requires_grad) for slot, own in slots.items()}),
-        memory=device_memory(model, devices, reference),
+        memory=device_memory(model, devices, holds),
         pack={
             "tokens": tokens,
             "tiles": int(done[f"{PREFIX}tiles"]),
