@@ -80,8 +80,8 @@ class ExactAnswer(Checker):
 class PlainAnswer(Checker):
     """The whole response is the answer: compared as numbers where both are, else as words.
 
-    Words may differ in capitals, and in dollar signs, quotes and a full stop around them. A box around the whole answer,
-    or brackets around a single letter, do not count. Where both numbers have a unit, 5 cm or 2 apples, it has to be the
+    Words may differ in capitals, and in dollar signs, quotes and a full stop around them. A box around all of it, or
+    brackets around a single letter, do not count. Where both numbers have a unit, 5 cm or 2 apples, it has to be the
     same; units are not converted.
 
     Args:
