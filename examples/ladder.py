@@ -94,7 +94,7 @@ def stages(seed: int) -> list[Stage]:
     fit("sft", "export pretrain")
     fit("claims", "export pretrain")
     fit("judge", "export claims")
-    draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "8", "--max_pairs", "2")
+    draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "4", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
     # drawn from all tokens, not from the likely 95 % that are chosen among: critics learn from mistakes
     labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]

@@ -26,21 +26,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", covariant=True)
 
-SHARES = {"learnt": 0.15, "preferences": 0.2, "critic": 0.45, "validation": 0.05, "test": 0.15}
+SHARES = {"learnt": 0.15, "preferences": 0.4, "critic": 0.25, "validation": 0.05, "test": 0.15}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
 
 
 def make_handwriting_ladder(
     out: str,
-    documents: int = 6_000,
+    documents: int = 12_000,
     single: int = 10_000,
     single_statements: int = 5_000,
     scenes: int = 14_000,
     statements: int = 7_000,
-    sums: int = 1_500,
+    sums: int = 3_000,
     solutions: int = 2_000,
     refresher: int = 2_000,
-    preference_questions: int = 3_000,
+    preference_questions: int = 4_000,
     claims: int = 10_000,
     mistakes: int = 9_000,
     critic_questions: int = 1_600,
