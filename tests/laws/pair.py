@@ -188,8 +188,11 @@ class Pair:
         for process in self.processes:
             process.start()
 
-    def run(self, function: Callable[..., Any], *arguments: Any, timeout: float = 60.0) -> list[Any]:
-        """What the function returns on each rank; a rank that hangs or fails is an error."""
+    def run(self, function: Callable[..., Any], *arguments: Any, timeout: float = 240.0) -> list[Any]:
+        """What the function returns on each rank; a rank that hangs or fails is an error.
+
+        The time is for busy machines: what is asked for takes seconds.
+        """
         for line in self.asked:
             line.put((function, arguments))
         until = time.monotonic() + timeout

@@ -146,7 +146,8 @@ PROMPTS = ([("t", 3), ("i", 2), ("t", 8)], [("t", 1), ("i", 1), ("t", 16)])
 
 @models
 def test_prefill_and_decode_equal_the_full_forward(make) -> None:
-    model, batch = make(), tiny.pack(*PROMPTS)
+    """In double precision: fp32 itself is off by 5e-5 in some row on CPUs that add up in another order."""
+    model, batch = make().double(), tiny.pack(*PROMPTS)
     with torch.no_grad():
         full = tiny.logits(model, batch).split(batch.layout.cu_seqlens.diff().tolist())
         steps = stepwise(model, batch, prefill=[13, 15])

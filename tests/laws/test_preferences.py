@@ -108,7 +108,7 @@ def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
 )
 def test_two_ranks_equal_one(ranks, strategy, reference, window) -> None:
     one = alone(reference, window)
-    first, second = ranks.run(as_rank, strategy, reference, window, {}, timeout=120)
+    first, second = ranks.run(as_rank, strategy, reference, window, {})
     assert len(one["losses"]) == STEPS
     assert_alike(one, first)
     assert first["delta"] == second["delta"], "to the last digit"
@@ -129,7 +129,7 @@ def as_rank_with_its_own_delta(rank: int) -> dict[str, Any]:
 
 def test_break_of_law_7_a_delta_for_each_rank(ranks) -> None:
     one = alone("stored")
-    first, second = ranks.run(as_rank_with_its_own_delta, timeout=120)
+    first, second = ranks.run(as_rank_with_its_own_delta)
     assert first["delta"] != second["delta"]
     with pytest.raises(AssertionError):
         assert_alike(one, first)
@@ -168,7 +168,7 @@ def test_the_first_step_is_measured_without_noise_over_all_ranks(ranks, strategy
     one = reports(packs, 2 * WINDOW, None)
     assert len(one) == 1
     assert "before any training the preference terms are" in one[0]
-    assert ranks.run(reports_as_rank, strategy, timeout=120) == [one, []]
+    assert ranks.run(reports_as_rank, strategy) == [one, []]
 
 
 def validate(packs: list[PackedBatch], **options: Any) -> dict[str, float]:
@@ -188,15 +188,15 @@ def validate_as_rank(rank: int, strategy: str) -> dict[str, float]:
 def test_validation_on_two_ranks_equals_one_pack(ranks, strategy) -> None:
     one = validate([join(*[pack for rows in micro_batches() for row in rows for pack in row])], devices=1)
     assert {"val/loss", "val/nll", "val/margin"} <= one.keys()
-    for found in ranks.run(validate_as_rank, strategy, timeout=120):
+    for found in ranks.run(validate_as_rank, strategy):
         assert found == pytest.approx(one, rel=1e-5, abs=1e-6)
 
 
 @pytest.mark.parametrize("whole_file", [False, True])
 def test_delta_travels_with_a_sharded_checkpoint(ranks, tmp_path: Path, whole_file) -> None:
     path = str(tmp_path / "half.ckpt")
-    saved, _ = ranks.run(save_as_rank, path, whole_file, timeout=120)
-    first, second = ranks.run(resume_as_rank, path, whole_file, timeout=120)
+    saved, _ = ranks.run(save_as_rank, path, whole_file)
+    first, second = ranks.run(resume_as_rank, path, whole_file)
     assert first["delta"] == second["delta"]
     whole = alone("frozen")
     torch.testing.assert_close(saved["delta"], whole["delta"][:2], rtol=1e-5, atol=1e-5)
