@@ -89,12 +89,22 @@ def test_steps(folder, capsys) -> None:
     assert "│ cut at max_new_tokens, thus wrong" in told
     assert len(records(Path("s"), "process")) == len(records(Path("s"), "outcome")) > 0
     assert "process-*.tar judges every step" in told
+    assert 'every step is a "-": a critic learns nothing from that' in told
+
+
+def test_an_instruction_is_asked_with_and_written_with(folder, capsys) -> None:
+    argv = ["steps", "m", "q.jsonl", "--out", "s", *FEW, "--completions", "2", "--limit", "1"]
+    assert main(["data", *argv, "--instruction", "Say a cat."]) == 0
+    (first, *_) = records(Path("s"), "outcome")
+    assert any("\nSay a cat." in message["content"] for message in first["messages"])
+    assert "was begun with other settings (questions was" in line_of_error(capsys, *argv)
 
 
 def test_no_pair_is_an_error(folder, capsys) -> None:
     assert main(["data", "preferences", "m", "q.jsonl", "--out", "p", *FEW, "--check", "boxed"]) == 2
     told = capsys.readouterr()
     assert "no right answer" in told.out
+    assert "recipe.yaml" not in told.out
     assert told.err == "mmcomponents: data preferences: no pair came of it; the table says why\n"
 
 

@@ -89,6 +89,8 @@ def _close(report: PreferenceReport, console: Console, checked: bool) -> None:
         shown = report.odd if len(report.odd) <= _SHOWN else f"{report.odd[:_SHOWN]}…"
         told = f"most answers hold none that --check finds, such as {shown!r}"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
+    if not report.pairs:
+        return  # the error that follows says so
     count = len(report.shards)
     written = "1 shard with its index" if count == 1 else f"{count:,} shards with their indices"
     for line in (

@@ -91,6 +91,10 @@ def _close(report: StepReport, until_error: bool, console: Console) -> None:
     if report.steps and report.steps == report.used and not until_error:
         told = "each solution is one step, as steps end at blank lines: process-*.tar says what outcome-*.tar does"
         console.print(told, markup=False, highlight=False, soft_wrap=True)
+    if report.steps and report.good in (0, report.steps):
+        word = "+" if report.good else "-"
+        told = f'every step is a "{word}": a critic learns nothing from that; harder questions or easier ones are needed'
+        console.print(told, markup=False, highlight=False, soft_wrap=True)
     files = f"{len(report.shards):,} shards with their indices, steps.jsonl, steps.json, journal.jsonl"
     lines = [f"{report.out}: {files}"]
     lines += ["process-*.tar judges every step, outcome-*.tar the whole solution"]
