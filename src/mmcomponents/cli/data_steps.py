@@ -93,7 +93,7 @@ def _close(report: StepReport, until_error: bool, console: Console) -> None:
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     if report.steps and report.good in (0, report.steps):
         word = "+" if report.good else "-"
-        told = f'every step is a "{word}": a critic learns nothing from that; harder questions or easier ones are needed'
+        told = f'every step is a "{word}": a critic learns nothing from that; it takes harder or easier questions'
         console.print(told, markup=False, highlight=False, soft_wrap=True)
     files = f"{len(report.shards):,} shards with their indices, steps.jsonl, steps.json, journal.jsonl"
     lines = [f"{report.out}: {files}"]
