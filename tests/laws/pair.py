@@ -161,9 +161,9 @@ def _serve(rank: int, world: int, port: int, asked: Any, answered: Any) -> None:
         MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE=str(world)
     )
     torch.set_num_threads(1)
-    faulthandler.enable()  # a crash says where, and so does whoever is told to by the signal
-    faulthandler.register(signal.SIGUSR1, all_threads=True)
+    faulthandler.enable()  # a crash says where
     while (job := asked.get()) is not None:
+        faulthandler.register(signal.SIGUSR1, all_threads=True)  # each time: Lightning puts handlers back behind a run
         function, arguments = job
         try:
             answered.put((None, function(rank, *arguments)))
