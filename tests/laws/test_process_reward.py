@@ -29,8 +29,9 @@ def mixed() -> PackedBatch:
 
 @pytest.mark.parametrize("tied", [False, True])
 def test_packed_equals_separate(tied) -> None:
+    """In double precision, as gradients of layer scale are large: fp32 is off by 4e-5 on some CPUs."""
     head = Verbalizer(tiny.WIDTH, tiny.VOCAB, step_packs.WORDS, tied=tied)
-    model, batch = step_packs.critic(heads={"lm": head}), mixed()
+    model, batch = step_packs.critic(heads={"lm": head}).double(), mixed()
     one, many = (loss_and_gradients(model, ProcessReward(), p) for p in ([batch], step_packs.separate(batch)))
     torch.testing.assert_close(one[0], many[0], **TOLERANCE)
     assert_gradients_close(one[1], many[1])
