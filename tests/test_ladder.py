@@ -46,7 +46,7 @@ LEARNT = {
     "text": {"documents", "sums"},
     "digits": {"documents", "digits"},
     "statements": {"documents", "digits", "statements_one", "sums"},
-    "pretrain": {"documents", "sums", "scenes", "statements"},
+    "pretrain": {"documents", "sums", "scenes", "statements", "statements_one"},
     "sft": {"solutions", "refresher"},
     "claims": {"claims", "statements_one"},
     "judge": {"mistakes"},

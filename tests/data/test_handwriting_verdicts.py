@@ -17,14 +17,15 @@ from mmcomponents.data.handwriting_verdicts import (
 
 def test_half_of_the_statements_are_false_and_the_truth_stands_behind_each_verdict() -> None:
     generator, digits = np.random.default_rng(0), [4, 7, 7]
-    messages = judged_statements(digits, [2, 0, 1, 1] * 100, generator)
-    assert [m["content"].count("<image>") for m in messages] == [1] + [0] * 799
+    head, *lines = judged_statements(digits, [2, 0, 1, 1] * 100, generator).split("\n")
+    assert head == "<image>"
     false, places = 0, list[int]()
-    for asked, said in zip(messages[::2], messages[1::2], strict=True):
-        assert (asked["role"], said["role"]) == ("user", "assistant")
-        place, digit = map(int, re.findall(r"Digit (\d) is (\d)\.$", asked["content"])[0])
+    for stated, verdict in zip(lines[::2], lines[1::2], strict=True):
+        found = re.fullmatch(r"Digit (\d) is (\d)\.", stated)
+        assert found is not None
+        place, digit = map(int, found.groups())
         places.append(place)
-        assert said["content"] == f"{'+' if digit == digits[place - 1] else '-'} Digit {place} is {digits[place - 1]}."
+        assert verdict == f"{'+' if digit == digits[place - 1] else '-'} {digits[place - 1]}"
         false += digit != digits[place - 1]
     assert places == [3, 1, 2, 2] * 100
     assert 150 < false < 250

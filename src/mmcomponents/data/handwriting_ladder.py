@@ -65,9 +65,9 @@ def make_handwriting_ladder(
     | `documents` | sums as plain text | `text`, `digits`, `statements`, `pretrain` |
     | `sums` | statements about sums without an image, half of them false, with verdicts | the same but `digits` |
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | `digits`, `statements` |
-    | `statements_one` | scenes of one digit: repeated statements, half false, and the truth | `statements`, `claims` |
+    | `statements_one` | scenes of one digit, with statements about it, half false, and the truth | `statements`, `pretrain`, `claims` |
     | `scenes` | as `digits`, of up to eight digits | `pretrain` |
-    | `statements` | as `statements_one`, of up to eight digits, one about each | `pretrain` |
+    | `statements` | the same of up to eight digits, one statement about each | `pretrain` |
     | `solutions` | sums of scenes with their steps written out | `sft` |
     | `refresher` | conversations as in `scenes` | `sft` |
     | `preferences` | sums of other handwriting, final answers alone | `mpo`, through `data preferences` |
@@ -192,7 +192,7 @@ def make_handwriting_ladder(
                 for record, png in batch:
                     writer.write(f"{number:06d}", record, [("png", png)])
                     if "learnt" in part.scans:
-                        texts += _words(record["messages"])
+                        texts += _words(record.get("messages", [])) or [record["text"]]
                     number += 1
                     tell()
         shards += writer.paths

@@ -18,7 +18,7 @@ LOOKING = ("read", "count", "largest", "describe")
 """Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
 
 STATEMENTS = 8
-"""In a conversation of repeated ones, or about sums."""
+"""In a document about one digit, or a conversation about sums."""
 
 
 @dataclass(frozen=True)
@@ -72,26 +72,26 @@ class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
 
     def __getitem__(self, number: int) -> tuple[dict[str, Any], bytes]:
         part, generator = self.part, np.random.default_rng((*self.seed, number))
-        messages: list[Any]
         scene = draw_scene(self.scans, self.digits, self.allowed, part.style, generator, vary=True)
+        record: dict[str, Any]
         if part.kinds is not None:
             kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
-            messages = conversation(scene.digits, scene.order, kinds, generator)
+            record = {"messages": conversation(scene.digits, scene.order, kinds, generator), "kinds": kinds}
         elif part.asks in ("statements", "repeated"):
             among = len(scene.digits)
             once = part.asks == "statements"
             places = generator.permutation(among) if once else generator.integers(among, size=STATEMENTS)
-            kinds, messages = ["judge"], judged_statements(scene.digits, places.tolist(), generator)
+            record = {"text": judged_statements(scene.digits, places.tolist(), generator)}
         elif part.asks == "verdicts":
             alike = self.similar[list(scene.scans)].tolist()
-            kinds, messages = ["judge"], judged_solution(scene.digits, alike, generator)
+            record = {"messages": judged_solution(scene.digits, alike, generator), "kinds": ["judge"]}
         else:
-            kinds = ["add"]
             question = adding_question(generator)
             final = solution(scene.digits) if part.asks == "steps" else str(sum(scene.digits))
-            messages = [{"role": "user", "content": question}, {"role": "assistant", "content": final}]
-        record = {"messages": messages, "kinds": kinds, "source": part.name, "digits": scene.digits}
-        return {**record, "scans": scene.scans, "order": scene.order}, scene.png()
+            asked = [{"role": "user", "content": question}, {"role": "assistant", "content": final}]
+            record = {"messages": asked, "kinds": ["add"]}
+        record |= {"source": part.name, "digits": scene.digits, "scans": scene.scans, "order": scene.order}
+        return record, scene.png()
 
 
 def solution(digits: Sequence[int]) -> str:

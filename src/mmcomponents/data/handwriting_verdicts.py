@@ -21,32 +21,32 @@ def adding_question(generator: np.random.Generator) -> str:
     return f"<image>\n{PHRASINGS['add'][int(generator.integers(len(PHRASINGS['add'])))]}"
 
 
-def judged_statements(digits: Sequence[int], places: Sequence[int], generator: np.random.Generator) -> list[Message]:
-    """A conversation of statements about the digits of a scene, half of them false, with a verdict on each.
+def judged_statements(digits: Sequence[int], places: Sequence[int], generator: np.random.Generator) -> str:
+    """A document of statements about the digits of a scene, half of them false, with a verdict on each.
 
     What is really there stands behind each verdict. Where a digit comes up again that gives the text something to
     compare the next statement with: a small model learns to compare in the text first, within some hundred steps, and
-    then with the image; from verdicts alone, about digits of which each comes up once, it had learnt nothing after a
-    thousand. Where each comes up once the text has nothing to compare with, and only looking helps.
+    then with the image. Where each comes up once the text has nothing to compare with, and only looking helps. All
+    words of a document are learnt from, and it has a verdict every eleven tokens: as conversations, of which verdict
+    and truth are a third, the same statements had left one model of three guessing after 3,000 steps.
 
     Args:
         digits: Of the scene.
         places: What the statements are about, from 0.
         generator: Of mistakes.
     """
-    messages = list[Message]()
-    for number, place in enumerate(places):
+    lines = ["<image>"]
+    for place in places:
         true = bool(generator.integers(2))
         said = digits[place] if true else _other(digits[place], generator)
-        image = "" if number else "<image>\n"
-        messages.append({"role": "user", "content": f"{image}Digit {place + 1} is {said}."})
-        verdict = WORDS[0] if true else WORDS[1]
-        messages.append({"role": "assistant", "content": f"{verdict} Digit {place + 1} is {digits[place]}."})
-    return messages
+        lines += [f"Digit {place + 1} is {said}.", f"{WORDS[0] if true else WORDS[1]} {digits[place]}"]
+    return "\n".join(lines)
 
 
 def judged_sums(most: int, count: int, generator: np.random.Generator) -> list[Message]:
-    """The same about sums alone, without an image: totals so far and a digit, which make another total or do not.
+    """A conversation about sums, without an image: totals so far and a digit, which make another total or do not.
+
+    Half of the statements are false. A verdict stands behind each, and what is right.
 
     Args:
         most: Digits of a sum at most.
