@@ -65,9 +65,9 @@ def make_handwriting_ladder(
     | `documents` | sums as plain text | `text`, `digits`, `statements`, `pretrain` |
     | `sums` | statements about sums without an image, half of them false, with verdicts | the same but `digits` |
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | `digits`, `statements` |
-    | `statements_one` | scenes of one digit, with statements about it, half false, and the truth | `statements`, `pretrain`, `claims` |
+    | `statements_one` | scenes of one digit: statements, half of them false, with verdicts and truth | `statements` |
     | `scenes` | as `digits`, of up to eight digits | `pretrain` |
-    | `statements` | the same of up to eight digits, one statement about each | `pretrain` |
+    | `statements` | the same of up to eight digits, one about each, as transcripts | `pretrain` |
     | `solutions` | sums of scenes with their steps written out | `sft` |
     | `refresher` | conversations as in `scenes` | `sft` |
     | `preferences` | sums of other handwriting, final answers alone | `mpo`, through `data preferences` |
@@ -129,13 +129,13 @@ def make_handwriting_ladder(
     one = SceneStyle(unit, digit_size, (1,), orders)
     parts = [
         Part("digits", single, one, kinds=(1, 2)),
-        Part("statements_one", single_statements, one, asks="repeated"),
+        Part("statements_one", single_statements, one, asks="statements"),
         Part("scenes", scenes, look, kinds=(1, 2)),
-        Part("statements", statements, judge, asks="statements"),
+        Part("statements", statements, judge, asks="transcript"),
         Part("solutions", solutions, add),
         Part("refresher", refresher, look, kinds=(1, 2)),
         Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
-        Part("claims", claims, judge, asks="statements", scans=("learnt", "critic")),
+        Part("claims", claims, judge, asks="transcript", scans=("learnt", "critic")),
         Part("mistakes", mistakes, judge, asks="verdicts", scans=("learnt", "critic")),
         Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
         Part("validation", validation, add, scans=("validation",)),

@@ -18,7 +18,7 @@ LOOKING = ("read", "count", "largest", "describe")
 """Kinds of question that take no reasoning; `add` is what the ladder is climbed with."""
 
 STATEMENTS = 8
-"""In a document about one digit, or a conversation about sums."""
+"""In a document about one digit, or in a conversation about sums."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Part:
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            or on "statements" about each digit, or "repeated" ones about the same digits.
+            or on "statements" about the digits, which the "transcript" of a conversation may hold.
         scans: Which of `SHARES` the digits come from.
     """
 
@@ -39,7 +39,7 @@ class Part:
     size: int
     style: SceneStyle
     kinds: tuple[int, int] | None = None
-    asks: Literal["steps", "answer", "verdicts", "statements", "repeated"] = "steps"
+    asks: Literal["steps", "answer", "verdicts", "statements", "transcript"] = "steps"
     scans: tuple[str, ...] = ("learnt",)
 
 
@@ -77,11 +77,11 @@ class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
         if part.kinds is not None:
             kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
             record = {"messages": conversation(scene.digits, scene.order, kinds, generator), "kinds": kinds}
-        elif part.asks in ("statements", "repeated"):
+        elif part.asks in ("statements", "transcript"):
             among = len(scene.digits)
-            once = part.asks == "statements"
-            places = generator.permutation(among) if once else generator.integers(among, size=STATEMENTS)
-            record = {"text": judged_statements(scene.digits, places.tolist(), generator)}
+            places = generator.permutation(among).tolist() if among > 1 else [0] * STATEMENTS
+            transcript = part.asks == "transcript"
+            record = {"text": judged_statements(scene.digits, places, generator, transcript)}
         elif part.asks == "verdicts":
             alike = self.similar[list(scene.scans)].tolist()
             record = {"messages": judged_solution(scene.digits, alike, generator), "kinds": ["judge"]}
