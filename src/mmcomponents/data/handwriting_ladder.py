@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", covariant=True)
 
-SHARES = {"learnt": 0.15, "preferences": 0.4, "critic": 0.25, "validation": 0.05, "test": 0.15}
+SHARES = {"learnt": 0.1, "preferences": 0.4, "critic": 0.25, "validation": 0.05, "test": 0.2}
 """Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
 
 
@@ -42,10 +42,10 @@ def make_handwriting_ladder(
     refresher: int = 2_000,
     preference_questions: int = 4_000,
     claims: int = 10_000,
-    mistakes: int = 9_000,
+    mistakes: int = 12_000,
     critic_questions: int = 1_600,
     validation: int = 500,
-    held_out: int = 800,
+    held_out: int = 1_200,
     seed: int = 0,
     unit: int = 28,
     digit_size: tuple[int, int] = (20, 26),
@@ -67,7 +67,7 @@ def make_handwriting_ladder(
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | `digits`, `statements` |
     | `statements_one` | scenes of one digit: statements, half of them false, with verdicts and truth | `statements` |
     | `scenes` | as `digits`, of up to eight digits | `pretrain` |
-    | `statements` | the same of up to eight digits, one about each, as transcripts | `pretrain` |
+    | `statements` | the same of up to eight digits, one about each | `pretrain` |
     | `solutions` | sums of scenes with their steps written out | `sft` |
     | `refresher` | conversations as in `scenes` | `sft` |
     | `preferences` | sums of other handwriting, final answers alone | `mpo`, through `data preferences` |
@@ -131,11 +131,11 @@ def make_handwriting_ladder(
         Part("digits", single, one, kinds=(1, 2)),
         Part("statements_one", single_statements, one, asks="statements"),
         Part("scenes", scenes, look, kinds=(1, 2)),
-        Part("statements", statements, judge, asks="transcript"),
+        Part("statements", statements, judge, asks="statements"),
         Part("solutions", solutions, add),
         Part("refresher", refresher, look, kinds=(1, 2)),
         Part("preferences", preference_questions, add, asks="answer", scans=("preferences",)),
-        Part("claims", claims, judge, asks="transcript", scans=("learnt", "critic")),
+        Part("claims", claims, judge, asks="statements", scans=("learnt", "critic")),
         Part("mistakes", mistakes, judge, asks="verdicts", scans=("learnt", "critic")),
         Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
         Part("validation", validation, add, scans=("validation",)),

@@ -31,7 +31,7 @@ class Part:
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            or on "statements" about the digits, which the "transcript" of a conversation may hold.
+            or on "statements" about the digits: each once, or a single one again and again.
         scans: Which of `SHARES` the digits come from.
     """
 
@@ -39,7 +39,7 @@ class Part:
     size: int
     style: SceneStyle
     kinds: tuple[int, int] | None = None
-    asks: Literal["steps", "answer", "verdicts", "statements", "transcript"] = "steps"
+    asks: Literal["steps", "answer", "verdicts", "statements"] = "steps"
     scans: tuple[str, ...] = ("learnt",)
 
 
@@ -77,11 +77,10 @@ class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
         if part.kinds is not None:
             kinds = generator.permutation(LOOKING)[: int(generator.integers(*part.kinds, endpoint=True))].tolist()
             record = {"messages": conversation(scene.digits, scene.order, kinds, generator), "kinds": kinds}
-        elif part.asks in ("statements", "transcript"):
+        elif part.asks == "statements":
             among = len(scene.digits)
             places = generator.permutation(among).tolist() if among > 1 else [0] * STATEMENTS
-            transcript = part.asks == "transcript"
-            record = {"text": judged_statements(scene.digits, places, generator, transcript)}
+            record = {"text": judged_statements(scene.digits, places, generator)}
         elif part.asks == "verdicts":
             alike = self.similar[list(scene.scans)].tolist()
             record = {"messages": judged_solution(scene.digits, alike, generator), "kinds": ["judge"]}

@@ -21,31 +21,26 @@ def adding_question(generator: np.random.Generator) -> str:
     return f"<image>\n{PHRASINGS['add'][int(generator.integers(len(PHRASINGS['add'])))]}"
 
 
-def judged_statements(
-    digits: Sequence[int], places: Sequence[int], generator: np.random.Generator, transcript: bool
-) -> str:
+def judged_statements(digits: Sequence[int], places: Sequence[int], generator: np.random.Generator) -> str:
     """A document of statements about the digits of a scene, half of them false, with a verdict on each.
 
     What is really there stands behind each verdict. Where a digit comes up again that gives the text something to
     compare the next statement with: a small model learns to compare in the text first, within some hundred steps, and
-    then with the image. All words of a document are learnt from. As conversations, of which verdict and truth are a
-    third, the same statements had left one model of three guessing after 3,000 steps; as documents with a verdict
-    right behind the statement, two of two compared within 300. With the roles in between one of two did not in 700,
-    and did within 200 after it had learnt to without them.
+    then with the image. All words of a document are learnt from, and a verdict stands right behind its statement. As
+    conversations, of which verdict and truth are a third, the same statements had left one model of three guessing
+    after 3,000 steps; as documents, two models of two compared within 300. With the roles of a conversation in between,
+    one of two still guessed after 700.
 
     Args:
         digits: Of the scene.
         places: What the statements are about, from 0.
         generator: Of mistakes.
-        transcript: Whether it says who speaks before each line, which is how critics meet statements later.
     """
-    asks, says = ("user\n", "assistant\n") if transcript else ("", "")
     lines = ["<image>"]
     for place in places:
         true = bool(generator.integers(2))
         said = digits[place] if true else _other(digits[place], generator)
-        verdict = WORDS[0] if true else WORDS[1]
-        lines += [f"{asks}Digit {place + 1} is {said}.", f"{says}{verdict} {digits[place]}"]
+        lines += [f"Digit {place + 1} is {said}.", f"{WORDS[0] if true else WORDS[1]} {digits[place]}"]
     return "\n".join(lines)
 
 
