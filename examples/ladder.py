@@ -6,7 +6,7 @@ names each command when it begins, so that any of them can be copied, and writes
 last one also as `runs/ladder/report.json`). What the commands say is in `runs/ladder/seed-0/logs`. Two run at a time,
 with one thread each, as the critics' branch waits for the policy only where it needs its answers; where nothing can run
 beside a stage, it has both threads. A run that was stopped goes on with the stages it was in: draws and evaluations
-where they were, a training from its begin. A stage is done again where its command, its recipes, the code that draws
+where they were, a training from its start. A stage is done again where its command, its recipes, the code that draws
 the data, or a stage before it have changed; other code of the library does not count.
 """
 
@@ -228,7 +228,7 @@ class Climb:
         """Runs a stage; returns its exit code."""
         note = self._begun(stage, stamp)
         if note.get("whole", True):
-            for made in stage.made:  # what another command made, or from other files, is no begin
+            for made in stage.made:  # what another command made, or from other files, is no beginning
                 shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
             note = {"stamp": stamp, "seconds": 0.0}
         note["whole"] = False  # before anything is made: a climb may be killed at any moment

@@ -140,8 +140,8 @@ def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) 
             assert (len(record["digits"]) == 1) or part != "digits"
 
 
-def test_statements_are_about_each_digit_once_but_for_a_single_one(made: Path) -> None:
-    several = 0
+def test_statements_are_about_each_digit_once_or_again_and_again_about_a_single_one(made: Path) -> None:
+    several = single = 0
     for part in ("statements_one", "statements", "claims"):
         for record in records(made, part):
             places = [int(place) for place in re.findall(r"^Digit (\d) is \d\.$", record["text"], re.MULTILINE)]
@@ -149,7 +149,14 @@ def test_statements_are_about_each_digit_once_but_for_a_single_one(made: Path) -
             assert sorted(places) == ([1] * STATEMENTS if many == 1 else list(range(1, many + 1)))
             assert many == 1 or part != "statements_one"
             several += many > 1
+            single += many == 1 and part != "statements_one"
+            judged = re.findall(r"^Digit (\d) is (\d)\.\n([+-]) (\d)$", record["text"], re.MULTILINE)
+            assert len(judged) == len(places)
+            for place, said, verdict, there in judged:
+                assert int(there) == record["digits"][int(place) - 1]
+                assert verdict == ("+" if said == there else "-")
     assert several > 3
+    assert single > 0
 
 
 def test_what_is_judged_first_has_few_digits_and_what_is_asked_has_many(tmp_path: Path) -> None:
@@ -157,7 +164,7 @@ def test_what_is_judged_first_has_few_digits_and_what_is_asked_has_many(tmp_path
     folder = make(tmp_path, **many)
     for part in ("statements", "claims", "mistakes"):
         sizes = [len(record["digits"]) for record in records(folder, part)]
-        assert min(sizes) >= 1
+        assert min(sizes) == 1
         assert 14 <= sum(size in (2, 3, 4) for size in sizes) <= 32, "6 of 13"
     for part in ("critic", "preferences", "validation", "test"):
         assert {len(record["digits"]) for record in records(folder, part)} <= {4, 5, 6, 7, 8}

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T", covariant=True)
 
 SHARES = {"learnt": 0.1, "preferences": 0.4, "critic": 0.25, "validation": 0.05, "test": 0.2}
-"""Shares of the scans: what is written out in full is learnt from the first, and no scan is in two of them."""
+"""Shares of the scans, none in two: the policy is told the digits of the first, critics those of their own, too."""
 
 
 def make_handwriting_ladder(
@@ -67,7 +67,7 @@ def make_handwriting_ladder(
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | `digits`, `statements` |
     | `statements_one` | scenes of one digit: statements, half of them false, with verdicts and truth | `statements` |
     | `scenes` | as `digits`, of up to eight digits | `pretrain` |
-    | `statements` | the same of up to eight digits, one about each | `pretrain` |
+    | `statements` | as `statements_one`, of up to eight digits; one about each, where there are several | `pretrain` |
     | `solutions` | sums of scenes with their steps written out | `sft` |
     | `refresher` | conversations as in `scenes` | `sft` |
     | `preferences` | sums of other handwriting, final answers alone | `mpo`, through `data preferences` |
@@ -101,7 +101,7 @@ def make_handwriting_ladder(
         counts: Weights of scenes with one digit, two and so on, among those to look at.
         summands: The same among those to add up.
         judged: The same among those with statements or mistakes: place after place is learnt, short ones first. With
-            as many digits as in `summands` alone, critics had learnt nothing after 3,000 steps.
+            as many digits as in `summands` alone, critics had learnt nothing after 3,000 steps of conversations.
         orders: Weights of rows, columns and two-by-two grids; a grid holds no more than four digits.
         vocab_size: Of the tokenizer, which is made from the texts that are learnt from.
         samples_per_shard: Most samples of a shard.

@@ -1,4 +1,4 @@
-"""What the ladder's shards hold: scenes with the conversations of a part, each drawn by its own number."""
+"""What the ladder's shards hold: scenes with the conversations or documents of a part, each drawn by its own number."""
 
 from __future__ import annotations
 
@@ -79,6 +79,7 @@ class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
             record = {"messages": conversation(scene.digits, scene.order, kinds, generator), "kinds": kinds}
         elif part.asks == "statements":
             among = len(scene.digits)
+            # a single one comes up again and again, so that comparing in the text stays in practice
             places = generator.permutation(among).tolist() if among > 1 else [0] * STATEMENTS
             record = {"text": judged_statements(scene.digits, places, generator)}
         elif part.asks == "verdicts":

@@ -1,4 +1,4 @@
-"""Solutions of the ladder with verdicts that are known: digits, totals and answers are falsified on purpose."""
+"""Statements, sums and solutions of the ladder with verdicts that are known: some are falsified on purpose."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def adding_question(generator: np.random.Generator) -> str:
 def judged_statements(digits: Sequence[int], places: Sequence[int], generator: np.random.Generator) -> str:
     """A document of statements about the digits of a scene, half of them false, with a verdict on each.
 
-    What is really there stands behind each verdict. Where a digit comes up again that gives the text something to
-    compare the next statement with: a small model learns to compare in the text first, within some hundred steps, and
-    then with the image. All words of a document are learnt from, and a verdict stands right behind its statement. As
-    conversations, of which verdict and truth are a third, the same statements had left one model of three guessing
-    after 3,000 steps; as documents, two models of two compared within 300. With the roles of a conversation in between,
-    one of two still guessed after 700.
+    What is really there stands behind each verdict. Where a digit comes up again, the text has something to compare the
+    next statement with: a small model learns to compare in the text first, within some hundred steps, and then with the
+    image. All words of a document are learnt from, and a verdict stands right behind its statement. From conversations,
+    where only verdict and truth are learnt from, a third of the tokens, one model of three still guessed after 3,000
+    steps; from documents all of STATEMENTS_CLICK compared within 600. With the roles of a conversation in between, one
+    of two still guessed after 700.
 
     Args:
         digits: Of the scene.
