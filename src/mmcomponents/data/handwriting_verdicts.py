@@ -28,7 +28,7 @@ def judged_statements(digits: Sequence[int], places: Sequence[int], generator: n
     next statement with: a small model learns to compare in the text first, within some hundred steps, and then with the
     image. All words of a document are learnt from, and a verdict stands right behind its statement. From conversations,
     where only verdict and truth are learnt from, a third of the tokens, one model of three still guessed after 3,000
-    steps; from documents all of STATEMENTS_CLICK compared within 600. With the roles of a conversation in between, one
+    steps; from documents three of three compared within 600. With the roles of a conversation in between, one
     of two still guessed after 700.
 
     Args:
