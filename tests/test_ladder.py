@@ -44,7 +44,7 @@ def test_the_paired_test_is_the_binomial_one(ladder: ModuleType, wins: int, loss
 
 LEARNT = {
     "text": {"documents", "sums"},
-    "digits": {"documents", "digits"},
+    "digits": {"documents", "names", "digits"},
     "statements": {"documents", "digits", "statements_one", "sums"},
     "pretrain": {"documents", "sums", "scenes", "statements"},
     "sft": {"solutions", "refresher"},

@@ -18,6 +18,7 @@ from mmcomponents.data.tokenizer import load_tokenizer, train_tokenizer
 
 SMALL = {
     "documents": 12,
+    "names": 7,
     "single": 5,
     "single_statements": 4,
     "scenes": 6,
@@ -36,6 +37,7 @@ SMALL = {
 PARTS = (
     "documents",
     "sums",
+    "names",
     "digits",
     "statements_one",
     "scenes",
@@ -68,11 +70,11 @@ def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
 
 def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> None:
     sizes = {part: len(list(records(made, part))) for part in PARTS}
-    assert list(sizes.values()) == [12, 4, 5, 4, 6, 3, 5, 3, 4, 16, 16, 4, 3, 4]
+    assert list(sizes.values()) == [12, 4, 7, 5, 4, 6, 3, 5, 3, 4, 16, 16, 4, 3, 4]
     assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
 
 
-SCANS = {part: {"learnt"} for part in PARTS[2:8]} | {
+SCANS = {part: {"learnt"} for part in PARTS[2:9]} | {
     "preferences": {"preferences"},
     "claims": {"learnt", "critic"},
     "mistakes": {"learnt", "critic"},
@@ -103,7 +105,7 @@ def test_the_tokenizer_is_made_from_what_is_learnt_from_alone(tmp_path: Path, mo
     monkeypatch.setattr(handwriting_ladder, "train_tokenizer", train)
     folder = make(tmp_path)
     wanted = list[str]()
-    for part in (*PARTS[:8], "claims", "mistakes"):
+    for part in (*PARTS[:9], "claims", "mistakes"):
         for record in records(folder, part):
             wanted += [text for said in record.get("messages", []) for text in (said["role"], said["content"])]
             wanted += [record["text"]] if "text" in record else []
@@ -138,6 +140,12 @@ def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) 
             )
             assert set(record["kinds"]) <= set(LOOKING)
             assert (len(record["digits"]) == 1) or part != "digits"
+
+
+def test_names_are_those_of_the_digits_that_are_there(made: Path) -> None:
+    found = [(record["digits"], record["text"]) for record in records(made, "names")]
+    assert all(text == f"<image>\nDigit 1 is {digit}." for (digit,), text in found)
+    assert len({text for _, text in found}) > 2
 
 
 def test_statements_are_about_each_digit_once_or_again_and_again_about_a_single_one(made: Path) -> None:

@@ -33,6 +33,7 @@ SHARES = {"learnt": 0.1, "preferences": 0.4, "critic": 0.25, "validation": 0.05,
 def make_handwriting_ladder(
     out: str,
     documents: int = 12_000,
+    names: int = 12_000,
     single: int = 10_000,
     single_statements: int = 5_000,
     scenes: int = 14_000,
@@ -64,6 +65,7 @@ def make_handwriting_ladder(
     |---|---|---|
     | `documents` | sums as plain text | `text`, `digits`, `statements`, `pretrain` |
     | `sums` | statements about sums without an image, half of them false, with verdicts | the same but `digits` |
+    | `names` | scenes of one digit, and its name, as documents | `digits` |
     | `digits` | scenes of one digit: conversations that read, count, compare and describe | `digits`, `statements` |
     | `statements_one` | scenes of one digit: statements, half of them false, with verdicts and truth | `statements` |
     | `scenes` | as `digits`, of up to eight digits | `pretrain` |
@@ -82,6 +84,7 @@ def make_handwriting_ladder(
     Args:
         out: Folder; shards of an earlier call are replaced.
         documents: Plain texts with sums.
+        names: Scenes of one digit, to name.
         single: Scenes of one digit, to look at.
         single_statements: Of one digit, with statements.
         scenes: Of up to eight digits, to look at.
@@ -128,6 +131,7 @@ def make_handwriting_ladder(
         raise ValueError(f"grids hold four digits at most, and {told} have more")
     one = SceneStyle(unit, digit_size, (1,), orders)
     parts = [
+        Part("names", names, one, asks="names"),
         Part("digits", single, one, kinds=(1, 2)),
         Part("statements_one", single_statements, one, asks="statements"),
         Part("scenes", scenes, look, kinds=(1, 2)),

@@ -31,7 +31,8 @@ class Part:
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            or on "statements" about the digits: each once, or a single one again and again.
+            or on "statements" about the digits: each once, or a single one again and again; or "names" of the digits
+            in a document, which is the least text that takes a look at each.
         scans: Which of `SHARES` the digits come from.
     """
 
@@ -39,7 +40,7 @@ class Part:
     size: int
     style: SceneStyle
     kinds: tuple[int, int] | None = None
-    asks: Literal["steps", "answer", "verdicts", "statements"] = "steps"
+    asks: Literal["steps", "answer", "verdicts", "statements", "names"] = "steps"
     scans: tuple[str, ...] = ("learnt",)
 
 
@@ -82,6 +83,9 @@ class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
             # a single one comes up again and again, so that comparing in the text stays in practice
             places = generator.permutation(among).tolist() if among > 1 else [0] * STATEMENTS
             record = {"text": judged_statements(scene.digits, places, generator)}
+        elif part.asks == "names":
+            named = (f"Digit {place} is {digit}." for place, digit in enumerate(scene.digits, start=1))
+            record = {"text": "\n".join(["<image>", *named])}
         elif part.asks == "verdicts":
             alike = self.similar[list(scene.scans)].tolist()
             record = {"messages": judged_solution(scene.digits, alike, generator), "kinds": ["judge"]}
