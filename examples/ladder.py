@@ -82,7 +82,8 @@ def stages(seed: int) -> list[Stage]:
         return Stage(f"evaluate {rung}", ["evaluate", f"{runs}/{rung}/model", *how], (out,), [f"export {rung}"])
 
     def draw(kind: str, rung: str, questions: str, out: Path, *more: str) -> None:
-        what = [f"{runs}/{rung}/model", f"{data}/{questions}-*.tar", "--out", f"{out}"]
+        # from all tokens, not from the likely 95 % that are chosen among: mistakes are what both branches learn from
+        what = [f"{runs}/{rung}/model", f"{data}/{questions}-*.tar", "--out", f"{out}", "--top_p", "1"]
         found.append(Stage(f"draw {kind}", ["data", kind, *what, *sampled, *more], (out,), [f"export {rung}"]))
 
     untold = ["--critic_system", ""]
@@ -96,7 +97,6 @@ def stages(seed: int) -> list[Stage]:
     fit("judge", "export claims")
     draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "4", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
-    # drawn from all tokens, not from the likely 95 % that are chosen among: critics learn from mistakes
     labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]
     draw("steps", "mpo", "critic", runs / "steps", *labels)
     fit("prm", "draw steps", "export judge")

@@ -12,7 +12,7 @@ from mmcomponents.data import handwriting_ladder
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.handwriting_ladder import SHARES, make_handwriting_ladder, sums_in_words
 from mmcomponents.data.handwriting_parts import LOOKING, STATEMENTS, solution
-from mmcomponents.data.handwriting_scenes import load_scans, split_scans
+from mmcomponents.data.handwriting_scenes import load_scans, lookalikes, split_scans
 from mmcomponents.data.index import Index
 from mmcomponents.data.tokenizer import load_tokenizer, train_tokenizer
 
@@ -113,7 +113,7 @@ def test_the_tokenizer_is_made_from_what_is_learnt_from_alone(tmp_path: Path, mo
 
 
 def test_a_digit_is_taken_for_what_its_own_scan_looks_like(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handwriting_ladder, "lookalikes", lambda scans, digits: 1000 + np.arange(len(digits)))
+    monkeypatch.setattr(handwriting_ladder, "lookalikes", lambda scans, digits, among: 1000 + np.arange(len(digits)))
     folder = make(tmp_path)
     found = 0
     for record in records(folder, "mistakes"):
@@ -122,6 +122,24 @@ def test_a_digit_is_taken_for_what_its_own_scan_looks_like(tmp_path: Path, monke
             assert said < 10 or said == 1000 + scan
             found += said >= 10
     assert found > 3
+
+
+def test_what_scans_look_like_is_learnt_from_those_that_critics_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched = dict[tuple[int, ...], int]()
+
+    def search(scans: Any, digits: Any, among: Any) -> Any:
+        searched[tuple(among.tolist())] = len(among)
+        return lookalikes(scans, digits, among)
+
+    monkeypatch.setattr(handwriting_ladder, "lookalikes", search)
+    folder = make(tmp_path)
+    told = split_scans(load_scans()[1], tuple(SHARES.values()), 0)
+    critics = {*told[0].tolist(), *told[2].tolist()}
+    assert tuple(sorted(critics)) in {tuple(sorted(among)) for among in searched}
+    assert all(len({*among}) < 1797 for among in searched)
+    assert all({*record["scans"]} <= critics for record in records(folder, "mistakes"))
 
 
 def test_steps_are_written_out_where_they_are_learnt_and_only_there(made: Path) -> None:
@@ -209,7 +227,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path,
 
 def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
     (tmp_path / "mine-000000.tar").write_bytes(b"")
-    with pytest.raises(DataError, match="holds 1 shards that are not of the ladder"):
+    with pytest.raises(DataError, match="holds 1 shards that are not of the data set 'handwriting ladder'"):
         make(tmp_path)
 
 
@@ -219,6 +237,8 @@ def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
         ({"critic_questions": 0}, "may be empty: critic"),
         ({"orders": (1, 0, 1)}, "grids"),
         ({"judged": ()}, "scenes of judged"),
+        ({"counts": (1,) * 10}, "scenes of counts: scenes hold 9 digits at most"),
+        ({"judged": (1, float("nan"))}, "scenes of judged"),
         ({"seed": -1}, "seed must be"),
         ({"summands": (1, 0)}, "scenes of one digit alone"),
         ({"vocab_size": 10}, "vocab_size 10 is less"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -10,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from mmcomponents.data.errors import DataError
+from mmcomponents.data.handwriting_folder import begin, finish
 from mmcomponents.data.handwriting_questions import KINDS, PHRASINGS, conversation
 from mmcomponents.data.handwriting_scenes import SceneStyle, draw_scene, load_scans, split_scans
-from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
 from mmcomponents.data.shards import ShardWriter
 from mmcomponents.data.tokenizer import train_tokenizer
 
+NAME = "handwriting"
 PARTS = ("train", "val", "test")
 SHARES = (0.75, 0.05, 0.20)
 """Shares of the scans that the three parts are drawn from: no scan is in two of them."""
@@ -75,7 +74,7 @@ def make_handwriting(
         raise ValueError(f"no data set of {sizes} scenes with {questions[0]} to {questions[1]} questions")
     scans, digits = load_scans()
     allowed = dict(zip(PARTS, split_scans(digits, SHARES, seed), strict=True))
-    _clear(folder)
+    begin(folder, NAME, PARTS)
     texts: list[str] = []
     shards: list[Path] = []
     done, total = 0, sum(sizes.values())
@@ -108,7 +107,7 @@ def make_handwriting(
     for shard in shards:
         build_index(shard, tokenizer)
     settings: dict[str, Any] = {
-        "name": "handwriting",
+        "name": NAME,
         "scans": "scikit-learn load_digits: 8x8 scans of handwritten digits, UCI (Alpaydin and Kaynak, 1998)",
         "scenes": sizes,
         "scans_of_each_part": {part: len(numbers) for part, numbers in allowed.items()},
@@ -119,22 +118,5 @@ def make_handwriting(
         "vocab_size": len(tokenizer),
         "shards": [shard.name for shard in shards],
     }
-    # written last: where it is, the rest is whole
-    (folder / "dataset.json").write_text(json.dumps(settings, indent=2) + "\n")
+    finish(folder, settings)
     return str(folder)
-
-
-def _clear(folder: Path) -> None:
-    """Removes the shards of an earlier call, which a smaller data set would leave among its own."""
-    note = folder / "dataset.json"
-    shards = sorted(folder.glob("*.tar"))
-    if shards and not note.is_file() and {s.name.rpartition("-")[0] for s in shards} - set(PARTS):
-        raise DataError(
-            f"{folder} holds {len(shards)} shards that are not of a handwriting data set, such as {shards[0]}"
-        )
-    for shard in shards:
-        if shard.name.rpartition("-")[0] in PARTS:
-            shard.unlink()
-            index_path(shard).unlink(missing_ok=True)
-            shard.with_suffix(".index.npz").unlink(missing_ok=True)  # as an earlier version of the library called it
-    note.unlink(missing_ok=True)

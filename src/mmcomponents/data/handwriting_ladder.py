@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,11 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from mmcomponents.data.errors import DataError
+from mmcomponents.data.handwriting_folder import begin, finish
 from mmcomponents.data.handwriting_parts import STATEMENTS, Drawn, Part, solution
 from mmcomponents.data.handwriting_scenes import SceneStyle, load_scans, lookalikes, split_scans
 from mmcomponents.data.handwriting_verdicts import judged_sums
-from mmcomponents.data.index_file import index_path
 from mmcomponents.data.indexing import build_index
 from mmcomponents.data.loaders import as_it_is, quiet_worker
 from mmcomponents.data.shards import ShardWriter
@@ -26,6 +24,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", covariant=True)
 
+NAME = "handwriting ladder"
 SHARES = {"learnt": 0.1, "preferences": 0.4, "critic": 0.25, "validation": 0.05, "test": 0.2}
 """Shares of the scans, none in two: the policy is told the digits of the first, critics those of their own, too."""
 
@@ -159,10 +158,9 @@ def make_handwriting_ladder(
             raise ValueError(f"{what} must be at least {least}, got {value}")
     check_vocab_size(vocab_size)
     scans, digits = load_scans()
-    similar = lookalikes(scans, digits)
     scans_of = dict(zip(SHARES, split_scans(digits, tuple(SHARES.values()), seed), strict=True))
     folder = Path(out)
-    _clear(folder, list(sizes))  # once nothing of the arguments can be wrong any more
+    begin(folder, NAME, list(sizes))  # once nothing of the arguments can be wrong any more
     total, done = sum(sizes.values()), 0
     texts: list[str] = []
     shards: list[Path] = []
@@ -189,7 +187,7 @@ def make_handwriting_ladder(
     shards += writer.paths
     for place, part in enumerate(parts, start=2):
         allowed = np.concatenate([scans_of[name] for name in part.scans])
-        drawn = Drawn(part, scans, digits, similar, allowed, (seed, place))
+        drawn = Drawn(part, scans, digits, lookalikes(scans, digits, allowed), allowed, (seed, place))
         with ShardWriter(folder, part.name, samples_per_shard) as writer:
             number = 0
             for batch in _in_order(drawn, 64, num_workers):
@@ -205,7 +203,7 @@ def make_handwriting_ladder(
     for _ in _in_order(_Indexed(shards, tokenizer), 1, num_workers):
         pass
     settings: dict[str, Any] = {
-        "name": "handwriting ladder",
+        "name": NAME,
         "samples": sizes,
         "scans": {name: len(numbers) for name, numbers in scans_of.items()},
         "seed": seed,
@@ -215,8 +213,7 @@ def make_handwriting_ladder(
         "vocab_size": len(tokenizer),
         "shards": [shard.name for shard in shards],
     }
-    # written last: where it is, the rest is whole
-    (folder / "dataset.json").write_text(json.dumps(settings, indent=2) + "\n")
+    finish(folder, settings)
     return str(folder)
 
 
@@ -263,19 +260,3 @@ def _in_order(items: Dataset[T], several: int, num_workers: int) -> Iterable[lis
         items, batch_size=several, collate_fn=as_it_is, num_workers=num_workers, worker_init_fn=quiet_worker
     )
     return loader
-
-
-def _clear(folder: Path, names: Sequence[str]) -> None:
-    """Removes the shards of an earlier call, which a smaller data set would leave among its own."""
-    note = folder / "dataset.json"
-    shards = sorted(folder.glob("*.tar"))
-    if shards and not note.is_file() and {shard.name.rpartition("-")[0] for shard in shards} - set(names):
-        raise DataError(f"{folder} holds {len(shards)} shards that are not of the ladder, such as {shards[0]}")
-    for shard in shards:
-        if shard.name.rpartition("-")[0] in names:
-            shard.unlink()
-            index_path(shard).unlink(missing_ok=True)
-    for name in names:  # of a call that was killed
-        for part in folder.glob(f".{name}-*.tar.*.tmp"):
-            part.unlink()
-    note.unlink(missing_ok=True)

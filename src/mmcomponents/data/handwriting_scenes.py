@@ -18,6 +18,8 @@ from PIL import Image
 Scans = npt.NDArray[np.float32]
 Order = Literal["row", "column", "grid"]
 ORDERS: tuple[Order, ...] = ("row", "column", "grid")
+MOST = 9
+"""Digits of a scene at most: a description has their number in words."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,10 @@ class SceneStyle:
                 f"8 <= digit_size <= unit does not hold for digit_size {self.digit_size}, unit {self.unit}"
             )
         for name, weights in (("counts", self.counts), ("orders", self.orders)):
-            if min(weights, default=-1) < 0 or sum(weights) <= 0:
+            if min(weights, default=-1) < 0 or not 0 < sum(weights) < np.inf:
                 raise ValueError(f"{name} {weights} are no weights")
+        if any(self.counts[MOST:]):
+            raise ValueError(f"scenes hold {MOST} digits at most, and counts {self.counts} have more")
 
 
 @dataclass(frozen=True)
@@ -88,20 +92,20 @@ def load_scans() -> tuple[Scans, npt.NDArray[np.int64]]:
     return (data.images / 16.0).astype(np.float32), data.target.astype(np.int64)
 
 
-def lookalikes(scans: Scans, digits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def lookalikes(scans: Scans, digits: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Returns, for each scan, the digit of the scan nearest to it among those of other digits, `[n]`.
-
-    All scans count, those of other parts too: how writers confuse digits, not how a part looks.
 
     Args:
         scans: Ink, `[n, 8, 8]`.
-        digits: Of each scan; at least two are different.
+        digits: Of each scan.
+        among: Numbers of the scans that are searched, at least two different digits: what a part shows, so that it
+            tells nothing of scans that others are tested on.
     """
     flat = scans.reshape(len(scans), -1)
     squares = (flat**2).sum(axis=1)
-    distances = squares[:, None] + squares - 2 * flat @ flat.T
-    distances[digits[:, None] == digits] = np.inf
-    nearest: npt.NDArray[np.int64] = digits[distances.argmin(axis=1)]
+    distances = squares[:, None] + squares[among] - 2 * flat @ flat[among].T
+    distances[digits[:, None] == digits[among]] = np.inf
+    nearest: npt.NDArray[np.int64] = digits[among[distances.argmin(axis=1)]]
     return nearest
 
 

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.handwriting_folder import begin, finish
+
+
+def touch(folder: Path, *names: str) -> None:
+    for name in names:
+        (folder / name).write_bytes(b"")
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_an_own_data_set_is_cleared_and_what_others_put_beside_it_stays(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "folder"
+    begin(folder, "mine", ["train"])
+    touch(folder, "train-000000.tar", "train-000000.index.safetensors")
+    finish(folder, {"name": "mine", "seed": 3})
+    assert json.loads((folder / "dataset.json").read_text()) == {"name": "mine", "seed": 3}
+    assert names(folder) == {"train-000000.tar", "train-000000.index.safetensors", "dataset.json"}
+    touch(folder, "photos-000000.tar", "notes.txt")
+    begin(folder, "mine", ["train"])
+    assert names(folder) == {"photos-000000.tar", "notes.txt", ".dataset.json.part"}
+
+
+def test_what_a_killed_call_left_is_cleared(tmp_path: Path) -> None:
+    begin(tmp_path, "mine", ["train", "test"])
+    touch(tmp_path, "train-000000.tar", ".test-000000.tar.77.tmp")
+    begin(tmp_path, "mine", ["train", "test"])
+    assert names(tmp_path) == {".dataset.json.part"}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_another_data_set_is_left_alone(tmp_path: Path, finished: bool) -> None:
+    begin(tmp_path, "theirs", ["train"])
+    touch(tmp_path, "train-000000.tar")
+    if finished:
+        finish(tmp_path, {"name": "theirs"})
+    before = names(tmp_path)
+    with pytest.raises(DataError, match="holds the data set 'theirs', not 'mine'"):
+        begin(tmp_path, "mine", ["train"])
+    assert names(tmp_path) == before
+
+
+def test_shards_without_a_note_are_left_alone_whatever_they_are_called(tmp_path: Path) -> None:
+    touch(tmp_path, "train-000000.tar")
+    with pytest.raises(DataError, match=r"holds 1 shards that are not of the data set 'mine', such as .*train-000000"):
+        begin(tmp_path, "mine", ["train"])
+    assert names(tmp_path) == {"train-000000.tar"}
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "{}"])
+def test_a_note_of_others_is_left_alone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dataset.json").write_text(text)
+    with pytest.raises(DataError, match="does not say which data set"):
+        begin(tmp_path, "mine", ["train"])
+    assert (tmp_path / "dataset.json").read_text() == text
