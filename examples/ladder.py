@@ -5,9 +5,10 @@
 names each command when it begins, so that any of them can be copied, and writes `runs/ladder/seed-0/report.json` (the
 last one also as `runs/ladder/report.json`). What the commands say is in `runs/ladder/seed-0/logs`. Two run at a time,
 with one thread each, as the critics' branch waits for the policy only where it needs its answers; where nothing can run
-beside a stage, it has both threads. A run that was stopped goes on with the stages it was in: draws and evaluations
-where they were, a training from its start. A stage is done again where its command, its recipes, the code that draws
-the data, or a stage before it have changed; other code of the library does not count.
+beside a stage, it has both threads. A run that was stopped goes on with the stages it was in: the model's own answers
+and evaluations where they were, data and a training from their start. A stage is done again where its command, its
+recipes, the files `handwriting_*.py` that draw the data, or a stage before it have changed; other code of the library
+does not count.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from rich.table import Table
 
 import mmcomponents.data
 from mmcomponents.cli import recipe
+from mmcomponents.cli.errors import UserError
 
 RUNGS = ("pretrain", "sft", "mpo", "best_of_8_orm", "best_of_8_prm", "oracle_8")
 PAIRED = (("sft", "pretrain"), ("mpo", "sft"), ("best_of_8_prm", "mpo"), ("best_of_8_orm", "mpo"),
@@ -126,6 +128,7 @@ class Climb:
         self.folder = Path(f"runs/ladder/seed-{seed}")
         self.console, self.jobs = console, jobs
         self.known: dict[str, Any] = {"seconds": 0.0, "of": {}}
+        self.before, self.started = 0.0, time.perf_counter()
         self.lock, self.held = threading.Lock(), -1
         self.stopping = False
         self.children: set[subprocess.Popen[bytes]] = set()
@@ -148,11 +151,10 @@ class Climb:
             self.held = lock.fileno()
             self._recall()
             stamps, waiting = self._plan()
-            clock, started = self.known["seconds"], time.perf_counter()
+            self.before, self.started = self.known["seconds"], time.perf_counter()
             try:
                 failed = self._climb(stamps, waiting)
             finally:
-                self.known["seconds"] = clock + time.perf_counter() - started
                 self._keep()
         if failed:
             raise SystemExit("ladder: " + "; ".join(failed))
@@ -229,7 +231,7 @@ class Climb:
         note = self._begun(stage, stamp)
         if note.get("whole", True):
             for made in stage.made:  # what another command made, or from other files, is no beginning
-                shutil.rmtree(made) if made.is_dir() else made.unlink(missing_ok=True)
+                _remove(made)
             note = {"stamp": stamp, "seconds": 0.0}
         note["whole"] = False  # before anything is made: a climb may be killed at any moment
         self._keep(stage.name, note)
@@ -265,6 +267,7 @@ class Climb:
         with self.lock:
             if note is not None:
                 self.known["of"][name] = dict(note)
+            self.known["seconds"] = self.before + time.perf_counter() - self.started
             _write(self.folder / "stages.json", self.known)
 
 
@@ -287,14 +290,17 @@ def _stamp(stage: Stage, before: Sequence[str]) -> str:
 
 def marks(folder: Path, selector: str) -> dict[str, bool]:
     """Whether what a selector chose is right, by the key of the question."""
-    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    results = folder / "results.jsonl"
+    if not results.is_file():
+        raise SystemExit(f"ladder: {results} is missing: remove {folder}, and climb again")
+    lines = [json.loads(line) for line in results.read_text().splitlines()]
     return {line["key"]: line["right"][selector] > 0.5 for line in lines}
 
 
 def paired_test(upper: Mapping[str, bool], lower: Mapping[str, bool]) -> dict[str, float]:
     """McNemar's exact test, two-sided: are wins and losses on the same questions a matter of chance?
 
-    It is about these two models and more scenes of the same scans, of which a scene has several.
+    p is about these two models and these scans: it says nothing of other handwriting or other seeds.
 
     Raises:
         ValueError: A question is in one of the two alone.
@@ -353,6 +359,16 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def _remove(path: Path) -> None:
+    if path.is_symlink() and path.is_dir():  # to a larger disk: it stays
+        shutil.rmtree(path.resolve())
+        path.resolve().mkdir()
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -361,9 +377,9 @@ def _write(path: Path, content: Any) -> None:
 
 
 def _seed(text: str) -> int:
-    seed = int(text)
+    seed = int(text) if text.isdecimal() else -1
     if not 0 <= seed < 2**32:
-        raise argparse.ArgumentTypeError(f"a seed is from 0 to {2**32 - 1}, got {seed}")
+        raise argparse.ArgumentTypeError(f"a seed is from 0 to {2**32 - 1}, got {text!r}")
     return seed
 
 
@@ -379,12 +395,16 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="stages that run at a time (2)")
     arguments = parser.parse_args()
     seed, console = arguments.seed, Console()
-    signal.signal(signal.SIGTERM, _terminated)
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup's doing
+            signal.signal(stop, _terminated)
     try:
         found = report(seed, Climb(seed, console, arguments.jobs).run())
     except KeyboardInterrupt:
         console.print("ladder: stopped; the same command goes on")
         return 130
+    except UserError as error:  # of a recipe
+        raise SystemExit(f"ladder: {error}") from error
     for folder in (Path(f"runs/ladder/seed-{seed}"), Path("runs/ladder")):
         _write(folder / "report.json", found)
     show(found, console)

@@ -1,34 +1,23 @@
-"""The driver of `make ladder`: its chain fits together, and its paired test is McNemar's."""
+"""The driver of `make ladder`: its chain fits together, its paired test is McNemar's, and what it reports."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-import threading
-import time
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from rich.console import Console
 from scipy.stats import binomtest
 
+from mmcomponents.cli.errors import UserError
+from mmcomponents.cli.flags import Flags
 from mmcomponents.cli.recipe import load
-
-ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module")
-def ladder() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("ladder_example", ROOT / "examples" / "ladder.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+from mmcomponents.cli.run import RecipeCLI
+from mmcomponents.data import PackedDataModule
+from mmcomponents.data.tokenizer import train_tokenizer
+from mmcomponents.training import MultimodalTask
 
 
 @pytest.mark.parametrize(("wins", "losses"), [(30, 12), (5, 5), (0, 3), (0, 0)])
@@ -56,6 +45,20 @@ LEARNT = {
 }
 """What each rung is trained on."""
 
+STARTS = {
+    "text": None,
+    "digits": "text",
+    "statements": "digits",
+    "pretrain": "statements",
+    "sft": "pretrain",
+    "claims": "pretrain",
+    "judge": "claims",
+    "mpo": "sft",
+    "prm": "judge",
+    "orm": "judge",
+}
+"""Whose weights each rung begins with."""
+
 
 def test_each_stage_reads_what_earlier_ones_have_made(ladder: ModuleType) -> None:
     chain: dict[str, Any] = {}
@@ -75,8 +78,10 @@ def test_each_stage_reads_what_earlier_ones_have_made(ladder: ModuleType) -> Non
                 tree = recipe.resolved()
                 train = tree["data"]["train"] if isinstance(tree["data"]["train"], list) else [tree["data"]["train"]]
                 parts = {path.removeprefix(data).removeprefix(runs).removesuffix(".tar") for path in train}
-                assert {part.removesuffix("-*") for part in parts} == LEARNT[word.removeprefix("ladder/")]
-                read += [*train, *filter(None, [tree["model"].get("weights"), tree["data"]["tokenizer"]])]
+                rung, weights = word.removeprefix("ladder/"), tree["model"].get("weights")
+                assert {part.removesuffix("-*") for part in parts} == LEARNT[rung]
+                assert weights == (f"{runs}{STARTS[rung]}/model" if STARTS[rung] else None)
+                read += [*train, *filter(None, [weights, tree["data"]["tokenizer"]])]
                 assert tree["trainer"]["default_root_dir"] == own
         for path in read:
             if path.endswith("/model"):
@@ -92,146 +97,41 @@ def test_each_stage_reads_what_earlier_ones_have_made(ladder: ModuleType) -> Non
     assert asked == [f"{data}preferences-*.tar", f"{data}critic-*.tar"]
 
 
-@pytest.fixture
-def called(ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The last words of the commands that were run, of which the first is the folder made; "fail" fails."""
-    monkeypatch.chdir(tmp_path)
-    words_last: list[str] = []
-
-    class Child:
-        def __init__(self, words: list[str], env: dict[str, str], **rest: object) -> None:
-            self.folder, self.word, self.threads = Path(words[3]), words[-1], env.get("OMP_NUM_THREADS")
-
-        def wait(self) -> int:
-            words_last.append(self.word)
-            self.folder.mkdir(exist_ok=True)
-            return 2 if self.word == "fail" else 0
-
-        def terminate(self) -> None:
-            words_last.append(f"{self.word} terminated")
-
-    monkeypatch.setattr(ladder.subprocess, "Popen", Child)
-    return words_last
+def option(stage: Any, name: str) -> list[str]:
+    """What a stage's command says behind an option, each time."""
+    words = list(stage.command)
+    return [words[place + 1] for place, word in enumerate(words) if word == name]
 
 
-def climb(ladder: ModuleType, monkeypatch: pytest.MonkeyPatch, chain: list[object], jobs: int = 1) -> dict[str, Any]:
-    monkeypatch.setattr(ladder, "stages", lambda seed: chain)
-    with Path("out").open("w") as out:
-        seconds: dict[str, Any] = ladder.Climb(0, Console(file=out), jobs).run()
-    return seconds
+def test_every_draw_and_training_has_the_seed(ladder: ModuleType) -> None:
+    seeds = {stage.name: option(stage, "--seed") + option(stage, "--seed_everything") for stage in ladder.stages(3)}
+    drawn = {"data", "draw preferences", "draw steps", *(name for name in seeds if name.startswith("evaluate"))}
+    assert {name for name, of in seeds.items() if of} == {*drawn, "best of 8", *(f"train {rung}" for rung in LEARNT)}
+    assert {tuple(of) for of in seeds.values() if of} == {("3",)}
 
 
-def three(ladder: ModuleType, *more: str) -> list[object]:
-    return [
-        ladder.Stage("one", ["one", *more], (Path("one"),)),
-        ladder.Stage("two", ["two"], (Path("two"),), ["one"]),
-        ladder.Stage("beside", ["beside"], (Path("beside"),)),
-    ]
+def test_critics_judge_as_they_were_taught_and_the_first_candidate_is_compared(ladder: ModuleType) -> None:
+    chain = {stage.name: stage for stage in ladder.stages(0)}
+    told = [option(chain[name], "--critic_system") for name in ("draw steps", "best of 8")]
+    assert told == [[""], [""]], "no system text in either, as in the data that they begin with"
+    assert option(chain["best of 8"], "--aggregate") == ["min"]
+    assert [option(chain[name], "--samples") for name in ("evaluate sft", "evaluate mpo")] == [[], ["8"]]
+    assert [option(chain[f"draw {kind}"], "--top_p") for kind in ("preferences", "steps")] == [["1"], ["1"]]
 
 
-def test_a_stage_that_is_whole_is_skipped_and_a_change_undoes_what_follows(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seconds = climb(ladder, monkeypatch, three(ladder))
-    assert set(seconds["of"]) == {"one", "two", "beside"}
-    assert climb(ladder, monkeypatch, three(ladder))["seconds"] > seconds["seconds"]
-    assert called == ["one", "two", "beside"]
-    (Path("two") / "left").touch()
-    climb(ladder, monkeypatch, three(ladder, "--more"))
-    assert called == ["one", "two", "beside", "--more", "two"]
-    assert not (Path("two") / "left").exists(), "made from other files"
+@pytest.mark.parametrize("rung", LEARNT)
+def test_each_recipe_makes_a_task_and_its_data(rung: str, tmp_path: Path) -> None:
+    train_tokenizer(["Digit 1 is 7."], 400).save_pretrained(str(tmp_path))
+    settings = [("seed_everything", "5"), ("data.tokenizer", str(tmp_path))]
+    flags = Flags(configs=[f"ladder/{rung}"], settings=settings)
+    made = RecipeCLI("plan", flags, MultimodalTask, PackedDataModule)
+    assert isinstance(made.model, MultimodalTask)
+    assert isinstance(made.datamodule, PackedDataModule)
 
 
-def test_a_stage_whose_folder_is_gone_is_done_again_and_so_is_what_follows(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    climb(ladder, monkeypatch, three(ladder))
-    Path("one").rmdir()
-    (Path("two") / "left").touch()
-    climb(ladder, monkeypatch, three(ladder))
-    assert called == ["one", "two", "beside", "one", "two"]
-    assert not (Path("two") / "left").exists()
-
-
-def test_a_climb_that_is_killed_in_a_stage_goes_on_with_it_and_never_takes_it_for_whole(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    climb(ladder, monkeypatch, three(ladder))
-
-    def killed(self: Any) -> int:
-        (self.folder / "journal").parent.mkdir(exist_ok=True)
-        (self.folder / "journal").touch()
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as during:
-        during.setattr(ladder.subprocess.Popen, "wait", killed)
-        with pytest.raises(KeyboardInterrupt):
-            climb(ladder, monkeypatch, three(ladder, "--more"))
-    assert called[3:] == ["--more terminated"]
-    climb(ladder, monkeypatch, three(ladder, "--more"))
-    assert (Path("one") / "journal").exists(), "the same command goes on with what it had"
-    climb(ladder, monkeypatch, three(ladder))
-    assert called[3:] == ["--more terminated", "--more", "two", "one", "two"]
-    assert not (Path("one") / "journal").exists()
-
-
-def test_a_stage_that_says_it_is_done_when_it_is_stopped_is_not_whole(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ended = threading.Event()
-    monkeypatch.setattr(ladder.subprocess.Popen, "terminate", lambda self: ended.set())
-    monkeypatch.setattr(ladder.subprocess.Popen, "wait", lambda self: (self.folder.mkdir(), ended.wait(20), 0)[-1])
-
-    def interrupted(*_: object, **__: object) -> None:
-        while not Path("one").is_dir():
-            time.sleep(0.01)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as during:
-        during.setattr(ladder, "wait", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            climb(ladder, monkeypatch, three(ladder))
-    notes = json.loads(Path("runs/ladder/seed-0/stages.json").read_text())
-    assert notes["of"]["one"]["whole"] is False
-    assert "one: stopped" in Path("out").read_text()
-
-
-def test_a_climb_that_is_stopped_after_everything_has_changed_goes_on(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    climb(ladder, monkeypatch, three(ladder))
-    changed = [
-        ladder.Stage(stage.name, [*stage.command, "--new"], stage.made, stage.after)  # type: ignore[attr-defined]
-        for stage in three(ladder)
-    ]
-
-    def killed(self: Any) -> int:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as during:
-        during.setattr(ladder.subprocess.Popen, "wait", killed)
-        with pytest.raises(KeyboardInterrupt):
-            climb(ladder, monkeypatch, changed)
-    climb(ladder, monkeypatch, changed)  # the folders of "two" and "beside" are still those of the first climb
-    assert called[-3:] == ["--new"] * 3
-
-
-def test_files_of_others_are_left_alone(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("two").mkdir()
-    with pytest.raises(SystemExit, match="two is there, and no stage of this climb has made it: move it away"):
-        climb(ladder, monkeypatch, three(ladder))
-    assert called == []
-    assert Path("two").is_dir()
-
-
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"seconds": 1, "of": {"one": 3}}', '{"seconds": null, "of": {}}'])
-def test_notes_that_no_climb_has_written(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    Path("runs/ladder/seed-0").mkdir(parents=True)
-    Path("runs/ladder/seed-0/stages.json").write_text(text)
-    with pytest.raises(SystemExit, match=r"stages\.json is not what a climb writes: move runs/ladder/seed-0 away"):
-        climb(ladder, monkeypatch, three(ladder))
+def test_results_that_are_gone_are_one_clear_line(ladder: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match=r"results\.jsonl is missing: remove .*, and climb again"):
+        ladder.marks(tmp_path, "first")
 
 
 @pytest.mark.parametrize("seed", ["-1", "4294967296", "x"])
@@ -241,17 +141,44 @@ def test_a_seed_that_is_none(
     monkeypatch.setattr(sys, "argv", ["ladder.py", "--seed", seed])
     with pytest.raises(SystemExit, match="2"):
         ladder.main()
-    assert "--seed" in capsys.readouterr().err
+    assert f"a seed is from 0 to 4294967295, got '{seed}'" in capsys.readouterr().err
 
 
-def test_one_climb_at_a_time(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def second(self: Any) -> int:
-        with pytest.raises(SystemExit, match="another climb is under way"):
-            climb(ladder, monkeypatch, three(ladder))
-        return 0
+def test_main_writes_the_report_twice_and_says_what_came_of_it(
+    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ladder.py", "--seed", "4"])
+    monkeypatch.setattr(ladder.Climb, "run", lambda self: {"seconds": 61.0, "of": {}})
+    test = {"wins": 3, "losses": 1, "p": 0.625}
+    found = {"add": dict.fromkeys(ladder.RUNGS, 0.25), "self_consistency_8": 0.5, "paired": {"mpo over sft": test}}
+    monkeypatch.setattr(ladder, "report", lambda seed, seconds: {**found, **seconds, "seed": seed, "scenes": 40})
+    assert ladder.main() == 0
+    reports = [Path("runs/ladder", *folder, "report.json").read_text() for folder in (["seed-4"], [])]
+    assert reports[0] == reports[1]
+    assert json.loads(reports[0])["add"]["oracle_8"] == 0.25
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in (*ladder.RUNGS, "self_consistency_8", "40 held-out scenes", "0.62"))
 
-    monkeypatch.setattr(ladder.subprocess.Popen, "wait", second)
-    climb(ladder, monkeypatch, [ladder.Stage("one", ["one"], (Path("one"),))])
+
+@pytest.mark.parametrize(
+    ("raised", "code"), [(KeyboardInterrupt(), 130), (UserError("no recipe 'x'"), "ladder: no rec")]
+)
+def test_main_ends_with_a_word(
+    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int | str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["ladder.py"])
+
+    def run(self: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(ladder.Climb, "run", run)
+    if isinstance(code, int):
+        assert ladder.main() == code
+    else:
+        with pytest.raises(SystemExit, match=code):
+            ladder.main()
 
 
 def test_a_stamp_changes_with_what_a_recipe_extends(
@@ -276,49 +203,6 @@ def test_a_stamp_changes_with_what_a_recipe_extends(
     assert {name for name in before if before[name] != after[name]} == {"train prm", "train orm"}
     monkeypatch.setattr(ladder.mmcomponents.data, "__path__", [str(tmp_path)])
     assert {name for name, stamp in stamps().items() if stamp != after[name]} == {"data"}
-
-
-def test_a_stage_that_fails_ends_the_climb_and_is_not_whole(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chain = [
-        ladder.Stage("one", ["one", "fail"], (Path("one"),)),
-        ladder.Stage("two", ["two"], (Path("two"),), ["one"]),
-    ]
-    with pytest.raises(SystemExit, match=r"'one' ended with exit code 2; see runs/ladder/seed-0/logs/one\.txt"):
-        climb(ladder, monkeypatch, chain, jobs=2)
-    assert called == ["fail"]
-    notes = json.loads(Path("runs/ladder/seed-0/stages.json").read_text())
-    assert notes["of"]["one"]["whole"] is False
-    assert notes["seconds"] > 0
-
-
-def test_two_stages_run_at_a_time_where_neither_reads_the_other(
-    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    together, plain = threading.Barrier(2, timeout=20), ladder.subprocess.Popen.wait
-
-    threads: dict[str, str] = {}
-
-    def run(self: Any) -> int:
-        threads[self.word] = self.threads
-        if self.word in ("a", "b"):
-            together.wait()  # passes only where both are running
-        code: int = plain(self)
-        return code
-
-    monkeypatch.setattr(ladder.subprocess.Popen, "wait", run)
-    chain = [
-        ladder.Stage("first", ["first"], (Path("first"),)),
-        ladder.Stage("a", ["a"], (Path("a"),), ["first"]),
-        ladder.Stage("b", ["b"], (Path("b"),), ["first"]),
-        ladder.Stage("last", ["last"], (Path("last"),), ["a", "b"]),
-    ]
-    climb(ladder, monkeypatch, chain, jobs=2)
-    assert called[0] == "first"
-    assert called[-1] == "last"
-    assert sorted(called) == ["a", "b", "first", "last"]
-    assert threads == {"first": "2", "a": "1", "b": "1", "last": "2"}, "both, where nothing can run beside"
 
 
 def test_nothing_runs_beside_what_the_whole_chain_waits_for(ladder: ModuleType) -> None:
