@@ -96,7 +96,8 @@ def stages(seed: int) -> list[Stage]:
     fit("pretrain", "export statements")
     fit("sft", "export pretrain")
     fit("claims", "export pretrain")
-    fit("judge", "export claims")
+    fit("corrections", "export claims")
+    fit("judge", "export corrections")
     draw("preferences", "sft", "preferences", runs / "pairs", "--samples", "4", "--max_pairs", "2")
     fit("mpo", "draw preferences", "export sft")
     labels = ["--samples", "4", "--completions", "4", "--mixed_only", "--until_error", *untold]

@@ -28,6 +28,8 @@ SMALL = {
     "refresher": 3,
     "preference_questions": 4,
     "claims": 16,
+    "transcripts": 6,
+    "corrections": 5,
     "mistakes": 16,
     "critic_questions": 4,
     "validation": 3,
@@ -46,6 +48,8 @@ PARTS = (
     "refresher",
     "preferences",
     "claims",
+    "transcripts",
+    "corrections",
     "mistakes",
     "critic",
     "validation",
@@ -70,13 +74,15 @@ def records(folder: Path, part: str) -> Iterator[dict[str, Any]]:
 
 def test_parts_are_as_large_as_asked_for_and_name_their_source(made: Path) -> None:
     sizes = {part: len(list(records(made, part))) for part in PARTS}
-    assert list(sizes.values()) == [12, 4, 7, 5, 4, 6, 3, 5, 3, 4, 16, 16, 4, 3, 4]
+    assert list(sizes.values()) == [12, 4, 7, 5, 4, 6, 3, 5, 3, 4, 16, 6, 5, 16, 4, 3, 4]
     assert {part: {r["source"] for r in records(made, part)} for part in PARTS} == {part: {part} for part in PARTS}
 
 
 SCANS = {part: {"learnt"} for part in PARTS[2:9]} | {
     "preferences": {"preferences"},
     "claims": {"learnt", "critic"},
+    "transcripts": {"learnt", "critic"},
+    "corrections": {"learnt", "critic"},
     "mistakes": {"learnt", "critic"},
     "critic": {"critic"},
     "validation": {"validation"},
@@ -183,6 +189,20 @@ def test_statements_are_about_each_digit_once_or_again_and_again_about_a_single_
                 assert verdict == ("+" if said == there else "-")
     assert several > 3
     assert single > 0
+
+
+def test_transcripts_and_corrections_tell_what_is_there(made: Path) -> None:
+    for record in records(made, "transcripts"):
+        said = re.findall(r"^Digit (\d) is (\d)\..*\n([+-]) (\d)$", record["text"], re.MULTILINE)
+        assert [int(there) for *_, there in said] == list(record["digits"])
+        assert all(verdict == "-" for _, digit, verdict, there in said if digit != there)
+        assert record["text"].startswith("<image>\n")
+    for record in records(made, "corrections"):
+        answers = [message["content"] for message in record["messages"] if message["role"] == "assistant"]
+        assert [int(answer[2:]) for answer in answers[:-1]] == list(record["digits"])
+        assert {answer[:2] for answer in answers} <= {"+ ", "- "}
+    for record in records(made, "mistakes"):
+        assert {message["content"] for message in record["messages"] if message["role"] == "assistant"} <= {"+", "-"}
 
 
 def test_what_is_judged_first_has_few_digits_and_what_is_asked_has_many(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from mmcomponents.data.handwriting_verdicts import (
     MISCOUNTED,
     MISQUOTED,
     MISREAD,
+    Judged,
     judged_solution,
     judged_statements,
     judged_sums,
@@ -36,7 +37,8 @@ def test_a_verdict_is_about_its_own_step() -> None:
     generator, digits, similar = np.random.default_rng(1), [9, 0, 4, 8], [4, 6, 9, 3]
     wrong = {"digit": 0, "similar": 0, "total": 0, "answer": 0}
     for _ in range(500):
-        messages = judged_solution(digits, similar, generator)
+        judged = judged_solution(digits, similar, generator)
+        messages = judged.conversation(told=False)
         assert [m["role"] for m in messages] == ["user", "assistant"] * 5
         shown = [m["content"].rpartition("### Solution Process:\n")[2] for m in messages[::2]]
         before = 0
@@ -52,10 +54,20 @@ def test_a_verdict_is_about_its_own_step() -> None:
             before = total
         assert messages[-1]["content"] == ("+" if shown[-1] == f"Answer: {before}" else "-")
         wrong["answer"] += messages[-1]["content"] == "-"
+        assert judged.truths == (*digits, before), "what is there, and the last total"
     assert abs(wrong["digit"] / 2000 - MISREAD) < 0.05
     assert abs(wrong["similar"] / wrong["digit"] - 5 / 9) < 0.06, "half of them, and one in nine of the others"
     assert abs(wrong["total"] / 1500 - MISCOUNTED) < 0.012
     assert abs(wrong["answer"] / 500 - MISQUOTED) < 0.08
+
+
+def test_what_is_right_stands_behind_each_verdict_of_a_transcript_and_of_corrections() -> None:
+    judged = Judged("<image>\nAdd.", ("Digit 1 is 4.", "Answer: 5"), ("+", "-"), (4, 4))
+    assert judged.transcript() == "<image>\nAdd.\nDigit 1 is 4.\n+ 4\nAnswer: 5\n- 4"
+    told, untold = judged.conversation(told=True), judged.conversation(told=False)
+    assert told[::2] == untold[::2]
+    assert [message["content"] for message in told[1::2]] == ["+ 4", "- 4"]
+    assert [message["content"] for message in untold[1::2]] == ["+", "-"]
 
 
 def test_half_of_the_sums_are_false_and_the_right_one_stands_behind_each_verdict() -> None:

@@ -42,6 +42,8 @@ def make_handwriting_ladder(
     refresher: int = 2_000,
     preference_questions: int = 4_000,
     claims: int = 10_000,
+    transcripts: int = 8_000,
+    corrections: int = 8_000,
     mistakes: int = 12_000,
     critic_questions: int = 1_600,
     validation: int = 500,
@@ -73,7 +75,9 @@ def make_handwriting_ladder(
     | `refresher` | conversations as in `scenes` | `sft` |
     | `preferences` | sums of other handwriting, final answers alone | `mpo`, through `data preferences` |
     | `claims` | as `statements`, of what is learnt from and of `critic` | `claims` |
-    | `mistakes` | solutions with mistakes and their verdicts, of what is learnt from and of `critic` | `judge` |
+    | `transcripts` | solutions with mistakes, verdicts and truth, as documents, of the same scans | `corrections` |
+    | `corrections` | the same as conversations | `corrections` |
+    | `mistakes` | the same with verdicts alone | `judge` |
     | `critic` | sums of other handwriting again, final answers alone | `prm` and `orm`, through `data steps` |
     | `validation` | sums of other handwriting again, with their steps | none: to choose settings on |
     | `test` | sums of other handwriting again, with their steps | none: evaluation |
@@ -93,7 +97,9 @@ def make_handwriting_ladder(
         refresher: Conversations as in pre-training, so that fine-tuning does not forget them.
         preference_questions: With final answers alone.
         claims: Scenes with statements, for critics to begin with.
-        mistakes: Solutions with mistakes.
+        transcripts: Documents of solutions with mistakes, verdicts and truth.
+        corrections: Conversations about such solutions, with verdicts and truth.
+        mistakes: Conversations about such solutions, with verdicts alone.
         critic_questions: With final answers alone.
         validation: To choose settings on.
         held_out: To test on.
@@ -143,6 +149,8 @@ def make_handwriting_ladder(
         Part("critic", critic_questions, add, asks="answer", scans=("critic",)),
         Part("validation", validation, add, scans=("validation",)),
         Part("test", held_out, add, scans=("test",)),
+        Part("transcripts", transcripts, judge, asks="transcripts", scans=("learnt", "critic"), words=False),
+        Part("corrections", corrections, judge, asks="corrections", scans=("learnt", "critic"), words=False),
     ]
     sizes = {"documents": documents, "sums": sums, **{part.name: part.size for part in parts}}
     if empty := [name for name, size in sizes.items() if size < 1]:
@@ -193,7 +201,7 @@ def make_handwriting_ladder(
             for batch in _in_order(drawn, 64, num_workers):
                 for record, png in batch:
                     writer.write(f"{number:06d}", record, [("png", png)])
-                    if "learnt" in part.scans:
+                    if part.words and "learnt" in part.scans:
                         texts += _words(record.get("messages", [])) or [record["text"]]
                     number += 1
                     tell()

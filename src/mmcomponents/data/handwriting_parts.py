@@ -31,17 +31,21 @@ class Part:
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            or on "statements" about the digits: each once, or a single one again and again; or "names" of the digits
-            in a document, which is the least text that takes a look at each.
+            "corrections" of it, which have the truth behind each verdict, or the same as "transcripts" without roles;
+            documents of "statements" about the digits with verdicts and truth, each once, or a single one again and
+            again; or "names" of the digits, which is the least text that takes a look at each.
         scans: Which of `SHARES` the digits come from.
+        words: Whether the tokenizer is made from its texts too, where they are learnt from. Those that say again what
+            another part says would only add weight to it.
     """
 
     name: str
     size: int
     style: SceneStyle
     kinds: tuple[int, int] | None = None
-    asks: Literal["steps", "answer", "verdicts", "statements", "names"] = "steps"
+    asks: Literal["steps", "answer", "verdicts", "corrections", "transcripts", "statements", "names"] = "steps"
     scans: tuple[str, ...] = ("learnt",)
+    words: bool = True
 
 
 class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
@@ -86,9 +90,12 @@ class Drawn(Dataset[tuple[dict[str, Any], bytes]]):
         elif part.asks == "names":
             named = (f"Digit {place} is {digit}." for place, digit in enumerate(scene.digits, start=1))
             record = {"text": "\n".join(["<image>", *named])}
-        elif part.asks == "verdicts":
+        elif part.asks in ("transcripts", "corrections", "verdicts"):
             alike = self.similar[list(scene.scans)].tolist()
-            record = {"messages": judged_solution(scene.digits, alike, generator), "kinds": ["judge"]}
+            judged = judged_solution(scene.digits, alike, generator)
+            record = {"messages": judged.conversation(told=part.asks == "corrections"), "kinds": ["judge"]}
+            if part.asks == "transcripts":
+                record = {"text": judged.transcript()}
         else:
             question = adding_question(generator)
             final = solution(scene.digits) if part.asks == "steps" else str(sum(scene.digits))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -69,10 +70,43 @@ def judged_sums(most: int, count: int, generator: np.random.Generator) -> list[M
     return messages
 
 
-def judged_solution(digits: Sequence[int], similar: Sequence[int], generator: np.random.Generator) -> list[Message]:
-    """A critic's conversation about a solution with mistakes; a verdict is about its own step alone.
+@dataclass(frozen=True)
+class Judged:
+    """A solution with mistakes.
 
-    Critics are told nothing: a system text would push the image away from where it stands in pre-training.
+    Attributes:
+        question: That it answers.
+        steps: What it says, the answer last.
+        verdicts: One word on each step: is it right, whatever was wrong before?
+        truths: What each step should have said: the digit that is there, and, of the answer, the last total.
+    """
+
+    question: str
+    steps: tuple[str, ...]
+    verdicts: tuple[str, ...]
+    truths: tuple[int, ...]
+
+    def transcript(self) -> str:
+        """A document: behind each step its verdict and the truth."""
+        pairs = zip(self.steps, self._corrections(), strict=True)
+        return "\n".join([self.question, *(line for pair in pairs for line in pair)])
+
+    def conversation(self, told: bool) -> list[Message]:
+        """A critic's conversation.
+
+        Without a system text, which would push the image away from where it stands in pre-training.
+
+        Args:
+            told: Whether the truth stands behind each verdict.
+        """
+        return critique(self.question, self.steps, self._corrections() if told else self.verdicts, system=None)
+
+    def _corrections(self) -> list[str]:
+        return [f"{verdict} {truth}" for verdict, truth in zip(self.verdicts, self.truths, strict=True)]
+
+
+def judged_solution(digits: Sequence[int], similar: Sequence[int], generator: np.random.Generator) -> Judged:
+    """A solution with mistakes.
 
     Args:
         digits: Of the scene.
@@ -92,7 +126,8 @@ def judged_solution(digits: Sequence[int], similar: Sequence[int], generator: np
     final = _off(total, generator) if generator.random() < MISQUOTED else total
     steps.append(f"Answer: {final}")
     verdicts.append(WORDS[0] if final == total else WORDS[1])
-    return critique(adding_question(generator), steps, verdicts, system=None)
+    question = adding_question(generator)
+    return Judged(question, tuple(steps), tuple(verdicts), (*digits, total))
 
 
 def step(place: int, digit: int, before: int, total: int) -> str:
