@@ -14,6 +14,7 @@ does not count.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -137,7 +138,8 @@ class Climb:
     def run(self) -> dict[str, Any]:
         """Runs the chain; returns "seconds" on the clock, and those "of" each stage.
 
-        Where a climb goes on, the clock does too, and counts what is done again.
+        Where a climb goes on, the clock does too, and counts what is done again; where one is killed, its last seconds
+        are lost.
 
         Raises:
             SystemExit: A stage has failed, and those beside it have come to their end; another climb is under way; or
@@ -181,13 +183,13 @@ class Climb:
         for stage in self.chain:
             stamps[stage.name] = _stamp(stage, [stamps[name] for name in stage.after])
             note = self._begun(stage, stamps[stage.name])
-            whole = note.get("whole", False) and all(path.exists() for path in stage.made)
+            whole = note.get("whole", False) and all(_holds(path) for path in stage.made)
             stale = any(name in waiting for name in stage.after)
             if stale:
                 self.known["of"].get(stage.name, {})["stamp"] = None
             if stale or not whole:
                 waiting[stage.name] = stage
-            if stage.name not in self.known["of"] and (other := [path for path in stage.made if path.exists()]):
+            if stage.name not in self.known["of"] and (other := [path for path in stage.made if _holds(path)]):
                 raise SystemExit(f"ladder: {other[0]} is there, and no stage of this climb has made it: move it away")
         if not any(self._begun(stage, stamps[stage.name]) for stage in self.chain):
             self.known["seconds"] = 0.0  # nothing of the earlier climb is used; whose its folders are is still known
@@ -206,7 +208,8 @@ class Climb:
                         if free and not any(name in waiting or name in going for name in stage.after):
                             running[pool.submit(self._run, stage, stamps[stage.name])] = waiting.pop(stage.name)
                             going.add(stage.name)
-                    done, _ = wait(running, return_when=FIRST_COMPLETED)
+                    done, _ = wait(running, timeout=10, return_when=FIRST_COMPLETED)
+                    self._keep()  # the clock, for a climb that is killed
                     for future in done:
                         stage = running.pop(future)
                         if code := future.result():
@@ -360,10 +363,15 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     console.print(table)
 
 
+def _holds(path: Path) -> bool:
+    """Whether a stage's files are there; an empty folder, or a link to one, is none."""
+    return any(path.iterdir()) if path.is_dir() else path.exists()
+
+
 def _remove(path: Path) -> None:
-    if path.is_symlink() and path.is_dir():  # to a larger disk: it stays
-        shutil.rmtree(path.resolve())
-        path.resolve().mkdir()
+    if path.is_symlink() and path.is_dir():  # to a larger disk: the link stays, and the folder itself
+        for inside in path.iterdir():
+            shutil.rmtree(inside) if inside.is_dir() else inside.unlink()
     elif path.is_dir():
         shutil.rmtree(path)
     else:
@@ -384,6 +392,12 @@ def _seed(text: str) -> int:
     return seed
 
 
+def _stop_at_signals() -> None:
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(stop) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(stop, _terminated)
+
+
 def _terminated(*_: object) -> None:
     raise KeyboardInterrupt
 
@@ -396,13 +410,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, choices=(1, 2), default=2, help="stages that run at a time (2)")
     arguments = parser.parse_args()
     seed, console = arguments.seed, Console()
-    for stop in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(stop) is not signal.SIG_IGN:  # nohup's doing
-            signal.signal(stop, _terminated)
+    _stop_at_signals()
     try:
         found = report(seed, Climb(seed, console, arguments.jobs).run())
     except KeyboardInterrupt:
-        console.print("ladder: stopped; the same command goes on")
+        with contextlib.suppress(OSError):  # of a terminal that was closed
+            console.print("ladder: stopped; the same command goes on")
         return 130
     except UserError as error:  # of a recipe
         raise SystemExit(f"ladder: {error}") from error

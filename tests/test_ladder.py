@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -152,6 +153,7 @@ def test_main_writes_the_report_twice_and_says_what_came_of_it(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ladder.py", "--seed", "4"])
     monkeypatch.setattr(ladder.Climb, "run", lambda self: {"seconds": 61.0, "of": {}})
+    monkeypatch.setattr(ladder, "_stop_at_signals", lambda: None)
     test = {"wins": 3, "losses": 1, "p": 0.625}
     found = {"add": dict.fromkeys(ladder.RUNGS, 0.25), "self_consistency_8": 0.5, "paired": {"mpo over sft": test}}
     monkeypatch.setattr(ladder, "report", lambda seed, seconds: {**found, **seconds, "seed": seed, "scenes": 40})
@@ -167,7 +169,12 @@ def test_main_writes_the_report_twice_and_says_what_came_of_it(
     ("raised", "code"), [(KeyboardInterrupt(), 130), (UserError("no recipe 'x'"), "ladder: no rec")]
 )
 def test_main_ends_with_a_word(
-    ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int | str
+    ladder: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    raised: BaseException,
+    code: int | str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["ladder.py"])
@@ -176,8 +183,10 @@ def test_main_ends_with_a_word(
         raise raised
 
     monkeypatch.setattr(ladder.Climb, "run", run)
+    monkeypatch.setattr(ladder, "_stop_at_signals", lambda: None)
     if isinstance(code, int):
         assert ladder.main() == code
+        assert "stopped; the same command goes on" in capsys.readouterr().out
     else:
         with pytest.raises(SystemExit, match=code):
             ladder.main()
@@ -238,3 +247,19 @@ def test_the_report_reads_each_rung_from_its_own_evaluation(
 def test_a_question_that_one_evaluation_lacks_is_an_error(ladder: ModuleType) -> None:
     with pytest.raises(ValueError, match="1 questions are in one of the two evaluations alone, such as b"):
         ladder.paired_test({"a": True}, {"a": True, "b": False})
+
+
+def test_a_closed_terminal_stops_a_climb_unless_nohup_says_otherwise(
+    ladder: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caught: dict[Any, Any] = {}
+    monkeypatch.setattr(signal, "signal", caught.__setitem__)
+    monkeypatch.setattr(signal, "getsignal", lambda of: signal.SIG_DFL)
+    ladder._stop_at_signals()
+    assert set(caught) == {signal.SIGTERM, signal.SIGHUP}
+    with pytest.raises(KeyboardInterrupt):
+        caught[signal.SIGHUP](signal.SIGHUP, None)
+    caught.clear()
+    monkeypatch.setattr(signal, "getsignal", lambda of: signal.SIG_IGN if of == signal.SIGHUP else signal.SIG_DFL)
+    ladder._stop_at_signals()
+    assert set(caught) == {signal.SIGTERM}

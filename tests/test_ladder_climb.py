@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -29,6 +30,7 @@ def called(ladder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         def wait(self) -> int:
             words_last.append(self.word)
             self.folder.mkdir(exist_ok=True)
+            (self.folder / "made").touch()
             return 2 if self.word == "fail" else 0
 
         def terminate(self) -> None:
@@ -70,7 +72,7 @@ def test_a_stage_whose_folder_is_gone_is_done_again_and_so_is_what_follows(
     ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     climb(ladder, monkeypatch, three(ladder))
-    Path("one").rmdir()
+    shutil.rmtree("one")
     (Path("two") / "left").touch()
     climb(ladder, monkeypatch, three(ladder))
     assert called == ["one", "two", "beside", "one", "two"]
@@ -142,6 +144,7 @@ def test_a_climb_that_is_stopped_after_everything_has_changed_goes_on(
 
 def test_files_of_others_are_left_alone(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("two").mkdir()
+    Path("two/mine").touch()
     with pytest.raises(SystemExit, match="two is there, and no stage of this climb has made it: move it away"):
         climb(ladder, monkeypatch, three(ladder))
     assert called == []
@@ -160,7 +163,7 @@ def test_notes_that_no_climb_has_written(
 
 def test_a_climb_is_killed_and_its_clock_is_kept(ladder: ModuleType, tmp_path: Path) -> None:
     """With real processes: the lock outlives the driver while a stage does, and nothing of the clock is lost."""
-    wait = "import os, time; open('two', 'w'); [time.sleep(0.1) for _ in range(300) if not os.path.exists('go')]"
+    wait = "import os, time; open('two', 'w'); [time.sleep(0.1) for _ in range(1200) if not os.path.exists('go')]"
     (tmp_path / "driver.py").write_text(f"""
 import importlib.util, subprocess, sys
 from pathlib import Path
@@ -203,9 +206,24 @@ def test_a_stage_that_is_done_again_leaves_a_link_to_a_larger_disk(
     Path("one").rename("large")
     Path("one").symlink_to("large")
     Path("large/left").touch()
+    Path("large/below").mkdir()
+    Path("large/below/left").touch()
+    disk = Path("large").stat().st_ino
     climb(ladder, monkeypatch, three(ladder, "--more"))
     assert Path("one").is_symlink()
-    assert list(Path("large").iterdir()) == []
+    assert not (Path("large") / "left").exists()
+    assert not (Path("large") / "below").exists()
+    assert Path("large").stat().st_ino == disk, "emptied, not made anew: it may be where a disk begins"
+
+
+def test_a_link_to_an_empty_folder_is_there_before_the_first_climb(
+    ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("large").mkdir()
+    Path("one").symlink_to("large")
+    climb(ladder, monkeypatch, three(ladder))
+    assert called == ["one", "two", "beside"]
+    assert Path("one").is_symlink()
 
 
 def test_one_climb_at_a_time(ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

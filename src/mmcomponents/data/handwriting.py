@@ -64,7 +64,7 @@ def make_handwriting(
         The folder.
 
     Raises:
-        DataError: The folder holds shards that are not of this function.
+        DataError: The folder holds another data set, or shards or a note that nothing is known of.
         ValueError: Arguments that make no scenes.
         ModuleNotFoundError: scikit-learn is missing.
     """

@@ -12,7 +12,7 @@ from mmcomponents.data.index_file import index_path
 
 NOTE = "dataset.json"
 """What the data set is. It is written last: where it is, the rest is whole."""
-BEGUN = ".dataset.json.part"
+BEGUN = ".dataset.json.begun"
 """Whose the folder is, until then."""
 
 
@@ -25,25 +25,23 @@ def begin(folder: Path, name: str, parts: Sequence[str]) -> None:
         parts: What its shards are called, before the number.
 
     Raises:
-        DataError: The folder holds another data set, or shards and no word of whose they are.
+        DataError: The folder holds another data set, or shards or a note that nothing is known of.
         OSError: The folder cannot be written to.
     """
     owner, shards = _owner(folder), sorted(folder.glob("*.tar"))
     if owner is None and shards:
-        raise DataError(
-            f"{folder} holds {len(shards)} shards that are not of the data set {name!r}, such as {shards[0]}"
-        )
+        told = f"{len(shards)} shards, such as {shards[0]}, and nothing says that they are of the data set {name!r}"
+        raise DataError(f"{folder} holds {told}: give another folder")
     if owner not in (None, name):
         raise DataError(f"{folder} holds the data set {owner!r}, not {name!r}: give another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / BEGUN).write_text(json.dumps({"name": name}) + "\n")
+    _write(folder / BEGUN, {"name": name})
     (folder / NOTE).unlink(missing_ok=True)
-    for shard in shards:
-        if shard.name.rpartition("-")[0] in parts:
+    for part in parts:
+        for shard in folder.glob(f"{part}-{'[0-9]' * 6}.tar"):  # as `ShardWriter` numbers them
             shard.unlink()
             index_path(shard).unlink(missing_ok=True)
-    for part in parts:  # of a call that was killed
-        for unfinished in folder.glob(f".{part}-*.tar.*.tmp"):
+        for unfinished in folder.glob(f".{part}-*.tmp"):  # of a call that was killed
             unfinished.unlink()
 
 
@@ -54,9 +52,8 @@ def finish(folder: Path, settings: Mapping[str, Any]) -> None:
         folder: As `begin` was given.
         settings: With the "name" that `begin` was given.
     """
-    begun = folder / BEGUN
-    begun.write_text(json.dumps(settings, indent=2) + "\n")
-    begun.replace(folder / NOTE)
+    _write(folder / NOTE, settings)
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def _owner(folder: Path) -> str | None:
@@ -68,3 +65,10 @@ def _owner(folder: Path) -> str | None:
             except (ValueError, KeyError, TypeError) as error:
                 raise DataError(f"{note} does not say which data set this is: give another folder") from error
     return None
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all: a torn note would lock its own data set out."""
+    part = path.with_name(f"{path.name}.tmp")
+    part.write_text(json.dumps(content, indent=2) + "\n")
+    part.replace(path)

@@ -111,7 +111,8 @@ def make_handwriting_ladder(
         judged: The same among those with statements or mistakes: place after place is learnt, short ones first. With
             as many digits as in `summands` alone, critics had learnt nothing after 3,000 steps of conversations.
         orders: Weights of rows, columns and two-by-two grids; a grid holds no more than four digits.
-        vocab_size: Of the tokenizer, which is made from the texts that are learnt from.
+        vocab_size: Of the tokenizer, which is made from the texts that are learnt from, but for transcripts and
+            corrections.
         samples_per_shard: Most samples of a shard.
         num_workers: Processes that draw; 0: this one.
         progress: Called with (samples done, samples in all).
@@ -120,7 +121,7 @@ def make_handwriting_ladder(
         The folder.
 
     Raises:
-        DataError: The folder holds shards that are not of this function.
+        DataError: The folder holds another data set, or shards or a note that nothing is known of.
         ValueError: Arguments that make no scenes.
         ModuleNotFoundError: scikit-learn is missing.
     """

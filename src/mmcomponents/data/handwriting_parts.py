@@ -31,7 +31,7 @@ class Part:
         style: How they look.
         kinds: Fewest and most questions of `LOOKING`; None: what `asks` says.
         asks: What is given: the "steps" of the sum, the final "answer" alone, "verdicts" on a solution with mistakes,
-            "corrections" of it, which have the truth behind each verdict, or the same as "transcripts" without roles;
+            "corrections" of it, which have the truth behind each verdict, or "transcripts", the same without roles;
             documents of "statements" about the digits with verdicts and truth, each once, or a single one again and
             again; or "names" of the digits, which is the least text that takes a look at each.
         scans: Which of `SHARES` the digits come from.

@@ -78,7 +78,7 @@ class Judged:
         question: That it answers.
         steps: What it says, the answer last.
         verdicts: One word on each step: is it right, whatever was wrong before?
-        truths: What each step should have said: the digit that is there, and, of the answer, the last total.
+        truths: The digit that is there, for each step, and the last total, for the answer. Totals are not corrected.
     """
 
     question: str
