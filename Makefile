@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
-	@echo "make ladder       climb from random weights to best-of-N on two CPU cores, in half an hour (not from every seed yet); SEED=1 for another seed"
+	@echo "make ladder       climb from random weights to best-of-N on two CPU cores, in half an hour; SEED=1 for another seed"
 	@echo "make test         run the tests"
 	@echo "make lint         check style and types"
 	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
