@@ -295,11 +295,29 @@ def _stamp(stage: Stage, before: Sequence[str]) -> str:
 
 def marks(folder: Path, selector: str) -> dict[str, bool]:
     """Whether what a selector chose is right, by the key of the question."""
+    return {line["key"]: line["right"][selector] > 0.5 for line in _results(folder)}
+
+
+def in_order(folder: Path, critic: str) -> float:
+    """Of two candidates to a question, one right and one wrong: how often a critic's score of the right one is higher.
+
+    A solution's score is that of its least step. Equal scores count half.
+    """
+    won, pairs = 0.0, 0
+    for line in _results(folder):
+        scored = list(zip(map(min, line["scores"][critic]), line["marks"], strict=True))
+        right = [score for score, mark in scored if mark > 0.5]
+        wrong = [score for score, mark in scored if mark <= 0.5]
+        won += sum((good > bad) + 0.5 * (good == bad) for good in right for bad in wrong)
+        pairs += len(right) * len(wrong)
+    return won / pairs if pairs else 0.5
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
     results = folder / "results.jsonl"
     if not results.is_file():
         raise SystemExit(f"ladder: {results} is missing: remove {folder}, and climb again")
-    lines = [json.loads(line) for line in results.read_text().splitlines()]
-    return {line["key"]: line["right"][selector] > 0.5 for line in lines}
+    return [json.loads(line) for line in results.read_text().splitlines()]
 
 
 def paired_test(upper: Mapping[str, bool], lower: Mapping[str, bool]) -> dict[str, float]:
@@ -339,6 +357,7 @@ def report(seed: int, seconds: Mapping[str, Any]) -> dict[str, Any]:
         "scenes": len(right["mpo"]),
         "paired": {f"{upper} over {lower}": paired_test(together[upper], together[lower]) for upper, lower in PAIRED},
         **{name: _share(of) for name, of in voted.items()},
+        "pairs_in_order": {critic: in_order(folder / "mpo", critic) for critic in ("process", "outcome")},
         "stages": {name: round(value, 1) for name, value in seconds["of"].items()},
     }
 
@@ -355,6 +374,11 @@ def show(found: Mapping[str, Any], console: Console) -> None:
     for rung in RUNGS:
         table.add_row(rung, f"{found['add'][rung]:.1%}")
     table.add_row("self_consistency_8", f"{found['self_consistency_8']:.1%}")
+    console.print(table)
+    table = Table("critic", title="a right and a wrong candidate")
+    table.add_column("in order", justify="right")
+    for critic, share in found["pairs_in_order"].items():
+        table.add_row(critic, f"{share:.1%}")
     console.print(table)
     table = Table("paired")
     for name in ("wins", "losses", "p"):

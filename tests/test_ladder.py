@@ -156,13 +156,14 @@ def test_main_writes_the_report_twice_and_says_what_came_of_it(
     monkeypatch.setattr(ladder, "_stop_at_signals", lambda: None)
     test = {"wins": 3, "losses": 1, "p": 0.625}
     found = {"add": dict.fromkeys(ladder.RUNGS, 0.25), "self_consistency_8": 0.5, "paired": {"mpo over sft": test}}
+    found["pairs_in_order"] = {"process": 0.875, "outcome": 0.5}
     monkeypatch.setattr(ladder, "report", lambda seed, seconds: {**found, **seconds, "seed": seed, "scenes": 40})
     assert ladder.main() == 0
     reports = [Path("runs/ladder", *folder, "report.json").read_text() for folder in (["seed-4"], [])]
     assert reports[0] == reports[1]
     assert json.loads(reports[0])["add"]["oracle_8"] == 0.25
     shown = capsys.readouterr().out
-    assert all(word in shown for word in (*ladder.RUNGS, "self_consistency_8", "40 held-out scenes", "0.62"))
+    assert all(word in shown for word in (*ladder.RUNGS, "self_consistency_8", "40 held-out scenes", "0.62", "87.5%"))
 
 
 @pytest.mark.parametrize(
@@ -231,12 +232,16 @@ def test_the_report_reads_each_rung_from_its_own_evaluation(
     for rung, of in right.items():
         folder = Path("runs/ladder/seed-4/evaluate") / rung
         folder.mkdir(parents=True)
-        lines = [{"key": f"{n}", "right": {name: float(n < many) for name, many in of.items()}} for n in range(10)]
+        judged = {"marks": [1.0, 0.0], "scores": {"process": [[0.9, 0.6], [0.9, 0.5]], "outcome": [[0.2], [0.3]]}}
+        lines = [
+            {"key": f"{n}", "right": {name: float(n < many) for name, many in of.items()}, **judged} for n in range(10)
+        ]
         (folder / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     found = ladder.report(4, {"seconds": 12.34, "of": {"data": 3.21}})
     shares = {"pretrain": 0.1, "sft": 0.2, "mpo": 0.3, "best_of_8_orm": 0.5, "best_of_8_prm": 0.6, "oracle_8": 0.7}
     assert found["add"] == pytest.approx(shares)
     assert found["self_consistency_8"] == pytest.approx(0.4)
+    assert found["pairs_in_order"] == {"process": 1.0, "outcome": 0.0}
     assert (found["seconds"], found["stages"], found["scenes"]) == (12.3, {"data": 3.2}, 10)
     wins = {name: (test["wins"], test["losses"]) for name, test in found["paired"].items()}
     assert wins["best_of_8_prm over best_of_8_orm"] == (1, 0)
@@ -263,3 +268,19 @@ def test_a_closed_terminal_stops_a_climb_unless_nohup_says_otherwise(
     monkeypatch.setattr(signal, "getsignal", lambda of: signal.SIG_IGN if of == signal.SIGHUP else signal.SIG_DFL)
     ladder._stop_at_signals()
     assert set(caught) == {signal.SIGTERM}
+
+
+def test_pairs_are_of_one_question_and_a_solution_is_as_good_as_its_least_step(
+    ladder: ModuleType, tmp_path: Path
+) -> None:
+    lines = [
+        {"marks": [1.0, 0.0, 0.0], "scores": {"process": [[0.9, 0.4], [0.5, 0.5], [0.9, 0.3]]}},  # lost, won
+        {"marks": [0.0, 1.0], "scores": {"process": [[0.2], [0.2]]}},  # equal
+        {"marks": [1.0, 1.0], "scores": {"process": [[0.1], [0.8]]}},  # none
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert ladder.in_order(tmp_path, "process") == 0.5
+    (tmp_path / "results.jsonl").write_text(json.dumps(lines[0]).replace("0.4", "0.6") + "\n")
+    assert ladder.in_order(tmp_path, "process") == 1.0
+    (tmp_path / "results.jsonl").write_text(json.dumps(lines[2]) + "\n")
+    assert ladder.in_order(tmp_path, "process") == 0.5, "no pairs: nothing known"
