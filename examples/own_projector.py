@@ -1,8 +1,8 @@
-"""A projector of one's own, swapped into the quickstart.
+"""A custom projector, used in the quickstart.
 
     PYTHONPATH=examples mmcomponents fit --config quickstart --model.projector own_projector.GatedProjector
 
-Train the quickstart's data first: `mmcomponents data handwriting --out data/handwriting`.
+This requires the quickstart's data: `mmcomponents data handwriting --out data/handwriting`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from mmcomponents.projectors import Projector
 
 
 class GatedProjector(Projector):
-    """A linear map with a gate.
+    """Linear projection with a gate.
 
     Args:
         in_features: Width of the visual tokens.
         out_features: Width of the backbone.
-        temperature: The gate's logits are divided by it.
+        temperature: Divisor of the gate's logits.
     """
 
     def __init__(self, in_features: int, out_features: int, temperature: float = 1.0) -> None:
@@ -30,7 +30,7 @@ class GatedProjector(Projector):
         self.temperature = temperature
         self.init_weights()
 
-    def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
+    def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects `[N, n, in_features]` to `[N, n, out_features]`."""
         tokens = features.primary.tokens
         out: Tensor = self.linear(tokens) * (self.gate(tokens) / self.temperature).sigmoid()

@@ -1,6 +1,6 @@
-"""Parts without Lightning: a model composed in Python, trained in a plain loop, asked a question.
+"""Parts without Lightning: a model composed in Python and trained in a plain loop.
 
-It learns to tell how many bright tiles an image has, in about a minute on one core:
+It learns to count the bright tiles of an image, in about a minute on one core:
 
     python examples/plain_loop.py
 """
@@ -16,8 +16,8 @@ from mmcomponents import MultimodalModel
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import IGNORE, PackedBatch
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.heads import LMHead
-from mmcomponents.inference import Autoregressive
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import NextToken
 from mmcomponents.positions import V2PE
@@ -26,7 +26,7 @@ from mmcomponents.sequence import one_sequence
 from mmcomponents.vision import InternViT
 
 IMAGE, ASK, END, COUNTS = 15, 14, 13, 10
-"""Token ids: a place for a visual row, the question, the end, and the counts 0 to 4 from 10 - 4 on."""
+"""Token ids: placeholder of a visual token, question, end, and count 4; the counts 0 to 4 are 6 to 10."""
 
 
 def build() -> MultimodalModel:
@@ -44,14 +44,14 @@ def build() -> MultimodalModel:
 
 
 def sample() -> tuple[Tensor, int]:
-    """Four tiles, some bright, and how many."""
+    """Returns four tiles and the number of bright ones."""
     bright = torch.rand(4) < 0.5
     tiles = 0.3 * torch.randn(4, 3, 16, 16) + bright[:, None, None, None]
     return tiles, int(bright.sum())
 
 
 def prompt(tiles: Tensor, answer: int | None = None) -> PackedBatch:
-    """The sequence of an image, the question and, in training, the answer with its labels."""
+    """Returns the sequence of an image, the question and, in training, the answer with its labels."""
     ids = [IMAGE] * 16 + [ASK] + ([] if answer is None else [COUNTS - 4 + answer, END])
     batch = one_sequence(torch.tensor(ids), tiles, IMAGE)
     if answer is None:
@@ -60,7 +60,7 @@ def prompt(tiles: Tensor, answer: int | None = None) -> PackedBatch:
 
 
 def main(steps: int = 300) -> float:
-    """Trains and returns the share of right answers to 100 new images."""
+    """Trains the model; returns its accuracy on 100 new images."""
     torch.manual_seed(0)
     model, objective = build(), NextToken()
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
@@ -75,12 +75,12 @@ def main(steps: int = 300) -> float:
         if step % 50 == 0:
             print(f"step {step}: loss {loss.item():.3f}")
     model.eval()
-    sampler, right = Autoregressive(max_new_tokens=2), 0
+    sampler, correct = Autoregressive(max_new_tokens=2), 0
     for _ in range(100):
         tiles, count = sample()
-        right += sampler(model, prompt(tiles), {END}) == [[COUNTS - 4 + count]]
-    print(f"{right} of 100 right")
-    return right / 100
+        correct += sampler(model, prompt(tiles), {END}) == [[COUNTS - 4 + count]]
+    print(f"{correct} of 100 right")
+    return correct / 100
 
 
 if __name__ == "__main__":

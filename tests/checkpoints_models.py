@@ -1,4 +1,4 @@
-"""Tiny models of every block style, as transformers makes them."""
+"""Tiny transformers models of every block style."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STYLES = [("300m", "qwen2", False), ("6b", "qwen2-ntk", False), ("300m", "qwen3"
 
 
 def hf_model(vision: str, text: str, tied: bool, seed: int = 0) -> Any:
-    """A tiny InternVLForConditionalGeneration in evaluation mode, all its weights drawn."""
+    """Tiny InternVLForConditionalGeneration in evaluation mode, with random weights."""
     from transformers import InternVLConfig, InternVLForConditionalGeneration
 
     torch.manual_seed(seed)
@@ -65,7 +65,7 @@ def hf_model(vision: str, text: str, tied: bool, seed: int = 0) -> Any:
 
 
 def ids_and_pixels(images: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """A sequence with so many images of two tiles and one tile in turn, and their pixels."""
+    """Returns a sequence with images of alternately two tiles and one tile, and their pixels."""
     torch.manual_seed(7)
     ids: list[int] = torch.randint(1, 50, (5,)).tolist()
     tiles = 0

@@ -1,4 +1,4 @@
-"""What the tests of data from a model's own answers share: questions, and a model that says what a script has."""
+"""Helpers for tests of data from a model's own answers: questions, and answers from a script."""
 
 from __future__ import annotations
 
@@ -11,20 +11,40 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from mmcomponents.data.shards import json_member, list_shard, read_members
-from mmcomponents.inference import drawing
-from mmcomponents.inference.questions import Questions, read_questions
-from mmcomponents.inference.rollouts import Answers, Question
+import tiny
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.format.shards import json_member, list_shard, read_members
+from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.evaluation import read_questions
+from mmcomponents.synthesis import drawing
+from mmcomponents.synthesis.questions import Questions
+from mmcomponents.synthesis.rollout import Answers, Question
 
 Script = Callable[[Question, int], str]
-"""What is said to a question as its sample with this number."""
+"""Returns the answer to (question, sample number)."""
 
 CUT = "~"
-"""What ends with it was cut there."""
+"""Suffix of a scripted answer that is truncated."""
+
+
+class Folder:
+    """Stand-in for a checkpoint."""
+
+    def __init__(self, model, tokenizer) -> None:
+        self.model, self.words = model, tokenizer
+
+    def load(self, device, dtype):
+        return self.model.to(device, dtype)
+
+    def tokenizer(self):
+        return self.words
+
+    def renderer(self, tokenizer, tokens_per_tile):
+        return SampleRenderer(tokenizer, tokens_per_tile or 1, Tiling(tile_size=tiny.TILE, max_tiles=1))
 
 
 def write_questions(folder: Path, count: int, images: bool = True, answer: str = "7") -> Questions:
-    """Some questions, all with one answer, most with an image of their own."""
+    """Writes questions with the same answer, each with its own image if `images`."""
     lines = []
     for number in range(count):
         record: dict[str, Any] = {"question": f"What is {number}?", "answer": answer}
@@ -39,7 +59,7 @@ def write_questions(folder: Path, count: int, images: bool = True, answer: str =
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, script: Script) -> list[Question]:
-    """Answers come from a script; returns the questions that are asked of it, as they are."""
+    """Replaces rollouts by a script; returns the list to which its questions are appended."""
     asked: list[Question] = []
 
     def rollouts(model, renderer, questions, sampling, **rest: Any) -> Iterator[tuple[Question, Answers]]:
@@ -55,7 +75,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch, script: Script) -> list[Question]:
 
 
 def records(folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """What the shards of a prefix hold, with the suffixes of the media as "files"."""
+    """Returns the records of the shards with a prefix, with the suffixes of the media as "files"."""
     found = []
     for shard in sorted(folder.glob(f"{prefix}-*.tar")):
         for key, members, problem in list_shard(shard):
@@ -66,5 +86,5 @@ def records(folder: Path, prefix: str) -> list[dict[str, Any]]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The bytes of all files, but for the journal, whose lines may stand in another order."""
+    """Returns the bytes of all files except the journal, whose lines may be in another order."""
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != "journal.jsonl"}

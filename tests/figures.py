@@ -1,4 +1,4 @@
-"""Reference figures, read off the reference code; tests/golden/README.md says how each is read."""
+"""Reference figures computed with the reference code; see tests/golden/README.md."""
 
 from __future__ import annotations
 

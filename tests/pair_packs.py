@@ -14,11 +14,11 @@ from mmcomponents.objectives.answers import answer_logps
 
 
 def pair(prompt: tiny.Segment, chosen: int, rejected: int, seed: int = 0, shared: bool = True) -> PackedBatch:
-    """One prompt with two answers of some words; the images stand once in the pack, or twice."""
+    """Returns a pack of a prompt with two random answers; the answers share the images or have copies."""
     segments = [[*prompt, ("t", chosen)], [*prompt, ("t", rejected)]]
     batch = tiny.pack(*segments, seed=seed, targets=[chosen, rejected])
     _, start, end = batch.layout.cu_seqlens.tolist()
-    length = end - start - rejected  # of the prompt
+    length = end - start - rejected  # length of the prompt
     batch.input_ids[start : start + length] = batch.input_ids[:length]
     batch = replace(batch, pairs=Pairs(torch.tensor([0]), torch.tensor([1])), keys=[f"tiny/{seed}"] * 2)
     if batch.images is None:
@@ -35,23 +35,23 @@ def pair(prompt: tiny.Segment, chosen: int, rejected: int, seed: int = 0, shared
 
 
 def no_pair(seed: int = 0, tokens: int = 5) -> PackedBatch:
-    """A pack of a rank that has nothing to read; its one segment is no sample."""
+    """Returns the pack of a rank without data; its only segment is not a sample."""
     return replace(tiny.pack([("t", tokens)], seed=seed), segment_sample=torch.tensor([-1]))
 
 
 def join(*packs: PackedBatch) -> PackedBatch:
-    """One pack of several, with its steps, and pairs with stored references or without."""
+    """Joins several packs, with their steps and pairs, with or without stored references."""
     score_at, sample, label = [], [], []
-    rows = images = segments = tokens = 0
-    index, number, borders, tiles, owners, chosen, rejected, stored = [], [], [0], [], [], [], [], []
+    visual = images = segments = tokens = 0
+    index, number, boundaries, tiles, owners, chosen, rejected, stored = [], [], [0], [], [], [], [], []
     for p in packs:
-        index.append(torch.where(p.visual_index >= 0, p.visual_index + rows, -1))
+        index.append(torch.where(p.visual_index >= 0, p.visual_index + visual, -1))
         number.append(torch.where(p.layout.image_id >= 0, p.layout.image_id + images, -1))
-        borders += [tokens + b for b in p.layout.cu_seqlens[1:].tolist()]
+        boundaries += [tokens + b for b in p.layout.cu_seqlens[1:].tolist()]
         if p.images is not None:
             tiles.append(p.images.pixels)
             owners.append(p.images.tile_image + images)
-            rows += len(p.images.pixels) * tiny.ROWS
+            visual += len(p.images.pixels) * tiny.VISUAL_TOKENS
         if p.pairs is not None:
             chosen.append(p.pairs.chosen + segments)
             rejected.append(p.pairs.rejected + segments)
@@ -67,8 +67,8 @@ def join(*packs: PackedBatch) -> PackedBatch:
     layout = replace(
         packs[0].layout,
         token_type=torch.cat([p.layout.token_type for p in packs]),
-        cu_seqlens=torch.tensor(borders, dtype=torch.int32),
-        max_seqlen=max(b - a for a, b in pairwise(borders)),
+        cu_seqlens=torch.tensor(boundaries, dtype=torch.int32),
+        max_seqlen=max(b - a for a, b in pairwise(boundaries)),
         image_id=torch.cat(number),
         grid=torch.cat([p.layout.grid for p in packs]),
     )
@@ -87,7 +87,7 @@ def join(*packs: PackedBatch) -> PackedBatch:
 
 
 def with_reference(batch: PackedBatch, seed: int = 5) -> PackedBatch:
-    """The pack with stored log-probabilities of another tiny model, so that rewards are not zero."""
+    """Returns the pack with stored log-probabilities of another tiny model, so that rewards are not zero."""
     if batch.pairs is None:
         return batch
     with torch.no_grad():
@@ -96,7 +96,7 @@ def with_reference(batch: PackedBatch, seed: int = 5) -> PackedBatch:
 
 
 class Other(Reference):
-    """A reference of other weights than the policy's, which needs no preparation."""
+    """Reference with other weights than the policy, without preparation."""
 
     def __init__(self, seed: int = 5) -> None:
         self.model = tiny.model(seed)

@@ -1,4 +1,4 @@
-"""Packs with steps to judge, and a tiny critic."""
+"""Packs with scored steps, and a tiny critic."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import torch
 
 import tiny
 from mmcomponents.batch import IGNORE, PackedBatch, Steps
-from mmcomponents.data.collate import steps_of
+from mmcomponents.data.loading.collation import steps_of
 from mmcomponents.heads import Verbalizer
 from mmcomponents.model import MultimodalModel
 
 WORDS = (7, 3)
-"""Ids of the positive and the negative word."""
+"""Ids of the positive and the negative token."""
 
 
 def critic(**parts: Any) -> MultimodalModel:
-    """The tiny InternVL3 with a verbalizer."""
+    """Returns the tiny InternVL3 with a verbalizer."""
     return tiny.model(**{"heads": {"lm": Verbalizer(tiny.WIDTH, tiny.VOCAB, WORDS)}} | parts)
 
 
 def with_steps(batch: PackedBatch, steps: list[int], seed: int = 0) -> PackedBatch:
-    """Scores the last positions of each segment, as many as are named; the verdicts are drawn."""
+    """Adds steps at the last `steps[s]` positions of each segment, with random verdicts."""
     draw = torch.Generator().manual_seed(seed)
     ends = batch.layout.cu_seqlens.tolist()[1:]
     score_at = [end - count + n for end, count in zip(ends, steps, strict=True) for n in range(count)]
@@ -36,7 +36,7 @@ def with_steps(batch: PackedBatch, steps: list[int], seed: int = 0) -> PackedBat
 
 
 def separate(batch: PackedBatch) -> list[PackedBatch]:
-    """The segments of a pack, each in a pack of its own, with its steps."""
+    """Returns the segments of a pack with their steps, each as a pack of its own."""
     assert batch.steps is not None
     out = []
     for s, (part, (begin, _)) in enumerate(

@@ -1,13 +1,13 @@
-"""Who may know whom: docs/architecture.md as a test.
+"""The import directions of docs/architecture.md, as a test.
 
-Imports are read from the source, those inside functions too. What stands under `if TYPE_CHECKING` is exempt: it names a
-type and binds nothing at run time.
+Imports are read from the source: those inside functions and those under `if TYPE_CHECKING` count as well.
 """
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,109 +16,198 @@ import pytest
 PACKAGE = "mmcomponents"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
-SLOTS = {
-    "vision",
-    "fusers",
-    "mergers",
-    "projectors",
-    "embedders",
-    "positions",
-    "backbones",
-    "heads",
-    "objectives",
-}
+SLOTS = {"vision", "fusers", "mergers", "projectors", "embedders", "positions", "backbones", "heads", "objectives"}
 _BELOW_SLOTS = {"batch", "component", "nn"}
-_BELOW_TASKS = _BELOW_SLOTS | SLOTS | {"model", "sequence", "wiring"}
+_MODEL = _BELOW_SLOTS | SLOTS | {"model", "sequence", "compose"}
+_INFERENCE = _MODEL | {"data", "generation", "checkpoints"}
+_TRAINING = _INFERENCE | {"synthesis", "evaluation"}
 
-# Room -> rooms that it may import, itself apart. A room that is not here may import nothing.
+# Package (or top-level module) -> those that it may import, itself apart.
 MAY_IMPORT: dict[str, set[str]] = {
-    "batch": set(),
+    "moved": set(),
+    "registry": {"moved"},
+    "batch": {"moved"},
     "component": {"batch"},
-    "nn": {"batch", "component"},
+    "nn": {"batch"},
     **dict.fromkeys(SLOTS, _BELOW_SLOTS),
-    "sequence": _BELOW_SLOTS,
-    "wiring": _BELOW_SLOTS | SLOTS,
-    "model": _BELOW_TASKS,
-    "compose": _BELOW_TASKS | {"registry"},
-    # All that data needs to know of a model is the number of tokens that a tile becomes, and that is given to it.
-    "data": {"batch"},
-    "checkpoints": _BELOW_TASKS | {"compose", "data"},
-    "inference": _BELOW_TASKS | {"data", "checkpoints"},
-    "training": _BELOW_TASKS | {"compose", "data", "checkpoints", "inference"},
-    "registry": set(),
-    "cli": {"training", "inference", "checkpoints", "data", "model", "component", "registry"},
-    "__init__": _BELOW_TASKS | {"data", "checkpoints", "inference", "training"},
+    "sequence": {"batch"},
+    "model": _BELOW_SLOTS | SLOTS | {"sequence"},
+    "compose": _BELOW_SLOTS | SLOTS | {"model", "registry"},
+    # Of a model, data needs to know only how many tokens a tile becomes, which is an argument.
+    "data": {"batch", "moved"},
+    "generation": _MODEL | {"data"},
+    "checkpoints": _MODEL | {"data", "generation"},
+    "synthesis": _INFERENCE,
+    "evaluation": _INFERENCE | {"synthesis"},
+    "training": _TRAINING,
+    "demos": _TRAINING | {"training"},
+    "cli": _TRAINING | {"training", "demos", "registry", "moved"},
+    "inference": {"moved"},
+    "__init__": _TRAINING | {"training"},
+    "__main__": {"cli"},
+}
+
+# The same inside `data`, lowest first: each may import those before it.
+DATA_ORDER = ("errors", "storage", "media", "chat", "format", "packing", "loading", "model_check", "datamodule")
+INSIDE_DATA: dict[str, set[str]] = {
+    **{name: set(DATA_ORDER[:place]) for place, name in enumerate(DATA_ORDER)},
+    "convert": {"errors", "storage", "media", "chat", "format", "packing"},
+    "inspection": set(DATA_ORDER),
+    "index": {"format"},
+    "__init__": set(DATA_ORDER),
 }
 
 # Package of others -> the files that wrap it.
 WRAPPED_IN: dict[str, tuple[str, ...]] = {
-    "transformers": ("backbones/transformers_*.py", "vision/transformers_*.py", "data/tokenizer.py"),
-    "xformers": ("nn/attention/*.py", "nn/attention.py"),
-    "webdataset": ("data/shards.py",),
-    "urllib3": ("data/storage/http.py", "data/storage/connections.py"),
-    "fsspec": ("data/storage/cloud.py",),
-    "filelock": ("data/storage/cache.py",),
+    "transformers": (
+        "backbones/transformers_*.py",
+        "vision/transformers_*.py",
+        "data/chat/tokenizer.py",
+    ),
+    "xformers": ("nn/attention/*.py",),
+    "webdataset": ("data/format/shards.py",),
+    "aiohttp": ("data/storage/http.py", "data/storage/remote.py"),
+    "fsspec": ("data/storage/http.py", "data/storage/remote.py"),
+    "filelock": ("data/storage/local_copies.py",),
     "braceexpand": ("data/storage/access.py",),
     "rotary_embedding_torch": ("positions/*.py",),
     "peft": (
         "objectives/references.py",
         "training/adapters.py",
         "training/slots.py",
-        "checkpoints/adapters.py",
+        "checkpoints/adapter_weights.py",
     ),
-    "matplotlib": ("inference/evaluation/plot.py",),
+    "matplotlib": ("evaluation/plot.py",),
 }
+# Names of these for type checkers may stand anywhere: they import nothing at run time.
+TYPES_ANYWHERE = {"transformers", "peft"}
 
 MAX_LINES = 500
+MAX_MODULES = 20
+"""Modules side by side in one package, `__init__.py` apart."""
+MAX_EXPORTS = 20
 
 
-def imports(tree: ast.AST, package: list[str]) -> Iterator[tuple[int, str]]:
-    """(line, dotted name) of all that a module imports; `from a import b` gives `a.b`."""
+def imports(tree: ast.AST, package: list[str], typing: bool = False) -> Iterator[tuple[int, str, bool]]:
+    """(line, dotted name, whether for type checkers alone) of each import; `from a import b` gives `a.b`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
-            for other in node.orelse:
-                yield from imports(ast.Module([other], []), package)
+            for branch, alone in ((node.body, True), (node.orelse, typing)):
+                for inner in branch:
+                    yield from imports(ast.Module([inner], []), package, alone)
         elif isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            yield from ((node.lineno, alias.name, typing) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             origin = package[: len(package) - node.level + 1] if node.level else []
             start = ".".join([*origin, *([node.module] if node.module else [])])
-            yield from ((node.lineno, f"{start}.{alias.name}") for alias in node.names)
+            yield from ((node.lineno, f"{start}.{alias.name}", typing) for alias in node.names)
         else:
-            yield from imports(node, package)
+            yield from imports(node, package, typing)
 
 
 def violations(root: Path) -> list[str]:
     """What a package does against the rules, one line each."""
-    found = []
-    for file in sorted(root.rglob("*.py")):
-        name = file.relative_to(root).as_posix()
-        text = file.read_text(encoding="utf-8")
-        tree = ast.parse(text)
-        room = name.removesuffix(".py").split("/")[0]
-        lines = len(text.splitlines())
-        if lines > MAX_LINES:
-            found.append(f"{name}: {lines} lines, more than {MAX_LINES}")
+    files = sorted(root.rglob("*.py"))
+    trees = {file.relative_to(root).as_posix(): ast.parse(file.read_text(encoding="utf-8")) for file in files}
+    modules = {_module(name): name for name in trees}
+    graph: dict[str, set[str]] = {name: set() for name in trees}
+    found = [*_sizes(root, files), *_exports(trees)]
+    for name, tree in trees.items():
+        package = [PACKAGE, *Path(name).parts[:-1]]
+        unit = name.removesuffix(".py").split("/")[0]
         for node in ast.walk(tree):
-            if room != "cli" and isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
+            if unit != "cli" and isinstance(node, ast.Call) and ast.unparse(node.func) == "print":
                 found.append(f"{name}:{node.lineno}: print")
-        for line, target in imports(tree, [PACKAGE, *Path(name).parts[:-1]]):
+        for line, target, typing in imports(tree, package):
             top, *rest = target.split(".")
             wrappers = WRAPPED_IN.get(top)
-            if wrappers is not None and not any(fnmatch(name, pattern) for pattern in wrappers):
+            exempt = typing and top in TYPES_ANYWHERE
+            if wrappers is not None and not exempt and not any(fnmatch(name, pattern) for pattern in wrappers):
                 found.append(f"{name}:{line}: imports {top}, which is wrapped in {' and '.join(wrappers)}")
-            if top == PACKAGE and rest[0] != room and rest[0] != "__version__":
-                if room not in MAY_IMPORT:
-                    found.append(f"{name}:{line}: {room} is a new room; say in MAY_IMPORT whom it may know")
-                elif rest[0] not in MAY_IMPORT[room]:
-                    found.append(f"{name}:{line}: {room} imports {target}")
+            if top != PACKAGE or rest[0] == "__version__":
+                continue
+            if rest[0] != unit:
+                found += _direction(f"{name}:{line}", unit, rest[0], target, MAY_IMPORT, "MAY_IMPORT")
+            elif unit == "data" and len(rest) > 1:
+                inner = name.removesuffix(".py").split("/")[1]
+                if rest[1] != inner:
+                    found += _direction(f"{name}:{line}", inner, rest[1], target, INSIDE_DATA, "INSIDE_DATA")
+            # `from a import b` reaches the module a.b, or else a name of the module a
+            reached = modules.get(".".join(rest)) or modules.get(".".join(rest[:-1]))
+            if reached is not None and reached != name:
+                graph[name].add(reached)
+    return found + [f"import cycle: {' -> '.join(cycle)}" for cycle in _cycles(graph)]
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _direction(
+    place: str, unit: str, wanted: str, target: str, rules: Mapping[str, set[str]], table: str
+) -> Iterator[str]:
+    if unit not in rules:
+        yield f"{place}: {unit} is new: say in {table} what it may import"
+    elif wanted not in rules[unit]:
+        yield f"{place}: {unit} imports {target}"
+
+
+def _sizes(root: Path, files: list[Path]) -> Iterator[str]:
+    for file in files:
+        if (lines := len(file.read_text(encoding="utf-8").splitlines())) > MAX_LINES:
+            yield f"{file.relative_to(root).as_posix()}: {lines} lines, more than {MAX_LINES}"
+    modules = [file for file in files if file.name not in ("__init__.py", "base.py")]
+    for name, count in Counter(file.name for file in modules).items():
+        if count > 1:
+            yield f"{count} modules are called {name}"
+    for folder, count in Counter(file.parent for file in files if file.name != "__init__.py").items():
+        if count > MAX_MODULES:
+            yield f"{folder.relative_to(root).as_posix()}: {count} modules side by side, more than {MAX_MODULES}"
+
+
+def _exports(trees: Mapping[str, ast.Module]) -> Iterator[str]:
+    for name, tree in trees.items():
+        if name.endswith("__init__.py"):
+            if "──►" not in (ast.get_docstring(tree) or "") and not name.startswith("inference/"):
+                yield f"{name}: no docstring with a diagram of what enters and leaves"
+            for node in tree.body:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+                    count = len(ast.literal_eval(node.value))
+                    if count > MAX_EXPORTS:
+                        yield f"{name}: exports {count} names, more than {MAX_EXPORTS}"
+
+
+def _cycles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """One cycle of each group of modules that import one another (depth-first search)."""
+    state: dict[str, int] = {}
+    found: list[list[str]] = []
+
+    def visit(name: str, path: list[str]) -> None:
+        state[name] = 1
+        for other in sorted(graph[name]):
+            if state.get(other) == 1:
+                found.append([*path[path.index(other) :], other])
+            elif other not in state:
+                visit(other, [*path, other])
+        state[name] = 2
+
+    for name in sorted(graph):
+        if name not in state:
+            visit(name, [name])
     return found
 
 
-def test_the_source_keeps_the_directions() -> None:
+def test_the_source_keeps_the_rules() -> None:
     assert violations(SOURCE) == []
-    rooms = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
-    assert rooms - set(MAY_IMPORT) == set()
+    units = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert units - set(MAY_IMPORT) == set()
+
+
+def test_the_tests_mirror_the_package() -> None:
+    folders = {path.parent.relative_to(SOURCE) for path in SOURCE.rglob("*.py") if path.name != "__init__.py"}
+    tested = {path.parent.relative_to(Path(__file__).parent) for path in Path(__file__).parent.rglob("test_*.py")}
+    others = {Path("contracts"), Path("examples")}
+    assert tested - others == {folder for folder in folders if folder.parts[:1] != ("inference",)}
 
 
 @pytest.mark.parametrize(
@@ -131,17 +220,34 @@ def test_the_source_keeps_the_directions() -> None:
         ("data/a.py", "from mmcomponents.model import MultimodalModel", "data imports mmcomponents.model"),
         ("data/a.py", "from mmcomponents import vision", "data imports mmcomponents.vision"),
         ("model.py", "from mmcomponents.training import MultimodalTask", "model imports mmcomponents.training"),
-        ("inference/a.py", "from mmcomponents.cli import main", "inference imports mmcomponents.cli.main"),
+        ("generation/a.py", "from mmcomponents.cli import main", "generation imports mmcomponents.cli.main"),
         ("backbones/decoder_lm.py", "import transformers.models", "imports transformers, which is wrapped in"),
         ("positions/a.py", "def f():\n    from xformers import ops", "imports xformers, which is wrapped in"),
-        ("data/index.py", "import webdataset as wds", "imports webdataset, which is wrapped in data/shards.py"),
+        (
+            "data/format/a.py",
+            "import webdataset as wds",
+            "imports webdataset, which is wrapped in data/format/shards.py",
+        ),
         ("nn/a.py", "import rotary_embedding_torch", "imports rotary_embedding_torch"),
         ("training/a.py", "if True:\n    print(1)", "training/a.py:2: print"),
         ("nn/a.py", "x = 1\n" * 501, "nn/a.py: 501 lines, more than 500"),
-        ("attic/a.py", "import mmcomponents.batch", "attic is a new room"),
+        ("attic/a.py", "import mmcomponents.batch", "attic is new: say in MAY_IMPORT what it may import"),
+        (
+            "data/media/a.py",
+            "from mmcomponents.data.chat import template",
+            "media imports mmcomponents.data.chat.template",
+        ),
+        ("data/new/a.py", "from mmcomponents.data import errors", "new is new: say in INSIDE_DATA what it may import"),
+        (
+            "nn/a.py",
+            "if TYPE_CHECKING:\n    from mmcomponents.model import MultimodalModel",
+            "nn imports mmcomponents.model",
+        ),
+        ("nn/__init__.py", '"""nn"""', "nn/__init__.py: no docstring with a diagram"),
+        ("nn/__init__.py", f'"""a ──► b"""\n__all__ = {list(map(str, range(21)))}', "exports 21 names, more than 20"),
         (
             "heads/a.py",
-            "if TYPE_CHECKING:\n    import mmcomponents.model\nelse:\n    import mmcomponents.cli",
+            "if TYPE_CHECKING:\n    import mmcomponents.batch\nelse:\n    import mmcomponents.cli",
             "heads/a.py:4: heads imports mmcomponents.cli",
         ),
     ],
@@ -157,7 +263,7 @@ def test_a_break_is_reported(tmp_path: Path, name: str, source: str, complaint: 
 @pytest.mark.parametrize(
     ("name", "source"),
     [
-        ("data/tokenizer.py", "def f():\n    import transformers"),
+        ("data/chat/tokenizer.py", "def f():\n    import transformers"),
         ("backbones/transformers_lm.py", "import transformers"),
         ("nn/attention/xformers.py", "from xformers import ops"),
         ("data/a.py", "if TYPE_CHECKING:\n    from transformers import PreTrainedTokenizerBase"),
@@ -174,3 +280,18 @@ def test_what_is_allowed_passes(tmp_path: Path, name: str, source: str) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(source)
     assert violations(tmp_path) == []
+
+
+def test_cycles_and_equal_names_are_found(tmp_path: Path) -> None:
+    (tmp_path / "nn").mkdir()
+    (tmp_path / "nn" / "a.py").write_text("from mmcomponents.nn import b\n")
+    (tmp_path / "nn" / "b.py").write_text("if TYPE_CHECKING:\n    from mmcomponents.nn.c import C\n")
+    (tmp_path / "nn" / "c.py").write_text("def f():\n    from mmcomponents.nn.a import A\n")
+    assert violations(tmp_path) == ["import cycle: nn/a.py -> nn/b.py -> nn/c.py -> nn/a.py"]
+    (tmp_path / "heads").mkdir()
+    (tmp_path / "nn" / "c.py").write_text("")
+    (tmp_path / "heads" / "c.py").write_text("")
+    assert violations(tmp_path) == ["2 modules are called c.py"]
+    for number in range(18):
+        (tmp_path / "nn" / f"n{number}.py").write_text("")
+    assert "nn: 21 modules side by side, more than 20" in violations(tmp_path)

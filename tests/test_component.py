@@ -26,12 +26,12 @@ def test_a_tied_table_starts_as_its_owner_says() -> None:
     untied = tiny.model()
     for model in (tied, untied):
         model.init_weights(5)
-    assert torch.equal(tied.embedder.word_table(), untied.embedder.word_table())
-    assert not torch.equal(tied.embedder.word_table(), untied.heads["lm"].weight)
+    assert torch.equal(tied.embedder.embedding_weight(), untied.embedder.embedding_weight())
+    assert not torch.equal(tied.embedder.embedding_weight(), untied.heads["lm"].weight)
 
 
 def test_nothing_is_drawn_on_the_meta_device() -> None:
     with torch.device("meta"):
         part = TokenEmbedder(8, 4)
     part.init_weights(0)
-    assert part.word_table().is_meta
+    assert part.embedding_weight().is_meta

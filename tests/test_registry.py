@@ -18,7 +18,7 @@ Install = Callable[[str, str, str], Path]
 
 @pytest.fixture
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Puts a package on the path as pip would: metadata, entry points and one module that must not be imported."""
+    """Adds a package to the path as pip does: metadata, entry points and a module that must not be imported."""
 
     def put(name: str, entries: str, source: str = "raise RuntimeError('imported')\n") -> Path:
         site = tmp_path / name
@@ -34,7 +34,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
 
 
 def test_each_part_of_ours_is_what_its_slot_exports() -> None:
-    """The listing reads source; importing must give the same: each concrete part, by the name that is listed."""
+    """The listing, read from source, equals the concrete classes found by importing."""
     for slot, base_path in slots().items():
         module, _, base_name = base_path.rpartition(".")
         package = importlib.import_module(module)
@@ -86,7 +86,7 @@ def test_a_name_of_two_packages_is_refused_when_it_is_used(install: Install) -> 
     install("bridges", "projector.Bridge = bridges:Bridge")
     install("ropes", "projector.Bridge = ropes:Bridge\nprojector.Rope = ropes:Rope")
     assert resolve("projector", "Rope") == "ropes.Rope"
-    with pytest.raises(PartError, match=r"claimed by bridges \(bridges.Bridge\) and ropes \(ropes.Bridge\)"):
+    with pytest.raises(PartError, match=r"declared by bridges \(bridges.Bridge\) and ropes \(ropes.Bridge\)"):
         resolve("projector", "Bridge")
 
 
@@ -115,4 +115,4 @@ def test_listing_imports_neither_torch_nor_parts() -> None:
     seconds = time.perf_counter() - start
     assert (done.returncode, done.stderr.strip()) == (0, "set()")
     assert " InternViT " in done.stdout
-    assert seconds < 5  # far below an import of torch and lightning on a busy machine; alone it is 0.2
+    assert seconds < 5  # far below an import of torch and lightning on a busy machine; 0.2 on an idle one

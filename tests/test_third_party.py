@@ -1,4 +1,4 @@
-"""A package of somebody else's, built and installed by pip, brings a part that a recipe names by its short name."""
+"""A third-party package, built and installed by pip, provides a component that recipes name by its short name."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from mmcomponents import registry
-from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.main import main
-from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.data import PackedDataModule, make_handwriting
+from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.training import MultimodalTask
 
 PROJECT = """
@@ -44,14 +45,14 @@ class ScaledProjector(LinearProjector):
         super().__init__(in_features, out_features)
         self.scale = scale
 
-    def forward(self, features, word_table=None):
-        return super().forward(features, word_table) * self.scale
+    def forward(self, features, embedding_weight=None):
+        return super().forward(features, embedding_weight) * self.scale
 '''
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where pip has installed the package."""
+    """Returns the folder where pip has installed the package."""
     folder = tmp_path_factory.mktemp("bridge")
     (folder / "pyproject.toml").write_text(PROJECT)
     (folder / "bridge_parts.py").write_text(SOURCE)
@@ -73,8 +74,8 @@ def test_it_is_listed_with_its_package_arguments_and_first_line(capsys: pytest.C
     assert registry.resolve("projector", "ScaledProjector") == "bridge_parts.ScaledProjector"
     assert "bridge_parts" not in sys.modules
     assert main(["components", "projector", "--json"]) == 0
-    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert rows["ScaledProjector"] == {
+    listed = {part["name"]: part for part in json.loads(capsys.readouterr().out)}
+    assert listed["ScaledProjector"] == {
         "slot": "projector",
         "name": "ScaledProjector",
         "package": "bridge-parts",

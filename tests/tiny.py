@@ -1,4 +1,4 @@
-"""A tiny InternVL3 and packs for it, which all laws use."""
+"""A tiny InternVL3 and packs for it."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from mmcomponents.projectors import MLPProjector
 from mmcomponents.vision import InternViT
 
 VOCAB, WIDTH, VISION, HEAD = 64, 32, 24, 8
-TILE, PATCH, ROWS = 16, 4, 4
-"""A tile of 16 pixels has 4 x 4 patches, which become 4 visual rows."""
+TILE, PATCH, VISUAL_TOKENS = 16, 4, 4
+"""A tile of 16 pixels has 4 x 4 patches, which are merged into 4 visual tokens."""
 IMAGE_TOKEN = 60
 
 
@@ -48,7 +48,7 @@ def backbone(**changes: Any) -> DecoderLM:
 
 
 def model(seed: int = 0, **parts: Any) -> MultimodalModel:
-    """The tiny InternVL3 with some parts swapped, in evaluation mode."""
+    """Returns the tiny InternVL3 in evaluation mode, with some components replaced."""
     default = {
         "vision": vision,
         "merger": lambda: PixelUnshuffle(VISION),
@@ -58,10 +58,10 @@ def model(seed: int = 0, **parts: Any) -> MultimodalModel:
         "backbone": backbone,
         "heads": lambda: {"lm": LMHead(WIDTH, VOCAB)},
     }
-    built = {name: parts[name] if name in parts else make() for name, make in default.items()}
+    built = {name: make() for name, make in default.items() if name not in parts} | parts
     composed = MultimodalModel(**built, image_token_id=IMAGE_TOKEN)
     composed.init_weights(seed)
-    # Freshly drawn weights are so small that a mistake could hide below the tolerance.
+    # Initial weights are so small that an error could be below the tolerance.
     with torch.no_grad():
         for p in composed.parameters():
             if p.ndim >= 2:
@@ -79,15 +79,15 @@ def pack(
     targets: list[int] | None = None,
     delta_log2: list[int] | None = None,
     tile: int = TILE,
-    rows: int = ROWS,
+    rows: int = VISUAL_TOKENS,
 ) -> PackedBatch:
-    """Packs segments. Text is drawn; the last `targets[s]` text tokens of segment s have a target (default: half)."""
+    """Packs segments of random text; the last `targets[s]` text tokens of segment s are targets (default: half)."""
     draw = torch.Generator().manual_seed(seed)
     ids: list[int] = []
     labels: list[int] = []
     images: list[int] = []
     types: list[int] = []
-    borders, tiles, count = [0], [], 0
+    boundaries, tiles, count = [0], [], 0
     for s, pieces in enumerate(segments):
         start = len(ids)
         for kind, n in pieces:
@@ -105,15 +105,15 @@ def pack(
         wanted = len(places) // 2 if targets is None else targets[s]
         chosen = set(places[len(places) - wanted :])
         labels += [ids[i + 1] if i + 1 in chosen else IGNORE for i in range(start, len(ids))]
-        borders.append(len(ids))
+        boundaries.append(len(ids))
     types_ = torch.tensor(types)
     visual = types_ == TokenType.IMAGE
-    lengths = [b - a for a, b in pairwise(borders)]
+    lengths = [b - a for a, b in pairwise(boundaries)]
     return PackedBatch(
         input_ids=torch.tensor(ids),
         layout=Layout(
             token_type=types_,
-            cu_seqlens=torch.tensor(borders, dtype=torch.int32),
+            cu_seqlens=torch.tensor(boundaries, dtype=torch.int32),
             max_seqlen=max(lengths),
             image_id=torch.tensor(images),
             grid=torch.ones(count, 3, dtype=torch.long),
@@ -131,10 +131,9 @@ def pack(
 
 
 def separate(batch: PackedBatch) -> list[PackedBatch]:
-    """The segments of a pack, each in a pack of its own."""
+    """Returns the segments of a pack, each as a pack of its own."""
     out = []
-    borders = batch.layout.cu_seqlens.tolist()
-    for s, (a, b) in enumerate(pairwise(borders)):
+    for s, (a, b) in enumerate(pairwise(batch.layout.cu_seqlens.tolist())):
         out.append(_cut(batch, s, a, b))
     return out
 
@@ -169,6 +168,6 @@ def _cut(batch: PackedBatch, s: int, a: int, b: int) -> PackedBatch:
 
 
 def logits(composed: MultimodalModel, batch: PackedBatch) -> Tensor:
-    """Logits of all positions, `[T, vocab]`."""
+    """Returns the logits of all positions, `[T, vocab]`."""
     out: Tensor = composed(batch, read=lambda heads, state: heads["lm"](state, batch))
     return out

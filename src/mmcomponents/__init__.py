@@ -1,4 +1,9 @@
-"""Multimodal model parts as LightningModules, and what composes them into InternVL3."""
+"""Multimodal model parts as LightningModules, composed into InternVL3.
+
+    recipe (factories of parts) ── MultimodalTask ──► MultimodalModel ──► checkpoints ── load ──► generation
+
+`load` reads a model from a checkpoint folder of any known format.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +17,7 @@ __all__ = ["MultimodalModel", "__version__", "load"]
 
 
 def __getattr__(name: str) -> Any:
-    # Imported when asked for: torch and lightning take seconds, and the command's listings need neither.
+    # Imported on first access: torch and lightning take seconds, and the listings of the command need neither.
     if name == "MultimodalModel":
         from mmcomponents.model import MultimodalModel
 

@@ -1,8 +1,8 @@
-"""The types that every part speaks.
+"""Data types passed between components.
 
-A pack is a concatenation of segments; a segment is one conversation (or one answer with its prompt). Nothing here is
-padded and nothing holds an attention mask: the borders of the segments are integers. Shapes use T for the tokens of a
-pack, S for its segments, R for the rows of the visual table, N for image tiles and H, W for pixels.
+A pack is a concatenation of segments; a segment is one conversation (or one answer with its prompt). There is neither
+padding nor an attention mask: the segment boundaries are integers. Shapes use T for the tokens of a pack, S for its
+segments, R for visual tokens, N for image tiles and H, W for pixels.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mmcomponents.nn.cache import KVCache
+from mmcomponents.moved import moved_attribute
 
 IGNORE = -100
-"""Label of a position that has no target."""
+"""Label of a position without a target."""
 
 TICKS = 256
-"""Position ticks of one whole position: the smallest step of V2PE is 1/256."""
+"""Number of position ticks per position; the smallest step of V2PE is 1/256."""
 
 
 class TokenType(IntEnum):
-    """What a position of the sequence holds."""
+    """Type of a position of the sequence."""
 
     PAD = 0
     TEXT = 1
@@ -39,13 +38,13 @@ class TokenType(IntEnum):
 
 
 class Exact:
-    """Tensors that are moved and pinned, and never cast.
+    """Tensors that are moved and pinned but never cast.
 
-    Precision plugins cast every float tensor that they find in a batch or among the arguments of a module, dataclasses
-    included. A plain class is opaque to them, so rotary tables and reference log-probabilities keep their digits.
+    Precision plugins cast every float tensor in a batch or among the arguments of a module, dataclasses included. They
+    do not look inside a plain class, so rotary tables and reference log-probabilities keep their precision.
 
     Args:
-        tensors: One tensor or several that belong together, such as cosine and sine.
+        tensors: One or more tensors that belong together, such as cosine and sine.
     """
 
     __slots__ = ("tensors",)
@@ -57,7 +56,7 @@ class Exact:
 
     @property
     def tensor(self) -> Tensor:
-        """The tensor, where there is just one."""
+        """The only tensor; raises `ValueError` if there are several."""
         if len(self.tensors) != 1:
             raise ValueError(f"this Exact holds {len(self.tensors)} tensors, not one; unpack it")
         return self.tensors[0]
@@ -66,7 +65,7 @@ class Exact:
         return iter(self.tensors)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Exact:
-        """Returns a copy on a device. A dtype is no argument here, on purpose."""
+        """Returns a copy on `device`. Takes no dtype, so that a cast is not possible."""
         return Exact(*(t.to(torch.device(device), non_blocking=non_blocking) for t in self.tensors))
 
     def pin_memory(self) -> Exact:
@@ -91,10 +90,10 @@ def _map_tensors(value: Any, method: str, *args: Any, **kwargs: Any) -> Any:
 
 
 class _Movable:
-    """`to` and `pin_memory` for dataclasses of tensors; whatever is no tensor stays as it is."""
+    """Provides `to` and `pin_memory` for dataclasses of tensors; other values are kept unchanged."""
 
     def to(self: _D, device: torch.device | str, non_blocking: bool | None = None) -> _D:
-        """Returns a copy on `device`. Nothing is cast. Copies to a GPU do not block unless asked to."""
+        """Returns a copy on `device` without casting. Copies to a GPU are non-blocking by default."""
         device = torch.device(device)
         non_blocking = device.type == "cuda" if non_blocking is None else non_blocking
         moved: _D = _map_tensors(self, "to", device, non_blocking=non_blocking)
@@ -108,18 +107,18 @@ class _Movable:
 
 @dataclass
 class Layout(_Movable):
-    """Where things are in a pack. Integers only, so no precision setting can move a position.
+    """Structure of a pack. All fields are integers, so that no precision setting changes a position.
 
     Attributes:
         token_type: `[T]` `TokenType` of each position.
-        cu_seqlens: `[S+1]` int32, the borders of the segments, 0 first and T last.
+        cu_seqlens: `[S+1]` int32, segment boundaries, 0 first and T last.
         max_seqlen: Length of the longest segment.
-        image_id: `[T]` number of the image at a visual position (all tiles of an image share it), -1 elsewhere.
+        image_id: `[T]` index of the image at a visual position (all tiles of an image share it), -1 elsewhere.
         grid: `[n_images, 3]` frames, rows and columns of each image's token grid.
-        delta_log2: `[n_images]` V2PE's k for each image, delta = 2**-k; None: the position part's own delta.
-        last_ticks: `[S]` int64, while decoding only: position of the last cached token of each segment.
-        prefill_len: `[S]` int64, while decoding only: length of each segment at its prefill, which sets a base that
-            depends on the length.
+        delta_log2: `[n_images]` exponent k of V2PE for each image, delta = 2**-k; None: the position's own delta.
+        last_ticks: `[S]` int64, only while decoding: position of the last cached token of each segment.
+        prefill_len: `[S]` int64, only while decoding: length of each segment at prefill, for a rotary base that depends
+            on the length.
     """
 
     token_type: Tensor
@@ -133,28 +132,28 @@ class Layout(_Movable):
 
     @property
     def num_tokens(self) -> int:
-        """T, over all segments."""
+        """T, the number of tokens in all segments."""
         return int(self.token_type.shape[0])
 
     @property
     def num_segments(self) -> int:
-        """S."""
+        """S, the number of segments."""
         return int(self.cu_seqlens.shape[0]) - 1
 
     def segment_of_token(self) -> Tensor:
-        """Number of the segment at each position, `[T]` int64."""
+        """Returns the index of the segment of each position, `[T]` int64."""
         segments = torch.arange(self.num_segments, device=self.cu_seqlens.device)
         return segments.repeat_interleave(self.cu_seqlens.diff().long(), output_size=self.num_tokens)
 
 
 @dataclass
 class ImageBatch(_Movable):
-    """The tiles of a pack, or of any set of images.
+    """Tiles of a pack, or of any set of images.
 
     Attributes:
         pixels: `[N, 3, H, W]`, normalised.
-        tile_image: `[N]` number of the image that each tile belongs to.
-        context: `[N, c]` features that condition a merger on something else, or None.
+        tile_image: `[N]` index of the image of each tile.
+        context: `[N, c]` features that condition a merger, or None.
     """
 
     pixels: Tensor
@@ -169,11 +168,11 @@ class ImageBatch(_Movable):
 
 @dataclass
 class Pairs(_Movable):
-    """Preference pairs: two segments of the pack each.
+    """Preference pairs of two segments of the pack each.
 
     Attributes:
-        chosen: `[P]` segment numbers.
-        rejected: `[P]` segment numbers.
+        chosen: `[P]` segment indices.
+        rejected: `[P]` segment indices.
         reference_logps: `Exact` of `[P, 2]` fp32 (chosen, rejected) sums of log-probabilities under the reference.
     """
 
@@ -187,9 +186,9 @@ class Steps(_Movable):
     """Scored steps of solutions.
 
     Attributes:
-        score_at: `[n]` token index at which a step is scored.
-        sample: `[n]` sample that the step belongs to.
-        label: `[n]` label of the step.
+        score_at: `[n]` token index at which each step is scored.
+        sample: `[n]` sample of each step.
+        label: `[n]` label of each step.
     """
 
     score_at: Tensor
@@ -199,23 +198,23 @@ class Steps(_Movable):
 
 @dataclass
 class PackedBatch(_Movable):
-    """One pack: what the backbone's sequence is, and nothing else.
+    """One pack: the input sequence of the backbone.
 
     Attributes:
         input_ids: `[T]` int64.
-        layout: Borders, types and images of the pack.
-        visual_index: `[T]` row of the visual table at each position, -1 for none. Positions may share a row.
-        labels: `[T]` the target of each position: the token after it within its segment, `IGNORE` where there is none.
-        segment_sample: `[S]` number of the sample that each segment comes from.
-        segment_source: `[S]` number of the source that each segment comes from.
+        layout: Boundaries, token types and images of the pack.
+        visual_index: `[T]` index of the visual token at each position, -1 for none. Positions may share a visual token.
+        labels: `[T]` target of each position: the next token of its segment, `IGNORE` where there is none.
+        segment_sample: `[S]` index of the sample of each segment.
+        segment_source: `[S]` index of the source of each segment.
         keys: Shard and key of each segment.
-        images: The tiles, None for text alone.
+        images: Tiles; None for text only.
         pairs: Preference pairs, or None.
         steps: Scored steps, or None.
-        refused: Samples that were left out of this pack, as "shard/key: reason".
-        totals: Sums of the objective's counts over the accumulation window and all ranks; None: not looked ahead.
-        window: The other packs of the accumulation window, on its first pack alone (none where it is the only one), for
-            objectives that need to see a whole step. None on the others. `to` leaves them on the CPU.
+        refused: Samples skipped for this pack, as "shard/key: reason".
+        totals: Sums of the objective's counts over the accumulation window and all ranks; None without lookahead.
+        window: Other packs of the accumulation window, set on its first pack only (empty if it is the only one), for
+            objectives that need all packs of a step. None on the other packs. `to` leaves them on the CPU.
     """
 
     input_ids: Tensor
@@ -234,18 +233,18 @@ class PackedBatch(_Movable):
 
     @property
     def num_tokens(self) -> int:
-        """T."""
+        """T, the number of tokens."""
         return int(self.input_ids.shape[0])
 
     @property
     def num_segments(self) -> int:
-        """S."""
+        """S, the number of segments."""
         return self.layout.num_segments
 
 
 @dataclass
 class FeatureMap:
-    """One grid of features for each tile: tokens `[N, h*w, C]` row by row, its height and width, and a name."""
+    """Grid of features per tile: tokens `[N, h*w, C]` in row-major order, height and width of the grid, and a name."""
 
     tokens: Tensor
     hw: tuple[int, int]
@@ -254,11 +253,11 @@ class FeatureMap:
 
 @dataclass
 class VisualFeatures:
-    """Feature maps of one encoder, shallow to deep; the last one is the primary.
+    """Feature maps of one encoder, from shallow to deep; the last one is the primary map.
 
     Attributes:
-        maps: At least one map.
-        context: `[N, c]`, passed on from the images.
+        maps: One or more maps.
+        context: `[N, c]`, copied from the images.
     """
 
     maps: list[FeatureMap]
@@ -271,40 +270,25 @@ class VisualFeatures:
 
 
 @dataclass
-class Runtime:
-    """What a sampler or an objective adds for one call of the model.
-
-    Attributes:
-        cache: Keys and values of earlier calls; filled during the call.
-        visual_rows: `[R, d]` rows that were encoded before: the encoder is skipped.
-        rows: `{type: [n, d]}` rows that are put at the positions of a token type, in order.
-    """
-
-    cache: KVCache | None = None
-    visual_rows: Tensor | None = None
-    rows: dict[TokenType, Tensor] = field(default_factory=dict)
-
-
-@dataclass
 class ModelState:
-    """What the model has computed on its way, for heads, objectives and samplers.
+    """Intermediate results of a forward pass, for heads, objectives and samplers.
 
     Attributes:
-        visual: Features of the encoder (after fuser and merger), None without images.
-        rows: `[R, d]` the visual table, None without images.
-        embeds: `[T, d]` the sequence before the backbone.
-        hidden: `[T, d]` the sequence after the backbone.
+        visual: Features of the encoder after fuser and merger; None without images.
+        visual_tokens: `[R, d]` visual tokens of all images; None without images.
+        embeds: `[T, d]` input of the backbone.
+        hidden: `[T, d]` output of the backbone.
     """
 
     visual: VisualFeatures | None = None
-    rows: Tensor | None = None
+    visual_tokens: Tensor | None = None
     embeds: Tensor | None = None
     hidden: Tensor | None = None
 
 
 @dataclass
 class LossOutput:
-    """Loss to differentiate, and named scalars to log.
+    """Loss to differentiate and named scalars to log.
 
     Attributes:
         total: Scalar, already divided by the totals of the step.
@@ -313,3 +297,7 @@ class LossOutput:
 
     total: Tensor
     parts: dict[str, Tensor] = field(default_factory=dict)
+
+
+def __getattr__(name: str) -> Any:
+    return moved_attribute(__name__, name)

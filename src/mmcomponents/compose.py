@@ -1,4 +1,4 @@
-"""From factories of parts to a model."""
+"""Construction of a model from factories of its components."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 @dataclass
 class Factories:
-    """A factory for each slot; it is called with the widths of the part's neighbours."""
+    """One factory per slot, called with the widths of the neighbouring components."""
 
     vision: Callable[[], VisionEncoder] | None = None
     fuser: Callable[[Width], Fuser] | None = None
@@ -38,10 +38,10 @@ class Factories:
     heads: dict[str, Callable[[int, int], Head]] = field(default_factory=dict)
 
     def build(self, vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
-        """Builds the parts along the way of the data and composes them.
+        """Builds the components in the order of the data flow and composes them.
 
         Raises:
-            WiringError: Two parts do not fit, or one needs a neighbour or a vocabulary that is not there.
+            WiringError: Two components do not fit, or one needs a neighbour or a vocabulary size that is missing.
         """
         backbone = self.backbone() if self.backbone else None
         vision = self.vision() if self.vision else None
@@ -76,16 +76,16 @@ class Factories:
 
 
 def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
-    """Builds a model from a plain tree, such as the `model:` section of a recipe.
+    """Builds a model from nested mappings, such as the `model:` section of a recipe.
 
     Args:
         parts: `{slot: {"class_path": …, "init_args": {…}}}`; `heads` holds `{name: {…}}`. Short names and dotted paths.
-        vocab_size: Words.
-        image_token_id: Placeholder of a visual token.
+        vocab_size: Vocabulary size.
+        image_token_id: Token id of the placeholder of a visual token.
 
     Raises:
-        PartError: A part cannot be found.
-        WiringError: Two parts do not fit.
+        PartError: A component is not found.
+        WiringError: Two components do not fit together.
     """
     made = {slot: _factory(slot, part) for slot, part in parts.items() if part and slot != "heads"}
     heads = {name: _factory("head", part) for name, part in (parts.get("heads") or {}).items()}
@@ -96,7 +96,7 @@ def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
     path = resolve(slot, str(part["class_path"]))
     found, base = _imported(slot, path), _imported(slot, slots()[slot])
     if not (isinstance(found, type) and issubclass(found, base)):
-        raise PartError(f"{path} is no {base.__name__}, which the slot {slot} takes")
+        raise PartError(f"{path} is not a {base.__name__}, as the slot {slot} requires")
     return partial(found, **(part.get("init_args") or {}))
 
 

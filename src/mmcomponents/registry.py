@@ -1,12 +1,12 @@
-"""The short names of parts: what can be put into a slot, found without importing any of it.
+"""Registry of the components of each slot by short name, read without importing them.
 
-Our own parts are the classes that a slot's package re-exports, read from its source. Those of other packages come from
-the entry point group `mmcomponents.components`, with names `slot.ClassName`:
+Built-in components are the classes that a slot's package re-exports, read from its source. Those of other packages are
+entry points of the group `mmcomponents.components`, with names `slot.ClassName`:
 
     [project.entry-points."mmcomponents.components"]
     "projector.MyProjector" = "my_package.projectors:MyProjector"
 
-Nothing here imports torch, so that a listing takes a fraction of a second.
+This module does not import torch, so that a listing takes a fraction of a second.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 
+from mmcomponents.moved import current_path
+
 GROUP = "mmcomponents.components"
-"""Entry point group of third parties' parts."""
+"""Entry point group of third-party components."""
 
 PACKAGE = "mmcomponents"
 
-# Slot -> (package of ours, base class). The keys are the slot's names in recipes and in entry points.
+# Slot -> (package, base class). The keys are the names of the slots in recipes and entry points.
 _SLOTS = {
     "vision": ("vision", "VisionEncoder"),
     "fuser": ("fusers", "Fuser"),
@@ -36,24 +38,24 @@ _SLOTS = {
     "backbone": ("backbones", "Backbone"),
     "head": ("heads", "Head"),
     "objective": ("objectives", "Objective"),
-    "sampler": ("inference", "Sampler"),
-    "selector": ("inference.selectors", "Selector"),
+    "sampler": ("generation", "Sampler"),
+    "selector": ("evaluation.selectors", "Selector"),
 }
 
 
 class PartError(ValueError):
-    """A part cannot be found, or its name is not clear; the message is one line and names the near ones."""
+    """A component is not found, or its name is ambiguous; the one-line message suggests similar names."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part that a slot can hold.
+    """One component that a slot can hold.
 
     Attributes:
         slot: Name of the slot.
-        name: Short name, which is the name of the class.
-        path: Dotted path by which it is imported.
-        package: Distribution that brings it.
+        name: Short name, the name of the class.
+        path: Dotted import path.
+        package: Distribution that provides it.
     """
 
     slot: str
@@ -62,44 +64,44 @@ class Part:
     package: str
 
     def summary(self) -> str:
-        """First line of the class's docstring, read from the source; empty where there is none to read."""
+        """Returns the first line of the class docstring, read from the source; empty if there is none."""
         module, _, name = self.path.rpartition(".")
         return _summary(module, name, depth=3)
 
 
 def slots() -> dict[str, str]:
-    """Dotted path of the base class of each slot."""
+    """Returns the dotted path of the base class of each slot."""
     return {slot: f"{PACKAGE}.{folder}.{base}" for slot, (folder, base) in _SLOTS.items()}
 
 
 def available(slot: str) -> list[Part]:
-    """All parts for a slot, our own first; a name that two packages claim appears twice.
+    """Returns all components for a slot, built-in ones first; a name declared by two packages appears twice.
 
     Raises:
-        PartError: There is no such slot.
+        PartError: The slot does not exist.
     """
     if slot not in _SLOTS:
         raise PartError(f"no slot {slot!r}{near(slot, _SLOTS)}; the slots are {', '.join(_SLOTS)}")
-    return [*_own(slot), *_foreign(slot)]
+    return [*_built_in(slot), *_third_party(slot)]
 
 
 def resolve(slot: str, name: str) -> str:
-    """The dotted path of a part.
+    """Returns the dotted path of a component.
 
     Args:
         slot: Name of the slot.
-        name: Short name; a dotted path is returned as it is.
+        name: Short name, or a dotted path, for which `current_path` is returned.
 
     Raises:
-        PartError: No package has a part of this name, or two packages claim it.
+        PartError: No package has a component of this name, or two packages declare it.
     """
     parts = available(slot)
     if "." in name:
-        return name
+        return current_path(name)
     found = [part for part in parts if part.name == name]
     if len(found) > 1:
-        claims = " and ".join(f"{part.package} ({part.path})" for part in found)
-        raise PartError(f"{slot} {name!r} is claimed by {claims}; give the dotted path of the one you mean")
+        packages = " and ".join(f"{part.package} ({part.path})" for part in found)
+        raise PartError(f"{slot} {name!r} is declared by {packages}; give the dotted path of one of them")
     if found:
         return found[0].path
     names = sorted({part.name for part in parts})
@@ -108,19 +110,19 @@ def resolve(slot: str, name: str) -> str:
 
 
 def near(name: str, names: Iterable[str]) -> str:
-    """Says which of `names` the user may have meant: "; did you mean …?", or nothing.
+    """Returns a hint with the most similar of `names`, "; did you mean …?", or an empty string.
 
     Args:
-        name: What was written.
-        names: What could have been written.
+        name: Unknown name.
+        names: Valid names.
     """
     folded = {n.lower(): n for n in names}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
-def _own(slot: str) -> list[Part]:
-    """Classes that our slot package re-exports and that descend, within the package, from the slot's base."""
+def _built_in(slot: str) -> list[Part]:
+    """Returns the classes that the slot's package re-exports and that derive, within it, from the slot's base."""
     folder, base = _SLOTS[slot]
     module = f"{PACKAGE}.{folder}"
     init = Path(__file__).parent.joinpath(*folder.split("."), "__init__.py")
@@ -133,20 +135,20 @@ def _own(slot: str) -> list[Part]:
                 if isinstance(node, ast.ClassDef):
                     parents[node.name] = {_last_name(parent) for parent in node.bases}
 
-    def descends(name: str) -> bool:
-        return any(parent == base or descends(parent) for parent in parents.get(name, ()))
+    def derives(name: str) -> bool:
+        return any(parent == base or derives(parent) for parent in parents.get(name, ()))
 
     exported = {alias for alias, _, _ in _imports(module, init)} | {n for n in parents if _defines(init, n)}
-    return [Part(slot, name, f"{module}.{name}", PACKAGE) for name in sorted(exported) if descends(name)]
+    return [Part(slot, name, f"{module}.{name}", PACKAGE) for name in sorted(exported) if derives(name)]
 
 
-def _foreign(slot: str) -> list[Part]:
+def _third_party(slot: str) -> list[Part]:
     parts = {_part(entry) for entry in entry_points(group=GROUP)}
     return sorted((p for p in parts if p is not None and p.slot == slot), key=lambda part: (part.name, part.package))
 
 
 def _part(entry: EntryPoint) -> Part | None:
-    """The part that an entry point declares; a broken one is reported and left out."""
+    """Returns the component that an entry point declares; warns and returns None if it is invalid."""
     package = entry.dist.name if entry.dist is not None else "an unknown package"
     slot, _, name = entry.name.partition(".")
     module, _, attribute = entry.value.partition(":")
@@ -158,7 +160,7 @@ def _part(entry: EntryPoint) -> Part | None:
 
 
 def _summary(module: str, name: str, depth: int) -> str:
-    """Docstring line of a class, followed through re-exports at most `depth` times."""
+    """Returns the first docstring line of a class, following at most `depth` re-exports."""
     source = _source(module)
     if source is None or depth == 0:
         return ""
@@ -177,7 +179,7 @@ def _summary(module: str, name: str, depth: int) -> str:
 
 
 def _source(module: str) -> Path | None:
-    """Source file of a module. Only the top-level package is looked up, as deeper look-ups would import parents."""
+    """Returns the source file of a module. Only the top-level package is looked up: deeper look-ups import parents."""
     top, *rest = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -196,7 +198,7 @@ def _source(module: str) -> Path | None:
 
 
 def _imports(module: str, file: Path) -> Iterator[tuple[str, str, str]]:
-    """(name here, module it comes from, name there) of each `from … import …` at the top of a module."""
+    """Yields (local name, source module, source name) of each top-level `from … import …` of a module."""
     package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
     for node in ast.parse(file.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom):

@@ -1,4 +1,4 @@
-"""A pack of one sequence, from plain tensors."""
+"""Packing of one sequence from plain tensors."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenTyp
 
 
 def one_sequence(input_ids: Tensor, pixel_values: Tensor | None, image_token_id: int | None) -> PackedBatch:
-    """Packs one sequence whose image tokens stand in the order of the tiles' rows.
+    """Packs one sequence whose image tokens are in the order of the tiles' visual tokens.
 
     Args:
         input_ids: `[T]`.
         pixel_values: `[N, 3, H, W]`, or None.
-        image_token_id: Placeholder of a visual token; each run of it is one image.
+        image_token_id: Token id of the placeholder of a visual token; each run of it is one image.
 
     Returns:
         A pack with one segment and no labels.
 
     Raises:
-        ValueError: There are tiles and no `image_token_id`, or the tensors have other shapes.
+        ValueError: Tiles are given without `image_token_id`, or the tensors have other shapes.
     """
     if input_ids.ndim != 1:
         raise ValueError(f"input_ids must be one sequence [T], got {list(input_ids.shape)}")
     if pixel_values is not None and pixel_values.ndim != 4:
         raise ValueError(f"pixel_values must be [N, 3, H, W], got {list(pixel_values.shape)}")
     if pixel_values is not None and image_token_id is None:
-        raise ValueError("the model has no image_token_id, so it cannot tell where the images go")
+        raise ValueError("the model has no image_token_id, which pixel_values require")
     device, length = input_ids.device, input_ids.shape[0]
     visual = torch.zeros_like(input_ids, dtype=torch.bool) if image_token_id is None else input_ids == image_token_id
     starts = visual.clone()
@@ -43,7 +43,7 @@ def one_sequence(input_ids: Tensor, pixel_values: Tensor | None, image_token_id:
     )
     images = None
     if pixel_values is not None:
-        # Each tile has the same number of rows, so its first one tells which run, and so which image, it belongs to.
+        # All tiles have the same number of visual tokens, so the first one of a tile determines its run and image.
         placed, tiles = image_id[visual], pixel_values.shape[0]
         first = torch.arange(tiles, device=device) * (placed.shape[0] // max(tiles, 1))
         images = ImageBatch(pixel_values, placed[first] if placed.shape[0] >= tiles else torch.zeros_like(first))

@@ -1,4 +1,4 @@
-"""The decoder against transformers' own models, on random weights."""
+"""DecoderLM compared with transformers' own models, with random weights."""
 
 import pytest
 import torch
@@ -47,7 +47,7 @@ def test_equals_transformers(style) -> None:
 
 
 def test_alone_on_tensors_and_in_a_users_loop() -> None:
-    """A part is used without the composite."""
+    """Uses a component without the composed model."""
     part = tiny.backbone()
     layout = tiny.pack([("t", 6)]).layout
     optimizer = torch.optim.SGD(part.parameters(), lr=0.1)

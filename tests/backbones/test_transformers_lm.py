@@ -1,4 +1,4 @@
-"""Wrapped language models against transformers' own forward, on random weights."""
+"""Wrapped language models compared with transformers' own forward, with random weights."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from torch import Tensor
 
 import tiny
 from mmcomponents.backbones import TransformersLM, transformers_lm, transformers_rotary
-from mmcomponents.batch import Exact, Layout, PackedBatch, Runtime
+from mmcomponents.batch import Exact, Layout, PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.heads import LMHead
-from mmcomponents.inference import Autoregressive
 from mmcomponents.model import MultimodalModel
-from mmcomponents.nn import foreign, padding
+from mmcomponents.nn import padding
+from mmcomponents.nn import wrapped as wrapped_module
 from mmcomponents.nn.cache import KVCache
+from mmcomponents.nn.runtime import Runtime
 from mmcomponents.positions import V2PE, Position, RoPE
 from mmcomponents.vision import transformers_vision
 
@@ -65,7 +67,7 @@ V2PE_PACK = tiny.pack([("t", 5), ("i", 2), ("t", 4)], [("t", 3), ("i", 1), ("t",
 
 
 def wrapped(case: str = "Qwen2", position: Position | None = None) -> MultimodalModel:
-    """Word table, wrapped body and head, with strong random weights."""
+    """Returns embedder, wrapped body and head with large random weights."""
     config, arguments = CASES[case]
     model = tiny.model(
         vision=None,
@@ -84,17 +86,17 @@ def wrapped(case: str = "Qwen2", position: Position | None = None) -> Multimodal
 
 
 def theirs(model: MultimodalModel, case: str) -> Any:
-    """transformers' whole model with the same weights."""
+    """Returns transformers' complete model with the same weights."""
     config, arguments = CASES[case]
     settings = transformers.AutoConfig.for_model(**config)
     settings.tie_word_embeddings = False
     reference = transformers.AutoModelForCausalLM.from_config(settings, **arguments).eval()
     state = {f"{reference.base_model_prefix}.{n}": p for n, p in model.backbone.body.state_dict().items()}
     missing, unexpected = reference.load_state_dict(state, strict=False)
-    assert len(missing) in (2, 3), f"word table and head (and its bias) alone: {missing}"
+    assert len(missing) in (2, 3), f"only the embedding weight and the head (and its bias): {missing}"
     assert not unexpected
     with torch.no_grad():
-        reference.get_input_embeddings().weight.copy_(model.embedder.word_table())
+        reference.get_input_embeddings().weight.copy_(model.embedder.embedding_weight())
         reference.get_output_embeddings().weight.copy_(model.heads["lm"].weight)
         if reference.get_output_embeddings().bias is not None:
             reference.get_output_embeddings().bias.zero_()
@@ -110,7 +112,7 @@ def test_equals_transformers(case) -> None:
     body = reference.get_decoder() if case != "GPT-2" else reference.transformer
     hidden = torch.cat([body(input_ids=part[None]).last_hidden_state[0] for part in parts])
     torch.testing.assert_close(state.hidden, hidden, **CLOSE)
-    if model.backbone._settings.model_type not in ("gemma2", "cohere"):  # their heads do more
+    if model.backbone._settings.model_type not in ("gemma2", "cohere"):  # their heads transform the logits
         logits = torch.cat([reference(input_ids=part[None]).logits[0] for part in parts])
         torch.testing.assert_close(tiny.logits(model, PACK), logits, rtol=1e-5, atol=1e-4)
     weights = torch.randn_like(hidden)
@@ -126,7 +128,7 @@ def test_equals_transformers(case) -> None:
 
 
 @cases
-def test_has_no_word_table_and_the_same_weights_on_the_meta_device(case) -> None:
+def test_has_no_embedding_weight_and_the_same_weights_on_the_meta_device(case) -> None:
     config, arguments = CASES[case]
     plain = TransformersLM(config, **arguments)
     assert not any(p.shape[0] == tiny.VOCAB for p in plain.state_dict().values() if case != "GPT-2")
@@ -142,7 +144,7 @@ def test_has_no_word_table_and_the_same_weights_on_the_meta_device(case) -> None
 
 
 def stepwise(model: MultimodalModel, batch: PackedBatch, cuts: list[list[int]]) -> list[Tensor]:
-    """Logits of each segment; every row of `cuts` says how many positions of each segment one call brings."""
+    """Returns the logits of each segment; `cuts` holds the number of positions of each segment per call."""
     starts = batch.layout.cu_seqlens.tolist()[:-1]
     lengths = batch.layout.cu_seqlens.diff()
     done, last, runtime = [0] * len(starts), None, Runtime(cache=KVCache())
@@ -169,7 +171,7 @@ def stepwise(model: MultimodalModel, batch: PackedBatch, cuts: list[list[int]]) 
 @cases
 @torch.no_grad()
 def test_several_calls_with_a_cache_equal_the_full_forward(case) -> None:
-    """Segments of different lengths bring different numbers of positions, past the window of those that have one."""
+    """Segments of different lengths and different numbers of new positions, beyond any sliding window."""
     model = wrapped(case)
     full = tiny.logits(model, PACK).split([17, 9, 12])
     steps = stepwise(model, PACK, [[9, 3, 5], [3, 2, 1], [1, 1, 1], [1, 1, 1], [3, 2, 4]])
@@ -190,7 +192,7 @@ def test_break_a_cache_that_is_not_aligned(monkeypatch) -> None:
 @pytest.mark.parametrize("case", ["Llama", "GPT-2", "Gemma2", "Mistral with a window of 5", "OLMoE"])
 @torch.no_grad()
 def test_greedy_answers_equal_those_of_transformers(case) -> None:
-    """Prompts end at different steps, so that segments are chosen from the cache on the way."""
+    """Answers end at different steps, so that segments of the cache are selected in between."""
     model = wrapped(case)
     reference = theirs(model, case)
     parts = PACK.input_ids.split([17, 9, 12])
@@ -209,7 +211,7 @@ def test_greedy_answers_equal_those_of_transformers(case) -> None:
 
 @pytest.mark.parametrize("case", ["Llama", "Qwen3", "Gemma2", "Phi, part of a head", "Cohere, interleaved pairs"])
 def test_the_given_tables_are_used(case) -> None:
-    """Fractional positions through transformers' own rotary module, with a mask, are the reference."""
+    """The reference is transformers' own rotary module with fractional positions and a mask."""
     own = wrapped(case)
     width, theta = own.backbone.head_dim, own.backbone._settings.rope_parameters["rope_theta"]
     model = wrapped(case, V2PE(width, theta, delta=0.25))
@@ -229,7 +231,7 @@ def test_the_given_tables_are_used(case) -> None:
             pieces.append(out.last_hidden_state[0])
         if masked:
             torch.testing.assert_close(found, torch.cat(pieces), **CLOSE)
-        else:  # the trap: steps of 1/4 are taken for borders
+        else:  # without a mask, steps of 1/4 are treated as boundaries
             assert (found - torch.cat(pieces)).abs().max() > 1e-2
     assert (found - own.backbone(x / (model.backbone._text_scale or 1.0), typed)).abs().max() > 1e-2
 
@@ -238,7 +240,7 @@ def test_the_given_tables_are_used(case) -> None:
 def test_v2pe_goes_on_from_the_compressed_position() -> None:
     model = wrapped("Qwen2", V2PE(8, delta=0.25))
     batch = replace(V2PE_PACK, visual_index=torch.full_like(V2PE_PACK.visual_index, -1), images=None)
-    batch.layout.token_type.fill_(1)  # the rows of the images come from the word table here
+    batch.layout.token_type.fill_(1)  # image tokens are embedded as text here
     full = tiny.logits(model, batch).split([17, 16])
     for a, b in zip(full, stepwise(model, batch, [[14, 8], [1, 1], [2, 7]]), strict=True):
         torch.testing.assert_close(b, a, **CLOSE)
@@ -320,9 +322,9 @@ def test_a_configuration_from_a_folder(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ("nobody/nothing", "there is no 'nobody/nothing'"),
+        ("nobody/nothing", "'nobody/nothing' does not exist"),
         ({"hidden_size": 8}, "names no model_type, only hidden_size"),
-        ({"model_type": "bert"}, "'bert' is no decoder that stands alone"),
+        ({"model_type": "bert"}, "'bert' is not a decoder-only model"),
         ({"model_type": "siglip_vision_model"}, "no causal language model for model_type 'siglip_vision_model'"),
         ({"model_type": "lama"}, "no model_type 'lama'; did you mean .*'llama'"),
         (CASES["Gemma2"][0], "Gemma2Model has no sdpa attention: give attn_implementation: eager"),
@@ -374,9 +376,9 @@ def test_flops_are_those_of_our_own_decoder() -> None:
     assert half < full
 
 
-@pytest.mark.parametrize("module", [transformers_lm, transformers_rotary, transformers_vision, foreign, padding])
+@pytest.mark.parametrize("module", [transformers_lm, transformers_rotary, transformers_vision, wrapped_module, padding])
 def test_importing_the_packages_does_not_import_the_models(module) -> None:
-    """Import of transformers' models takes seconds; it waits for the first part that needs one."""
+    """The import of transformers' models takes seconds and happens on first use."""
     for node in ast.parse(inspect.getsource(module)).body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             assert not ast.unparse(node).split()[1].startswith("transformers")

@@ -16,7 +16,7 @@ from mmcomponents.checkpoints import CheckpointError, convert, read
 from mmcomponents.checkpoints.checkpoint import added_tokens
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.rules import lazy, to_ours
-from mmcomponents.inference import Autoregressive
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.sequence import one_sequence
 
 
@@ -49,12 +49,12 @@ def test_gradients_are_those_of_transformers(hf: Any, hf_folder: Path) -> None:
 @pytest.mark.parametrize("images", [0, 1, 3])
 @pytest.mark.parametrize("style", [style for style in STYLES if "ntk" not in style[1]], ids=str)
 def test_greedy_answers_are_those_of_transformers(tmp_path: Path, style: tuple[str, str, bool], images: int) -> None:
-    # Not with dynamic NTK past the trained length: transformers changes the base while it decodes, ours stays as at
-    # prefill, so that cached keys and new queries agree.
+    # Not with dynamic NTK past the trained length: transformers changes the base during decoding. This library keeps
+    # that of the prefill, so that cached keys and new queries agree.
     hf = hf_model(*style)
     hf.save_pretrained(tmp_path)
     ids, pixels = ids_and_pixels(images)
-    if pixels is None:  # its `generate` fails without pixels: the same, step by step
+    if pixels is None:  # its `generate` fails without pixels: decoded step by step
         theirs = ids[None]
         for _ in range(12):
             theirs = torch.cat((theirs, hf(input_ids=theirs).logits[:, -1:].argmax(-1)), dim=1)
@@ -83,7 +83,7 @@ def test_both_layouts_of_transformers_are_read(tmp_path: Path, layout: str) -> N
 
 @pytest.fixture
 def official_folder(tmp_path: Path) -> Path:
-    """The tiny official model of figure g, as a folder without tokenizer."""
+    """Tiny official model of figure g, as a folder without tokenizer."""
     folder = tmp_path / "official"
     folder.mkdir()
     given = GOLDEN / "g_tiny_official"
@@ -129,11 +129,11 @@ def test_a_type_is_taken_and_modes_are_set(hf_folder: Path) -> None:
 def test_the_names_in_the_files_decide_whether_a_head_is_tied(tmp_path: Path) -> None:
     hf_model("300m", "qwen2", False).save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
-    config["tie_word_embeddings"] = True  # what recent versions fill in where the key is missing
+    config["tie_word_embeddings"] = True  # the default of recent versions if the key is missing
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = mmcomponents.load(tmp_path)
     assert model.embedder is not None
-    assert not torch.equal(model.heads["lm"].weight, model.embedder.word_table())
+    assert not torch.equal(model.heads["lm"].weight, model.embedder.embedding_weight())
 
 
 def test_an_image_token_is_found_by_its_name(official_folder: Path) -> None:
@@ -154,7 +154,7 @@ def test_wrong_folders_are_refused_in_one_line(official_folder: Path, tmp_path: 
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
-    assert "there is no checkpoint folder" in refused(tmp_path / "nowhere")
+    assert "no checkpoint folder" in refused(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "no config.json" in refused(tmp_path / "empty")
     _config(official_folder, downsample_ratio=0.25)
@@ -164,7 +164,7 @@ def test_wrong_folders_are_refused_in_one_line(official_folder: Path, tmp_path: 
     _config(official_folder, pad2square=False, vision_config={})
     assert "its configuration is wrong: KeyError 'hidden_size'" in refused(official_folder)
     _config(official_folder, model_type="blip")
-    assert "'blip', which is none of the formats" in refused(official_folder)
+    assert "'blip', which is not of a known format" in refused(official_folder)
     (official_folder / "config.json").write_text("{")
     assert "is not JSON" in refused(official_folder)
 
@@ -212,9 +212,9 @@ def _ours(tmp_path: Path, **parts: Any) -> Path:
 def test_a_folder_runs_no_code_of_others(tmp_path: Path) -> None:
     attack = {"class_path": "pathlib.Path.touch", "init_args": {"self": str(tmp_path / "harm")}}
     folder = _ours(tmp_path, vision=attack)
-    with pytest.raises(CheckpointError, match=r"names code of others \(pathlib.Path.touch\)"):
+    with pytest.raises(CheckpointError, match=r"names third-party code \(pathlib.Path.touch\)"):
         mmcomponents.load(folder)
-    with pytest.raises(CheckpointError, match=r"cannot be imported|is no VisionEncoder"):
+    with pytest.raises(CheckpointError, match=r"cannot be imported|is not a VisionEncoder"):
         read(folder, trust_remote_code=True).load()
     remote = {"class_path": "TransformersLM", "init_args": {"config": ".", "trust_remote_code": True}}
     with pytest.raises(CheckpointError, match="TransformersLM with trust_remote_code"):

@@ -1,4 +1,4 @@
-"""What lies beside the weights, read by transformers itself: tokens, chats, pixels and answers are ours."""
+"""Files beside the weights, read by transformers: tokens, chats, pixels and answers equal this library's."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ from data.conftest import qwen  # noqa: F401  (a fixture)
 from mmcomponents.checkpoints import CheckpointError, ModelSpec, Processing, convert, read
 from mmcomponents.checkpoints.chat_template import chat_template
 from mmcomponents.checkpoints.companions import write_companions
-from mmcomponents.checkpoints.export import format_named, weights_of, write
+from mmcomponents.checkpoints.export_folder import format_named, weights_of, write
 from mmcomponents.compose import build
-from mmcomponents.data import NORMALIZATIONS, SampleRenderer, Tiling, load_tokenizer, render_prompt, train_tokenizer
-from mmcomponents.inference import generate
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.template import render_prompt
+from mmcomponents.data.chat.tokenizer import load_tokenizer, train_tokenizer
+from mmcomponents.data.media.images import NORMALIZATIONS
+from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.generation.generate_text import generate
 
 ROWS, TILE = 4, 28
 
 
 def spec_for(vocabulary: int, image_token: int | None, **processing: Any) -> ModelSpec:
-    """A tiny InternVL3; without an image token a language model."""
+    """Tiny InternVL3; a language model without an image token."""
     part = lambda name, **args: {"class_path": name, "init_args": args}  # noqa: E731
     body = {"hidden_size": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "intermediate_size": 48}
     eye = {"hidden_size": 24, "num_layers": 2, "num_heads": 3, "intermediate_size": 40}
@@ -56,7 +60,7 @@ def spec_for(vocabulary: int, image_token: int | None, **processing: Any) -> Mod
 
 
 def written(folder: Path, tokenizer_folder: Path, format_name: str, image: bool = True, **processing: Any) -> Path:
-    """A random model in some format, with the tokenizer of another folder."""
+    """Writes a random model in a format, with the tokenizer of another folder."""
     tokenizer = load_tokenizer(tokenizer_folder)
     context = tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>")
     spec = spec_for(len(tokenizer), context if image else None, **processing)
@@ -77,7 +81,7 @@ def js(path: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def small_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small tokenizer that was trained here."""
+    """Small tokenizer trained for the tests."""
     folder = tmp_path_factory.mktemp("small")
     train_tokenizer(["Read the digits in order.", "3 7 1", "How many digits?"] * 3, 300).save_pretrained(folder)
     return folder
@@ -93,12 +97,12 @@ def qwen_folder(qwen: PreTrainedTokenizerFast, tmp_path_factory: pytest.TempPath
 
 @dataclass
 class Exported:
-    """A model exported to transformers.
+    """Model exported to transformers.
 
     Attributes:
-        folder: Where it lies.
-        before: The tokenizer that went in.
-        after: As transformers loads it.
+        folder: Exported folder.
+        before: Original tokenizer.
+        after: Tokenizer as loaded by transformers.
     """
 
     folder: Path
@@ -114,7 +118,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def noise(width: int, height: int) -> Image.Image:
-    """A picture with soft and hard edges."""
+    """Image with soft and hard edges."""
     draw = np.random.default_rng(width * 1000 + height)
     rough = Image.fromarray(draw.integers(0, 256, (height, width, 3), np.uint8))
     soft = rough.resize((max(1, width // 9), max(1, height // 9))).resize((width, height))
@@ -141,7 +145,7 @@ CHATS: list[tuple[list[dict[str, Any]], list[dict[str, Any]], list[int]]] = [
 
 
 def as_the_processor(text: str, image_tokens: Sequence[int]) -> str:
-    """Each placeholder becomes the rows of its image, in their tags."""
+    """Each placeholder expands to the visual tokens of its image, in image tags."""
     pieces = text.split("<IMG_CONTEXT>")
     assert len(pieces) == len(image_tokens) + 1
     images = [f"<img>{'<IMG_CONTEXT>' * n}</img>" for n in image_tokens]
@@ -173,7 +177,7 @@ def test_a_video_is_its_token_and_a_line_break(exported: Exported) -> None:
 def test_no_token_is_lost_and_the_named_ones_are_there(exported: Exported) -> None:
     before, after, config = exported.before, exported.after, AutoConfig.from_pretrained(exported.folder)
     vocabulary = after.get_vocab()
-    # <video> has the next id: the word table, which the processor keeps it from, has not grown.
+    # <video> has the next id: the embedding weight is not extended, as the processor replaces <video>.
     assert vocabulary.pop("<video>") == len(before)
     assert vocabulary == before.get_vocab()
     assert config.text_config.vocab_size == len(before)
@@ -231,7 +235,7 @@ def test_processors_have_every_setting_written_out(small_folder: Path, tmp_path:
 
 
 def test_the_video_processor_has_no_setting_that_is_not_written(tmp_path: Path, small_folder: Path) -> None:
-    """Its class needs torchvision, so what it sets is read from its source."""
+    """Its class needs torchvision, so its settings are read from its source code."""
     import ast
 
     import transformers
@@ -266,7 +270,7 @@ from transformers.models.internvl.processing_internvl import InternVLProcessor
 folder, picture = sys.argv[1:]
 assert not any(name.startswith("mmcomponents") for name in sys.modules)
 tokenizer, eye = AutoTokenizer.from_pretrained(folder), AutoImageProcessor.from_pretrained(folder)
-# Without torchvision there is no video processor, and the class of each argument is checked against one.
+# Without torchvision there is no video processor, but the class of each argument is checked.
 InternVLProcessor.check_argument_for_proper_class = lambda self, name, argument: type(argument)
 rows = AutoConfig.from_pretrained(folder).image_seq_length
 processor = InternVLProcessor(eye, tokenizer, None, image_seq_length=rows, chat_template=tokenizer.chat_template)
@@ -410,7 +414,7 @@ def test_a_video_token_without_a_word_stays_with_transformers(
     folder = written(tmp_path / "hf", small_folder, "transformers")
     before, named = load_tokenizer(small_folder), load_tokenizer(folder)
     assert len(named) == len(before) + 1
-    if saved_by_transformers:  # as in published folders: it is in tokenizer.json
+    if saved_by_transformers:  # as in published folders, which have it in tokenizer.json
         named.save_pretrained(folder)
         assert "<video>" in {token["content"] for token in js(folder / "tokenizer.json")["added_tokens"]}
     convert(read(folder), tmp_path / "out", format_name)

@@ -1,4 +1,4 @@
-"""A critic's head has a language model's weight: it starts from one, and is written as one."""
+"""A critic's head has the weight of a language-model head: it is loaded from one and written as one."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_critic_starts_from_a_language_model_and_becomes_one(tied: bool, tmp_p
     theirs, model = read(tmp_path / "hf"), critic(tied)
     with caplog.at_level(logging.WARNING):
         load_initial(model, tmp_path / "hf")
-    assert "drawn anew" not in caplog.text
+    assert "initialised randomly" not in caplog.text
     expected = theirs.load()
     assert torch.equal(model.heads["lm"].weight, expected.heads["lm"].weight)
 

@@ -9,7 +9,7 @@ import pytest
 from checkpoints_models import hf_model
 from mmcomponents.checkpoints import CheckpointError, ModelSpec, read
 from mmcomponents.checkpoints.hf import HFInternVL
-from mmcomponents.data.images import NORMALIZATIONS
+from mmcomponents.data.media.images import NORMALIZATIONS
 
 
 def _config(**changes: Any) -> dict[str, Any]:
@@ -49,10 +49,10 @@ def test_unknown_colours_are_refused(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"vision_feature_select_strategy": "full"}, "keeps the class token"),
-        ({"vision_feature_layer": [-2, -1]}, "one level"),
+        ({"vision_feature_layer": [-2, -1]}, "a single level"),
         ({"use_mean_pooling": False}, "use_mean_pooling False"),
         ({"hidden_act": "relu"}, "hidden_act relu"),
-        ({"image_size": [16, 32]}, "is no square"),
+        ({"image_size": [16, 32]}, "is not square"),
         ({"use_qk_norm": True, "layer_norm_eps": 1e-5}, "differs from that of the q/k norms"),
     ],
 )

@@ -46,7 +46,7 @@ def test_names_and_shapes_are_those_of_the_reference(tmp_path: Path) -> None:
 
 
 def _internlm2(tied: bool) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """The tiny model with the language model renamed and regrouped as InternLM2 has it."""
+    """Tiny model with the language model renamed and regrouped as in InternLM2."""
     config, state = _config(), load_file(GIVEN / "vit300m_like_v2.safetensors")
     text = config["llm_config"] | {"model_type": "internlm2", "architectures": ["InternLM2ForCausalLM"], "bias": False}
     out = {name: value for name, value in state.items() if not name.startswith("language_model.")}

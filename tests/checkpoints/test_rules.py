@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.rules import Grouped, Lazy, Rule, Thirds, lazy, rename, to_ours, to_theirs
 
 RULES = [

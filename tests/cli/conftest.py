@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], Path]:
-    """Writes a file below the working directory, which is a fresh one."""
+    """Returns a function that writes a file to the working directory, which is a temporary one."""
     monkeypatch.chdir(tmp_path)
 
     def write_file(name: str, text: str) -> Path:

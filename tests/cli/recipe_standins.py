@@ -1,4 +1,4 @@
-"""A task, a datamodule and parts that are as small as can be: what the command does with them is under test."""
+"""Minimal task, datamodule and parts for tests of the command."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmcomponents.projectors.base import Projector
 
 @dataclass
 class Options:
-    """What a slot is trained with."""
+    """Training options of a slot."""
 
     trainable: bool = True
     lr: float | None = None
@@ -34,7 +34,7 @@ class Wide(Projector):
         self.tag = tag
         self.layer = nn.Linear(in_features, out_features)
 
-    def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
+    def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         return self.layer(features.primary.tokens)
 
 
@@ -46,7 +46,7 @@ class Narrow(Projector):
         self.sizes = (in_features, out_features, bias, width)
         self.layer = nn.Linear(in_features, out_features, bias)
 
-    def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
+    def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         return self.layer(features.primary.tokens)
 
 
@@ -62,16 +62,16 @@ class Words(Head):
 
 
 class Task(LightningModule):
-    """The task of these tests.
+    """Task with one part that computes.
 
     Args:
-        projector: Factory of the one part that computes.
-        heads: Factories of heads that do nothing.
-        slots: Options by slot.
+        projector: Factory of the part.
+        heads: Factories of heads, which are not used.
+        slots: Slot -> options.
         optimizer: Factory of the optimizer.
-        scheduler: Factory of the schedule.
-        width: Width that the projector is built with.
-        label: Some text.
+        scheduler: Factory of the scheduler.
+        width: Input width of the projector.
+        label: Arbitrary text.
     """
 
     def __init__(
@@ -111,12 +111,12 @@ class Task(LightningModule):
 
 
 class Data(LightningDataModule):
-    """Ones.
+    """Data whose samples are all ones.
 
     Args:
         width: Width of a sample.
-        batch_size: Samples a batch.
-        names: Some text items.
+        batch_size: Number of samples per batch.
+        names: Arbitrary texts.
     """
 
     def __init__(self, width: int = 2, batch_size: int = 1, names: list[str] | None = None) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from mmcomponents.cli.data_index import inputs_first
 from mmcomponents.cli.main import main
-from mmcomponents.data.shards import open_shard
-from mmcomponents.data.tokenizer import train_tokenizer
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.format.shards import open_shard
 
 Capture = pytest.CaptureFixture[str]
 
@@ -24,13 +24,13 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_was_indexed_is_counted(folder: Path, capsys: Capture) -> None:
+def test_samples_are_counted(folder: Path, capsys: Capture) -> None:
     assert main(["data", "index", "a.tar", "--tokenizer", "tokenizer", "b.tar"]) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("indexed 2 shards: 60 samples, 58 can be used, 2 cannot\n")
-    assert 'but "[b]\\u001b[1m", "caption"' in told
-    assert "│       2 │ a/0" in told
-    assert "\x1b" not in told
+    printed = capsys.readouterr().out
+    assert printed.startswith("indexed 2 shards: 60 samples, 58 usable, 2 skipped\n")
+    assert 'but "[b]\\u001b[1m", "caption"' in printed
+    assert "│       2 │ a/0" in printed
+    assert "\x1b" not in printed
     assert (folder / "b.index.safetensors").is_file()
     assert main(["data", "index", "--tokenizer=tokenizer", "a.tar"]) == 0
     assert capsys.readouterr().out.startswith("indexed 1 shard: 30 samples")
@@ -40,26 +40,26 @@ def test_a_shard_without_an_index_makes_the_command_fail(folder: Path, capsys: C
     (folder / "a.tar").write_bytes(gzip.compress((folder / "a.tar").read_bytes()))
     (folder / "c.tar.gz").touch()
     assert main(["data", "index", ".", "--tokenizer", "tokenizer"]) == 1
-    told = capsys.readouterr().out.splitlines()
-    assert told[0].startswith("indexed 1 shard: 30 samples")
-    assert told[1] == "note: 1 compressed in . passed over (c.tar.gz): unpack them to .tar first"
-    (line,) = [line for line in told if "a.tar" in line]
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].startswith("indexed 1 shard: 30 samples")
+    assert printed[1] == "note: skipped 1 compressed archive in . (c.tar.gz): unpack to .tar first"
+    (line,) = [line for line in printed if "a.tar" in line]
     assert line.split("│")[2].strip() == "is compressed; gunzip it first"
     assert (folder / "b.index.safetensors").is_file()
     assert not (folder / "a.index.safetensors").exists()
 
 
-def test_a_slip_writes_nothing(folder: Path, capsys: Capture) -> None:
+def test_an_invalid_call_writes_nothing(folder: Path, capsys: Capture) -> None:
     for more, complaint in (
         (["--frame_template", "x"], "must have <image> once"),
-        (["no.tar"], "no.tar is not there"),
+        (["no.tar"], "no.tar does not exist"),
         (["--tokenizers", "t"], "did you mean 'tokenizer'?"),
         (["--out"], "--out: expected one argument"),
     ):
         assert main(["data", "index", ".", "--tokenizer", "tokenizer", *more]) == 2
-        told = capsys.readouterr()
-        assert complaint in told.err
-        assert told.err.count("\n") == 1
+        printed = capsys.readouterr()
+        assert complaint in printed.err
+        assert printed.err.count("\n") == 1
     assert list(folder.glob("*.safetensors")) == []
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mmcomponents.cli.main import main
-from mmcomponents.data.indexing import build_index
-from mmcomponents.data.shards import open_shard
-from mmcomponents.data.tokenizer import train_tokenizer
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.shards import open_shard
 
 Write = Callable[[str, str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -50,17 +50,17 @@ def here(shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def found(capsys: Capture, *argv: str) -> dict[str, Any]:
     assert main(["data", "inspect", *argv, "--json"]) == 0
-    told = capsys.readouterr()
-    figures: dict[str, Any] = json.loads(told.out)
+    printed = capsys.readouterr()
+    figures: dict[str, Any] = json.loads(printed.out)
     return figures
 
 
 def refused(capsys: Capture, *argv: str) -> str:
     assert main(["data", "inspect", *argv]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    return told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
 def test_shards_are_inspected_without_a_recipe(capsys: Capture) -> None:
@@ -89,17 +89,17 @@ def test_a_recipe_is_inspected_without_its_model(capsys: Capture, tmp_path: Path
 
 def test_figures_for_a_terminal(capsys: Capture) -> None:
     assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", "--block", "4"]) == 0
-    told = capsys.readouterr()
-    assert "\x1b[31m" not in told.out
-    assert "<U+001B>[31m[red]" in told.out
+    printed = capsys.readouterr()
+    assert "\x1b[31m" not in printed.out
+    assert "<U+001B>[31m[red]" in printed.out
     for wanted in ("text 100.0%", "all 5 blocks planned", "first fit, order of shards", "a pack takes 128"):
-        assert wanted in told.out
+        assert wanted in printed.out
     some = ("--block", "4", "--blocks", "2")
     some += ("--sources.plain.repeat", "1.25")
     assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", *some]) == 0
     out = capsys.readouterr().out
     assert "from 2 of 6 blocks" in out
-    assert "plain: 2 of 10 samples come up once more in this epoch, and 3 in the next: 1.25 passes on average" in out
+    assert "plain: 2 of 10 samples have one more pass in this epoch, and 3 in the next: 1.25 passes on average" in out
 
 
 def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
@@ -118,7 +118,7 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
     ("line", "complaint"),
     [
         ("", "needs SHARDS, which come first, or --config RECIPE"),
-        ("--tokenizer tokenizer train-000000.tar", "'train-000000.tar' is no flag"),
+        ("--tokenizer tokenizer train-000000.tar", "'train-000000.tar' is not a flag"),
         ("--tokenizer tokenizer train-000000.tar", "SHARDS come first"),
         ("train-000000.tar", "SHARDS need --tokenizer FOLDER"),
         ("train-000000.tar --tokenizer none", "there is no tokenizer folder none"),
@@ -129,7 +129,7 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
         ("train-000000.tar --tokenizer tokenizer --pack_tokens 2", "no sample is left of 10"),
         ("train-000000.tar --tokenizer tokenizer --val x.tar", "no option --val"),
         ("train-000000.tar --tokenizer tokenizer --sources.plian.repeat 2", "did you mean 'plain'?"),
-        ("train-000000.tar --config quickstart", "do not go together; set data.train"),
+        ("train-000000.tar --config quickstart", "cannot be combined; set data.train"),
         ("--config nosuch", "there is no recipe 'nosuch'"),
         ("--config internvl3/8b", "the recipe has no data section"),
         ("--config internvl3/8b --data.train train-000000.tar --data.tokenizer tokenizer", "tokens_per_tile"),
@@ -144,12 +144,12 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
         ("--config quickstart --html tokenizer", "--html tokenizer is a folder"),
     ],
 )
-def test_each_mistake_is_one_clear_line(capsys: Capture, line: str, complaint: str) -> None:
+def test_errors_are_one_line(capsys: Capture, line: str, complaint: str) -> None:
     assert complaint in refused(capsys, *line.split())
 
 
-def test_help_names_both_ways(capsys: Capture) -> None:
+def test_help_names_both_usages(capsys: Capture) -> None:
     assert main(["data", "inspect", "--help"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert "SHARDS … --tokenizer FOLDER" in told
-    assert "--config RECIPE" in told
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "SHARDS … --tokenizer FOLDER" in printed
+    assert "--config RECIPE" in printed

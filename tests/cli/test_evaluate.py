@@ -1,7 +1,8 @@
-"""`mmcomponents evaluate` from the command line."""
+"""Tests of `mmcomponents evaluate`."""
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -13,31 +14,16 @@ from PIL import Image
 from test_import_export import RECIPE
 
 import tiny
+from drawn import Folder
 from mmcomponents import checkpoints
 from mmcomponents.cli.main import main
-from mmcomponents.data import SampleRenderer, Tiling, train_tokenizer
+from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.evaluation import Evaluation
 from mmcomponents.heads import LMHead
-from mmcomponents.inference.evaluation import Evaluation
 
 Write = Callable[[str, str], Path]
 ASK = ("evaluate", "m", "--benchmark", "q.jsonl", "--metric", "exact", "--max_new_tokens", "4")
-
-
-class Folder:
-    """Stands in for a checkpoint that was read."""
-
-    def __init__(self, model, tokenizer) -> None:
-        self.model, self.words = model, tokenizer
-
-    def load(self, device, dtype):
-        return self.model.to(device, dtype)
-
-    def tokenizer(self):
-        return self.words
-
-    def renderer(self, tokenizer, tokens_per_tile):
-        return SampleRenderer(tokenizer, tokens_per_tile or 1, Tiling(tile_size=tiny.TILE, max_tiles=1))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +33,7 @@ def tokenizer():
 
 @pytest.fixture
 def folder(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> dict[str, Folder]:
-    """The folders `m` and `critic`, and three questions, two about pictures."""
+    """Creates the folders `m` and `critic`, and three questions, two with images."""
     vocab, made = len(tokenizer), {}
     for number, name in enumerate(("m", "critic")):
         model = tiny.model(number, embedder=TokenEmbedder(vocab, tiny.WIDTH), heads={"lm": LMHead(tiny.WIDTH, vocab)})
@@ -104,23 +90,23 @@ def test_critics_and_all_selectors(folder, capsys) -> None:
         assert [len(steps) for steps in line["scores"]["outcome"]] == [1, 1, 1]
         best = [steps[0] for steps in line["scores"]["outcome"]]
         assert best[line["chosen"]["best_of_n_orm"][-1]] == max(best)
-    # the first candidate is the greedy one
+    # the first candidate is greedy
     assert main([*ASK, "--out", "greedy"]) == 0
     first = [line["candidates"][0] for line in results("out")]
     assert first == [line["candidates"][0] for line in results("greedy")]
-    # the same again: nothing is drawn, and the files are the same
+    # again with the same settings: nothing is drawn, and the files are unchanged
     before = {path.name: path.read_bytes() for path in Path("out").iterdir() if path.name != "report.json"}
     assert main([*drawn, *critics, "--out", "out"]) == 0
     assert before == {path.name: path.read_bytes() for path in Path("out").iterdir() if path.name != "report.json"}
     other = line_of_error(capsys, *drawn, *critics, "--out", "out", "--seed", "1")
-    assert "out/candidates.jsonl was begun with other settings" in other
+    assert "out/candidates.jsonl was started with other settings" in other
 
 
 def test_selectors_by_name(folder, capsys) -> None:
     few = [*ASK, "--samples", "2", "--limit", "1"]
     assert main([*few, "--selectors", "oracle", "First", "--out", "a"]) == 0
     assert list(json.loads(Path("a/report.json").read_text())["figures"]) == ["oracle", "First"]
-    dotted = "mmcomponents.inference.selectors.SelfConsistency"
+    dotted = "mmcomponents.evaluation.selectors.SelfConsistency"
     assert main([*few, "--selectors", dotted, "--out", "b"]) == 0
     assert "did you mean 'oracle'?" in line_of_error(capsys, *few, "--selectors", "oracl")
     assert "no selector is called 'Frist'; did you mean 'First'?" in line_of_error(capsys, *few, "--selectors", "Frist")
@@ -143,7 +129,7 @@ def test_ctrl_c_says_how_to_go_on(folder, capsys, monkeypatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(Evaluation, "draw", stop)
         assert main([*ASK, "--out", "out"]) == 130
-    assert "stopped; the same command goes on from what out has" in capsys.readouterr().err
+    assert "stopped; the same command resumes from out" in capsys.readouterr().err
 
 
 def test_what_is_wrong_is_one_line(folder, write: Write, capsys) -> None:
@@ -159,12 +145,12 @@ def test_what_is_wrong_is_one_line(folder, write: Write, capsys) -> None:
     assert "--benchmark is missing" in told("m", "--metric", "exact")
     assert "--metric is missing" in told("m", "--benchmark", "q.jsonl")
     assert "needs MODEL, a folder, or --config" in told(*rest)
-    assert "without a recipe" in told("m", *rest, "--config", "quickstart")
+    assert "the folder MODEL cannot be combined with a recipe" in told("m", *rest, "--config", "quickstart")
     assert "no model folder 'mm'" in told("mm", *rest)
     assert "--limit must be at least 1, got 0" in told("m", *rest, "--limit", "0")
     assert "8 equal answers" in told("m", *rest, "--samples", "8", "--temperature", "0")
     assert "best_of_n needs a --process_critic" in told("m", *rest, "--selectors", "best_of_n")
-    assert "process critic has nothing to choose from" in told("m", *rest, "--process_critic", "critic")
+    assert "process critic needs several samples" in told("m", *rest, "--process_critic", "critic")
     rest += ["--samples", "2"]
     critic = ["--process_critic", "critic"]
     assert "no selector uses the --process_critic" in told("m", *rest, "--selectors", "first", *critic)
@@ -173,9 +159,9 @@ def test_what_is_wrong_is_one_line(folder, write: Write, capsys) -> None:
     column = told("m", "--benchmark", "bad.tsv", "--metric", "exact")
     assert column.startswith("evaluate: bad.tsv has no column 'image' or 'image_path'")
     assert "its columns are: index, question, answer" in column
-    assert "there is no benchmark file" in told("m", "--benchmark", "gone.tsv", "--metric", "exact")
-    assert "two benchmarks are called q" in told("m", *rest, "--benchmark", "q.jsonl")
-    assert "is no option (one letter)" in told("m", "--benchmark", "q.jsonl", "--metric", "multiple_choice")
+    assert "question file not found" in told("m", "--benchmark", "gone.tsv", "--metric", "exact")
+    assert "two benchmarks are named q" in told("m", *rest, "--benchmark", "q.jsonl")
+    assert "is not an option (one letter)" in told("m", "--benchmark", "q.jsonl", "--metric", "multiple_choice")
 
 
 def test_left_out_questions_are_named_and_counted(folder, write: Write, capsys) -> None:
@@ -185,16 +171,16 @@ def test_left_out_questions_are_named_and_counted(folder, write: Write, capsys) 
     assert "1 of 2 questions cannot be used, more than max_refused 0.01" in capsys.readouterr().err
     assert main([*ask, "--max_refused", "0.5"]) == 0
     told = capsys.readouterr()
-    assert 'odd: left out odd.jsonl line 2: it has no "question"' in told.err
-    assert "questions that could not be asked: 1, named in report.json" in told.out
+    assert 'odd: skipped odd.jsonl:2: no "question"; its keys are: "id"' in told.err
+    assert "skipped questions: 1, listed in report.json" in told.out
 
 
 def test_a_critic_without_the_words_is_told_before_anything_is_drawn(folder, capsys, monkeypatch) -> None:
     folder["critic"].words = train_tokenizer(["no signs here"] * 4, 300)
     monkeypatch.setattr(Evaluation, "draw", lambda *_: pytest.fail("drawn"))
-    monkeypatch.setattr("mmcomponents.data.critique.WORDS", ("good step", "-"))
+    monkeypatch.setattr(importlib.import_module("mmcomponents.data.chat.critic_prompt"), "WORDS", ("good step", "-"))
     told = line_of_error(capsys, *ASK, "--process_critic", "critic", "--samples", "2")
-    assert told.startswith("the critic 'critic' cannot judge: ")
+    assert told.startswith("the critic 'critic' cannot score steps: ")
     assert "'good step'" in told
 
 
@@ -203,9 +189,9 @@ def test_a_critic_of_a_recipe_is_looked_at_before_anything_is_drawn(folder, writ
     write("r.yaml", RECIPE)
     write("last.ckpt", "")
     monkeypatch.setattr(Evaluation, "draw", lambda *_: pytest.fail("drawn"))
-    monkeypatch.setattr("mmcomponents.data.critique.WORDS", ("good step", "-"))
+    monkeypatch.setattr(importlib.import_module("mmcomponents.data.chat.critic_prompt"), "WORDS", ("good step", "-"))
     told = line_of_error(capsys, *ASK, "--process_critic", "r.yaml:last.ckpt", "--samples", "2")
-    assert told.startswith("the critic 'r.yaml:last.ckpt' cannot judge: ")
+    assert told.startswith("the critic 'r.yaml:last.ckpt' cannot score steps: ")
     assert "'good step'" in told
 
 

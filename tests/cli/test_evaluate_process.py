@@ -11,19 +11,23 @@ from test_import_export import RECIPE
 
 import tiny
 from mmcomponents import checkpoints
-from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.main import main
-from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.data import PackedDataModule, SampleRenderer, Tiling, load_image, train_tokenizer
+from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.data.media.images import load_image
+from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.evaluation.critic import Critic, Solution
 from mmcomponents.heads import LMHead
-from mmcomponents.inference import Critic, Solution
-from mmcomponents.inference.rollouts import Question
+from mmcomponents.synthesis.rollout import Question
 from mmcomponents.training import MultimodalTask
 
 
 class Folder:
-    """Stands in for a checkpoint that was read."""
+    """Stand-in for a checkpoint."""
 
     def __init__(self) -> None:
         self.words = train_tokenizer(["What is this? It is a cat, a dog or 7."] * 4, 400)
@@ -76,10 +80,10 @@ def test_it_prints_a_table_and_writes_what_it_found(capsys) -> None:
     rows = [part.split() for part in told.splitlines() if "│" in part]
     assert [row[1] for row in rows] == ["MMMU", "WeMath", "all"]
     assert f"{report['overall']['macro_f1']:.1%}" in rows[-1]
-    assert "right above 0.85" in told
-    assert "2 records could not be judged:" in told
-    assert "test.jsonl:4: no JSON" in told
-    assert "test.jsonl:3: there is no image file pictures/b.png" in told
+    assert "right if above 0.85" in told
+    assert "2 skipped records:" in told
+    assert "test.jsonl:4: wrong JSON" in told
+    assert "test.jsonl:3: image file not found: pictures/b.png" in told
     assert "wrote out/report.json and out/steps.jsonl" in told
     lines = [json.loads(each) for each in Path("out/steps.jsonl").read_text().splitlines()]
     assert [(each["key"], each["source"], len(each["scores"])) for each in lines[1:]] == [
@@ -100,23 +104,23 @@ def test_mistakes_are_told_in_a_line(capsys) -> None:
     rest = list(CALL[3:])
     assert "--benchmark is missing" in line_of_error(capsys, "m")
     assert "needs CRITIC, a folder, or --config RECIPE" in line_of_error(capsys, *rest)
-    assert "no folder of images 'pics'" in line_of_error(capsys, "m", *rest, "--images", "pics")
-    assert "--threshold must lie between 0 and 1, got 1" in line_of_error(capsys, "m", *rest, "--threshold", "1")
+    assert "no image folder 'pics'" in line_of_error(capsys, "m", *rest, "--images", "pics")
+    assert "--threshold must be between 0 and 1, got 1" in line_of_error(capsys, "m", *rest, "--threshold", "1")
     told = line_of_error(capsys, "m", *rest, "--treshold", "0.5")
     assert told == "evaluate process: no option --treshold; did you mean 'threshold'?"
-    assert "--max_refused is a share from 0 to 1, got 2" in line_of_error(capsys, "m", *rest, "--max_refused", "2")
+    assert "--max_refused must be from 0 to 1, got 2" in line_of_error(capsys, "m", *rest, "--max_refused", "2")
     told = line_of_error(capsys, "m", *rest)
-    assert "1 of 4 records of test.jsonl cannot be judged, more than max_refused 0.01: test.jsonl:4: no JSON" in told
+    assert "2 of 4 records of test.jsonl cannot be scored, more than max_refused 0.01: test.jsonl:3: image" in told
     rest += ["--max_refused", "0.5"]
     told = line_of_error(capsys, "m", *rest, "--verdicts", "right", "-")
-    assert "this critic cannot judge: 'right' is no single token of the tokenizer but" in told
-    assert "goes without a recipe" in line_of_error(capsys, "m", *rest, "--ckpt_path", "a.ckpt")
+    assert "invalid verdicts of the critic: 'right' is not a single token of the tokenizer but" in told
+    assert "the folder CRITIC cannot be combined with a recipe" in line_of_error(
+        capsys, "m", *rest, "--ckpt_path", "a.ckpt"
+    )
     assert "there is no model folder 'n'" in line_of_error(capsys, "n", *rest)
     Path("test.jsonl").write_text(line([1]).replace("response", "answer"), encoding="utf-8")
     told = line_of_error(capsys, "m", *rest)
-    assert told.startswith(
-        "evaluate process: none of 1 records of test.jsonl can be used: test.jsonl:1: without response"
-    )
+    assert told.startswith("evaluate process: none of 1 records of test.jsonl can be used: test.jsonl:1: no response")
     assert main(["evaluate", "process", "--help"]) == 0
     assert "macro F1" in capsys.readouterr().out
 

@@ -1,4 +1,4 @@
-"""`mmcomponents export` of a run with adapters: merged, under the names that the model has without them."""
+"""`mmcomponents export` of a run with adapters, which are merged into the weights of the model."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from test_import_export import RECIPE, refused
 from torch import Tensor
 
 from mmcomponents.checkpoints import merge_adapters, read
-from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.main import main
-from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.data import PackedDataModule, train_tokenizer
-from mmcomponents.data.chat import IMAGE_CONTEXT
+from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.training import MultimodalTask
 
 ADAPTERS = """
@@ -44,7 +45,7 @@ def logits(model: Any) -> Tensor:
 
 @pytest.fixture
 def task(write: Callable[[str, str], Path]) -> Any:
-    """A run that has ended: recipe, tokenizer and two kinds of checkpoints lie in the working directory."""
+    """Writes recipe, tokenizer and two kinds of checkpoints of a run to the working directory; returns its task."""
     write("r.yaml", RECIPE)
     write("a.yaml", ADAPTERS)
     train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tok")
@@ -81,25 +82,27 @@ def test_adapters_are_merged(task: Any, ckpt: str, format: str) -> None:
     torch.testing.assert_close(logits(base.model), adapted, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_without_adapters_is_one_clear_error(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkpoint_without_adapters_is_refused(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
     state = {name: value for name, value in task.state_dict().items() if ".lora_B" not in name}
     torch.save({"state_dict": state}, "without.ckpt")
-    told = refused(capsys, "export", *RUN, "without.ckpt", "--format", "mmcomponents", "--out", "out")
-    assert "the recipe has adapters and the checkpoint has no backbone.layers.0.self_attn.q_proj.lora_B.default" in told
+    error = refused(capsys, "export", *RUN, "without.ckpt", "--format", "mmcomponents", "--out", "out")
+    assert (
+        "the recipe has adapters and the checkpoint has no backbone.layers.0.self_attn.q_proj.lora_B.default" in error
+    )
     recipe = ["--config", "r.yaml", "--ckpt_path", "last.ckpt"]
-    told = refused(capsys, "export", *recipe, "--format", "mmcomponents", "--out", "out")
-    assert "the checkpoint has an adapter (vision.blocks.0.attn.qkv.base_layer.weight)" in told
-    assert "no model.slots.vision.adapter" in told
+    error = refused(capsys, "export", *recipe, "--format", "mmcomponents", "--out", "out")
+    assert "the checkpoint has an adapter (vision.blocks.0.attn.qkv.base_layer.weight)" in error
+    assert "no model.slots.vision.adapter" in error
     assert not Path("out").exists()
 
 
-def test_a_wrong_module_in_a_recipe_is_one_clear_error(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_module_in_a_recipe_is_refused(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
     flag = ["--model.slots.backbone.adapter.init_args.target_modules", "[q_porj]"]
-    told = refused(capsys, "plan", "--config", "a.yaml", *flag)
-    assert "slots.backbone.adapter: DecoderLM has no modules q_porj (target_modules); did you mean q_proj" in told
+    error = refused(capsys, "plan", "--config", "a.yaml", *flag)
+    assert "slots.backbone.adapter: DecoderLM has no modules q_porj (target_modules); did you mean q_proj" in error
 
 
-def test_plan_counts_what_is_trained(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_plan_counts_trained_parameters(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
     import json
 
     capsys.readouterr()

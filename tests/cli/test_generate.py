@@ -18,20 +18,22 @@ import tiny
 from mmcomponents import checkpoints
 from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.cli import generate as generate_verb
-from mmcomponents.cli.errors import UserError
 from mmcomponents.cli.main import main
-from mmcomponents.cli.weights import load_weights, saved_state
-from mmcomponents.data import SampleRenderer, Tiling, train_tokenizer
+from mmcomponents.cli.models.run_weights import load_weights, saved_state
+from mmcomponents.cli.user_error import UserError
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.generation.generate_text import generate
 from mmcomponents.heads import LMHead
-from mmcomponents.inference import generate
 from mmcomponents.positions import RoPE
 
 Write = Callable[[str, str], Path]
 
 
-class Teller(Task):
-    """A task whose model is made late, as the real one's is."""
+class LateTask(Task):
+    """A task that creates its model in `configure_model`, as `MultimodalTask` does."""
 
     model: torch.nn.Module
 
@@ -39,7 +41,7 @@ class Teller(Task):
         self.model = self.part
 
 
-class TellerData(Data):
+class LateData(Data):
     tokenizer = "tokens"
     renderer = "renderer"
 
@@ -48,7 +50,7 @@ def test_a_recipe_with_a_checkpoint_answers(
     write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write("r.yaml", "model: {projector: {class_path: recipe_standins.Wide}}")
-    trained = Teller(projector=lambda i, o: sys.modules["recipe_standins"].Wide(i, o))
+    trained = LateTask(projector=lambda i, o: sys.modules["recipe_standins"].Wide(i, o))
     trained.configure_model()
     torch.save({"state_dict": trained.state_dict()}, "last.ckpt")
     Image.new("RGB", (4, 3)).save("a.png")
@@ -70,7 +72,7 @@ def test_a_recipe_with_a_checkpoint_answers(
     monkeypatch.setattr(generate_verb, "samplers", lambda: {"batch": answer, "stream": stream})
 
     def ask(*argv: str) -> int:
-        return generate_verb.answer("generate", ["--config", "r.yaml", *argv], Teller, TellerData)
+        return generate_verb.answer("generate", ["--config", "r.yaml", *argv], LateTask, LateData)
 
     assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one", "two", "--top_k", "5") == 0
     assert capsys.readouterr().out == "<image>\none!\n<image>\ntwo!\n"
@@ -97,7 +99,7 @@ def test_a_recipe_with_a_checkpoint_answers(
         ask("--prompt", "x")
     with pytest.raises(ValueError, match="--prompt is missing"):
         ask()
-    with pytest.raises(ValueError, match=r"last.ckpt does not fit the recipe: 2 of another shape"):
+    with pytest.raises(ValueError, match=r"last.ckpt does not match the recipe: 2 of another shape"):
         ask("--ckpt_path", "last.ckpt", "--prompt", "x", "--data.width", "3", "--model.width", "3")
 
 
@@ -106,8 +108,8 @@ def tokenizer():
     return train_tokenizer(["What is this? It is a cat, a dog or 7."] * 4, 400)
 
 
-class Speaker(LMHead):
-    """Says one text to every question."""
+class FixedAnswer(LMHead):
+    """A head that gives the same answer to every question."""
 
     text_ids: list[int] = []
     place = 0
@@ -120,7 +122,7 @@ class Speaker(LMHead):
 
 
 class Folder:
-    """Stands in for a checkpoint that was read."""
+    """Stand-in for a checkpoint folder."""
 
     def __init__(self, model, tokenizer) -> None:
         self.model = model
@@ -140,13 +142,13 @@ class Folder:
 
 @pytest.fixture
 def folder(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Folder]:
-    """Puts a model behind the folder `m`; it says a text, or what its weights say."""
+    """Returns a function that puts a model into the folder `m`, with a fixed answer or the one of its weights."""
 
-    def make(says: str | None = None, **parts) -> Folder:
+    def make(answer: str | None = None, **parts) -> Folder:
         vocab = len(tokenizer)
-        head = (LMHead if says is None else Speaker)(tiny.WIDTH, vocab)
-        if says is not None:
-            head.text_ids = tokenizer.encode(says + "<|im_end|>", add_special_tokens=False)
+        head = (LMHead if answer is None else FixedAnswer)(tiny.WIDTH, vocab)
+        if answer is not None:
+            head.text_ids = tokenizer.encode(answer + "<|im_end|>", add_special_tokens=False)
         model = tiny.model(embedder=TokenEmbedder(vocab, tiny.WIDTH), heads={"lm": head}, **parts)
         stand_in = Folder(model, tokenizer)
         Path("m").mkdir(exist_ok=True)
@@ -160,10 +162,10 @@ def folder(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable
 
 def line_of_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(["generate", *argv]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    return told.err.removeprefix("mmcomponents: ").rstrip("\n")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err.removeprefix("mmcomponents: ").rstrip("\n")
 
 
 def test_a_folder_answers_as_the_function_does(folder, tokenizer, capsys) -> None:
@@ -208,10 +210,10 @@ def test_boxes_are_drawn(folder, capsys) -> None:
     assert (changed.min(), changed.max()) == (2, 17)
     folder("It is a cat")
     assert main(["generate", "m", "--image", "b.jpg", "--prompt", "Where?", "--boxes", "out.png"]) == 0
-    assert capsys.readouterr().err == "mmcomponents: the answer names no boxes\n"
+    assert capsys.readouterr().err == "mmcomponents: the answer contains no boxes\n"
 
 
-def test_mistakes_are_one_line(folder, monkeypatch, capsys, tmp_path) -> None:
+def test_errors_are_one_line(folder, monkeypatch, capsys, tmp_path) -> None:
     folder(position=RoPE(8, max_position_embeddings=60))
     ask = ["--prompt", "x", "--max_new_tokens", "4"]
     assert "no model folder 'mm'; did you mean 'm'?" in line_of_error(capsys, "mm", *ask)
@@ -227,10 +229,10 @@ def test_mistakes_are_one_line(folder, monkeypatch, capsys, tmp_path) -> None:
     assert "--max_tiles must be at least 1" in line_of_error(capsys, "m", *ask, "--max_tiles", "0")
     assert "--boxes needs one image and one prompt, got 0 and 1" in line_of_error(capsys, "m", *ask, "--boxes", "o.png")
     boxes = ["--image", "a.png", "--boxes"]
-    assert "must end like that of an image" in line_of_error(capsys, "m", *ask, *boxes, "o.txt")
+    assert "must have the suffix of an image format" in line_of_error(capsys, "m", *ask, *boxes, "o.txt")
     assert "there is no folder 'none'" in line_of_error(capsys, "m", *ask, *boxes, "none/o.png")
-    assert "goes without a recipe" in line_of_error(capsys, "m", *ask, "--config", "quickstart")
-    assert "do not go together" in line_of_error(capsys, "m", "--interactive", "--json")
+    assert "cannot be combined with a recipe" in line_of_error(capsys, "m", *ask, "--config", "quickstart")
+    assert "cannot be combined" in line_of_error(capsys, "m", "--interactive", "--json")
     assert "need temperature >= 0" in line_of_error(capsys, "m", *ask, "--temperature", "-1")
 
     def refuse(path: str, allow_pickle: bool, trust_remote_code: bool) -> None:
@@ -254,17 +256,17 @@ def test_a_conversation_from_a_pipe(folder, monkeypatch, capsys) -> None:
     assert talk(monkeypatch, "7?\n7?\n/reset\n7?\n/quit\n7?\n") == 0
     turns = [count for count in read if count > 1]
     assert len(turns) == 3
-    assert turns[0] == turns[2] > turns[1], "the second turn reads what is new"
+    assert turns[0] == turns[2] > turns[1], "the second turn processes only new tokens"
 
 
-def test_a_conversation_goes_on_after_mistakes(folder, monkeypatch, capsys) -> None:
+def test_a_conversation_continues_after_errors(folder, monkeypatch, capsys) -> None:
     folder("a cat")
     assert talk(monkeypatch, "/image c.png\n/dance\n<image>\nWhat?\n") == 2
-    told = capsys.readouterr()
-    assert told.out == "a cat\n"
-    assert [line.split(": ", 1)[1] for line in told.err.splitlines()] == [
+    printed = capsys.readouterr()
+    assert printed.out == "a cat\n"
+    assert [line.split(": ", 1)[1] for line in printed.err.splitlines()] == [
         "there is no image 'c.png'; did you mean 'a.png'?",
-        "'/dance' is no command; /help lists them",
+        "'/dance' is not a command; /help lists them",
         "1 <image> placeholders in the user's turns, 0 images",
     ]
     assert talk(monkeypatch, "/help\n") == 0
@@ -293,7 +295,7 @@ def test_at_a_terminal_ctrl_c_stops_an_answer_and_ctrl_d_ends(folder, monkeypatc
     assert capsys.readouterr().out.split("\n") == ["", "a cat,", "a cat, a dog", "", ""]
 
 
-def test_a_model_behind_its_options_is_told_of(folder, capsys) -> None:
+def test_a_model_after_the_options_is_reported(folder, capsys) -> None:
     folder("a cat")
     Path("m/config.json").write_text("{}")
     assert line_of_error(capsys, "--prompt", "hi", "m").startswith(
@@ -302,36 +304,36 @@ def test_a_model_behind_its_options_is_told_of(folder, capsys) -> None:
     assert "needs MODEL, a folder, or --config" in line_of_error(capsys, "--prompt", "hi")
 
 
-def test_values_that_cannot_be_used_are_one_line(folder, capsys) -> None:
+def test_invalid_values_are_reported_in_one_line(folder, capsys) -> None:
     folder("a cat")
     ask = ["--prompt", "x"]
     assert "need temperature >= 0" in line_of_error(capsys, "m", *ask, "--temperature", "nan")
     assert "--frames must be from 1 to 1024, got 0" in line_of_error(capsys, "m", *ask, "--frames", "0")
-    assert "no UTF-8" in line_of_error(capsys, "m", "--prompt", "caf\udce9")
+    assert "not valid UTF-8" in line_of_error(capsys, "m", "--prompt", "caf\udce9")
     boxes = [*ask, "--image", "a.png", "--boxes"]
-    assert "must end like that of an image" in line_of_error(capsys, "m", *boxes, "o.psd")
+    assert "must have the suffix of an image format" in line_of_error(capsys, "m", *boxes, "o.psd")
     assert "'m' is a folder" in line_of_error(capsys, "m", *boxes, "m")
 
 
-def test_a_line_that_is_no_utf8_does_not_end_a_conversation(folder, monkeypatch, capsys) -> None:
+def test_invalid_utf8_does_not_end_a_conversation(folder, monkeypatch, capsys) -> None:
     folder("a cat")
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n7?\n"), encoding="utf-8"))
     assert main(["generate", "m", "--interactive"]) == 2
-    told = capsys.readouterr()
-    assert told.out == "a cat\n"
-    assert "no UTF-8" in told.err
+    printed = capsys.readouterr()
+    assert printed.out == "a cat\n"
+    assert "not valid UTF-8" in printed.err
 
 
-def test_checkpoints_that_are_none_are_one_line(write: Write) -> None:
+def test_invalid_checkpoints_are_reported_in_one_line(write: Write) -> None:
     write("shards/last.ckpt", "")
     write("model.safetensors", "")
     for name, saved in {"list": [1], "tensor": torch.ones(2), "odd": {"state_dict": 3}}.items():
         torch.save(saved, f"{name}.ckpt")
         with pytest.raises(UserError, match="it has no state_dict of tensors"):
             saved_state(Path(f"{name}.ckpt"))
-    with pytest.raises(UserError, match=r"no .metadata; it holds shards/last.ckpt"):
+    with pytest.raises(UserError, match=r"no .metadata; it contains shards/last.ckpt"):
         saved_state(Path("shards"))
-    with pytest.raises(UserError, match="give its folder as MODEL"):
+    with pytest.raises(UserError, match="use its folder as MODEL"):
         saved_state(Path("model.safetensors"))
     torch.save({"state_dict": {"bias": torch.ones(2)}}, "other.ckpt")
     with pytest.raises(UserError, match=r"1 missing \(weight\); 1 unexpected \(bias\)"):
@@ -356,4 +358,4 @@ def test_an_interrupted_answer_ends_the_command(folder, capfd, error, code) -> N
     assert not Path("o.png").exists()
     if error is KeyboardInterrupt:
         with pytest.MonkeyPatch.context() as patch:
-            assert talk(patch, "x\n7?\n") == 130, "a pipe does not go on"
+            assert talk(patch, "x\n7?\n") == 130, "a pipe does not continue"

@@ -1,4 +1,4 @@
-"""`mmcomponents import` and `export`: folders, runs, and what is said about mistakes."""
+"""`mmcomponents import` and `export`: folders, runs, and error messages."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmcomponents.checkpoints import read
-from mmcomponents.cli import output
-from mmcomponents.cli.flags import sort_flags
 from mmcomponents.cli.main import main
-from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.cli.weights import load_weights, model_weights
-from mmcomponents.data import PackedDataModule, train_tokenizer
+from mmcomponents.cli.models.run_weights import load_weights, model_weights
+from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.training import MultimodalTask
 
 Write = Callable[[str, str], Path]
@@ -43,13 +43,13 @@ RUN = ["--config", "r.yaml", "--ckpt_path", "last.ckpt"]
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """What is said, in one line, about a mistake."""
+    """Returns the error message of a command, which is one line."""
     capsys.readouterr()
     assert main(list(argv)) == 2
-    told = capsys.readouterr()
-    lines = [line for line in told.err.splitlines() if line.startswith("mmcomponents: ")]
+    printed = capsys.readouterr()
+    lines = [line for line in printed.err.splitlines() if line.startswith("mmcomponents: ")]
     assert len(lines) == 1
-    assert told.err.splitlines()[-1] == lines[0]
+    assert printed.err.splitlines()[-1] == lines[0]
     return lines[0]
 
 
@@ -64,7 +64,7 @@ def js(path: str) -> dict[str, Any]:
 
 @pytest.fixture
 def task(write: Write) -> MultimodalTask:
-    """A run that has ended: its recipe, its tokenizer and two kinds of checkpoints lie in the working directory."""
+    """Writes recipe, tokenizer and two kinds of checkpoints of a run to the working directory; returns its task."""
     write("r.yaml", RECIPE)
     train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tok")
     made: Any = RecipeCLI("generate", sort_flags(["--config", "r.yaml"]), MultimodalTask, PackedDataModule).model
@@ -79,18 +79,18 @@ def task(write: Write) -> MultimodalTask:
 
 
 @pytest.mark.parametrize("ckpt", ["last.ckpt", "shards"])
-def test_a_run_goes_out_and_comes_back(ckpt: str, task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_is_exported_and_imported(ckpt: str, task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
     run = ["--config", "r.yaml", "--ckpt_path", ckpt]
     assert main(["export", *run, "--format", "transformers", "--out", "hf", "--max_shard_size", "20KB"]) == 0
-    told = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     trained = dict(task.model.named_parameters())  # type: ignore[union-attr]
     count = sum(p.numel() for p in trained.values())
     shards = len(list(Path("hf").glob("*.safetensors")))
     assert shards > 1
     for words in ("written hf", "format transformers", f"parameters {count:,} in float32", f"in {shards} files"):
-        assert words in told
-    assert "tokenizer.json" in told
-    assert "warning" not in told
+        assert words in printed
+    assert "tokenizer.json" in printed
+    assert "warning" not in printed
     assert main(["import", "hf", "--out", "ours"]) == 0
     back = tensors("ours")
     assert back.keys() == trained.keys()
@@ -98,7 +98,7 @@ def test_a_run_goes_out_and_comes_back(ckpt: str, task: MultimodalTask, capsys: 
     assert Path("ours/tokenizer.json").is_file()
 
 
-def test_the_recipes_settings_go_with_the_model(task: MultimodalTask) -> None:
+def test_settings_of_the_recipe_are_exported(task: MultimodalTask) -> None:
     assert main(["export", *RUN, "--format", "mmcomponents", "--out", "ours", "--data.max_tiles", "7"]) == 0
     spec = read("ours").spec
     assert spec.processing.max_tiles == 7
@@ -116,14 +116,14 @@ def test_the_recipes_settings_go_with_the_model(task: MultimodalTask) -> None:
     assert all(torch.equal(loaded[name], value) for name, value in trained.items())
 
 
-def test_what_a_format_cannot_hold_is_said(task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_losses_of_a_format_are_reported(task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model.position.delta", "0.25", "--data.thumbnail", "false"]
     capsys.readouterr()
     assert main(["export", *RUN, *flags, "--format", "transformers", "--out", "hf"]) == 0
     warnings = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
     assert warnings == [
-        "warning: positions: V2PE with delta 0.25 becomes RoPE: transformers has no V2PE",
-        "warning: images: transformers adds a thumbnail to several tiles, and this model was made without",
+        "warning: positions: V2PE with delta 0.25 becomes RoPE, as transformers has no V2PE",
+        "warning: images: transformers adds a thumbnail to several tiles; this model uses none",
     ]
     Path("hf/modeling_theirs.py").write_text("")
     assert main(["export", "hf", "--format", "official", "--out", "official"]) == 0
@@ -137,24 +137,22 @@ def test_what_a_format_cannot_hold_is_said(task: MultimodalTask, capsys: pytest.
     assert "warning" not in capsys.readouterr().out
 
 
-def test_a_folder_is_only_replaced_when_that_is_asked_for(
-    task: MultimodalTask, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_is_replaced_only_with_overwrite(task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
     to = ["--format", "official", "--out", "out"]
     Path("out").mkdir()
-    assert main(["export", *RUN, *to]) == 0  # an empty folder is none
+    assert main(["export", *RUN, *to]) == 0  # an empty folder is replaced
     assert "--overwrite replaces it" in refused(capsys, "export", *RUN, *to)
     Path("out/stale").write_text("")
-    # What fails leaves the old one.
+    # A failed export leaves the old folder.
     other = ["--overwrite", "--model.backbone.num_layers", "3"]
     assert "lacks backbone.layers.2" in refused(capsys, "export", *RUN, *to, *other)
     assert Path("out/stale").exists()
     assert main(["export", *RUN, *to, "--overwrite"]) == 0
     assert not Path("out/stale").exists()
     assert {path.name for path in Path().glob("out*")} == {"out"}
-    assert "holds the source" in refused(capsys, "import", "out", "--out", "out", "--overwrite")
+    assert "contains the source" in refused(capsys, "import", "out", "--out", "out", "--overwrite")
     assert "no config.json" in refused(capsys, "import", "out", "--out", "tok", "--overwrite")
-    assert "no folder" in refused(capsys, "import", "out", "--out", "r.yaml", "--overwrite")
+    assert "r.yaml exists and is not a folder" in refused(capsys, "import", "out", "--out", "r.yaml", "--overwrite")
 
 
 R = ["--config", "r.yaml"]
@@ -164,33 +162,33 @@ OFFICIAL, TRANSFORMERS = (["--out", "o", "--format", name] for name in ("officia
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["export", "nowhere", *OFFICIAL], "export: there is no checkpoint folder nowhere"),
-        (["import", "nowhere", "--out", "o"], "import: there is no checkpoint folder nowhere"),
-        (["import", "tok", "--out", "o"], "there is no config.json in tok"),
+        (["export", "nowhere", *OFFICIAL], "export: no checkpoint folder nowhere"),
+        (["import", "nowhere", "--out", "o"], "import: no checkpoint folder nowhere"),
+        (["import", "tok", "--out", "o"], "no config.json in tok"),
         (["export", "x", "--format", "transformer", "--out", "o"], "'transformer'; did you mean 'transformers'?"),
         (["export", "x", "--out", "o"], "export: the following arguments are required: --format"),
         (["export", "x", "--format", "official"], "export: the following arguments are required: --out"),
         (["export", *OFFICIAL], "export needs a folder, or --config RECIPE"),
         (["export", *R, *OFFICIAL], "--ckpt_path is missing"),
         (["export", *RUN, *OFFICIAL, "--overwrit", "1"], "did you mean '--overwrite'?"),
-        (["export", "x", *RUN, *OFFICIAL], "does not go with the folder x"),
+        (["export", "x", *RUN, *OFFICIAL], "cannot be combined with the folder x"),
         (["export", *R, "--ckpt_path", "lst.ckpt", *OFFICIAL], "no checkpoint 'lst.ckpt'; did you mean 'last.ckpt'?"),
-        (["export", *R, "--ckpt_path", "tok", *OFFICIAL], "tok is no checkpoint of a run"),
-        (["export", *R, "--ckpt_path", "r.yaml", *OFFICIAL], "r.yaml is no checkpoint of a run"),
+        (["export", *R, "--ckpt_path", "tok", *OFFICIAL], "tok is not a checkpoint of a run"),
+        (["export", *R, "--ckpt_path", "r.yaml", *OFFICIAL], "r.yaml is not a checkpoint of a run"),
         (["export", *RUN, "--format", "causal_lm", "--out", "o"], "has no images"),
         (["export", *RUN, *TRANSFORMERS, "--model.merger.order", "v1"], "export it as official"),
         (["export", *RUN, *OFFICIAL, "--model.backbone.num_layers", "3"], "lacks backbone.layers.2"),
         (["import", "x", "--out", "o", "--max_shard_size", "much"], "takes a size such as 5GB or 500MB, got 'much'"),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_errors_are_one_line(
     argv: list[str], words: str, task: MultimodalTask, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in refused(capsys, *argv)
     assert not Path("o").exists()
 
 
-def test_pickles_are_read_only_when_that_is_asked_for(task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pickles_are_read_only_with_allow_pickle(task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", *RUN, "--format", "official", "--out", "official"]) == 0
     state = tensors("official")
     torch.save(state, "official/pytorch_model.bin")
@@ -201,15 +199,10 @@ def test_pickles_are_read_only_when_that_is_asked_for(task: MultimodalTask, caps
 
 
 @pytest.mark.parametrize("ckpt", ["last.ckpt", "shards"])
-def test_a_task_gets_its_weights_back(ckpt: str, task: MultimodalTask) -> None:
+def test_the_weights_of_a_task_are_restored(ckpt: str, task: MultimodalTask) -> None:
     kept = {name: value.clone() for name, value in task.state_dict().items()}
     assert task.model is not None
     assert model_weights(Path(ckpt)).keys() == {name.removeprefix("model.") for name in kept if "model." in name}
     task.model.init_weights(1)
     load_weights(task, Path(ckpt))
     assert all(torch.equal(kept[name], value) for name, value in task.state_dict().items())
-
-
-@pytest.mark.parametrize(("text", "size"), [("5GB", 5 * 10**9), ("1.5 mb", 1_500_000), ("700", 700)])
-def test_sizes(text: str, size: int) -> None:
-    assert output._size(text) == size

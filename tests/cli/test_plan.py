@@ -17,18 +17,18 @@ SIX = ("vision", "projector", "embedder", "backbone", "head", "total")
 
 def planned(capsys: pytest.CaptureFixture[str], *argv: str) -> dict[str, Any]:
     assert main(["plan", *argv, "--json"]) == 0
-    told = capsys.readouterr()
-    assert told.err == ""
-    found: dict[str, Any] = json.loads(told.out)
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    found: dict[str, Any] = json.loads(printed.out)
     return found
 
 
 def refused(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(["plan", *argv]) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    return told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
 def test_the_largest_model_is_counted_without_weights(
@@ -50,13 +50,13 @@ def test_the_largest_model_is_counted_without_weights(
     assert found["trainable"] == found["parameters"]
     memory = found["memory"]
     assert memory["devices"] == 64
-    # 4 bytes for weights and gradients, 8 for AdamW. What cannot be cut in 64, such as the encoder's table of positions
-    # `[1, 1025, 3200]`, adds less than three thousandths.
+    # 4 bytes for weights and gradients, 8 for AdamW. Parameters that cannot be split into 64, such as the encoder's
+    # position embedding `[1, 1025, 3200]`, add less than 0.3 %.
     for name, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert 1 < memory[name] / (78_408_318_336 * each / 64) < 1.003
     assert memory["total"] == sum(memory[name] for name in ("weights", "gradients", "optimizer", "gathered"))
     assert "activations" in memory["left_out"]
-    # 2 FLOPs for each weight and token, and attention over the pack: 4 * heads' width * T^2 / 2 in each layer.
+    # 2 FLOPs per weight and token, and attention over the pack: 4 * width of all heads * T^2 / 2 per layer.
     layers = 80 * (8192 * (2 * 8192 + 2 * 1024) + 3 * 8192 * 29568)
     assert found["flops"]["backbone"] == 2 * 16384 * layers + 80 * 2 * 16384**2 * 8192
     assert found["pack"] == {"tokens": 16384, "tiles": 48, "visual_tokens": 12288, "targets": 4096, "segments": 1}
@@ -83,7 +83,7 @@ def test_a_training_recipe_needs_no_data_and_builds_no_trainer(
     def build(*_: object, **__: object) -> None:
         raise AssertionError("a trainer was built")
 
-    monkeypatch.setattr("mmcomponents.cli.run.RecipeCLI.instantiate_trainer", build)
+    monkeypatch.setattr("mmcomponents.cli.trainer.RecipeCLI.instantiate_trainer", build)
     write("mine.yaml", "extends: quickstart\ndata: {tokenizer: nowhere}\n")
     found = planned(capsys, "--config", "mine.yaml")
     assert found["parameters"]["head"] == 0  # tied: the embedder has it
@@ -108,7 +108,7 @@ def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("argv", "told"),
+    ("argv", "message"),
     [
         ("--config internvl3/1b --devices 0", "--devices: takes a whole number of at least 1, got '0'"),
         ("--config internvl3/1b --tokens -5", "--tokens: takes a whole number of at least 1, got '-5'"),
@@ -119,9 +119,9 @@ def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("--config internvl3/1b --model.projektor X", "unknown key model.projektor (the command line); did you mean"),
         ("--config internvl3/1b --trainer.devces 2", "unknown key trainer.devces (the command line); did you mean"),
         ("--config internvl3/1b --model.slots.visio.lr 1e-3", "slots.visio: the model has no such slot"),
-        ("--config internvl3/1b --json 3", "'3' is no flag"),
+        ("--config internvl3/1b --json 3", "'3' is not a flag"),
         ("", "plan needs --config RECIPE; shipped recipes: internvl2_5/1b, "),
     ],
 )
-def test_a_mistake_is_told_in_one_line(capsys: pytest.CaptureFixture[str], argv: str, told: str) -> None:
-    assert told in refused(capsys, *argv.split())
+def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], argv: str, message: str) -> None:
+    assert message in refused(capsys, *argv.split())

@@ -1,4 +1,4 @@
-"""MPO and its reference in a recipe."""
+"""Tests of MPO and its reference in a recipe."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mmcomponents.cli.errors import UserError
-from mmcomponents.cli.flags import sort_flags
-from mmcomponents.cli.run import RecipeCLI
+from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.user_error import UserError
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference
 from mmcomponents.training import MultimodalTask
 
@@ -17,7 +17,7 @@ Write = Callable[[str, str], Path]
 
 
 def objective(write: Write, text: str) -> MPO:
-    """What a recipe makes."""
+    """Returns the objective of a recipe."""
     write("mpo.yaml", f"extends: quickstart\nmodel: {{objective: {text}}}\n")
     cli = RecipeCLI("plan", sort_flags(["--config", "mpo.yaml"]), MultimodalTask, None)
     made, again = cli.model.make_objective(), cli.model.make_objective()

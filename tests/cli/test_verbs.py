@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
-from mmcomponents.cli import data as data_verb
 from mmcomponents.cli.main import main
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.format.indexing import IndexReport
 
 Write = Callable[[str, str], Path]
 
 
 def line_of_error(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
     assert main(list(argv)) == 2
-    told = capsys.readouterr()
-    assert told.out == ""
-    assert told.err.count("\n") == 1
-    return told.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
 
 
 def test_components_lists_a_slot(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,56 +43,61 @@ def test_a_part_that_cannot_be_imported_does_not_end_the_listing(
     write("odd.py", "raise RuntimeError('no luck')\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert main(["components", "projector", "--arguments", "--json"]) == 0
-    told = capsys.readouterr()
-    rows = {row["name"]: row for row in json.loads(told.out)}
+    printed = capsys.readouterr()
+    rows = {row["name"]: row for row in json.loads(printed.out)}
     assert rows["Odd"]["arguments"] is None
     assert rows["LinearProjector"]["arguments"]
-    assert told.err == "mmcomponents: odd: cannot import odd.Odd: RuntimeError: no luck\n"
+    assert printed.err == "mmcomponents: odd: cannot import odd.Odd: RuntimeError: no luck\n"
 
 
-def test_data_verb_calls_the_functions_with_their_own_flags(
+def test_data_verb_calls_functions_with_their_flags(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     calls: list[tuple[object, ...]] = []
 
-    def make(out: str, *, scenes: int = 10, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
+    def make(out: str, *, scenes: int = 10, seed: int = 0, progress: Callable[[int, int], None] | None = None) -> str:
         """Makes.
 
         Args:
             out: Folder.
             scenes: Scenes.
             seed: Seed.
-            progress: Is told of each scene.
+            progress: Is printed of each scene.
         """
         assert progress is not None
         progress(1, 2)
         if scenes < 0:
             raise ValueError("scenes must not be negative,\ngot -1")
         calls.append((out, scenes, seed))
+        return out
 
-    def index(paths: list[str], tokenizer: str) -> list[str]:
+    def index(paths: list[str], tokenizer: str, progress: Callable[[int, int], None]) -> IndexReport:
         """Indexes.
 
         Args:
             paths: Shards.
             tokenizer: Folder.
+            progress: Receives the progress.
         """
         calls.append((paths, tokenizer))
         if tokenizer == "none":
             raise DataError("there is no tokenizer")
-        return [f"{path}.idx" for path in paths]
+        return IndexReport(paths=[f"{path}.idx" for path in paths], samples=5)
 
-    monkeypatch.setattr(data_verb, "functions", lambda: {"handwriting": make, "index": index})
+    monkeypatch.setattr("mmcomponents.demos.handwriting.builder.make_handwriting", make)
+    monkeypatch.setattr("mmcomponents.data.format.indexing.index_shards", index)
     assert main(["data", "handwriting", "--out", "d", "--scenes", "3"]) == 0
     assert main(["data", "index", "a.tar", "b.tar", "--tokenizer", "t"]) == 0
     assert calls == [("d", 3, 0), (["a.tar", "b.tar"], "t")]
-    assert capsys.readouterr().out == "a.tar.idx\nb.tar.idx\n"
+    assert capsys.readouterr().out == "d\nindexed 2 shards: 5 samples, 5 usable, 0 skipped\n"
     assert line_of_error(capsys, "data", "index", "a", "--tokenizer", "none").endswith("there is no tokenizer\n")
     assert "did you mean 'handwriting'?" in line_of_error(capsys, "data", "handwritng")
+    assert "did you mean 'pack'?" in line_of_error(capsys, "data", "packk")
+    assert "examples/ladder/ladder_dataset.py" in line_of_error(capsys, "data", "ladder")
     assert "scenes: Expected a int" in line_of_error(capsys, "data", "handwriting", "--out", "d", "--scenes", "x")
     assert "--scen 3; did you mean 'scenes'?" in line_of_error(
         capsys, "data", "handwriting", "--out", "d", "--scen", "3"
     )
     assert "out" in line_of_error(capsys, "data", "handwriting")
-    told = line_of_error(capsys, "data", "handwriting", "--out", "d", "--scenes", "-1")
-    assert told.endswith("scenes must not be negative, got -1\n")
+    printed = line_of_error(capsys, "data", "handwriting", "--out", "d", "--scenes", "-1")
+    assert printed.endswith("scenes must not be negative, got -1\n")

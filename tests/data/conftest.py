@@ -14,10 +14,10 @@ from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from mmcomponents.data.handwriting import make_handwriting
-from mmcomponents.data.indexing import build_index
-from mmcomponents.data.shards import ShardWriter, open_shard
-from mmcomponents.data.tokenizer import QWEN_PATTERN, train_tokenizer
+from mmcomponents.data.chat.tokenizer import QWEN_PATTERN, train_tokenizer
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.shards import ShardWriter, open_shard
+from mmcomponents.demos.handwriting.builder import make_handwriting
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -60,7 +60,7 @@ def qwen() -> PreTrainedTokenizerFast:
 
 
 def _byte_letters() -> list[str]:
-    """The letter that stands for each byte in a byte-level vocabulary (GPT-2's table)."""
+    """Returns the letter of each byte in a byte-level vocabulary (GPT-2's table)."""
     plain = {*range(33, 127), *range(161, 173), *range(174, 256)}
     shifted = iter(range(256, 512))
     return [chr(byte) if byte in plain else chr(next(shifted)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""One process of a run that `test_elastic.py` starts: notes which packs it trains on."""
+"""One process of a run of `test_elastic.py`, which logs the packs that it trains on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmcomponents.data.datamodule import PackedDataModule
 
 
 class Noting(LightningModule):
-    """Writes a line for each batch, and trains one number."""
+    """Logs a line for each batch, and trains one number."""
 
     def __init__(self, log: Path) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Noting(LightningModule):
 
 
 class Stop(Callback):
-    """Writes a checkpoint behind a number of batches, as `ModelCheckpoint` would, and ends the run."""
+    """Writes a checkpoint after a number of batches, as `ModelCheckpoint` does, and ends the run."""
 
     def __init__(self, batches: int, path: str) -> None:
         self.batches, self.path = batches, path

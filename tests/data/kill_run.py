@@ -1,4 +1,4 @@
-"""The run that `test_kill.py` kills: trains a few numbers on everything there is, and notes each batch by its hash."""
+"""The run that `test_kill.py` kills: trains a few numbers on all kinds of samples, and logs the hash of each batch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.datamodule import PackedDataModule
-from mmcomponents.data.mixture import TokenShare
-from mmcomponents.data.sources import SourceOptions
+from mmcomponents.data.packing.mixture import TokenShare
+from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.training import FinalCheckpoint
 
 
 def contents(value: Any, name: str = "batch") -> Iterator[tuple[str, Any]]:
-    """Everything in a batch, by name: tensors, texts and numbers, however deep."""
+    """Yields all tensors, texts and numbers of a batch with their names, at any depth."""
     if is_dataclass(value):
         for field in fields(value):
             yield from contents(getattr(value, field.name), f"{name}.{field.name}")
@@ -34,7 +34,7 @@ def contents(value: Any, name: str = "batch") -> Iterator[tuple[str, Any]]:
 
 
 def digests(batch: PackedBatch) -> dict[str, str]:
-    """A hash of each thing in a batch: in a failure one sees what differs."""
+    """Returns a hash of each entry of a batch, so that a failure shows what differs."""
     found = {}
     for name, value in contents(batch):
         data = repr(value).encode()
@@ -45,7 +45,7 @@ def digests(batch: PackedBatch) -> dict[str, str]:
 
 
 class Noting(LightningModule):
-    """Appends one line a batch to a log, and trains eight numbers on what it sees."""
+    """Appends a line per batch to a log, and trains eight numbers on the batches."""
 
     def __init__(self, log: str) -> None:
         super().__init__()

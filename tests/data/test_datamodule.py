@@ -12,16 +12,16 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.chat import TemplateError
+from mmcomponents.data.chat.special_tokens import TemplateError
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.progress import PackProgress
+from mmcomponents.data.loading.progress import PackProgress
 
 from .conftest import png, record
 
 
 class Reader(LightningModule):
-    """Notes what it is given, and trains one number."""
+    """Logs its batches, and trains one number."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stop: int, handwriting: Path,
     assert len(planned.train_dataloader()) == 10, "the stops are in the first epoch, at its end and in the second"
 
     class Stop(Callback):
-        """Stops in the middle of an epoch, or of an accumulation window, and writes where it is."""
+        """Stops in the middle of an epoch or of an accumulation window, and writes a checkpoint."""
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
             if trainer.fit_loop.epoch_loop.batch_progress.total.processed == stop:
@@ -190,7 +190,7 @@ class _Counter:
 
 
 class _Trainer:
-    """As much of a trainer as is asked for its progress."""
+    """The attributes of a trainer that `PackProgress` reads."""
 
     overfit_batches = 0
     training = True
@@ -213,7 +213,7 @@ def test_another_number_of_ranks_goes_on_at_the_same_pack() -> None:
 
 @pytest.fixture
 def broken(write_shard: Callable[..., Path], tokenizer: Any, tmp_path: Path) -> Callable[..., Path]:
-    """A shard of which some samples are broken after it was indexed, as happens to files."""
+    """A shard with samples that were damaged after indexing."""
 
     def write(good: int) -> Path:
         shard = write_shard([(record(), [png(16, 16)]) for _ in range(good + 3)])
@@ -303,7 +303,7 @@ def test_a_model_that_does_not_fit_is_refused(handwriting: Path) -> None:
     data.check_model(**fits)
     data.check_model(tokens_per_tile=None, image_size=None, vocab_size=1000)
     for change, message in [
-        ({"tokens_per_tile": 16}, r"make 16 rows of a tile.*tokens_per_tile is 4"),
+        ({"tokens_per_tile": 16}, r"produce 16 visual tokens per tile.*tokens_per_tile is 4"),
         ({"image_size": 56}, r"56 pixels.*tile_size is 28"),
         ({"vocab_size": 10}, r"vocab_size is 10"),
         ({"image_token_id": 0}, r"image_token_id is 0"),

@@ -1,7 +1,7 @@
-"""Going on with another number of ranks or workers: no pack twice, none left out, and the order stays.
+"""Tests of resuming with another number of ranks or workers: no pack twice, none missing, and in the same order.
 
-A run is played here by `Loop`, which keeps Lightning's counters as its training loop does; what Lightning itself does
-with them, a run of one process resumed by two and the other way round shows (slow).
+`Loop` simulates a run, with counters as in Lightning's training loop. Slow tests use Lightning itself: a run of one
+process resumed by two and vice versa.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 import torch
 
-from mmcomponents.data.plan import PackPlan
-from mmcomponents.data.sources import SourceOptions
+from mmcomponents.data.packing.pack_plan import PackPlan
+from mmcomponents.data.packing.source_options import SourceOptions
 
 from .conftest import png, record
 from .test_datamodule import module_of
@@ -35,10 +35,9 @@ def counters(**values: int) -> SimpleNamespace:
 
 
 class Loop:
-    """As much of a trainer of some ranks as the data asks for, seen from one of them.
+    """The attributes of a trainer that the data read, on one of several ranks.
 
-    A checkpoint is what Lightning writes: its counters as they stand when a callback at the end of a batch writes it,
-    and the state of the data.
+    A checkpoint has what Lightning writes in a callback at the end of a batch: its counters and the state of the data.
     """
 
     overfit_batches = 0
@@ -76,7 +75,7 @@ class Loop:
         return self.data.train_packs.plan
 
     def epoch(self, stop: int | None = None) -> dict[str, Any] | None:
-        """Trains to the end of the epoch, or stops behind a number of batches and returns the checkpoint."""
+        """Trains to the end of the epoch, or stops after a number of batches and returns the checkpoint."""
         for read, pack in enumerate(self.data._next_packs(), start=1):
             for counter in (self.total, self.current):
                 counter.ready, counter.started, counter.processed = (
@@ -105,7 +104,7 @@ def run(
     epochs: int = 1,
     **settings: Any,
 ) -> tuple[list[int], dict[str, Any] | None]:
-    """Numbers of the packs that all ranks read, in the order of the steps, and the checkpoint of the stop."""
+    """Returns the numbers of the packs that all ranks read, in the order of the steps, and the stop's checkpoint."""
     ranks = [Loop(folder, rank, world, checkpoint, **settings) for rank in range(world)]
     states = []
     for number in range(epochs):
@@ -144,7 +143,7 @@ def test_another_number_of_ranks_sees_the_rest_of_the_epoch(handwriting: Path, b
 
 @pytest.mark.parametrize("repeat", [0.5, 1.0, 2.5])
 def test_each_sample_of_the_epoch_is_seen_as_often_as_planned(handwriting: Path, repeat: float) -> None:
-    """As a multiset, over ranks that change twice: 4, then 3, then 1."""
+    """Compares multisets of packs, with ranks that change twice: 4, then 3, then 1."""
     settings = {"sources": {"handwriting": SourceOptions(repeat=repeat)}}
     plan = Loop(handwriting, 0, 1, None, **settings).plan
     length = plan.packs_in_epoch(0)
@@ -176,7 +175,7 @@ def test_in_the_second_epoch(handwriting: Path, before: int, after: int) -> None
 
 
 def test_inside_an_accumulation_window(handwriting: Path) -> None:
-    """Steps end where they would have: the window that was cut is filled up, on any number of ranks."""
+    """The boundaries of steps stay: an interrupted window is completed, with any number of ranks."""
     first = Loop(handwriting, 0, 1, None)
     checkpoint = first.epoch(stop=5)
     for after in (1, 2):
@@ -208,7 +207,7 @@ def batches(folder: Path, checkpoint: dict[str, Any] | None, **settings: Any) ->
 
 
 def test_the_bookmark_is_a_shortcut(handwriting: Path) -> None:
-    """Without it, or with another number of workers, a resumed run reads the same."""
+    """A resumed run reads the same packs without the bookmark, or with another number of workers."""
     settings = {"block": 16, "delta_log2": [0, 2, 4]}
     _, checkpoint = run(handwriting, 1, None, 6, epochs=2, **settings)
     assert checkpoint is not None
@@ -227,7 +226,7 @@ def test_the_bookmark_is_a_shortcut(handwriting: Path) -> None:
 
 
 def test_a_checkpoint_plans_nothing(handwriting: Path) -> None:
-    """The thread that reads ahead plans; if whoever writes a checkpoint did so too, blocks would be counted twice."""
+    """The prefetching thread plans packs; if writing a checkpoint did so too, blocks would be counted twice."""
     loop = Loop(handwriting, 0, 1, None, block=8)
     loop.epoch()
     used, planning = len(loop.read), set[str]()
@@ -250,8 +249,8 @@ def test_a_checkpoint_plans_nothing(handwriting: Path) -> None:
 
 
 def test_a_wrong_count_would_show(handwriting: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without `adopt` the epoch of fewer ranks ends too late, that of more too early."""
-    from mmcomponents.data.progress import PackProgress
+    """Without `adopt`, an epoch ends too late with fewer ranks, and too early with more."""
+    from mmcomponents.data.loading.progress import PackProgress
 
     monkeypatch.setattr(PackProgress, "adopt", lambda *_: None)
     length = packs_of_epoch(handwriting)
@@ -265,7 +264,7 @@ def test_a_wrong_count_would_show(handwriting: Path, monkeypatch: pytest.MonkeyP
 
 
 def start(folder: Path, log: Path, world: int, **settings: Any) -> None:
-    """Runs `elastic_run.py` in as many processes as there are ranks."""
+    """Runs `elastic_run.py` in one process per rank."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -280,7 +279,7 @@ def start(folder: Path, log: Path, world: int, **settings: Any) -> None:
 
 
 def packs(log: Path) -> list[int]:
-    """Numbers of the packs, step by step, in the order of the ranks."""
+    """Returns the numbers of the packs of each step, in the order of the ranks."""
     lines = [json.loads(line) for file in sorted(log.parent.glob(f"{log.name}.*")) for line in file.open()]
     return [line["pack"] for line in sorted(lines, key=lambda line: (line["step"], line["rank"]))]
 
@@ -291,7 +290,7 @@ def packs(log: Path) -> list[int]:
 def test_lightning_sees_each_pack_of_the_epochs_once(
     handwriting: Path, tmp_path: Path, before: int, after: int, stop: int
 ) -> None:
-    """Real runs of one and two processes (gloo), with the checkpoints and counters that Lightning makes."""
+    """Runs one and two processes (gloo) with Lightning's checkpoints and counters."""
     epochs = 1 if stop < 5 else 2
     checkpoint = str(tmp_path / "stop.ckpt")
     start(handwriting, tmp_path / "first", before, epochs=epochs, stop=stop, checkpoint=checkpoint)
@@ -300,13 +299,13 @@ def test_lightning_sees_each_pack_of_the_epochs_once(
     assert len(first) == stop * before
     assert first + second == list(range(len(first + second)))
     length = 10
-    begun = stop * before // length  # epochs that were over at the stop
+    begun = stop * before // length  # epochs that were complete at the stop
     assert epochs * length <= len(first + second) < epochs * length + max(before, after)
     assert begun < epochs or not second
 
 
 def test_what_a_shard_of_one_pack_gives(write_shard: Any, tokenizer: Any, tmp_path: Path) -> None:
-    """Fewer packs than ranks: an epoch is one step."""
+    """With fewer packs than ranks, an epoch is one step."""
     write_shard([(record(), [png(16, 16)])] * 2)
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     first, checkpoint = run(tmp_path, 4, None, 1)

@@ -1,4 +1,4 @@
-"""What goes wrong with files and processes: samples are left out, counted and named, or the run stops with one line."""
+"""Tests of faulty files and processes: samples are skipped, counted and logged, or the run stops with one line."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.counting import StepCounts
+from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule
-from mmcomponents.data.dataset import PackDataset
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.index import Index
-from mmcomponents.data.index_file import index_path
-from mmcomponents.data.indexing import build_index, index_shards
-from mmcomponents.data.plan import Budgets
-from mmcomponents.data.refusals import Refusals
-from mmcomponents.data.shards import list_shard
+from mmcomponents.data.format.indexing import build_index, index_shards
+from mmcomponents.data.format.sample_index import Index
+from mmcomponents.data.format.shard_index import index_path
+from mmcomponents.data.format.shards import list_shard
+from mmcomponents.data.loading.dataset import PackDataset
+from mmcomponents.data.loading.skipped import SkippedSamples
+from mmcomponents.data.loading.step_counts import StepCounts
+from mmcomponents.data.packing.pack_plan import Budgets
 from mmcomponents.data.storage import local
-from mmcomponents.data.tokenizer import train_tokenizer
 
 from .conftest import png, record
 from .test_datamodule import Reader, module_of, trainer_of
@@ -58,7 +58,7 @@ def good(count: int, **more: Any) -> list[tuple[str, bytes]]:
 
 
 def bomb() -> bytes:
-    """The header of a picture of ten thousand million pixels."""
+    """The header of an image of ten billion pixels."""
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(10**6))]
     packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
@@ -89,7 +89,7 @@ def data_of(folder: Path, **changes: Any) -> PackedDataModule:
 
 
 def read(data: PackedDataModule) -> tuple[list[str], list[str]]:
-    """Names of the samples of an epoch, and what was refused."""
+    """Returns the names of an epoch's samples, and the skipped samples."""
     batches = list(data.train_dataloader())
     return sorted(k for b in batches for k in b.keys if k), sorted(line for b in batches for line in b.refused)
 
@@ -103,8 +103,8 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "missing JSON": (sample("bad")[1:], "the sample has no .json member"),
     "wrong JSON": ([("bad.json", b'{"messages": ['), *sample("bad")[1:]], "wrong JSON"),
     "no UTF-8": ([("bad.json", b'{"text": "\xff\xfe"}')], "wrong JSON"),
-    "key twice": (sample("0000"), "the key 0000 comes up twice"),
-    "member twice": ([*sample("bad"), sample("bad")[1]], "the member bad.0.png comes up twice"),
+    "key twice": (sample("0000"), "the key 0000 occurs twice"),
+    "member twice": ([*sample("bad"), sample("bad")[1]], "the member bad.0.png occurs twice"),
     "../": (sample("../../bad"), "leaves the folder"),
     "/": (sample("/etc/bad"), "leaves the folder"),
     "C:": (sample("C:\\bad"), "leaves the folder"),
@@ -112,7 +112,7 @@ BAD: dict[str, tuple[list[tuple[str, bytes]], str]] = {
     "a name of digits": ([*sample("bad")[:1], (f"bad.{'9' * 5000}.png", b"")], "not an image: 0 bytes"),
     "endless clip": (
         [("bad.json", json.dumps({"text": "x", "clips": [[0, 10**400]]}).encode()), ("bad.0.mp4", b"no film")],
-        "a clip is",
+        "a clip must be",
     ),
     "source": ([("bad.json", json.dumps({"text": "x", "source": "s" * 1000}).encode())], "the source has 1000 char"),
 }  # fmt: skip
@@ -155,7 +155,7 @@ def test_a_cut_shard_keeps_what_is_whole(folder: Path, tokenizer: PreTrainedToke
 def test_what_is_no_shard_is_refused(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:
     for content in (b"", b"noise" * 500):
         (folder / "noise.tar").write_bytes(content)
-        with pytest.raises(DataError, match=r"noise\.tar is no tar file"):
+        with pytest.raises(DataError, match=r"noise\.tar is not a tar file"):
             build_index(folder / "noise.tar", tokenizer)
     with pytest.raises(DataError, match=r"absent\.tar cannot be read: No such file"):
         build_index(folder / "absent.tar", tokenizer)
@@ -165,7 +165,7 @@ def test_what_is_no_shard_is_refused(folder: Path, tokenizer: PreTrainedTokenize
 
 
 def test_tar_headers_that_ask_for_memory(tmp_path: Path) -> None:
-    """A long name of an exabyte, sizes below zero, and headers before headers, a thousand deep."""
+    """A long name of an exabyte, negative sizes, and a thousand nested headers."""
     from .test_fuzz import header
 
     first, end = header(b"a.json", 0, b"0"), bytes(1024)
@@ -180,12 +180,12 @@ def test_tar_headers_that_ask_for_memory(tmp_path: Path) -> None:
         (path := tmp_path / "a.tar").write_bytes(first + wrong + end)
         (only,) = list_shard(path)
         assert only.key == "a"
-        assert "cut or broken at byte 512" in only.problem
+        assert "truncated or damaged at byte 512" in only.problem
     path.write_bytes(first + header(b"b.json", 1 << 80, b"0") + end)
     assert [("the shard ends inside b.json" in sample.problem) for sample in list_shard(path)] == [False, True]
 
 
-# --- what happens to shards afterwards
+# --- shards that change after indexing
 
 
 def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
@@ -194,8 +194,8 @@ def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
     shard = indexed(folder, good(30), tokenizer)
     indexed(folder, good(4), tokenizer, "train-000001.tar")
     for change, reason in (
-        (lambda: os.truncate(shard, 20_000), r"was made of a shard of \d+ bytes, .*train-000000.tar has 20000"),
-        (lambda: archive(shard, good(60)), r"was made of a shard of \d+ bytes"),
+        (lambda: os.truncate(shard, 20_000), r"was built for a shard of \d+ bytes, .*train-000000.tar has 20000"),
+        (lambda: archive(shard, good(60)), r"was built for a shard of \d+ bytes"),
     ):
         change()
         with pytest.raises(
@@ -204,7 +204,7 @@ def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
             data_of(folder).setup("fit")
     named = [str(shard), str(folder / "train-000001.tar")]
     shard.unlink()
-    with pytest.raises(DataError, match=r"train-000000\.tar is not there"):
+    with pytest.raises(DataError, match=r"train-000000\.tar does not exist"):
         data_of(folder, train=named).setup("fit")
     archive(shard, good(60))
     data = data_of(folder, max_refused=0.9)
@@ -213,7 +213,7 @@ def test_a_shard_that_changed_since_it_was_indexed_stops_the_run(
 
 
 CHANGES: dict[str, tuple[Callable[[Path], Any], str]] = {
-    "gone": (lambda shard: shard.unlink(), "is not there"),
+    "gone": (lambda shard: shard.unlink(), "does not exist"),
     "cut": (lambda shard: os.truncate(shard, 600), "bytes at"),
     "empty": (lambda shard: os.truncate(shard, 0), "has 0 of the"),
     "a folder": (lambda shard: (shard.unlink(), shard.mkdir()), "could not be read: Is a directory"),
@@ -238,8 +238,8 @@ def test_a_shard_that_goes_while_it_is_read(
     assert [line.partition(":")[0] for line in refused] == [f"train-000000/000{n}" for n in range(4)]
     for line in refused:
         assert reason in line
-        assert f"left out {line}" in caplog.text
-    with pytest.raises(DataError, match=r"^[^\n]* of \d+ samples could not be used, more than max_refused 0.01[^\n]*$"):
+        assert f"skipped {line}" in caplog.text
+    with pytest.raises(DataError, match=r"^[^\n]* of \d+ samples were skipped, more than max_refused 0.01[^\n]*$"):
         read(strict)
 
 
@@ -247,7 +247,7 @@ def test_a_shard_that_goes_while_it_is_read(
 def test_a_shard_that_is_swapped_for_one_of_the_same_shape(
     workers: int, folder: Path, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    """Equal keys and sizes, another text: packs would be longer than planned."""
+    """With equal keys and sizes but another text, packs would be longer than planned."""
     shard = indexed(folder, good(10, answer="3 7 1 3 7 1"), tokenizer)
     data = data_of(folder, num_workers=workers, max_refused=1.0)
     data.setup("fit")
@@ -257,13 +257,14 @@ def test_a_shard_that_is_swapped_for_one_of_the_same_shape(
     seen, refused = read(data)
     assert seen == []
     assert len(refused) == 10
-    assert re.search(r"0000: it has \d+ tokens and the index says \d+: the shard has changed since", refused[0])
+    told = r"0000: the sample has \d+ tokens, its index has \d+: the shard changed after indexing"
+    assert re.search(told, refused[0])
 
 
 def test_a_shard_that_may_not_be_read(
     folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Permissions do not bind a superuser, so opening is what fails here."""
+    """Permissions do not restrict a superuser, so the test makes opening fail."""
     indexed(folder, good(5), tokenizer)
     data = data_of(folder, max_refused=1.0)
     data.setup("fit")
@@ -298,7 +299,7 @@ def test_a_damaged_index_is_refused_with_the_command_that_makes_it_anew(
 
 def test_an_index_of_another_tokenizer_is_refused(folder: Path) -> None:
     indexed(folder, good(5), train_tokenizer(["something else"], 290))
-    with pytest.raises(DataError, match=r"made with another tokenizer.*run `mmcomponents data index .*train-000000"):
+    with pytest.raises(DataError, match=r"built with another tokenizer.*run `mmcomponents data index .*train-000000"):
         data_of(folder).setup("fit")
 
 
@@ -306,7 +307,7 @@ def test_an_index_that_is_made_anew_during_a_run(folder: Path, tokenizer: PreTra
     shard = indexed(folder, good(5), tokenizer)
     index = Index.open([shard], tokenizer)
     indexed(folder, good(6), tokenizer)
-    with pytest.raises(DataError, match="was made anew since this run began"):
+    with pytest.raises(DataError, match="was rebuilt after the run started"):
         index.name(0)
 
 
@@ -314,14 +315,14 @@ def test_an_index_that_is_made_anew_during_a_run(folder: Path, tokenizer: PreTra
 
 
 class Strange(Exception):
-    """Cannot be made of one text, so torch cannot raise it again."""
+    """An exception that cannot be created from one text, so torch cannot raise it again."""
 
     def __init__(self, one: str, other: int) -> None:
         super().__init__(one, other)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, what: Callable[[], Any], sample: int = 7) -> None:
-    """Lets something happen in the process that reads one of the samples."""
+    """Calls a function in the process that reads one of the samples."""
     render = PackDataset.render
 
     def spoilt(self: PackDataset, number: int, epoch: int = 0, copy: int = 0) -> Any:
@@ -340,7 +341,8 @@ def test_a_worker_that_dies_stops_the_run_with_one_line(
     data = data_of(folder, num_workers=2)
     data.setup("fit")
     told = (
-        r"^a process that reads data has died \(DataLoader worker [^\n]*\); packs \d+ to \d+ were being read\. [^\n]*$"
+        r"^a worker process that reads data died \(DataLoader worker [^\n]*\);"
+        r" packs \d+ to \d+ were being read\. [^\n]*$"
     )
     with pytest.raises(DataError, match=told):
         read(data)
@@ -351,7 +353,7 @@ def test_a_worker_that_dies_under_a_trainer(
 ) -> None:
     indexed(folder, good(30), tokenizer)
     spoil(monkeypatch, lambda: os._exit(3))
-    # torch is told by a signal, which may come while something else is done than waiting for a batch
+    # torch learns of it by a signal, which may arrive at any time, not only while it waits for a batch
     with pytest.raises((DataError, RuntimeError), match=r"DataLoader worker .*exited unexpectedly"):
         trainer_of(folder, max_epochs=1).fit(Reader(), datamodule=data_of(folder, num_workers=2))
 
@@ -416,7 +418,7 @@ def test_commands_are_not_run_unless_allowed(folder: Path, tokenizer: PreTrained
         lambda: index_shards([str(shard), command], str(folder / "tokenizer")),
         lambda: build_index(command, tokenizer, folder),
     ):
-        with pytest.raises(DataError, match=r"pipe:touch … runs a shell command: allow it \(allow_pipe\)"):
+        with pytest.raises(DataError, match=r"pipe:touch … runs a shell command: set allow_pipe if you trust"):
             refused()
         assert not mark.exists()
 
@@ -436,15 +438,15 @@ def test_commands_that_are_allowed(
         data_of(folder, train="pipe:exit 3", allow_pipe=True).setup("fit")
 
 
-# --- one verdict
+# --- several ranks
 
 
 def test_all_ranks_come_to_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the second rank has seen bad samples; both stop at the same step, by the sum."""
+    """Only the second rank has seen bad samples; both stop at the same step, because of the sum."""
     pads = torch.tensor([-1])
 
     def batch(refused: int) -> PackedBatch:
-        from mmcomponents.data.collate import collate
+        from mmcomponents.data.loading.collation import collate
 
         found = collate([], 4, 0, [f"train/{n}: broken" for n in range(refused)])
         found.keys, found.segment_source = ["train/x"], pads
@@ -457,7 +459,7 @@ def test_all_ranks_come_to_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> 
         def strategy(self) -> Rank:
             return self
 
-    ranks = [StepCounts(Refusals("train", 100_000, 0.01), 2, Budgets(100)) for _ in range(2)]
+    ranks = [StepCounts(SkippedSamples("train", 100_000, 0.01), 2, Budgets(100)) for _ in range(2)]
     stopped: list[tuple[int, str]] = []
     for step in range(30):
         mine = [
@@ -476,7 +478,7 @@ def test_all_ranks_come_to_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> 
                 stopped.append((step, str(error)))
     assert [step for step, _ in stopped[:2]] == [10, 10], "more than ten of the first thousand"
     assert stopped[0][1] == stopped[1][1]
-    assert "11 of 33 samples could not be used" in stopped[0][1]
+    assert "11 of 33 samples were skipped" in stopped[0][1]
 
 
 def test_refused_samples_are_told_once_each_epoch(
@@ -493,4 +495,4 @@ def test_refused_samples_are_told_once_each_epoch(
         with caplog.at_level(logging.WARNING):
             caplog.clear()
             assert [line.partition(":")[0] for line in read(data)[1]] == ["train-000000/0000"]
-            assert caplog.text.count("left out") == 1
+            assert caplog.text.count("data: skipped") == 1

@@ -1,6 +1,6 @@
-"""Damaged data of every kind: what comes out is a sample or one of our two errors, soon, and within bounds of memory.
+"""Fuzz tests with damaged data: the result is a sample or one of our two errors, within limits of time and memory.
 
-All cases are drawn from seeds of their own, and a failure names its case.
+Each case has its own seed, and a failure reports its case.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ import logging
 import random
 import resource
 import signal
-import struct
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -25,35 +23,36 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.frames import DrawnFrames, MiddleFrames
-from mmcomponents.data.images import decode_image, image_size
-from mmcomponents.data.index import Index
-from mmcomponents.data.index_file import load_index
-from mmcomponents.data.indexing import build_index, measure_text
-from mmcomponents.data.opening import PackSettings, open_packs
-from mmcomponents.data.plan import Budgets, Pack
-from mmcomponents.data.records import clips, parse_record
-from mmcomponents.data.samples import SampleRenderer
-from mmcomponents.data.shards import list_shard
-from mmcomponents.data.tiling import Tiling
-from mmcomponents.data.video import read_video, video_length
+from mmcomponents.data.format.indexing import build_index, measure_text
+from mmcomponents.data.format.records import clips, parse_record
+from mmcomponents.data.format.sample_index import Index
+from mmcomponents.data.format.shard_index import load_index
+from mmcomponents.data.format.shards import list_shard
+from mmcomponents.data.loading.opening import PackSettings, open_packs
+from mmcomponents.data.media.frames import DrawnFrames, MiddleFrames
+from mmcomponents.data.media.images import decode_image, image_size
+from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.data.media.video import read_video, video_length
+from mmcomponents.data.packing.pack_plan import Budgets, Pack
 
 from .conftest import png, record
+from .mutations import altered, damaged
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
 
 SCALE = 1
-"""To look for more mistakes than an ordinary run has time for: 30 takes some minutes."""
+"""Factor for the number of cases in a longer search: 30 takes some minutes."""
 SECONDS = 5
-"""Longest that a case may take; most take a few milliseconds."""
+"""Time limit of a case in seconds; most take a few milliseconds."""
 MEMORY = 1 << 30
-"""Bytes that all cases of a test may add to the largest size that the process has had."""
+"""Bytes by which all cases of a test may increase the peak size of the process."""
 
 
 @contextmanager
 def in_time(case: str) -> Iterator[None]:
-    """Ends what takes too long, and names the case of whatever is no error of ours."""
+    """Limits the time of a case, and reports the case of any error that is not ours."""
 
     def late(*_: Any) -> None:
         raise TimeoutError(f"not done after {SECONDS} s")
@@ -81,13 +80,13 @@ def _bounded(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 
 class Outcomes:
-    """Counts what became of the cases: a fuzz whose cases all fail, or all pass, tests nothing."""
+    """Counts the results of cases: a fuzz test whose cases all fail, or all pass, tests nothing."""
 
     def __init__(self) -> None:
         self.good = self.bad = self.wordless = 0
 
     def of(self, case: str, run: Callable[[], Any]) -> Any:
-        """The result of a case; None where it was refused."""
+        """Returns the result of a case; None if it raised one of our errors."""
         try:
             with in_time(case):
                 result = run()
@@ -105,82 +104,7 @@ class Outcomes:
         assert self.bad > bad * cases, f"{self.bad} of {cases} are refused"
 
 
-# --- mutations
-
-
-def damaged(data: bytes, draw: random.Random) -> bytes:
-    """Bytes with one to a few mistakes: bits, cuts, insertions, repeats, zeros, numbers that are too large."""
-    found = bytearray(data)
-    for _ in range(draw.choice((1, 1, 1, 2, 5))):
-        place = min(int(draw.random() ** draw.choice((1, 3)) * len(found)), max(0, len(found) - 1))
-        span = draw.choice((1, 2, 4, 16, 200))
-        match draw.randrange(8) if found else 3:
-            case 0 | 1:
-                found[place] ^= 1 << draw.randrange(8)
-            case 2:
-                del found[place:]
-            case 3:
-                found[place:place] = draw.randbytes(span)
-            case 4:
-                found[place:place] = found[place : place + span]
-            case 5:
-                del found[place : place + span]
-            case 6:
-                found[place : place + span] = bytes(len(found[place : place + span]))
-            case _:
-                wrong = draw.choice(
-                    (b"\xff" * 4, b"\x7f\xff\xff\xff", b"\0\0\0\1", b"\xff" * 8, struct.pack("<I", 1 << 31))
-                )
-                found[place : place + len(wrong)] = wrong
-    return bytes(found)
-
-
-ODD: tuple[Any, ...] = (
-    None, True, -1, 0, 10**400, 1e308, float("inf"), float("nan"), "", "x" * 5000, "\ud800", "\0", [], {}, [[]],
-    "<image>", "<video>", "<image>" * 50, "<|im_end|>", "<IMG_CONTEXT>", "system", "assistant", [None],
-    {"role": "user"}, [[0, 1]], [[1, 0]], [[0, 10**400]], [[0, float("nan")]],
-)  # fmt: skip
-NAMES = ("messages", "text", "chosen", "rejected", "clips", "source", "role", "content", "id", "kinds")
-
-
-def altered(value: Any, draw: random.Random) -> Any:
-    """A record with something else in some place: a value, a name, one entry twice, two entries swapped."""
-    value = deepcopy(value)
-    for _ in range(draw.choice((1, 1, 2, 3))):
-        holders: list[Any] = [value]
-        for holder in holders:
-            holders += [inner for inner in (holder.values() if isinstance(holder, dict) else holder)
-                        if isinstance(inner, dict | list)]  # fmt: skip
-        holder = draw.choice(holders)
-        if isinstance(holder, dict):
-            names = list(holder)
-            match draw.randrange(4):
-                case 0 if names:
-                    holder[draw.choice(names)] = deepcopy(draw.choice(ODD))
-                case 1 if names:
-                    del holder[draw.choice(names)]
-                case 2 if len(names) > 1:
-                    one, other = draw.sample(names, 2)
-                    holder[one], holder[other] = holder[other], holder[one]
-                case _:
-                    holder[draw.choice(NAMES)] = deepcopy(draw.choice(ODD))
-        elif holder:
-            place = draw.randrange(len(holder))
-            match draw.randrange(4):
-                case 0:
-                    holder[place] = deepcopy(draw.choice(ODD))
-                case 1:
-                    holder.insert(place, deepcopy(holder[place]))
-                case 2:
-                    del holder[place]
-                case _:
-                    draw.shuffle(holder)
-        else:
-            holder.append(deepcopy(draw.choice(ODD)))
-    return value
-
-
-# --- what is damaged
+# --- data to damage
 
 
 def records() -> list[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
@@ -243,7 +167,7 @@ def renderer_of(tokenizer: PreTrainedTokenizerFast) -> SampleRenderer:
 
 
 def test_records(tokenizer: PreTrainedTokenizerFast) -> None:
-    """A damaged record is as long as the index says where they can be rendered."""
+    """A damaged record that can be rendered has the length in the index."""
     outcomes, renderer = Outcomes(), renderer_of(tokenizer)
     stored = [(contents, files) for contents, files in records() if not any(suffix == "mp4" for suffix, _ in files)]
     contents, _ = records()[-1]
@@ -266,7 +190,7 @@ def test_records(tokenizer: PreTrainedTokenizerFast) -> None:
             clips(parsed, films)
             planned = measure_text(parsed, len(images), films, tokenizer)
             chats, _ = renderer.render(parsed, images, [frame] * films)
-            rows = sum(renderer.rows(images)) + films * 4
+            rows = sum(renderer.visual_tokens(images)) + films * 4
             assert [len(chat.input_ids) - rows for chat in chats] == planned
 
         outcomes.of(f"record {number}", run)
@@ -289,7 +213,7 @@ def test_pictures() -> None:
 
 
 def test_films() -> None:
-    """Damaged videos give as many frames as the index counted on, or none."""
+    """Damaged videos have the number of frames in the index, or none."""
     outcomes = Outcomes()
     for container in ("mp4", "webm", "avi", "matroska", "mpegts"):
         whole = film(container)
@@ -316,7 +240,7 @@ def samples() -> list[tuple[dict[str, Any], list[tuple[str, bytes]]]]:
 
 
 def write(path: Path, samples: list[tuple[Any, list[tuple[str, bytes]]]]) -> Path:
-    """A shard; a record may be bytes."""
+    """Writes a shard; a record may be bytes."""
     with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as archive:
         for key, (contents, files) in zip(KEYS, samples, strict=False):
             text = contents if isinstance(contents, bytes) else json.dumps(contents).encode()
@@ -328,7 +252,7 @@ def write(path: Path, samples: list[tuple[Any, list[tuple[str, bytes]]]]) -> Pat
 
 
 def read(shard: Path, tokenizer: PreTrainedTokenizerFast, number: int) -> dict[str, tuple[Any, Any]]:
-    """All samples of an indexed shard that can be used: what is stored, and the tokens of its pack."""
+    """Returns the usable samples of an indexed shard: stored data, and the tokens of their packs."""
     index = Index.open([shard], tokenizer)
     settings = PackSettings(Budgets(100_000, 1000), seed=number, frames=DrawnFrames(2, 4))
     dataset, _ = open_packs(index, renderer_of(tokenizer), settings)
@@ -348,7 +272,7 @@ def read(shard: Path, tokenizer: PreTrainedTokenizerFast, number: int) -> dict[s
 
 @pytest.fixture
 def whole(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any) -> dict[str, tuple[Any, Any]]:
-    """What can be read of the shard that nothing is done to."""
+    """The samples of the undamaged shard."""
     build_index(path := write(tmp_path / "whole.tar", samples), tokenizer)
     found = read(path, tokenizer, 0)
     assert sorted(found) == list(KEYS)
@@ -358,7 +282,7 @@ def whole(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any) -> d
 def test_samples_beside_a_damaged_one(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any, whole: dict[str, Any]
 ) -> None:
-    """Whatever is wrong with one sample of a shard, the others are read as if it were not there."""
+    """A fault in one sample of a shard does not affect the others."""
     outcomes, lost = Outcomes(), 0
     for number in range(150 * SCALE):
         draw = random.Random(f"sample/{number}")
@@ -393,7 +317,7 @@ def test_samples_beside_a_damaged_one(
 def test_headers_of_shards(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any, whole: dict[str, Any]
 ) -> None:
-    """Tar headers with wrong names, types, sizes and sums, and archives that are cut or grow: what is read is whole."""
+    """With wrong names, types, sizes and sums in tar headers, or cut or grown archives, samples are read completely."""
     outcomes, path = Outcomes(), tmp_path / "spoilt.tar"
     short = [sample for sample in samples if all(suffix != "mp4" for suffix, _ in sample[1])]
     data = write(path, short).read_bytes()
@@ -420,13 +344,13 @@ def test_headers_of_shards(
 
 
 def wrong_archive(data: bytes, headers: list[int], draw: random.Random) -> bytes:
-    """An archive with a mistake in one of its headers, or somewhere."""
+    """Returns an archive with a mistake in one of its headers, or anywhere."""
     found = bytearray(data)
     place = draw.choice(headers)
     match draw.randrange(8):
         case 0:
             return damaged(data, draw)
-        case 1:  # a header that stands twice, or is missing
+        case 1:  # a duplicate or missing header
             block = found[place : place + 512]
             found[place : place + draw.choice((0, 512))] = block if draw.random() < 0.5 else b""
             return bytes(found)
@@ -475,7 +399,7 @@ def summed(block: bytes) -> bytes:
 def test_shards_that_change_behind_their_index(
     tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any, whole: dict[str, Any]
 ) -> None:
-    """Bytes that turn after a shard was indexed: a sample that still is read is as long as the index said."""
+    """With bytes changed after indexing, a sample that can still be read has the length in the index."""
     path, outcomes, lost = write(tmp_path / "rotten.tar", samples), Outcomes(), 0
     build_index(path, tokenizer)
     data = path.read_bytes()
@@ -495,7 +419,7 @@ def test_shards_that_change_behind_their_index(
 
 
 def test_index_files(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, samples: Any) -> None:
-    """A damaged index is refused, whatever the damage."""
+    """Any damage to an index raises an error."""
     path, outcomes = write(tmp_path / "a.tar", samples), Outcomes()
     place = build_index(path, tokenizer)
     data, unharmed = place.read_bytes(), 0

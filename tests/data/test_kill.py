@@ -1,4 +1,4 @@
-"""A run that is killed again and again reads, bit for bit, what a run reads that nobody stops."""
+"""Tests that a repeatedly killed run reads the same batches, bit for bit, as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mmcomponents.data.indexing import build_index
-from mmcomponents.data.shards import ShardWriter
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.shards import ShardWriter
 
 from .conftest import png, record
 
@@ -26,7 +26,7 @@ KILLS, EPOCHS = 10, 10
 
 @pytest.fixture
 def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast, movie: bytes) -> Path:
-    """Texts, documents, pictures, films and pairs, in two shards."""
+    """Texts, documents, images, videos and pairs, in two shards."""
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     with ShardWriter(tmp_path, "train", samples_per_shard=40) as writer:
         for n in range(80):
@@ -61,14 +61,14 @@ def start(folder: Path, run: Path, workers: int) -> subprocess.Popen[bytes]:
 
 
 def notes(run: Path) -> list[dict[str, Any]]:
-    """The lines of a log; one that the kill has cut is not there."""
+    """Returns the lines of a log without one that the kill has cut."""
     if not (run / "log").exists():
         return []
     return [json.loads(line) for line in (run / "log").read_text().splitlines(keepends=True) if line.endswith("}\n")]
 
 
 def kill(process: subprocess.Popen[bytes], run: Path, draw: random.Random, more: int) -> None:
-    """Kills a run some time after it has written some lines more: the process alone, or its workers with it."""
+    """Kills a run some time after it has written further lines: only the process, or its workers too."""
     before, until = len(notes(run)), time.monotonic() + 120
     while len(notes(run)) < before + more and process.poll() is None:
         assert time.monotonic() < until, (run / "output").read_text()[-2000:]

@@ -1,4 +1,4 @@
-"""Runs whose shards lie elsewhere."""
+"""Tests of runs with remote shards."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.indexing import index_shards
-from mmcomponents.data.shards import find_shards
+from mmcomponents.data.format.indexing import index_shards
+from mmcomponents.data.format.shards import find_shards
 
 from .storage.conftest import server  # noqa: F401
 from .storage.server import Server, cut, status, whole
@@ -52,10 +52,10 @@ def test_shards_behind_http(handwriting: Path, server: Server, workers: int) -> 
     remote = packs_of(module_of(handwriting, server.url("/set/train-{000000..000001}.tar"), num_workers=workers))
     same(remote, local)
     asked = [request for request in server.log if request.path.endswith("train-000000.tar")]
-    assert all(request.range for request in asked), "ranges, never the whole shard"
+    assert all(request.range for request in asked), "ranges, never the complete shard"
 
 
-def test_indices_of_remote_shards_may_lie_here(handwriting: Path, server: Server, tmp_path: Path) -> None:  # noqa: F811
+def test_local_indexes_of_remote_shards(handwriting: Path, server: Server, tmp_path: Path) -> None:  # noqa: F811
     for file in handwriting.glob("train-*.tar"):
         server.files[f"/{file.name}"] = file.read_bytes()
     urls = server.url("/train-{000000..000001}.tar", auth="me:secret@")
@@ -70,7 +70,7 @@ def test_indices_of_remote_shards_may_lie_here(handwriting: Path, server: Server
     same(remote, packs_of(module_of(handwriting, str(handwriting / "train-*.tar"))))
 
 
-def test_a_server_without_ranges_is_told_of_before_anything_is_read(handwriting: Path, server: Server) -> None:  # noqa: F811
+def test_a_server_without_ranges_is_an_error_of_setup(handwriting: Path, server: Server) -> None:  # noqa: F811
     for file in handwriting.glob("train-*"):
         server.files[f"/{file.name}"] = file.read_bytes()
     server.tricks["/train-000000.tar"].append(whole)
@@ -89,16 +89,16 @@ def test_shards_in_an_object_store(handwriting: Path) -> None:
     same(remote, packs_of(module_of(handwriting, str(handwriting / "train-*.tar"))))
 
 
-def test_a_shard_that_goes_away_is_counted(handwriting: Path, server: Server) -> None:  # noqa: F811
+def test_samples_of_a_deleted_shard_are_skipped(handwriting: Path, server: Server) -> None:  # noqa: F811
     for file in handwriting.glob("train-*"):
         server.files[f"/{file.name}"] = file.read_bytes()
     data = module_of(handwriting, server.url("/train-{000000..000001}.tar"), max_refused=1.0)
     data.setup("fit")
     del server.files["/train-000001.tar"]
     batches = list(data.train_dataloader())
-    refused = [line for batch in batches for line in batch.refused]
-    assert len(refused) == 20
-    assert all(line.startswith("train-000001/") for line in refused)
+    skipped = [line for batch in batches for line in batch.refused]
+    assert len(skipped) == 20
+    assert all(line.startswith("train-000001/") for line in skipped)
 
 
 def test_commands_run_only_where_they_are_allowed(handwriting: Path, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ def head(**changes) -> Verbalizer:
 
 def test_verdicts_are_the_logits_of_the_two_words() -> None:
     judge, hidden = head(), torch.randn(5, tiny.WIDTH)
-    words = judge(ModelState(hidden=hidden), tiny.pack([("t", 5)]))
+    logits = judge(ModelState(hidden=hidden), tiny.pack([("t", 5)]))
     found = judge.verdict_logits(hidden)
     assert found.dtype == torch.float32
-    torch.testing.assert_close(found, words[:, [7, 3]])
+    torch.testing.assert_close(found, logits[:, [7, 3]])
 
 
 def test_the_score_is_the_sigmoid_of_the_difference_whatever_the_other_words_are() -> None:
@@ -38,7 +38,7 @@ def test_the_score_is_the_sigmoid_of_the_difference_whatever_the_other_words_are
     torch.testing.assert_close(after[:, 0] - after[:, 1], before[:, 0] - before[:, 1], rtol=1e-4, atol=1e-4)
 
 
-def test_gradients_reach_the_two_rows_alone() -> None:
+def test_gradients_reach_the_weights_of_the_two_tokens_alone() -> None:
     judge = head()
     judge.verdict_logits(torch.randn(4, tiny.WIDTH)).sum().backward()
     assert judge.weight.grad is not None
@@ -46,18 +46,18 @@ def test_gradients_reach_the_two_rows_alone() -> None:
 
 
 def test_a_language_models_weight_goes_in_as_it_is() -> None:
-    words = LMHead(tiny.WIDTH, tiny.VOCAB)
+    plain = LMHead(tiny.WIDTH, tiny.VOCAB)
     judge = head()
-    judge.load_state_dict(words.state_dict())
+    judge.load_state_dict(plain.state_dict())
     hidden = torch.randn(3, tiny.WIDTH)
-    assert torch.equal(judge.logits(hidden), words.logits(hidden))
+    assert torch.equal(judge.logits(hidden), plain.logits(hidden))
     labels = torch.tensor([4, 7, -100])
-    assert torch.equal(judge.nll(hidden, labels), words.nll(hidden, labels))
+    assert torch.equal(judge.nll(hidden, labels), plain.nll(hidden, labels))
 
 
-def test_a_tied_one_reads_the_word_table() -> None:
+def test_a_tied_one_reads_the_embedding_weight() -> None:
     model = tiny.model(embedder=TokenEmbedder(tiny.VOCAB, tiny.WIDTH), heads={"lm": head(tied=True)})
-    assert model.heads["lm"].weight is model.embedder.word_table()
+    assert model.heads["lm"].weight is model.embedder.embedding_weight()
 
 
 def test_bf16_keeps_fp32_digits_of_the_difference() -> None:
@@ -74,14 +74,14 @@ def test_wrong_words_are_refused() -> None:
         make((3, 3))
     with pytest.raises(WiringError, match=r"two different token_ids.*\[3\]"):
         make((3,))  # type: ignore[arg-type]
-    with pytest.raises(WiringError, match=r"\[64\] are outside the vocabulary of 64 words"):
+    with pytest.raises(WiringError, match=r"\[64\] are outside the vocabulary of 64 tokens"):
         make((3, 64))
 
 
-def test_work_is_two_rows_for_each_step() -> None:
+def test_flops_are_those_of_two_tokens_for_each_step() -> None:
     judge, batch = head(), tiny.pack([("t", 9)])
     assert judge.flops(batch) == LMHead.flops(judge, batch) > 0
-    from mmcomponents.data.collate import steps_of
+    from mmcomponents.data.loading.collation import steps_of
 
     batch.steps = steps_of([2, 5], [0, 0], [1, 0])
     assert judge.flops(batch) == 2 * 2 * 2 * tiny.WIDTH

@@ -28,17 +28,17 @@ def plain(hidden, weight, labels):
 
 @pytest.mark.usefixtures("_chunks")
 def test_value_and_gradient_equal_the_plain_computation() -> None:
-    hidden, weight, labels, rows = draw()
+    hidden, weight, labels, weights = draw()
     expected = plain(hidden, weight, labels)
-    wanted = torch.autograd.grad((expected * rows).sum() * 1.7, (hidden, weight))
+    wanted = torch.autograd.grad((expected * weights).sum() * 1.7, (hidden, weight))
 
     nll = linear_nll(hidden, weight, labels)
     torch.testing.assert_close(nll, expected)
-    for a, b in zip(torch.autograd.grad((nll * rows).sum() * 1.7, (hidden, weight)), wanted, strict=True):
+    for a, b in zip(torch.autograd.grad((nll * weights).sum() * 1.7, (hidden, weight)), wanted, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
-    total, each = weighted_linear_nll(hidden, weight, labels, rows)
-    torch.testing.assert_close(total, (expected * rows).sum())
+    total, each = weighted_linear_nll(hidden, weight, labels, weights)
+    torch.testing.assert_close(total, (expected * weights).sum())
     torch.testing.assert_close(each, expected)
     assert not each.requires_grad
     for a, b in zip(torch.autograd.grad(total * 1.7, (hidden, weight)), wanted, strict=True):
@@ -46,18 +46,18 @@ def test_value_and_gradient_equal_the_plain_computation() -> None:
 
 
 def test_gradients_by_finite_differences() -> None:
-    hidden, weight, labels, rows = draw(torch.float64)
+    hidden, weight, labels, weights = draw(torch.float64)
 
     def total(h, w):
-        # The loss itself is fp32; fp64 inputs with a wide step still tell a wrong gradient.
-        return weighted_linear_nll(h, w, labels, rows)[0].double()
+        # The loss is fp32; fp64 inputs with a wide step still detect a wrong gradient.
+        return weighted_linear_nll(h, w, labels, weights)[0].double()
 
     assert torch.autograd.gradcheck(total, (hidden, weight), eps=1e-2, atol=1e-2, rtol=1e-2)
 
 
 def test_bf16_gives_fp32_losses() -> None:
-    hidden, weight, labels, rows = draw(torch.bfloat16)
-    total, each = weighted_linear_nll(hidden, weight, labels, rows)
+    hidden, weight, labels, weights = draw(torch.bfloat16)
+    total, each = weighted_linear_nll(hidden, weight, labels, weights)
     assert total.dtype == each.dtype == linear_nll(hidden, weight, labels).dtype == torch.float32
     torch.testing.assert_close(each, plain(hidden, weight, labels))
     grad_hidden, grad_weight = torch.autograd.grad(total, (hidden, weight))
@@ -65,36 +65,36 @@ def test_bf16_gives_fp32_losses() -> None:
 
 
 def test_autocast_is_followed() -> None:
-    hidden, weight, labels, rows = draw()
+    hidden, weight, labels, weights = draw()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        total, each = weighted_linear_nll(hidden, weight, labels, rows)
+        total, each = weighted_linear_nll(hidden, weight, labels, weights)
         expected = plain(hidden, weight, labels)
     torch.testing.assert_close(each, expected)
     assert {g.dtype for g in torch.autograd.grad(total, (hidden, weight))} == {torch.float32}
 
 
 def test_no_target_is_zero_with_gradients() -> None:
-    hidden, weight, labels, rows = draw(targets=False)
-    for total in (weighted_linear_nll(hidden, weight, labels, rows)[0], linear_nll(hidden, weight, labels).sum()):
+    hidden, weight, labels, weights = draw(targets=False)
+    for total in (weighted_linear_nll(hidden, weight, labels, weights)[0], linear_nll(hidden, weight, labels).sum()):
         assert total == 0
         assert all(not g.any() for g in torch.autograd.grad(total, (hidden, weight)))
 
 
-def test_rows_without_target_never_reach_the_head(monkeypatch) -> None:
-    hidden, weight, labels, rows = draw()
+def test_positions_without_target_never_reach_the_head(monkeypatch) -> None:
+    hidden, weight, labels, weights = draw()
     monkeypatch.setattr(module, "CHUNK_LOGITS", 64)
     monkeypatch.setattr(module, "CHUNK_ROWS", 2)
     seen = []
     original = module._log_probs
     monkeypatch.setattr(module, "_log_probs", lambda h, w: (seen.append(h.shape[0]), original(h, w))[1])
-    weighted_linear_nll(hidden, weight, labels, rows)
+    weighted_linear_nll(hidden, weight, labels, weights)
     assert sum(seen) == int((labels != IGNORE).sum())
     assert max(seen) * weight.shape[0] <= 64
 
 
 def test_a_frozen_head_gets_no_gradient() -> None:
-    hidden, weight, labels, rows = draw()
-    total, _ = weighted_linear_nll(hidden, weight.detach(), labels, rows)
+    hidden, weight, labels, weights = draw()
+    total, _ = weighted_linear_nll(hidden, weight.detach(), labels, weights)
     total.backward()
     assert hidden.grad is not None
     assert weight.grad is None

@@ -3,7 +3,7 @@ import torch
 
 from mmcomponents.batch import Exact
 from mmcomponents.nn.drop_path import DropPath
-from mmcomponents.nn.rotary import apply_rotary
+from mmcomponents.nn.rotary import Rotation
 
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
@@ -26,6 +26,6 @@ def test_drop_path_refuses_a_rate_of_one() -> None:
 def test_rotary_runs_in_fp32_and_returns_the_type() -> None:
     x = torch.randn(3, 2, 8, dtype=torch.bfloat16)
     rotary = Exact(torch.rand(3, 8), torch.rand(3, 8))
-    out = apply_rotary(x, rotary)
+    out = Rotation(rotary)(x)
     assert out.dtype == torch.bfloat16
-    torch.testing.assert_close(out, apply_rotary(x.float(), rotary).bfloat16())
+    torch.testing.assert_close(out, Rotation(rotary)(x.float()).bfloat16())

@@ -1,4 +1,4 @@
-"""Packs as padded batches: to and fro, the mask, and the last columns together."""
+"""Conversion between packs and padded batches: values, mask and aligned last columns."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_after_a_past_the_left_is_padded_and_the_last_columns_stand_together() -
     assert padded.mask.int().tolist() == [[0, 1, 1, 1, 1], [1, 1, 1, 1, 1], [0, 1, 1, 1, 1]]
     assert padded.positions.tolist() == [[1, 2, 3], [0, 0, 4], [0, 2, 3]]
     assert torch.equal(padded.unpad(padded.pad(X)), X)
-    block = torch.arange(1, 9.0).expand(3, 2, 8)[..., None]  # room for 8; position p holds p + 1
+    block = torch.arange(1, 9.0).expand(3, 2, 8)[..., None]  # capacity 8; position p holds p + 1
     keys = padded.align(block)
     assert keys.shape == (3, 2, 5, 1)
     for row, known in zip(keys, padded.known, strict=True):

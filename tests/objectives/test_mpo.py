@@ -1,4 +1,4 @@
-"""MPO against the reference's figures, and against a plain computation on padded sequences."""
+"""MPO compared with the reference's figures and with a plain computation on padded sequences."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import tiny
 from figures import figure
 from mmcomponents.batch import IGNORE, Exact, PackedBatch, Pairs
 from mmcomponents.component import WiringError
-from mmcomponents.data import Lookahead
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.objectives import MPO, FrozenReference, answer_logps
@@ -30,7 +30,7 @@ START = 0.8 * math.log(2) + 0.4 * math.log(2)
 
 
 def weights(case: dict[str, Any]) -> dict[str, float]:
-    """Ours for a case of the reference, which does not weigh a loss type that stands alone."""
+    """Returns the weights for a case of the reference, which does not weight a single loss type."""
     types = case["loss_type"].split(",")
     dpo, bco = case["sigmoid_loss_weight(w_p)"], case["bco_pair_loss_weight(w_q)"]
     if len(types) == 1:
@@ -68,13 +68,13 @@ def test_log_probabilities_and_loss_equal_the_reference_from_logits(case) -> Non
     labels = [*case["chosen_labels"], *case["rejected_labels"]]
 
     def logps(name: str) -> tuple[Tensor, float]:
-        rows = [torch.tensor(r, dtype=torch.float64) for r in case[name]]
+        logits = [torch.tensor(sequence, dtype=torch.float64) for sequence in case[name]]
         nll = [
             cross_entropy(r[: len(y) - 1], torch.tensor(y[1:]), reduction="none", ignore_index=IGNORE)
-            for r, y in zip(rows, labels, strict=True)
+            for r, y in zip(logits, labels, strict=True)
         ]
         half = len(nll) // 2
-        targets = sum(y != IGNORE for row in case["chosen_labels"] for y in row[1:])
+        targets = sum(y != IGNORE for answer in case["chosen_labels"] for y in answer[1:])
         return -torch.stack([n.sum() for n in nll]).view(2, half).T, float(sum(n.sum() for n in nll[:half])) / targets
 
     policy, nll = logps("policy_logits(2B,L,V; chosen rows first, right padded)")
@@ -88,7 +88,7 @@ def test_log_probabilities_and_loss_equal_the_reference_from_logits(case) -> Non
 
 
 def test_two_pairs_by_hand() -> None:
-    """Rewards (1, 0) and (0, -3): delta is their mean, -0.5, and is used in the step that it comes from."""
+    """Rewards (1, 0) and (0, -3): delta is their mean, -0.5, and is used in the same step."""
     found = MPO(beta=0.5).terms(
         torch.tensor([[-8.0, -9.0], [-4.0, -12.0]]), torch.tensor([[-10.0, -9.0], [-4.0, -6.0]])
     )
@@ -103,7 +103,7 @@ def test_delta_moves_in_training_mode_alone_and_is_weighted_by_pairs() -> None:
     objective, zeros = MPO(beta=1.0), torch.zeros
     objective.terms(torch.tensor([[3.0, 1.0]]), zeros(1, 2))
     found = objective.terms(torch.tensor([[-1.0, -1.0]] * 3), zeros(3, 2))
-    assert float(found["delta"]) == pytest.approx((2.0 - 3.0) / 4)  # the break, a mean of means, would be 0.5
+    assert float(found["delta"]) == pytest.approx((2.0 - 3.0) / 4)  # a mean of means would be 0.5
     objective.eval()
     assert float(objective.terms(torch.full((5, 2), 9.0), zeros(5, 2))["delta"]) == float(found["delta"])
     assert float(MPO(bco_weight=0.0).terms(torch.ones(1, 2), zeros(1, 2))["delta"]) == 0.0
@@ -160,13 +160,13 @@ def singles(shared: bool = True) -> list[PackedBatch]:
 
 
 def plain_loss(model: MultimodalModel, reference: MultimodalModel, delta: float) -> Tensor:
-    """The usual way: each answer a sequence of its own with its own images, full logits, padded to one length."""
-    logits, labels, opinion = [], [], []
+    """Computes the loss with one padded sequence per answer, its own images and full logits."""
+    logits, labels, reference_logits = [], [], []
     for batch in tiny.separate(join(*singles(shared=False))):
         logits.append(tiny.logits(model, batch))
         labels.append(batch.labels)
-        opinion.append(tiny.logits(reference, batch).detach())
-    padded = [torch.nn.utils.rnn.pad_sequence(rows, batch_first=True) for rows in (logits, opinion)]
+        reference_logits.append(tiny.logits(reference, batch).detach())
+    padded = [torch.nn.utils.rnn.pad_sequence(x, batch_first=True) for x in (logits, reference_logits)]
     target = torch.nn.utils.rnn.pad_sequence(labels, batch_first=True, padding_value=IGNORE)
     nll = [cross_entropy(p.mT, target, reduction="none", ignore_index=IGNORE) for p in padded]
     rewards = 0.1 * (nll[1] - nll[0]).sum(1).view(-1, 2)
@@ -178,7 +178,7 @@ def plain_loss(model: MultimodalModel, reference: MultimodalModel, delta: float)
 def test_value_and_gradient_equal_the_plain_computation(monkeypatch) -> None:
     model, reference, batch = tiny.model(), tiny.model(5), join(*singles())
     objective = MPO(reference=Other)
-    logits = tiny.logits(model, batch)  # before the head is closed
+    logits = tiny.logits(model, batch)  # before `forward` of the head is patched
     assert logits.shape[0] == batch.num_tokens
     with torch.no_grad():
         rewards = 0.1 * (answer_logps(model, batch) - answer_logps(reference, batch))
@@ -202,7 +202,7 @@ def test_value_and_gradient_equal_the_plain_computation(monkeypatch) -> None:
     assert parts["loss"] == pytest.approx(0.8 * parts["dpo"] + 0.2 * parts["bco"] + parts["nll"], abs=1e-6)
 
 
-def test_shared_rows_equal_images_twice_at_half_the_tiles() -> None:
+def test_shared_images_equal_copied_images_at_half_the_tiles() -> None:
     model, results = tiny.model(), []
     for shared in (True, False):
         batch = join(*singles(shared))
@@ -218,21 +218,21 @@ def test_shared_rows_equal_images_twice_at_half_the_tiles() -> None:
 
 
 def test_sums_are_over_targets_alone_whatever_else_is_in_the_pack() -> None:
-    """Not the prompt's words, not image tokens, not segments that belong to no pair, and no mean over words."""
+    """Excludes prompt tokens, image tokens and segments outside pairs; sums are not means over tokens."""
     model, batch = tiny.model(), pair(PROMPT, 5, 3)
     mixed = join(tiny.pack([("t", 9)], seed=8), batch, tiny.pack([("i", 1), ("t", 4)], seed=9))
     nll = cross_entropy(tiny.logits(model, batch), batch.labels, reduction="none", ignore_index=IGNORE)
-    border = int(batch.layout.cu_seqlens[1])
-    sums = torch.stack([-nll[:border].sum(), -nll[border:].sum()])[None]
+    boundary = int(batch.layout.cu_seqlens[1])
+    sums = torch.stack([-nll[:boundary].sum(), -nll[boundary:].sum()])[None]
     assert (nll != 0).sum() == 8
     for given in (batch, mixed):
         torch.testing.assert_close(answer_logps(model, given), sums.double(), rtol=1e-5, atol=1e-5)
     empty = join(no_pair(seed=8), batch)
     assert MPO(reference=Other).counts(empty) == {"pairs": 1.0, "chosen_targets": 5.0}
-    # the loss would leave them out without a word
-    with pytest.raises(WiringError, match=r"tiny/0 is none \(2 such in this pack\).*repeat 0.*NextToken"):
+    # the loss would silently ignore them
+    with pytest.raises(WiringError, match=r"tiny/0 is not a pair \(2 such in this pack\).*repeat 0.*NextToken"):
         MPO(reference=Other).counts(mixed)
-    with pytest.raises(WiringError, match=r"tiny/0 is none \(1 such"):
+    with pytest.raises(WiringError, match=r"tiny/0 is not a pair \(1 such"):
         MPO(reference=Other).counts(tiny.pack([("t", 9)]))
 
 
@@ -244,7 +244,7 @@ def test_the_first_loss_is_that_of_no_difference() -> None:
     out = objective(model, batch, objective.counts(batch))
     assert float(out.total - out.parts["nll"]) == pytest.approx(START, abs=1e-6)
     assert float(out.parts["dpo"]) == pytest.approx(math.log(2), abs=1e-6)
-    assert float(out.parts["accuracy"]) == 0  # a tie is not won
+    assert float(out.parts["accuracy"]) == 0  # ties do not count as accurate
 
 
 @pytest.mark.parametrize("loss", [{"bco_weight": 0.0, "nll_weight": 0.0}, {"dpo_weight": 0.0, "bco_weight": 1.0}, {}])
@@ -304,14 +304,14 @@ def test_the_noise_of_drop_path_is_no_far_start(caplog, monkeypatch) -> None:
         torch.manual_seed(0)
         MPO(reference=partial(Other, 0), beta=1.0)(model, batch, {"pairs": 1.0, "chosen_targets": 5.0})
         assert not caplog.records
-        # the break: the check does not see that drop path is on
+        # negative test: drop path is not detected
         monkeypatch.setattr(module, "is_random", lambda model: False)
         MPO(reference=partial(Other, 0), beta=1.0)(model, batch, {"pairs": 1.0, "chosen_targets": 5.0})
     assert caplog.records
 
 
 def steps_of(objective: MPO, begin: int, end: int, window: int = 4) -> None:
-    """Some packs of a run, which began or goes on at the first of them."""
+    """Runs the packs from `begin` to `end` of a run that starts or resumes at `begin`."""
     model, packs = tiny.model(), [with_reference(pair([("t", 4)], 3, 4, seed=s)) for s in range(8)]
     ahead = Lookahead(packs[begin:], window, objective.counts, place=lambda: (begin, len(packs)))  # type: ignore[arg-type]
     for batch, _ in zip(ahead, range(begin, end), strict=False):
@@ -332,7 +332,7 @@ def test_a_run_that_stops_inside_a_step_counts_its_pairs_once(stop, caplog) -> N
     assert reported == len(caplog.records) == 1, "the first step, once"
     torch.testing.assert_close(after.get_extra_state(), whole.get_extra_state())
     assert after.get_extra_state().tolist()[1:] == [8.0, 0.0]
-    # the break: the packs that are left are forgotten
+    # negative test: the remaining packs are not restored
     forgot = MPO()
     forgot.set_extra_state(before.get_extra_state() * torch.tensor([1.0, 1.0, 0.0]))
     steps_of(forgot, stop, 8)
@@ -344,7 +344,7 @@ def test_answers_without_a_word_and_missing_references_are_refused() -> None:
     start = int(batch.layout.cu_seqlens[1])
     silent = replace(batch, labels=batch.labels.clone())
     silent.labels[start:] = IGNORE
-    with pytest.raises(WiringError, match="rejected answer of tiny/4 has no word to learn"):
+    with pytest.raises(WiringError, match="rejected answer of tiny/4 has no target"):
         MPO(reference=Other).counts(silent)
     with pytest.raises(WiringError, match=r"tiny/4 has no stored.*mmcomponents predict.*FrozenReference"):
         MPO().counts(batch)
@@ -356,7 +356,7 @@ def test_answers_without_a_word_and_missing_references_are_refused() -> None:
 def test_a_step_of_unknown_length_is_refused() -> None:
     batch = with_reference(pair(PROMPT, 5, 3))
     objective, model = MPO(), tiny.model()
-    with pytest.raises(WiringError, match=r"wrap the loader in mmcomponents\.data\.Lookahead"):
+    with pytest.raises(WiringError, match=r"wrap the loader in mmcomponents\.data\.loading\.Lookahead"):
         objective(model, replace(batch, totals={"pairs": 2.0}), {"pairs": 2.0, "chosen_targets": 5.0})
 
 
@@ -376,7 +376,7 @@ def test_delta_of_a_window_is_that_of_its_whole_step_and_moves_once() -> None:
         torch.testing.assert_close(sum(o.parts[name] for o in outs), value, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(split.get_extra_state(), whole.get_extra_state())
     assert abs(float(out.parts["delta"])) > 0.01
-    # the break: delta of the first packs alone
+    # negative test: delta of the first packs only
     partly = MPO()
     marked[0].window = marked[1:2]
     wrong = [partly(model, b, totals) for b in marked]

@@ -10,7 +10,7 @@ from mmcomponents.batch import IGNORE, Pairs
 from mmcomponents.component import WiringError
 from mmcomponents.objectives import NextToken, token_weights
 
-# In p3 and p5 the reference predicts a sample's first token from the sample before it: a leak that we do not have.
+# In p3 and p5 the reference predicts the first token of a sample from the sample before it, unlike this library.
 PACKS = [p for p in figure("d_loss_weights.json")["packs"] if not p["pack"].startswith(("p3", "p5"))]
 
 
@@ -18,8 +18,8 @@ PACKS = [p for p in figure("d_loss_weights.json")["packs"] if not p["pack"].star
 def test_weights_and_loss_equal_the_reference(case) -> None:
     samples = case["labels_per_sample"]
     labels = torch.cat([torch.tensor([*s[1:], IGNORE]) for s in samples])
-    borders = torch.tensor([0, *torch.tensor([len(s) for s in samples]).cumsum(0)], dtype=torch.int32)
-    weights = token_weights(labels, borders, case["reduction"])
+    boundaries = torch.tensor([0, *torch.tensor([len(s) for s in samples]).cumsum(0)], dtype=torch.int32)
+    weights = token_weights(labels, boundaries, case["reduction"])
     assert weights.dtype == torch.float32
     unshifted = torch.tensor(case["loss_weight_unshifted"][: len(labels)])
     torch.testing.assert_close(weights[:-1], unshifted[1:] * (labels[:-1] != IGNORE), rtol=0, atol=2e-6)
@@ -58,7 +58,7 @@ def test_value_and_gradient_equal_the_plain_computation(weighting) -> None:
 
 
 def test_the_parts_of_a_step_add_up() -> None:
-    """One denominator over micro-batches with different numbers of targets."""
+    """The denominator is shared by micro-batches with different numbers of targets."""
     model, objective = tiny.model(), NextToken()
     packs = [tiny.pack([("t", 9)], targets=[8]), tiny.pack([("t", 9)], targets=[1], seed=1)]
     counts = [objective.counts(b) for b in packs]
@@ -80,18 +80,18 @@ def test_a_pack_without_target_is_zero() -> None:
     assert all(torch.isfinite(v) for v in out.parts.values())
 
 
-def test_logits_of_all_rows_are_never_made(monkeypatch) -> None:
+def test_logits_of_all_positions_are_never_made(monkeypatch) -> None:
     model, batch = tiny.model(), tiny.pack([("t", 40)], targets=[3])
     monkeypatch.setattr(type(model.heads["lm"]), "forward", lambda *a: pytest.fail("the head's logits were made"))
     objective = NextToken()
     objective(model, batch, objective.counts(batch)).total.backward()
 
 
-def test_more_rows_than_image_tokens_raise_with_both_numbers() -> None:
+def test_more_visual_tokens_than_image_tokens_raise_with_both_numbers() -> None:
     batch = tiny.pack([("t", 3), ("i", 1), ("t", 3)])
     objective = NextToken()
     images = replace(batch.images, pixels=torch.randn(2, 3, 16, 16), tile_image=torch.zeros(2))
-    with pytest.raises(ValueError, match="points to 4 visual rows and its images give 8"):
+    with pytest.raises(ValueError, match="points to 4 visual tokens and its images give 8"):
         objective(tiny.model(), replace(batch, images=images), objective.counts(batch))
     unplaced = replace(batch, visual_index=torch.full_like(batch.visual_index, -1), images=None)
     with pytest.raises(ValueError, match="4 image tokens and 0 of them"):

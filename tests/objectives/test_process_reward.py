@@ -9,8 +9,7 @@ import step_packs
 import tiny
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
-from mmcomponents.data import collate
-from mmcomponents.data.collate import steps_of
+from mmcomponents.data.loading.collation import collate, steps_of
 from mmcomponents.heads import Verbalizer
 from mmcomponents.objectives import ProcessReward
 
@@ -56,7 +55,7 @@ def test_only_the_words_at_the_steps_contribute() -> None:
     [
         replace(tiny.pack([("t", 9)], [("t", 4)]), steps=steps_of()),
         replace(tiny.pack([("i", 1), ("t", 3)]), steps=steps_of()),
-        replace(collate([], tiny.ROWS, 0), steps=steps_of()),
+        replace(collate([], tiny.VISUAL_TOKENS, 0), steps=steps_of()),
     ],
     ids=["text", "an image", "no sample"],
 )
@@ -83,9 +82,9 @@ def test_packs_that_say_nothing_of_steps_are_refused() -> None:
 
 def test_a_head_without_verdicts_is_refused() -> None:
     batch, objective = pack(), ProcessReward()
-    with pytest.raises(WiringError, match=r"the head 'lm' \(LMHead\) has not: take Verbalizer"):
+    with pytest.raises(WiringError, match=r"the head 'lm' \(LMHead\) does not compute: use Verbalizer"):
         objective(tiny.model(), batch, objective.counts(batch))
-    with pytest.raises(WiringError, match="take Verbalizer"):
+    with pytest.raises(WiringError, match="use Verbalizer"):
         objective.prepare(tiny.model(), tiny.model)
     objective.prepare(step_packs.critic(), tiny.model)
 
@@ -98,12 +97,12 @@ def test_nothing_of_it_is_saved() -> None:
 
 
 PLUS, MINUS, SCORE, NUMBERS, FIRST = 7, 3, 9, 8, 20
-"""Verdict words, the token that a verdict follows, and tokens 20 to 27 for the numbers."""
+"""Verdict tokens, the token before a verdict, and the first of the tokens 20 to 27 for the numbers."""
 
 
 def chains(count: int, draw: torch.Generator) -> PackedBatch:
-    """Solutions of five steps that count on by three, modulo eight; a step is wrong where it does not."""
-    ids, score_at, sample, label, borders = list[int](), list[int](), list[int](), list[int](), [0]
+    """Returns solutions of five steps that add three modulo eight; a step with another result is wrong."""
+    ids, score_at, sample, label, boundaries = list[int](), list[int](), list[int](), list[int](), [0]
     for chain in range(count):
         value = int(torch.randint(NUMBERS, (), generator=draw))
         ids.append(FIRST + value)
@@ -116,9 +115,9 @@ def chains(count: int, draw: torch.Generator) -> PackedBatch:
             sample.append(chain)
             label.append(int(not wrong))
             ids.append(PLUS)
-        borders.append(len(ids))
+        boundaries.append(len(ids))
     batch = tiny.pack([("t", len(ids))])
-    cu = torch.tensor(borders, dtype=torch.int32)
+    cu = torch.tensor(boundaries, dtype=torch.int32)
     layout = replace(batch.layout, cu_seqlens=cu, max_seqlen=int(cu.diff().max()))
     return replace(
         batch,
@@ -139,7 +138,7 @@ def macro_f1(model, objective: ProcessReward, batch: PackedBatch) -> float:
 
 
 def test_it_learns_to_spot_wrong_steps() -> None:
-    """From drawn weights, on solutions that count in threes; judged on others."""
+    """Trains random weights on solutions that add three; tests on held-out ones."""
     head = Verbalizer(tiny.WIDTH, tiny.VOCAB, (PLUS, MINUS))
     model, objective = tiny.model(vision=None, merger=None, projector=None, heads={"lm": head}).train(), ProcessReward()
     draw, held_out = torch.Generator().manual_seed(1), chains(200, torch.Generator().manual_seed(2))

@@ -1,4 +1,4 @@
-"""Where the reference's log-probabilities come from, in the task's own loop."""
+"""Sources of reference log-probabilities in the training loop of the task."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from torch.optim import SGD
 
 import tiny
 from checkpoints_models import hf_model
-from laws.pair import Sized, make_task
+from contracts.pair import Sized, make_task
 from mmcomponents.batch import Exact, PackedBatch
 from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.component import WiringError
-from mmcomponents.data import Lookahead
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference, answer_logps
 from mmcomponents.positions import V2PE
 from mmcomponents.training import FinalCheckpoint, MultimodalTask, SlotOptions
@@ -41,7 +41,7 @@ FROZEN = {name: SlotOptions(trainable=False) for name in ("vision", "projector",
 
 
 class Seen(Callback):
-    """What each step logged, and delta behind it."""
+    """Records the logged values of each step and delta after it."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -62,14 +62,14 @@ def fit(
     callbacks: Sequence[Callback] = (),
     **settings: Any,
 ) -> tuple[list[dict[str, float]], Trainer]:
-    """Trains on the packs behind those of the epoch that are done."""
+    """Trains on the packs after the first `done` packs of the epoch."""
     seen = Seen()
     run = Trainer(
         accelerator="cpu", accumulate_grad_batches=window, logger=False,
         enable_progress_bar=False, enable_model_summary=False, callbacks=[seen, *callbacks], default_root_dir=folder,
         **({"max_epochs": 1, "enable_checkpointing": False} | settings),
     )  # fmt: skip
-    run.ckpt_path = ckpt  # as an argument of `fit` it is not known yet where the model is built
+    run.ckpt_path = ckpt  # as an argument of `fit` it is set only after the model is built
     ahead = Lookahead(Sized(packs[done:]), window, task.counts, place=lambda: (done, len(packs)))
     run.fit(task, ahead)
     return seen.steps, run
@@ -81,7 +81,7 @@ def mpo(reference: type[Any], **changes: Any) -> MultimodalTask:
 
 
 def stored(packs: list[PackedBatch], task: MultimodalTask) -> list[PackedBatch]:
-    """The packs with what a model says before it is trained, as `mmcomponents predict` would store it."""
+    """Returns the packs with the log-probabilities of the untrained model, as `mmcomponents predict` stores them."""
     task.configure_model()
     task.eval()
     out = []
@@ -170,7 +170,7 @@ def test_adapters_off_needs_adapters_and_nothing_else_trained(tmp_path) -> None:
 
 
 class Stop(Callback):
-    """Ends a run as a limit of time does, inside a step."""
+    """Ends a run inside a step, as a time limit does."""
 
     def __init__(self, after: int) -> None:
         self.after = after
@@ -180,7 +180,7 @@ class Stop(Callback):
 
 
 def test_a_run_that_stops_inside_a_step_goes_on_with_the_delta_of_that_step(tmp_path, caplog) -> None:
-    # at a rate of zero the weights are the same, so delta has to be, too
+    # at a learning rate of zero the weights are constant, and so is delta
     packs, make = PACKS * 3, partial(mpo, partial(Other, 5), optimizer=partial(SGD, lr=0.0))
     whole, _ = fit(make(), packs, tmp_path, 4)
     caplog.clear()
@@ -203,7 +203,7 @@ def test_averaging_shares_the_reference_and_leaves_delta_alone(tmp_path) -> None
     expected = task.objective.get_extra_state()
     assert float(expected[0]) == pytest.approx(steps[-1]["state"])
     assert abs(steps[-1]["state"]) > 1e-4
-    for callbacks in ([EMAWeightAveraging(decay=0.5)], []):  # a run may go on without
+    for callbacks in ([EMAWeightAveraging(decay=0.5)], []):  # a run may resume without averaging
         again = mpo(FrozenReference)
         fit(again, PACKS * 2, tmp_path, ckpt=tmp_path / "last.ckpt", callbacks=callbacks)
         assert torch.equal(again.objective.get_extra_state(), expected)
@@ -215,7 +215,7 @@ def test_adapters_that_begin_with_a_part_of_the_weights_are_refused(start, tmp_p
     task = mpo(AdaptersOff, slots=FROZEN | {"backbone": SlotOptions(adapter=adapter)})
     with pytest.raises(WiringError, match=r"changed the weights of 4 layers below them, as PiSSA.*FrozenReference"):
         fit(task, PACKS, tmp_path)
-    # the reason: without them it is another model
+    # reason: without the adapters it is another model
     begin = make_task()
     begin.configure_model()
     off, on = (AdaptersOff().logps(task.model, PACKS[0], "lm"), answer_logps(task.model.eval(), PACKS[0]))
@@ -225,7 +225,7 @@ def test_adapters_that_begin_with_a_part_of_the_weights_are_refused(start, tmp_p
 
 @pytest.mark.parametrize("start", [True, "gaussian", False])
 def test_adapters_that_leave_the_weights_alone_are_not_refused(start, tmp_path, caplog) -> None:
-    """Those that change answers from the beginning are told by their first step."""
+    """Adapters that change answers from the beginning are reported at the first step."""
     adapter = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
     fit(mpo(AdaptersOff, slots=FROZEN | {"backbone": SlotOptions(adapter=adapter)}), PACKS, tmp_path)
     assert ("before any training the preference terms are" in caplog.text) == (start is False)
@@ -249,7 +249,7 @@ def test_a_run_goes_on_with_the_same_delta_and_the_starting_weights(tmp_path) ->
     resumed = make()
     rest, _ = fit(resumed, packs[4:], tmp_path, ckpt=tmp_path / "half.ckpt", max_epochs=2)
     assert_same_steps(whole[2:], rest)
-    # the breaks: delta from nothing; the trained weights for a reference
+    # negative tests: delta reset to zero; trained weights as the reference
     state = torch.load(tmp_path / "half.ckpt", weights_only=False)
     state["state_dict"]["objective._extra_state"].zero_()
     state["objective"]["_extra_state"].zero_()
@@ -288,7 +288,7 @@ def test_validation_does_not_depend_on_the_packs(tmp_path) -> None:
     task.eval()
     out = task.objective(task.model, joined, task.objective.counts(joined))
     assert whole == pytest.approx({f"val/{name}": float(out.parts[name]) for name in names}, rel=1e-5, abs=1e-6)
-    # the break: the mean of the packs' losses
+    # negative test: the mean of the losses of the packs
     counts = [task.objective.counts(batch) for batch in PACKS]
     losses = [float(task.objective(task.model, b, c).total) * c["pairs"] for b, c in zip(PACKS, counts, strict=True)]
     assert abs(sum(losses) / sum(c["pairs"] for c in counts) - found["val/loss"]) > 1e-4

@@ -8,7 +8,7 @@ import torch
 import tiny
 from figures import figure
 from mmcomponents.batch import TICKS, Exact, Layout
-from mmcomponents.nn.rotary import apply_rotary
+from mmcomponents.nn.rotary import Rotation
 from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.positions.frequencies import frequencies, tables
 
@@ -94,7 +94,7 @@ def test_rotary_equals_the_reference() -> None:
         cos, sin = rotary = tables(ticks, frequencies(case["dim"], case["base"], 1.0, torch.device("cpu")))
         torch.testing.assert_close(cos, torch.tensor(case["cos"]), rtol=0, atol=1e-4)
         torch.testing.assert_close(sin, torch.tensor(case["sin"]), rtol=0, atol=1e-4)
-        turned = apply_rotary(torch.tensor(case["q"])[:, None], rotary)[:, 0]
+        turned = Rotation(rotary)(torch.tensor(case["q"])[:, None])[:, 0]
         torch.testing.assert_close(turned, torch.tensor(case["q_rotated"]), rtol=0, atol=1e-4)
 
 

@@ -1,4 +1,4 @@
-"""One pair of ranks for all tests of this folder: starting one takes seconds."""
+"""A pair of ranks shared by all tests of this folder, as starting one takes seconds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from laws.pair import Pair
+from contracts.pair import Pair
 
 
 @pytest.fixture(scope="session")

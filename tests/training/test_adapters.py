@@ -1,4 +1,4 @@
-"""Adapters of peft in the slots: neutral start, what is trained, starting weights, merging, two ranks."""
+"""peft adapters in slots: neutral initialisation, trained weights, initial weights, merging, two ranks."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from torch import Tensor
 
 import tiny
 from checkpoints_models import hf_model
-from laws.cases import language_model
-from laws.pair import Pair, Sized, make_task, micro_batches, train, train_as_rank
+from contracts.cases import language_model
+from contracts.pair import Pair, Sized, make_task, micro_batches, train, train_as_rank
 from mmcomponents.checkpoints import CheckpointError, merge_adapters
-from mmcomponents.data import Lookahead
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.heads import LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE
@@ -31,7 +31,7 @@ TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down
 LORA = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS)
 BATCH = tiny.pack([("t", 5), ("i", 1), ("t", 6)])
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(4)]
-METHODS: dict[str, tuple[peft.PeftConfig, float]] = {  # with what rounding may make of a start that is neutral
+METHODS: dict[str, tuple[peft.PeftConfig, float]] = {  # with the tolerance for rounding of a neutral initialisation
     "LoRA": (LORA, 0.0),
     "all linear maps": (peft.LoraConfig(r=4, target_modules="all-linear"), 0.0),
     "a rank for one layer": (peft.LoraConfig(r=4, target_modules=TARGETS, rank_pattern={"layers.1.mlp.up_proj": 2}), 0),
@@ -60,7 +60,7 @@ def with_adapter(config: peft.PeftConfig, slot: str = "backbone", **options: Any
 
 
 def move(model: MultimodalModel) -> None:
-    """Moves what is trained in the backbone, as a step would."""
+    """Changes the trained weights of the backbone, as a step would."""
     with torch.no_grad():
         for p in model.backbone.parameters():
             if p.requires_grad:
@@ -75,7 +75,7 @@ def test_start_off_and_merge(method: str) -> None:
     move(made.model)
     moved = logits(made)
     assert (moved - logits(plain)).abs().max() > 0.05
-    if method != "PiSSA":  # which moves weight from the base into the adapter
+    if method != "PiSSA":  # PiSSA moves weight from the base into the adapter
         layers = [m for m in made.modules() if isinstance(m, BaseTunerLayer)]
         for layer in layers:
             layer.enable_adapters(False)
@@ -99,7 +99,7 @@ def test_the_start_depends_on_the_seed_and_moves_no_random_numbers() -> None:
     assert torch.equal(one.model.get_parameter(name), same.model.get_parameter(name))
     assert not torch.equal(one.model.get_parameter(name), other.model.get_parameter(name))
     assert not torch.equal(one.model.get_parameter(name), one.model.get_parameter(name.replace("1", "0")))
-    assert peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS) == LORA  # peft wrote into a copy
+    assert peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS) == LORA  # peft modified a copy
 
 
 def test_only_the_adapter_of_the_slot_is_trained() -> None:
@@ -154,7 +154,7 @@ def test_modes_are_those_of_the_slot_and_the_adapters_dropout_is_on(trainable: b
         ("backbone", peft.LoraConfig(target_modules=r"nothing\d"), r"slots\.backbone\.adapter: LoraConfig: Target"),
         ("backbone", peft.LoraConfig(target_modules=["norm"]), r"adapter: LoraConfig: Target module RMSNorm"),
         ("heads", peft.LoraConfig(target_modules=["weight"]), r"slots\.heads\.lm\.adapter: LMHead has no modules that"),
-        ("merger", LORA, r"slots\.merger\.adapter: PixelUnshuffle has no modules that could have an adapter"),
+        ("merger", LORA, r"slots\.merger\.adapter: PixelUnshuffle has no modules that can have an adapter"),
         ("backbone", peft.PromptTuningConfig(num_virtual_tokens=2), r"slots\.backbone\.adapter: PromptTuningConfig: "),
         ("backbone", peft.VeraConfig(target_modules=["q_proj"]), r"VeraConfig: .* uses shared state"),
         (
@@ -169,10 +169,10 @@ def test_what_cannot_be_adapted_is_one_clear_error(slot: str, config: peft.PeftC
         make_task(slots={slot: SlotOptions(adapter=config)}).check()
 
 
-def test_a_word_table_that_others_read_takes_no_adapter() -> None:
+def test_a_embedding_weight_that_others_read_takes_no_adapter() -> None:
     slots = {"embedder": SlotOptions(adapter=peft.LoraConfig(target_modules=["embedding"]))}
     with pytest.raises(
-        AdapterError, match=r"the word table cannot have an adapter here, since heads\.lm is tied to it"
+        AdapterError, match=r"the embedding weight cannot have an adapter, since heads\.lm is tied to it"
     ):
         make_task(slots=slots, heads={"lm": partial(LMHead, tied=True)}).check()
     torch.testing.assert_close(logits(built(slots=slots)), logits(built()), rtol=0, atol=0)
@@ -239,7 +239,7 @@ TWO_RANKS = {
 
 
 def train_without_start(rank: int) -> dict[str, Any]:
-    """The break: each adapter keeps the first draw of a matrix of its name."""
+    """Disables `start_adapters`: each adapter keeps its random initialisation."""
     task.start_adapters = lambda model, seed: None  # type: ignore[attr-defined]
     try:
         return train_as_rank(rank, "fsdp2", 2, 2, {"task": TWO_RANKS})

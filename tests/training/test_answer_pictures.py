@@ -1,4 +1,4 @@
-"""Answers to a few validation questions, as a picture in TensorBoard."""
+"""Answers to validation questions as an image in TensorBoard."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import tiny
-from laws.pair import Pair, make_task
+from contracts.pair import Pair, make_task
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data import PackedDataModule, PromptBatch
-from mmcomponents.data.handwriting import make_handwriting
-from mmcomponents.inference import Autoregressive
+from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.data.loading.prompts import PromptBatch
+from mmcomponents.demos.handwriting.builder import make_handwriting
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.training import AnswerPictures
 
 
 class Digits:
-    """A tokenizer whose tokens are their numbers."""
+    """Tokenizer that decodes each token to its number."""
 
     eos_token_id = 0
 
@@ -90,9 +91,9 @@ def test_each_validation_adds_a_picture_of_the_same_questions(tmp_path: Path) ->
     logger, data = TensorBoardLogger(str(tmp_path)), Data()
     fit(logger, data)
     found = pictures(logger.log_dir)
-    assert [step for step, _ in found] == [1, 2]  # none of the sanity check
+    assert [step for step, _ in found] == [1, 2]  # none during the sanity check
     assert data.asked == 1
-    assert all(p.width > 400 and p.height < 250 for _, p in found)  # one question across: the other has no picture
+    assert all(p.width > 400 and p.height < 250 for _, p in found)  # one question wide: the other has no image
     assert np.asarray(found[0][1]).std() > 0
 
 
@@ -104,7 +105,7 @@ def test_without_tensorboard_nothing_is_asked(tmp_path: Path, logged: bool) -> N
 
 
 def test_the_weights_do_not_depend_on_the_pictures(tmp_path: Path) -> None:
-    """The sampler draws, and leaves the random numbers of the run as they were."""
+    """Sampling does not change the state of the run's random generators."""
     states = []
     for logger in (TensorBoardLogger(str(tmp_path)), False):
         torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Lightning's weight averaging around the task: the average is what is validated, kept and exported."""
+"""Lightning's weight averaging of the task: the average is validated, saved and exported."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 from torch import Tensor
 
 import tiny
-from laws.pair import Sized, make_task
-from mmcomponents.cli.weights import load_weights, model_weights
-from mmcomponents.data import Lookahead
+from contracts.pair import Sized, make_task
+from mmcomponents.cli.models.run_weights import load_weights, model_weights
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.training import FinalCheckpoint, FSDP2Strategy, MultimodalTask, SlotOptions
 
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(4)]
@@ -26,7 +26,7 @@ SLOTS = {"backbone": SlotOptions(adapter=peft.LoraConfig(r=4, target_modules=["q
 
 
 class Path_(Callback):
-    """The weights after each step, and those that validation uses."""
+    """Records the weights after each step, and those that validation uses."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, Tensor]] = []
@@ -59,7 +59,7 @@ def run(
 
 def test_the_average_is_validated_kept_and_given_out(tmp_path: Path) -> None:
     task, seen = run(tmp_path, PACKS)
-    average = dict(seen.steps[0])  # the average begins as the weights after its first step
+    average = dict(seen.steps[0])  # the average starts as the weights after the first step
     for step in seen.steps[1:]:
         average = {name: DECAY * value + (1 - DECAY) * step[name] for name, value in average.items()}
     for found in (weights(task), seen.validated):
@@ -69,7 +69,7 @@ def test_the_average_is_validated_kept_and_given_out(tmp_path: Path) -> None:
     torch.testing.assert_close({n: current[n] for n in average}, seen.steps[-1], rtol=0, atol=0)
     exported = {name: value.load() for name, value in model_weights(tmp_path / "last.ckpt").items()}
     torch.testing.assert_close({n: exported[n] for n in average}, average, rtol=1e-5, atol=1e-6)
-    answers = make_task(slots=SLOTS)  # as `generate` and `test` load it
+    answers = make_task(slots=SLOTS)  # loaded as by `generate` and `test`
     answers.configure_model()
     load_weights(answers, tmp_path / "last.ckpt")
     torch.testing.assert_close(weights(answers), weights(task), rtol=0, atol=0)

@@ -17,7 +17,7 @@ def test_heads_are_one_slot_and_a_shared_weight_counts_once() -> None:
     assert found.parameters["head"] == tiny.VOCAB * tiny.WIDTH
     assert found.parameters["total"] == sum(p.numel() for p in model.parameters())
     assert found.flops["head"] == 2 * 2 * found.pack["targets"] * tiny.VOCAB * tiny.WIDTH
-    assert found.pack["tiles"] == 12  # three quarters of 64 tokens at 4 a tile
+    assert found.pack["tiles"] == 12  # three quarters of 64 tokens at 4 per tile
 
 
 def test_a_reference_costs_a_forward_pass_where_one_is_run_and_memory_where_a_model_is_held() -> None:

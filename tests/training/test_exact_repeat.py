@@ -1,4 +1,4 @@
-"""One seed, one loss curve: again, after a stop and a resume, on one process and on two."""
+"""Equal loss curves for equal seeds: repeated, stopped and resumed, on one process and on two."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from laws.pair import Pair
+from contracts.pair import Pair
 from mmcomponents.cli.main import main
-from mmcomponents.data import make_handwriting
+from mmcomponents.demos.handwriting.builder import make_handwriting
 
 STEPS, STOP = 8, 5
 
@@ -42,7 +42,7 @@ def fit(data: Path, run: Path, *flags: str) -> list[float]:
 
 def fit_as_rank(rank: int, data: Path, run: Path, flags: list[str]) -> list[float] | None:
     both = ["--trainer.strategy=fsdp2", "--trainer.devices=2"]
-    if rank == 0:  # the log is rank zero's
+    if rank == 0:  # only rank zero logs
         return fit(data, run, *both, *flags)
     train(data, run, *both, *flags)
     return None
@@ -59,7 +59,7 @@ def test_one_process(data: Path, tmp_path: Path) -> None:
     stopped = fit(data, tmp_path / "c", *stop_at(STOP))
     assert stopped == first[:STOP]
     last = tmp_path / "c" / "checkpoints" / "last.ckpt"
-    assert torch.load(last, weights_only=True)["global_step"] == STOP, "the end of a run is kept"
+    assert torch.load(last, weights_only=True)["global_step"] == STOP, "the last step is saved"
     assert fit(data, tmp_path / "c", f"--ckpt_path={last}") == first[STOP:]
     assert fit(data, tmp_path / "d", "--seed_everything=1", "--data.seed=1", "--model.seed=1") != first
 
@@ -79,6 +79,6 @@ def test_two_processes(pair: Pair, data: Path, tmp_path: Path) -> None:
     last = tmp_path / "c" / "checkpoints" / "last.ckpt"
     assert last.is_dir()
     assert pair.run(fit_as_rank, data, tmp_path / "c", [f"--ckpt_path={last}"])[0] == first[STOP:]
-    # On one process the same checkpoint goes on as well, and the wrong strategy says what is wrong.
+    # The same checkpoint is resumed on one process, and the wrong strategy raises an error.
     assert main(["fit", "--config", str(tmp_path / "a" / "recipe.yaml"), f"--ckpt_path={last}",
                  "--trainer.strategy=auto", "--trainer.devices=1"]) == 2  # fmt: skip

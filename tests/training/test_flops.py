@@ -1,4 +1,4 @@
-"""FLOPs of the parts against torch's own counter, and what a training step costs."""
+"""FLOPs of the parts compared with torch's counter, and the cost of a training step."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ PACK = tiny.pack([("t", 4), ("i", 2), ("t", 9)], [("t", 6)], targets=[7, 2])
 
 
 def counted(model: MultimodalModel, step: bool = False) -> dict[str, int]:
-    """What torch counts for the modules of a model, in one forward (and backward) pass of the loss."""
+    """Returns torch's counts for the modules of a model in one forward (and backward) pass of the loss."""
     objective = NextToken()
     counter = FlopCounterMode(display=False)
-    # The plain kernel is made of matrix products, which the counter sees; it has no formula for the CPU's fused one.
+    # The plain kernel consists of matrix products, which the counter counts; it has no formula for the CPU's fused one.
     with counter, sdpa_kernel(SDPBackend.MATH), torch.set_grad_enabled(step):
         out = objective(model, PACK, objective.counts(PACK))
         if step:
@@ -32,7 +32,7 @@ def counted(model: MultimodalModel, step: bool = False) -> dict[str, int]:
 
 
 def excess(heads_width: int = 32, layers: int = 2) -> int:
-    """Causal attention counted as the whole square by torch, as half of it by the backbone."""
+    """torch counts causal attention as the full square, the backbone as half of it."""
     squares = sum(n**2 for n in PACK.layout.cu_seqlens.diff().tolist())
     return layers * 2 * squares * heads_width
 
@@ -47,7 +47,7 @@ def test_parts_count_what_torch_counts(linear, levels) -> None:
     assert parts["projector"].flops(PACK) == found["MultimodalModel.projector"]
     assert parts["backbone"].flops(PACK) == found["MultimodalModel.backbone"] - excess()
     rest = found["Global"] - sum(found[f"MultimodalModel.{n}"] for n in ("vision", "projector", "backbone"))
-    # The head is used through a method, which no module's count has; without gradient it makes the logits alone.
+    # The head is called through a method, which no module's count includes; without gradient it only computes logits.
     assert parts["heads.lm"].flops(PACK) == rest == 2 * 9 * tiny.WIDTH * tiny.VOCAB
     assert parts["merger"].flops(PACK) == parts["embedder"].flops(PACK) == parts["position"].flops(PACK) == 0
 
@@ -59,10 +59,10 @@ def test_grouped_heads_of_another_width_are_counted() -> None:
 
 def test_a_step_costs_three_forward_passes_and_a_frozen_part_less() -> None:
     model = tiny.model().train()
-    assert {n: f for n, f in step_factors(model).items() if f != 3} == {"merger": 2, "position": 2}  # of nothing
+    assert {n: f for n, f in step_factors(model).items() if f != 3} == {"merger": 2, "position": 2}  # of zero FLOPs
     forward = sum(v for n, v in work(model, PACK).items() if "flops" in n)
-    # The gradient of the pixels is not made; the counter sees the whole square of causal attention, three times, and
-    # not the product that the head adds in place.
+    # The gradient of the pixels is not computed; the counter counts the full square of causal attention three times,
+    # and not the product that the head adds in place.
     patches, head = 2 * 16 * 2 * model.vision.patch_embedding.weight.numel(), model.heads["lm"].flops(PACK)
     assert counted(model, step=True)["Global"] == 3 * (forward + excess()) - patches - head
 
@@ -76,7 +76,7 @@ def test_a_step_costs_three_forward_passes_and_a_frozen_part_less() -> None:
     assert [factors[n] for n in ("vision", "projector", "backbone", "heads.lm")] == [1, 3, 2, 2]
     own = {n: p.flops(PACK) for n, p in model.parts().items()}
     expected = own["vision"] + 3 * own["projector"] + 2 * own["heads.lm"] + 2 * (own["backbone"] + excess())
-    # The products of attention cost three: both of their factors are on the way of the gradient.
+    # The products of attention cost three: the gradient passes through both of their factors.
     attention = 2 * excess()
     assert counted(model, step=True)["Global"] == expected + attention
 

@@ -24,7 +24,7 @@ def test_the_fullest_device_holds_pieces_rounded_up() -> None:
 
 
 def test_what_is_gathered_is_what_the_sharding_makes_whole() -> None:
-    """Two layers of the backbone are the largest units here; a tied table belongs to the root, whole all the while."""
+    """Two backbone layers are the largest units; a tied embedding weight belongs to the root and stays unsharded."""
     layer = sum(p.numel() for p in tiny.backbone().layers[0].parameters())
     table = tiny.VOCAB * tiny.WIDTH
     assert layer > table > 0

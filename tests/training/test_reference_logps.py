@@ -1,4 +1,4 @@
-"""Law: stored reference equals live. What `predict` writes and training reads back gives rewards of zero."""
+"""Stored reference log-probabilities equal live ones: `predict` followed by training gives rewards of zero."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from safetensors import safe_open
 from torch import Tensor
 
 import tiny
-from laws.pair import Pair, make_task
+from contracts.pair import Pair, make_task
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data import PackedDataModule, SourceOptions, build_index, open_shard, train_tokenizer
-from mmcomponents.data.chat import IMAGE_CONTEXT
+from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.shards import open_shard
+from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.objectives import MPO
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.training import MultimodalTask, ReferenceLogps
@@ -45,7 +49,7 @@ def pair(number: int, images: int, source: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three shards: pairs of two sources with images of several tiles or none, other samples among them."""
+    """Writes three shards: pairs of two sources with images of several tiles or none, mixed with other samples."""
     out = tmp_path_factory.mktemp("pairs")
     tokenizer = train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, VOCAB)
     tokenizer.save_pretrained(out / "tokenizer")
@@ -66,7 +70,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def data_of(folder: Path, **changes: Any) -> PackedDataModule:
     settings: dict[str, Any] = {
         "tokenizer": str(folder / "tokenizer"),
-        "tokens_per_tile": tiny.ROWS,
+        "tokens_per_tile": tiny.VISUAL_TOKENS,
         "tile_size": tiny.TILE,
         "max_tiles": 4,
         "pack_tokens": 700,
@@ -124,7 +128,7 @@ def test_stored_reference_equals_live(folder: Path, tmp_path: Path) -> None:
     every = torch.cat([values[:5] for values in files.values()])
     assert [written.chosen, written.rejected] == pytest.approx(every.mean(0).tolist(), rel=1e-5)
 
-    # packs of another make-up: shuffled, of another size, with samples among them that are no pairs
+    # packs of other composition: shuffled, of another size, with samples that are not pairs
     data = data_of(folder, train=str(folder / "pairs-*.tar"), pack_tokens=430, reference_logps=str(tmp_path), seed=5)
     data.setup("fit")
     task = task_of(folder)
@@ -139,7 +143,7 @@ def test_stored_reference_equals_live(folder: Path, tmp_path: Path) -> None:
                 live = answer_logps(task.model, batch)
             rewards = 0.1 * (live - batch.pairs.reference_logps.tensor)
             assert float(rewards.abs().max()) < 1e-5
-            assert float(live[:, 0].std()) > 0.1 or len(live) == 1, "all equal would hide a wrong order"
+            assert float(live[:, 0].std()) > 0.1 or len(live) == 1, "equal values would hide a wrong order"
             shown += len(live)
             tiles = max(tiles, 0 if batch.images is None else int(batch.images.tile_image.bincount().max()))
     assert shown == 15
@@ -147,7 +151,7 @@ def test_stored_reference_equals_live(folder: Path, tmp_path: Path) -> None:
 
 
 def test_the_law_breaks_with_other_inputs(folder: Path, tmp_path: Path) -> None:
-    """That the tiles matter to a value, so that a comparison of settings is worth it."""
+    """Values depend on the tiles, so that settings have to be compared."""
     predict(folder, tmp_path / "one")
     predict(folder, tmp_path / "other", {"max_tiles": 1, "sources": None})
     one, other = (torch.cat(list(stored(tmp_path / name).values())) for name in ("one", "other"))
@@ -155,11 +159,11 @@ def test_the_law_breaks_with_other_inputs(folder: Path, tmp_path: Path) -> None:
 
 
 def test_training_with_stored_values_starts_at_no_reward(folder: Path, tmp_path: Path) -> None:
-    """Through the whole of `fit`, with the callback among the others, which does nothing there."""
+    """Runs a complete `fit`, in which the callback does nothing."""
     predict(folder, tmp_path)
 
     class First(Throughput):
-        """Keeps what the first step logs."""
+        """Records the metrics of the first step."""
 
         def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:  # type: ignore[override]
             self.logged = dict(trainer.callback_metrics)
@@ -223,7 +227,7 @@ def test_a_model_that_gives_no_number_is_an_error(folder: Path, tmp_path: Path) 
     assert task.model is not None
     next(task.model.heads["lm"].parameters()).data.fill_(float("nan"))
     data = data_of(folder, predict=str(folder / "pairs-*.tar"))
-    with pytest.raises(DataError, match="15 of 15 pairs are no finite numbers"):
+    with pytest.raises(DataError, match="15 of 15 pairs are not finite"):
         trainer_of([ReferenceLogps(str(tmp_path))]).predict(task, data)
     assert list(tmp_path.iterdir()) == []
 
@@ -240,7 +244,7 @@ def test_questions_are_answered_as_before(folder: Path, tmp_path: Path, caplog: 
 
 def test_a_folder_that_cannot_be_made_is_told_at_the_beginning(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="cannot be made"):
+    with pytest.raises(DataError, match="cannot be created"):
         predict(folder, tmp_path / "file" / "out")
 
 

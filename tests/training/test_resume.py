@@ -1,4 +1,4 @@
-"""A checkpoint brings weights and moments; rates and lengths are the recipe's."""
+"""Resuming: weights and moments come from the checkpoint, learning rates and lengths from the recipe."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from lightning.pytorch.callbacks import Callback
 from torch.optim import AdamW
 
 import tiny
-from laws.pair import Sized, make_task
-from mmcomponents.data import Lookahead
+from contracts.pair import Sized, make_task
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.training import SlotOptions, WarmupCosine
 
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(8)]
@@ -47,7 +47,7 @@ def test_a_resumed_run_has_the_recipes_rates_and_length(tmp_path) -> None:
     first, _, _ = run(tmp_path, steps=4, lr=0.01)
     assert [round(lr, 6) for lr, _ in first] == [0.01, 0.008536, 0.005, 0.001464]
     later, _, _ = run(tmp_path, steps=8, lr=0.1, decay=0.5, ckpt=str(tmp_path / "last.ckpt"))
-    # Half way of eight steps, with the new peak and decay.
+    # Halfway through eight steps, with the new peak and weight decay.
     assert [round(lr, 6) for lr, _ in later] == [0.05, 0.030866, 0.014645, 0.003806]
     assert {decay for _, decay in later} == {0.5}
 
@@ -55,7 +55,7 @@ def test_a_resumed_run_has_the_recipes_rates_and_length(tmp_path) -> None:
 def test_a_run_that_goes_on_unchanged_equals_one_that_never_stopped(tmp_path) -> None:
     whole, _, straight = run(tmp_path / "a", steps=8, lr=0.01, total=8)
     run(tmp_path / "b", steps=4, lr=0.01, total=8)
-    # The same packs in the second half: the loader here starts anew, so both halves are compared by their rates.
+    # The loader restarts here, so the second half has the same packs; both halves are compared by learning rates.
     rest, _, _ = run(tmp_path / "b", steps=8, lr=0.01, total=8, ckpt=str(tmp_path / "b" / "last.ckpt"))
     assert rest == whole[4:]
     assert straight.model is not None

@@ -1,4 +1,4 @@
-"""The likelihood of each source, as logged: over the accumulation window and all ranks."""
+"""Logged likelihood of each source, over the accumulation window and all ranks."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 import tiny
-from laws.pair import Pair, Sized, all_reduce, make_task
+from contracts.pair import Pair, Sized, all_reduce, make_task
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data import Lookahead
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.objectives import NextToken
 
 NAMES = ["charts", "", "letters"]
@@ -29,7 +29,7 @@ PACKS = [pack([0, 1], [5, 2], 0), pack([0, -1], [3, 4], 1), pack([1], [6], 2), p
 
 
 class Data(LightningDataModule):
-    """Packs with the names of their sources."""
+    """Datamodule with packs and source names."""
 
     def __init__(self, packs: list[PackedBatch], names: list[str], reduce: Any = None) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Data(LightningDataModule):
 
 
 class Kept(CSVLogger):
-    """Keeps what is logged, by step."""
+    """Records logged metrics by step."""
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
@@ -68,7 +68,7 @@ def fit(data: LightningDataModule, logger: Logger, **changes: Any) -> None:
 
 
 def expected(source: int, packs: list[PackedBatch]) -> float:
-    """Mean over the targets of a source, by hand, with the weights that a run begins with."""
+    """Computes the mean over the targets of a source with the initial weights."""
     task = make_task()
     task.configure_model()
     values = []
@@ -110,7 +110,7 @@ def test_without_names_sources_have_numbers(tmp_path: Path) -> None:
 
 
 def as_rank(rank: int, strategy: str, folder: str) -> dict[int, dict[str, float]]:
-    """The ranks have other sources than each other."""
+    """The ranks have different sources."""
     mine = [PACKS[:2], PACKS[2:]][rank]
     logger = Kept(folder)
     fit(Data(mine, NAMES, all_reduce), logger, accumulate_grad_batches=2, strategy=strategy, devices=2)

@@ -1,4 +1,4 @@
-"""The task in Lightning's own loop, on hand-made packs."""
+"""The task in Lightning's loop, on synthetic packs."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_a_short_last_window_is_a_whole_step(tmp_path) -> None:
 
 
 def test_accumulation_without_totals_is_refused(tmp_path) -> None:
-    with pytest.raises(ValueError, match=r"wrap the loader in mmcomponents\.data\.Lookahead"):
+    with pytest.raises(ValueError, match=r"wrap the loader in mmcomponents\.data\.loading\.Lookahead"):
         trainer(tmp_path, accumulate_grad_batches=2).fit(task(), loader(PACKS))
 
 
@@ -211,7 +211,7 @@ def test_warmup_then_cosine() -> None:
         optimizer.step()
         schedule.step()
     assert rates[:3] == [1.0, 2.0, 2.0]
-    assert rates[7] == pytest.approx(1.1)  # half way down
+    assert rates[7] == pytest.approx(1.1)  # halfway through the decay
     assert rates[12] == pytest.approx(0.2)
     assert WarmupCosine(optimizer, total_steps=100).warmup_steps == 3
     with pytest.raises(ValueError, match="total_steps must be at least 1"):
@@ -220,7 +220,7 @@ def test_warmup_then_cosine() -> None:
 
 def test_the_data_is_told_which_tokens_a_head_reads_as_verdicts() -> None:
     class Data(LightningDataModule):
-        """Notes what it is asked."""
+        """Records the arguments."""
 
         def check_model(self, **model: Any) -> None:
             self.model = model

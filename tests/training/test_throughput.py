@@ -1,4 +1,4 @@
-"""Speed, cost and waiting, as logged."""
+"""Logged throughput, FLOPs and data wait."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
 import tiny
-from laws.pair import Pair, Sized, all_reduce, make_task
+from contracts.pair import Pair, Sized, all_reduce, make_task
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data import Lookahead
+from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.training import FSDP2Strategy, SlotOptions, Throughput
 from mmcomponents.training.throughput import Step, compute_dtype, summary
 
@@ -23,7 +23,7 @@ PACKS = [tiny.pack([("t", 3), ("i", 2), ("t", 6)], seed=n, targets=[n + 1]) for 
 
 
 class Slow(Sized):
-    """Each pack takes a while to come."""
+    """Loads each pack with a delay."""
 
     def __iter__(self) -> Iterator[PackedBatch]:
         for pack in self.packs:
@@ -32,7 +32,7 @@ class Slow(Sized):
 
 
 class Kept(Callback):
-    """What was logged after each step."""
+    """Records the logged metrics after each step."""
 
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
@@ -66,8 +66,10 @@ def test_a_run_logs_speed_cost_and_waiting() -> None:
     found = kept.steps[3]
     names = [f"perf/{n}" for n in ("tokens_per_second", "tiles_per_second", "targets_per_second", "data_wait")]
     slots = [f"perf/flops/{n}" for n in ("vision", "projector", "backbone", "heads.lm")]
-    assert set(found) == {*names, *slots}  # what a CPU could do is not known: no perf/mfu
-    assert 0.5 < found["perf/data_wait"] < 1
+    assert set(found) == {*names, *slots}  # the peak FLOPs of a CPU are unknown: no perf/mfu
+    waited = found["perf/data_wait"] * 2 / found["perf/tiles_per_second"]  # of a step with two tiles, in seconds
+    assert waited >= 0.1  # the loader sleeps so long, however busy the machine is
+    assert found["perf/data_wait"] < 1
     assert found["perf/tokens_per_second"] == pytest.approx(found["perf/tiles_per_second"] * 17 / 2)
     assert found["perf/tiles_per_second"] < 2 / 0.1
     module = make_task()

@@ -14,7 +14,7 @@ from mmcomponents.training.validation_means import ValidationMeans
 
 
 def task() -> Any:
-    """What is logged lies in `logged`."""
+    """Records logged values in `logged`."""
     logged: dict[str, float] = {}
     strategy = SimpleNamespace(reduce=lambda value, reduce_op: value)
     return SimpleNamespace(
@@ -52,4 +52,4 @@ def test_a_loss_with_one_denominator_is_the_mean_over_it_and_is_forgotten_afterw
     add(means, objective, {"loss": 100.0}, {"weight": 1.0})
     means.clear()
     means.write(cast(Any, shown), objective)
-    assert shown.logged["val/loss"] != shown.logged["val/loss"], "nothing was seen"
+    assert shown.logged["val/loss"] != shown.logged["val/loss"], "without packs the mean is NaN"

@@ -1,4 +1,4 @@
-"""The encoder against transformers' port, on random weights; figure g is in test_model.py."""
+"""InternViT compared with transformers' port, with random weights; figure g is in test_model.py."""
 
 import pytest
 import torch
@@ -77,9 +77,9 @@ def test_levels_are_the_outputs_of_blocks() -> None:
     assert [m.name for m in maps] == ["block0", "block1", "block2"]
     assert torch.equal(maps[2].tokens, last(batch).primary.tokens)
     assert torch.equal(maps[1].tokens, first(batch).primary.tokens)
-    with pytest.raises(ValueError, match="must rise from 0 to 2"):
+    with pytest.raises(ValueError, match="must increase and lie between 0 and 2"):
         tiny.vision(levels=(3,))
-    with pytest.raises(ValueError, match="must rise from 0 to 2"):
+    with pytest.raises(ValueError, match="must increase and lie between 0 and 2"):
         tiny.vision(levels=(2, 1))
 
 
@@ -99,7 +99,7 @@ def test_layer_scale_starts_at_its_value() -> None:
 
 
 def test_shapes_of_the_releases() -> None:
-    """Parameters of figure j: 300M and 6B."""
+    """Parameter counts of figure j: 300M and 6B."""
     with torch.device("meta"):
         small = InternViT()
         large = InternViT(3200, 45, 25, 12800, norm="rms_norm", qkv_bias=False, qk_norm=True)
@@ -110,7 +110,7 @@ def test_shapes_of_the_releases() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="hidden_size 25 is not a multiple of num_heads 3"):
         tiny.vision(hidden_size=25)
-    with pytest.raises(ValueError, match="18 x 16 pixels has no whole patches of 4"):
+    with pytest.raises(ValueError, match="18 x 16 pixels is not a multiple of the patch size 4"):
         tiny.vision()(images(1, 18, 16))
     with pytest.raises(ValueError, match="norm must be"):
         tiny.vision(norm="batch_norm")

@@ -1,4 +1,4 @@
-"""Wrapped vision towers against transformers' own forward, on random weights."""
+"""Wrapped vision towers compared with transformers' own forward, with random weights."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ cases = pytest.mark.parametrize("case", CASES)
 
 
 def pair(case: str, level: int = -1) -> tuple[TransformersVision, Any]:
-    """A part with strong random weights, and transformers' model with the same."""
+    """Returns a component with large random weights, and transformers' model with the same weights."""
     part = TransformersVision(CASES[case], level)
     theirs = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**CASES[case]))
     with torch.no_grad():
@@ -95,13 +95,13 @@ def test_the_same_weights_on_the_meta_device(case) -> None:
 
 
 def test_break_buffers_are_not_restored(monkeypatch) -> None:
-    monkeypatch.setattr("mmcomponents.nn.foreign.Starts.restore", lambda self, body: None)
+    monkeypatch.setattr("mmcomponents.nn.wrapped.Starts.restore", lambda self, body: None)
     plain = TransformersVision(CASES["DINOv3"]).eval()
     with torch.device("meta"):
         late = TransformersVision(CASES["DINOv3"]).eval()
     late.to_empty(device="cpu")
     late.load_state_dict(plain.state_dict())
-    late.body.rope_embeddings.inv_freq.zero_()  # what `to_empty` left there
+    late.body.rope_embeddings.inv_freq.zero_()  # as `to_empty` may leave it
     batch = images()
     assert not torch.allclose(plain(batch).primary.tokens, late(batch).primary.tokens)
     monkeypatch.undo()
@@ -118,7 +118,7 @@ def test_other_tiles_have_positions_between(case) -> None:
     wanted = theirs(pixel_values=batch.pixels, **more).last_hidden_state[:, part.num_prefix :]
     assert found.hw == (4, 8)
     torch.testing.assert_close(found.tokens, wanted, rtol=1e-5, atol=1e-5)
-    with pytest.raises(ValueError, match="a tile of 16 x 18 pixels has no whole patches of 4"):
+    with pytest.raises(ValueError, match="a tile of 16 x 18 pixels is not a multiple of the patch size 4"):
         part(images(hw=(16, 18)))
 
 
@@ -133,10 +133,10 @@ def test_a_composite_configuration_and_a_folder(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("config", "level", "message"),
     [
-        ("nobody/nothing", -1, "there is no 'nobody/nothing'"),
+        ("nobody/nothing", -1, "'nobody/nothing' does not exist"),
         (CASES["CLIP"], 4, "level 4: CLIPVisionModel has the hidden states -4 to 3"),
-        (CASES["CLIP"] | {"image_size": [16, 32]}, -1, "clip_vision_model has image_size .*: only towers of square"),
-        ({"model_type": "swin", "embed_dim": 24}, -1, "only towers with one token a patch"),
+        (CASES["CLIP"] | {"image_size": [16, 32]}, -1, "clip_vision_model has image_size .*: only square tiles"),
+        ({"model_type": "swin", "embed_dim": 24}, -1, "only towers with one token per patch"),
         ({"model_type": "llama"}, -1, "llama has image_size None"),
     ],
 )
@@ -153,7 +153,7 @@ def test_flops_are_those_of_our_own_encoder() -> None:
 
 
 def to_internvl(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """InternViT's names as transformers' names."""
+    """Converts the names of InternViT to those of transformers."""
     out = {}
     for name, value in state.items():
         if ".attn.qkv." in name:

@@ -1,4 +1,9 @@
-"""Backbones: the stack of layers over the sequence."""
+"""Backbones: the decoder layers over the sequence.
+
+    [T, d], Layout, rotary tables, KVCache ── Backbone ──► hidden states [T, d]
+
+The contract is `Backbone` in `base.py`.
+"""
 
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.backbones.decoder_lm import DecoderLM

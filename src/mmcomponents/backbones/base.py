@@ -1,4 +1,4 @@
-"""The contract of a backbone."""
+"""Base class of backbones."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from mmcomponents.nn.cache import KVCache
 
 
 class Backbone(Component):
-    """The stack of layers over the sequence; it owns no word table.
+    """Stack of layers over the sequence, without an embedding weight.
 
     Attributes:
         hidden_size: Width of the sequence.
-        head_dim: Width of one attention head, which the position encoding is built from.
+        head_dim: Width of an attention head, from which the position encoding is built.
     """
 
     hidden_size: int
     head_dim: int
     refuses_tables: str | None = None
-    """Why rotary tables of a position part cannot be used here; None: they can."""
+    """Reason why the backbone does not support rotary tables of a position component; None if it does."""
 
     @abstractmethod
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`; segments do not see one another."""
+        """Maps `[T, d]` to `[T, d]` without attention between segments."""

@@ -1,4 +1,4 @@
-"""The decoder of Qwen2.5, Qwen3, Llama and InternLM3."""
+"""Decoder of Qwen2.5, Qwen3, Llama and InternLM3."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class DecoderAttention(nn.Module):
 
     Args:
         hidden_size: Width, d.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key and value heads.
         head_dim: Width of a head.
         qkv_bias: Whether q, k and v have biases.
-        qk_norm: RMSNorm over each head of queries and keys, before the rotation.
-        eps: Of that norm.
+        qk_norm: Whether there is an RMSNorm over each head of queries and keys, before the rotation.
+        eps: Epsilon of that norm.
         backend: Attention backend.
     """
 
@@ -54,7 +54,7 @@ class DecoderAttention(nn.Module):
     def forward(
         self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
     ) -> Tensor:
-        """`[T, d]` to `[T, d]`."""
+        """Maps `[T, d]` to `[T, d]`."""
         heads = (x.shape[0], -1, self.head_dim)
         q = self.q_norm(self.q_proj(x).view(heads))
         k = self.k_norm(self.k_proj(x).view(heads))
@@ -65,7 +65,7 @@ class DecoderAttention(nn.Module):
             out = attention(q, k, v, segments, causal=True, backend=self.backend)
         else:
             blocks = cache.extend(layer, k, v)
-            if cache.is_empty:  # a prefill sees nothing but itself
+            if cache.is_empty:  # a prefill attends only to itself
                 out = attention(q, k, v, segments, causal=True, backend=self.backend)
             else:
                 out = cached_attention(q, *blocks, segments, cache.next_lengths)
@@ -77,10 +77,10 @@ class DecoderLayer(nn.Module):
     """Pre-norm layer: attention, then a gated feed-forward block.
 
     Args:
-        attention: The layer's attention.
+        attention: Attention of the layer.
         hidden_size: Width, d.
-        intermediate_size: Width inside the feed-forward block.
-        eps: Of both norms.
+        intermediate_size: Inner width of the feed-forward block.
+        eps: Epsilon of both norms.
     """
 
     def __init__(self, attention: DecoderAttention, hidden_size: int, intermediate_size: int, eps: float) -> None:
@@ -93,7 +93,7 @@ class DecoderLayer(nn.Module):
     def forward(
         self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
     ) -> Tensor:
-        """`[T, d]` to `[T, d]`."""
+        """Maps `[T, d]` to `[T, d]`."""
         x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
@@ -102,18 +102,18 @@ class DecoderLayer(nn.Module):
 class DecoderLM(Backbone):
     """Decoder stack with RMSNorm, rotary positions, grouped-query attention and SwiGLU.
 
-    Arguments alone make it Qwen2.5 (qkv_bias), Qwen3 (qk_norm, its own head_dim), Llama or InternLM3 (neither).
+    The arguments select Qwen2.5 (qkv_bias), Qwen3 (qk_norm, its own head_dim), Llama or InternLM3 (neither).
 
     Args:
         hidden_size: Width, d.
-        num_layers: Layers.
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads; None: as many as query heads.
-        intermediate_size: Width inside the feed-forward blocks.
+        num_layers: Number of layers.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key and value heads; None: as many as query heads.
+        intermediate_size: Inner width of the feed-forward blocks.
         head_dim: Width of a head; None: hidden_size / num_heads.
         qkv_bias: Whether q, k and v have biases.
-        qk_norm: RMSNorm over each head of queries and keys.
-        eps: Of all norms.
+        qk_norm: Whether there is an RMSNorm over each head of queries and keys.
+        eps: Epsilon of all norms.
         attention: Attention backend.
     """
 
@@ -140,9 +140,16 @@ class DecoderLM(Backbone):
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: give head_dim")
         self.hidden_size = hidden_size
         self.head_dim = head_dim or hidden_size // num_heads
-        shape = (hidden_size, num_heads, num_kv_heads, self.head_dim, qkv_bias, qk_norm, eps, attention)
         self.layers = nn.ModuleList(
-            DecoderLayer(DecoderAttention(*shape), hidden_size, intermediate_size, eps) for _ in range(num_layers)
+            DecoderLayer(
+                DecoderAttention(
+                    hidden_size, num_heads, num_kv_heads, self.head_dim, qkv_bias, qk_norm, eps, backend=attention
+                ),
+                hidden_size,
+                intermediate_size,
+                eps,
+            )
+            for _ in range(num_layers)
         )
         self.norm = nn.RMSNorm(hidden_size, eps=eps)
         self.init_weights()
@@ -157,9 +164,9 @@ class DecoderLM(Backbone):
         return out
 
     def flops(self, batch: PackedBatch) -> float:
-        """Matrices over all positions, and causal attention as half the square of each segment's length.
+        """Counts matrices over all positions, and causal attention as half the square of each segment's length.
 
-        Kernels that compute the whole square and mask half of it do more than is counted here.
+        Kernels that compute the full square and mask half of it do more operations than counted.
         """
         squares = float(batch.layout.cu_seqlens.diff().double().square().sum())
         total = 0.0

@@ -1,4 +1,4 @@
-"""Our cache of keys and values, as transformers' layers know one."""
+"""Adapter from `KVCache` to the cache interface of transformers."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from mmcomponents.nn.padding import Padded
 
 
 class SegmentCache(Cache):  # type: ignore[misc]
-    """One call's view of a `KVCache`: takes padded keys in, keeps them packed, and gives all of a segment padded.
+    """View of a `KVCache` for one call: receives padded keys, stores them packed and returns them padded.
 
-    Nothing is kept here, so that a choice of segments is the business of the `KVCache` alone.
+    It has no state of its own, so that segments are selected in the `KVCache` only.
 
     Args:
-        cache: The cache, made ready for the call.
-        padded: How the call is padded.
+        cache: The cache, prepared for the call.
+        padded: Padding of the call.
     """
 
     def __init__(self, cache: KVCache, padded: Padded) -> None:
@@ -29,22 +29,22 @@ class SegmentCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Adds new `[S, H, L, D]`; returns all that is known, `[S, H, K, D]`."""
+        """Appends keys and values `[S, H, L, D]` and returns all cached ones, `[S, H, K, D]`."""
         packed = (self._padded.unpad(x.transpose(1, 2)) for x in (key_states, value_states))
         blocks = self._cache.extend(f"transformers.{layer_idx}", *packed)
-        if not self._padded.goes_on:  # a prefill sees nothing but itself
+        if not self._padded.goes_on:  # a prefill attends only to itself
             return key_states, value_states
         keys, values = (self._padded.align(block) for block in blocks)
         return keys, values
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Columns of the keys before those of the call."""
+        """Returns the number of key columns before those of the call."""
         return self._padded.key_columns - self._padded.columns
 
     def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
-        """Columns of the keys, and the first of them."""
+        """Returns the number of key columns and the index of the first one."""
         return self._padded.key_columns, 0
 
     def get_max_length(self, layer_idx: int | None = None) -> int:
-        """No limit."""
+        """Returns -1: no limit."""
         return -1

@@ -1,4 +1,4 @@
-"""The rotary positions of a transformers model: its own, or tables that it is given."""
+"""Rotary positions of a transformers model: its own, or given tables."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 
 class RotaryTables(nn.Module):
-    """Takes the place of a body's `rotary_emb` and hands out the tables of the call that is under way.
+    """Replaces the `rotary_emb` module of a body and returns the tables of the current call.
 
-    The body's own module is kept on the CPU outside the tree of modules, so that no cast, no sharding and no `to_empty`
-    reaches its frequencies; it answers where a call brings no tables. On construction it is asked for a few positions:
-    what it says tells how its tables are laid out, and whether ours mean the same to the layers.
+    The body's own module is stored on the CPU outside the module tree, so that casts, sharding and `to_empty` do not
+    change its frequencies; it is used for calls without tables. On construction, its tables for a few positions
+    determine their layout, and whether tables of a position component are equivalent.
 
     Args:
         own: The body's module; rebuilt from its configuration.
@@ -27,18 +27,18 @@ class RotaryTables(nn.Module):
         super().__init__()
         config: Any = own.config
         with torch.device("cpu"):
-            self._own = (type(own)(config),)  # a tuple: nothing registered
+            self._own = (type(own)(config),)  # in a tuple, so that it is not registered as a submodule
         self._name = name
         self._given: tuple[Tensor, Tensor] | None = None
         self.width: int | None = None
-        """Width of the tables; None where it cannot be told."""
+        """Width of the tables; None if unknown."""
         self._interleaved = False
         self.refusal = self._probe(getattr(config, "rope_parameters", None) or {})
-        """Why tables of ours would mean something else to this body; None: they would not."""
+        """Reason why tables of a position component are not equivalent for this body; None if they are."""
 
     @contextmanager
     def given(self, cos: Tensor, sin: Tensor) -> Iterator[None]:
-        """Hands out these tables `[S, L, D]`, halves alike, within the block."""
+        """Uses these tables `[S, L, D]`, with equal halves, within the block."""
         self._given = (cos, sin)
         try:
             yield
@@ -46,34 +46,34 @@ class RotaryTables(nn.Module):
             self._given = None
 
     def check_length(self, longest: int) -> None:
-        """Refuses its own frequencies where they would follow the longest segment of a batch.
+        """Checks that the body's own frequencies do not depend on the longest segment of a batch.
 
         Raises:
-            ValueError: Such frequencies would make a segment depend on what shares its pack.
+            ValueError: They do, so that a segment would depend on the other segments of its pack.
         """
         own: Any = self._own[0]
         limit = getattr(own, "original_max_seq_len", None)
         if str(getattr(own, "rope_type", "")) in ("dynamic", "longrope") and limit is not None and longest > limit:
             raise ValueError(
-                f"a segment has {longest} positions and {self._name} rescales its rotary positions past {limit}, "
-                "for a whole batch at once: put RoPE with an ntk_factor into the position slot, or cut the segment"
+                f"a segment has {longest} positions and {self._name} rescales its rotary positions beyond {limit}, "
+                "for the batch as one: put RoPE with an ntk_factor into the position slot, or shorten the segment"
             )
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Cosine and sine in the type of `x`, as transformers hands them to its layers."""
+        """Returns cosine and sine in the dtype of `x`, as transformers passes them to its layers."""
         if self._given is None:
-            own = copy.deepcopy(self._own[0]) if x.is_meta else self._own[0]  # a move to meta loses the numbers
+            own = copy.deepcopy(self._own[0]) if x.is_meta else self._own[0]  # a move to meta loses the values
             return own.to(x.device)(x, *args, **kwargs)
-        return tuple(self._laid_out(table).to(x.dtype) for table in self._given)
+        return tuple(self._arrange(table).to(x.dtype) for table in self._given)
 
-    def _laid_out(self, table: Tensor) -> Tensor:
+    def _arrange(self, table: Tensor) -> Tensor:
         if not self._interleaved:
             return table
         return table[..., : table.shape[-1] // 2].repeat_interleave(2, dim=-1)
 
     @torch.no_grad()
     def _probe(self, parameters: dict[str, Any]) -> str | None:
-        """Why tables of ours would not do; None where they do."""
+        """Returns the reason why tables of a position component are not equivalent; None if they are."""
         if any(isinstance(value, dict) for value in parameters.values()):
             return "has a rotary embedding for each kind of layer"
         positions = torch.arange(5, device="cpu")
@@ -81,14 +81,14 @@ class RotaryTables(nn.Module):
         pair = isinstance(tables, tuple) and len(tables) == 2 and all(isinstance(t, Tensor) for t in tables)
         theta = parameters.get("rope_theta")
         if not pair or tables[0].ndim != 3 or theta is None:
-            return "makes rotary positions of a form of its own"
+            return "has rotary positions of an unsupported form"
         self.width = width = int(tables[0].shape[-1])
-        steps = torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width  # whatever the default type
+        steps = torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width  # independent of the default dtype
         angles = positions[:, None] * float(theta) ** -steps
         for self._interleaved in (False, True):
-            plain = self._laid_out(torch.cat((angles, angles), dim=-1))
+            plain = self._arrange(torch.cat((angles, angles), dim=-1))
             if torch.allclose(tables[0][0], plain.cos(), atol=1e-4) and torch.allclose(
                 tables[1][0], plain.sin(), atol=1e-4
             ):
                 return None
-        return f"scales its rotary positions (rope_type {parameters.get('rope_type')!r}), which no table of ours does"
+        return f"scales its rotary positions (rope_type {parameters.get('rope_type')!r}), which is not supported"

@@ -1,9 +1,15 @@
-"""Checkpoints: read from every format, written to every format, shard by shard."""
+"""Checkpoint folders: reading every format, writing every format, one shard at a time.
 
-from mmcomponents.checkpoints.adapters import merge_adapters
+    folder ── Format.spec, Format.rules ──► ModelSpec, {name: Lazy} ── load ──► MultimodalModel
+    ModelSpec, weights ── Format.config, rules reversed ──► folder
+
+Formats: `hf` (transformers), `official` (OpenGVLab), `native` (this library), `causal_lm`.
+"""
+
+from mmcomponents.checkpoints.adapter_weights import merge_adapters
 from mmcomponents.checkpoints.checkpoint import Checkpoint, load, read
-from mmcomponents.checkpoints.errors import CheckpointError
-from mmcomponents.checkpoints.export import WRITTEN, convert, save
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.export_folder import WRITTEN, convert, save
 from mmcomponents.checkpoints.initial import Folders, check_initial, load_initial
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 

@@ -1,25 +1,31 @@
-"""A language model by itself, as transformers stores it."""
+"""Format of language models without vision encoder, as transformers stores them."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mmcomponents.checkpoints.decoder import IGNORED, decoder_config, decoder_parts, decoder_rules, decoder_type
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.decoder_families import (
+    IGNORED,
+    decoder_config,
+    decoder_parts,
+    decoder_rules,
+    decoder_type,
+)
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.rules import Rule
 from mmcomponents.checkpoints.spec import ModelSpec
 
 
 class CausalLM(Format):
-    """Qwen2.5, Qwen3, Llama, InternLM2 or InternLM3 without images; becomes a model without a vision side."""
+    """Format of Qwen2.5, Qwen3, Llama, InternLM2 and InternLM3; read as a model without vision encoder."""
 
     name = "causal_lm"
     ignored = IGNORED
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """By the model type or the class."""
+        """See the base class; decided by the model type or the class."""
         return "vision_config" not in config and decoder_type(config) is not None
 
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:

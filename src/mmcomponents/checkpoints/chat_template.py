@@ -1,11 +1,11 @@
-"""The chat template as transformers and servers read it: what `mmcomponents.data.chat` renders, in Jinja."""
+"""Jinja chat template for transformers and servers, equivalent to `mmcomponents.data.chat.template`."""
 
 from __future__ import annotations
 
 import json
 
-from mmcomponents.data.chat import END, IMAGE_CONTEXT, START
-from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
+from mmcomponents.data.chat.placeholders import VIDEO_PLACEHOLDER
+from mmcomponents.data.chat.special_tokens import END, IMAGE_CONTEXT, START
 
 _SYSTEM = """\
 {%- if not messages or messages[0]['role'] != 'system' %}
@@ -38,13 +38,13 @@ _TURNS = """\
 
 
 def chat_template(system: str | None) -> str:
-    """The template, in Jinja.
+    """Returns the Jinja template.
 
     A message's content is a text, or a list of parts of type image, video and text. An image becomes one
-    `<IMG_CONTEXT>` and a line break; the processor puts as many of them there, in their tags, as the image has rows.
+    `<IMG_CONTEXT>` and a line break; the processor expands it to one per visual token, enclosed in the image tags.
 
     Args:
-        system: Text of a system block for conversations that bring none; None: no block.
+        system: System text for conversations without a system message. None: no system block.
     """
     names = {"@start@": START, "@end@": END, "@image@": IMAGE_CONTEXT, "@video@": VIDEO_PLACEHOLDER}
     text = _TURNS if system is None else _SYSTEM + _TURNS

@@ -1,4 +1,4 @@
-"""A folder with a model, whatever its format."""
+"""Reading of checkpoint folders in all formats."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mmcomponents.checkpoints.causal_lm import CausalLM
-from mmcomponents.checkpoints.errors import CheckpointError, UnknownFormatError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
 from mmcomponents.checkpoints.files import check_folder, read_json, read_weights
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.hf import HFInternVL
@@ -21,29 +21,30 @@ from mmcomponents.checkpoints.official import InternViTAlone, Official
 from mmcomponents.checkpoints.rules import Lazy, to_ours
 from mmcomponents.checkpoints.spec import ModelSpec
 from mmcomponents.compose import build
-from mmcomponents.data import SampleRenderer, Tiling
-from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
-from mmcomponents.data.images import Normalization
-from mmcomponents.data.tokenizer import load_tokenizer
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
+from mmcomponents.data.chat.tokenizer import load_tokenizer
+from mmcomponents.data.media.images import Normalization
+from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.model import MultimodalModel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMATS: tuple[Format, ...] = (Native(), Official(), HFInternVL(), InternViTAlone(), CausalLM())
-"""All formats that are read; the first one that knows a configuration reads it."""
+"""All formats that can be read; the first one that matches a configuration is used."""
 
 
 @dataclass
 class Checkpoint:
-    """A folder that was recognised; its weights are read when they are wanted.
+    """Checkpoint folder of a known format, with lazily read weights.
 
     Attributes:
-        folder: Where it lies.
-        format: How it is stored.
+        folder: The folder.
+        format: Its format.
         config: Its `config.json`.
-        spec: What the model is made of.
-        weights: By our names.
+        spec: Description of the model.
+        weights: Weights by this library's names.
     """
 
     folder: Path
@@ -53,7 +54,7 @@ class Checkpoint:
     weights: dict[str, Lazy]
 
     def build(self) -> MultimodalModel:
-        """The model on the meta device, its weights' names and shapes compared with those of the folder.
+        """Builds the model on the meta device and checks names and shapes of its weights against the folder.
 
         Raises:
             CheckpointError: They differ.
@@ -64,51 +65,51 @@ class Checkpoint:
         return model
 
     def load(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> MultimodalModel:
-        """The model in evaluation mode.
+        """Loads the model, in evaluation mode.
 
         Args:
-            device: Where its weights are to lie.
-            dtype: Of its weights; None: as they are stored.
+            device: Device of the weights.
+            dtype: Data type of the weights. None: as stored.
 
         Raises:
-            CheckpointError: The weights are not those of the configuration, or cannot be read.
+            CheckpointError: The weights do not match the configuration, or cannot be read.
         """
         model = self.build()
         state = {}
-        # The largest first: while it is copied, the others need no memory yet.
+        # The largest first: while it is copied, the others do not need memory yet.
         for name, stored in sorted(self.weights.items(), key=lambda item: -item[1].nbytes):
             value = torch.empty(stored.meta.shape, dtype=dtype or stored.meta.dtype, device=device)
             value.copy_(stored.load())
             state[name] = nn.Parameter(value)
         model.load_state_dict(state, strict=False, assign=True)  # a tied head has no weight of its own
         model.tie_weights()
-        # Nothing moves any more; Lightning's modules remember the device that they were built on.
+        # No weight is moved here; this updates the device attribute of Lightning's modules.
         return model.to(device).eval()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        """The tokenizer of the folder.
+        """Loads the tokenizer of the folder.
 
         Raises:
-            DataError: There is none.
+            DataError: The folder has no tokenizer.
         """
         return load_tokenizer(self.folder)
 
     def renderer(self, tokenizer: PreTrainedTokenizerBase, tokens_per_tile: int | None) -> SampleRenderer:
-        """What makes prompts and pictures ready, with the folder's settings.
+        """Returns a renderer of prompts and images with the folder's settings.
 
         Args:
-            tokenizer: Of the folder.
-            tokens_per_tile: Of the model; None without images.
+            tokenizer: Tokenizer of the folder.
+            tokens_per_tile: Number of visual tokens per tile of the model. None: no images.
         """
         check_template(tokenizer, images=tokens_per_tile is not None)
-        how = self.spec.processing
-        tiling = Tiling(how.min_tiles, how.max_tiles, how.tile_size, how.thumbnail)
-        normalization = cast(Normalization, how.normalization)
-        return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling, normalization, how.system)
+        processing = self.spec.processing
+        tiling = Tiling(processing.min_tiles, processing.max_tiles, processing.tile_size, processing.thumbnail)
+        normalization = cast(Normalization, processing.normalization)
+        return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling, normalization, processing.system)
 
     @cached_property
     def source(self) -> tuple[str, dict[str, Any]]:
-        """Format and configuration that the model had first: nothing of it is lost in our own format."""
+        """Original format and configuration of the model, which the native format keeps."""
         kept = self.config.get("source") if isinstance(self.format, Native) else None
         return (kept["format"], kept["config"]) if kept else (self.format.name, self.config)
 
@@ -120,16 +121,16 @@ def read(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
 ) -> Checkpoint:
-    """Recognises a folder: ours, a transformers `-hf` one, an official InternVL one, or one part of it alone.
+    """Opens a checkpoint folder: native, transformers `-hf`, official InternVL, or a single part of InternVL.
 
     Args:
-        path: The folder. Nothing is fetched from anywhere.
-        image_token_id: Placeholder of a visual token, for a folder without tokenizer.
-        allow_pickle: Whether weights in PyTorch's own format are read.
-        trust_remote_code: Whether a folder of ours may name classes of others by dotted path, which are then imported.
+        path: Local folder; nothing is downloaded.
+        image_token_id: Token id of the placeholder of a visual token, for a folder without tokenizer.
+        allow_pickle: Whether to read weights in PyTorch's pickle format.
+        trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
 
     Raises:
-        CheckpointError: It is missing, broken, or of no known format.
+        CheckpointError: The folder is missing, broken, or of no known format.
     """
     folder = Path(path)
     check_folder(folder)
@@ -137,9 +138,7 @@ def read(
     found = next((known for known in FORMATS if known.matches(config)), None)
     if found is None:
         kind = config.get("model_type") or config.get("architectures")
-        raise UnknownFormatError(
-            f"{folder} holds a model of type {kind!r}, which is none of the formats that are known"
-        )
+        raise UnknownFormatError(f"{folder} holds a model of type {kind!r}, which is not of a known format")
     stored = read_weights(folder, allow_pickle)
     weights = {found.normalized(name): value for name, value in stored.items()}
     try:
@@ -149,8 +148,8 @@ def read(
             spec = replace(spec, image_token_id=named)
         if (foreign := spec.foreign_code()) and not trust_remote_code:
             raise CheckpointError(
-                f"it names code of others ({', '.join(foreign)}), which is imported only if asked for "
-                "(trust_remote_code); a package that declares its parts is found by their short names"
+                f"it names third-party code ({', '.join(foreign)}), which is imported only with trust_remote_code; "
+                "parts that an installed package declares are found by their short names"
             )
         ours = to_ours(weights, found.rules(config, spec), found.ignored)
         ours = {name: value for name, value in ours.items() if not _is_unused(name, spec)}
@@ -168,13 +167,13 @@ def load(
     dtype: torch.dtype | None = None,
     image_token_id: int | None = None,
 ) -> MultimodalModel:
-    """Loads a model from a folder: our export, a transformers `-hf` folder or an official InternVL folder.
+    """Loads a model from a folder: a native export, a transformers `-hf` folder or an official InternVL folder.
 
     Args:
         path: The folder.
-        device: Where its weights are to lie.
-        dtype: Of its weights; None: as they are stored.
-        image_token_id: Placeholder of a visual token, for a folder without tokenizer.
+        device: Device of the weights.
+        dtype: Data type of the weights. None: as stored.
+        image_token_id: Token id of the placeholder of a visual token, for a folder without tokenizer.
 
     Returns:
         The model, in evaluation mode.
@@ -186,10 +185,10 @@ def load(
 
 
 def meta_model(spec: ModelSpec) -> MultimodalModel:
-    """The model of a spec on the meta device.
+    """Builds the model of a spec on the meta device.
 
     Raises:
-        CheckpointError: A part cannot be found or built, or two of them do not fit.
+        CheckpointError: A part cannot be found or built, or two parts do not fit.
     """
     try:
         with torch.device("meta"):
@@ -199,7 +198,7 @@ def meta_model(spec: ModelSpec) -> MultimodalModel:
 
 
 def _is_unused(name: str, spec: ModelSpec) -> bool:
-    """Whether a weight is of a block past the level that is read: folders hold it, our encoder does not build it."""
+    """Returns whether a weight belongs to a vision block past the last level used, which `InternViT` does not build."""
     vision = (spec.parts.get("vision") or {}).get("init_args") or {}
     block = re.match(r"vision\.blocks\.(\d+)\.", name)
     if block is None or not vision.get("levels"):
@@ -209,22 +208,21 @@ def _is_unused(name: str, spec: ModelSpec) -> bool:
 
 
 def check_names(where: str, wanted: dict[str, torch.Size], given: dict[str, Lazy]) -> None:
-    """Refuses weights that are not those of a model.
+    """Checks that names, types and shapes of weights are those of a model.
 
     Raises:
-        CheckpointError: With the first few names.
+        CheckpointError: They differ; the message has the first few names.
     """
     missing = [name for name in wanted if name not in given]
     surplus = [name for name in given if name not in wanted]
     if missing or surplus:
-        told = [f"lacks {_few(missing)}"] * bool(missing) + [f"has {_few(surplus)}, which the model has not"] * bool(
-            surplus
-        )
-        raise CheckpointError(f"{where} {' and '.join(told)}")
-    whole = [name for name, value in given.items() if not value.meta.is_floating_point()]
-    if whole:
-        kind = str(given[whole[0]].meta.dtype).removeprefix("torch.")
-        raise CheckpointError(f"{where}: {_few(whole)} is of type {kind}; quantised weights are not supported")
+        reasons = [f"lacks {_few(missing)}"] if missing else []
+        reasons += [f"has {_few(surplus)}, which the model does not have"] if surplus else []
+        raise CheckpointError(f"{where} {' and '.join(reasons)}")
+    integers = [name for name, value in given.items() if not value.meta.is_floating_point()]
+    if integers:
+        kind = str(given[integers[0]].meta.dtype).removeprefix("torch.")
+        raise CheckpointError(f"{where}: {_few(integers)} is of type {kind}; quantised weights are not supported")
     wrong = [name for name, shape in wanted.items() if given[name].meta.shape != shape]
     if wrong:
         shapes = f"{list(given[wrong[0]].meta.shape)}, the model has {list(wanted[wrong[0]])}"
@@ -236,7 +234,7 @@ def _few(names: list[str]) -> str:
 
 
 def added_tokens(folder: Path) -> dict[str, int]:
-    """Ids of the tokens that were added to a folder's tokenizer, read from its files without building it."""
+    """Returns the ids of the added tokens of a folder's tokenizer, read from its files without building it."""
     found: dict[str, int] = {}
     if (folder / "tokenizer.json").is_file():
         for token in read_json(folder / "tokenizer.json").get("added_tokens") or []:

@@ -1,4 +1,4 @@
-"""What a folder holds beside weights and `config.json`: tokenizer, chat template, image processors, generation."""
+"""Writing of the files beside weights and `config.json`: tokenizer, chat template, processors, generation settings."""
 
 from __future__ import annotations
 
@@ -9,12 +9,19 @@ from typing import Any
 
 from mmcomponents.checkpoints.chat_template import chat_template
 from mmcomponents.checkpoints.checkpoint import added_tokens, meta_model
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.files import read_json, write_json
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
-from mmcomponents.data import NORMALIZATIONS
-from mmcomponents.data.chat import END, IMAGE_CONTEXT, IMAGE_END, IMAGE_START, PAD, START
-from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
+from mmcomponents.data.chat.placeholders import VIDEO_PLACEHOLDER
+from mmcomponents.data.chat.special_tokens import (
+    END,
+    IMAGE_CONTEXT,
+    IMAGE_END,
+    IMAGE_START,
+    PAD,
+    START,
+)
+from mmcomponents.data.media.images import NORMALIZATIONS
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -30,7 +37,7 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "additional_chat_templates/*.jinja",
 )
-"""What a tokenizer is stored in, whatever its kind."""
+"""Files of tokenizers of all kinds."""
 
 NAMED_TOKENS = {
     "start_image_token": IMAGE_START,
@@ -38,27 +45,27 @@ NAMED_TOKENS = {
     "context_image_token": IMAGE_CONTEXT,
     "video_token": VIDEO_PLACEHOLDER,
 }
-"""Attributes that transformers' `InternVLProcessor` asks a tokenizer for."""
+"""Attributes of the tokenizer that transformers' `InternVLProcessor` reads."""
 
 _BICUBIC = 3
 
 
 def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_folder: Path | None) -> None:
-    """Writes what a format has beside weights and configuration.
+    """Writes the files of a format beside weights and configuration.
 
-    All files of the tokenizer are carried over; its end of text becomes the end of a turn, which chat models end with
-    and which configurations get wrong. Python files of a source are not: what is written needs no remote code.
+    All files of the tokenizer are copied. Its end-of-text token becomes the end-of-turn token, with which chat models
+    end and which configurations get wrong. Python files of a source are not copied: the result needs no remote code.
 
-    For transformers there are named special tokens. `<video>` is one of them. A tokenizer without it gets it on
-    loading, with the first free id: the processor replaces it before the text is tokenised, so the word table does not
-    grow and may well end before that id. Other formats do without a `<video>` that has no row there: a tokenizer with
-    more tokens than the model has words fits no training.
+    The transformers format has named special tokens, `<video>` among them. A tokenizer without `<video>` adds it when
+    loaded, with the first free id: the processor replaces it before the text is tokenised, so the embedding weight is
+    not extended and may end before that id. Other formats drop a `<video>` outside the embedding weight: a tokenizer
+    with more tokens than the model's vocabulary size cannot be trained with.
 
     Args:
-        folder: Where to; exists.
-        format_name: The format's name.
+        folder: Existing output folder.
+        format_name: Name of the format.
         spec: The model.
-        tokenizer_folder: Holds a tokenizer, and perhaps a generation configuration; None: neither is written.
+        tokenizer_folder: Folder with a tokenizer and optionally a generation configuration. None: neither is written.
 
     Raises:
         CheckpointError: The tokenizer lacks tokens that the format needs, or one of its files is broken.
@@ -82,18 +89,18 @@ def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_
 
 
 def processor_configs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
-    """The files that transformers' processors are read from, by name.
+    """Returns the configuration files of transformers' processors, by file name.
 
-    Recent versions write all into `processor_config.json` and read three files as well, which is what older ones and
-    servers read. Every setting is written out: the classes' defaults are other colours and another size.
+    Recent versions write a single `processor_config.json` and also read three files, as older versions and servers do.
+    Every setting is explicit: the classes' defaults have another normalisation and another size.
     """
-    how = spec.processing
-    mean, std = NORMALIZATIONS[how.normalization]
+    processing = spec.processing
+    mean, std = NORMALIZATIONS[processing.normalization]
     shared = {
         "processor_class": "InternVLProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": how.tile_size, "width": how.tile_size},
+        "size": {"height": processing.tile_size, "width": processing.tile_size},
         "default_to_square": True,
         "resample": _BICUBIC,
         "do_rescale": True,
@@ -103,12 +110,12 @@ def processor_configs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
         "image_std": list(std),
     }
     image = {
-        # The name that all versions know; recent ones take it for the backend that they have.
+        # The name that all versions support; recent ones map it to their backend.
         "image_processor_type": "GotOcr2ImageProcessorFast",
         **shared,
         "crop_to_patches": True,
-        "min_patches": how.min_tiles,
-        "max_patches": how.max_tiles,
+        "min_patches": processing.min_tiles,
+        "max_patches": processing.max_tiles,
     }
     video = {
         "video_processor_type": "InternVLVideoProcessor",
@@ -117,21 +124,21 @@ def processor_configs(spec: ModelSpec) -> dict[str, dict[str, Any]]:
         "initial_shift": True,
         "return_metadata": False,
     }
-    rows = meta_model(spec).tokens_per_tile
+    tokens = meta_model(spec).tokens_per_tile
     return {
-        "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": rows},
+        "processor_config.json": {"processor_class": "InternVLProcessor", "image_seq_length": tokens},
         "preprocessor_config.json": image,
         "video_preprocessor_config.json": video,
     }
 
 
-def _clip_config(how: Processing) -> dict[str, Any]:
-    """What the authors' repositories hold: one tile, as CLIP's extractor makes it."""
-    mean, std = NORMALIZATIONS[how.normalization]
+def _clip_config(processing: Processing) -> dict[str, Any]:
+    """Returns the preprocessor configuration of the official repositories: one tile, as CLIP's extractor makes it."""
+    mean, std = NORMALIZATIONS[processing.normalization]
     return {
         "feature_extractor_type": "CLIPFeatureExtractor",
-        "size": how.tile_size,
-        "crop_size": how.tile_size,
+        "size": processing.tile_size,
+        "crop_size": processing.tile_size,
         "do_resize": True,
         "do_center_crop": True,
         "do_normalize": True,
@@ -143,16 +150,16 @@ def _clip_config(how: Processing) -> dict[str, Any]:
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     for file in sorted({file for pattern in TOKENIZER_FILES for file in source.glob(pattern)}):
-        place = folder / file.relative_to(source)
-        place.parent.mkdir(exist_ok=True)
-        shutil.copyfile(file, place)
+        target = folder / file.relative_to(source)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(file, target)
     config = folder / "tokenizer_config.json"
     if config.is_file():
         kept = {key: value for key, value in read_json(config).items() if key != "auto_map"}  # remote code
         if kept.get("tokenizer_class") == "TokenizersBackend":
-            kept["tokenizer_class"] = "PreTrainedTokenizerFast"  # the same by the name that older versions know
+            kept["tokenizer_class"] = "PreTrainedTokenizerFast"  # the same class under the name of older versions
         others = kept.get("extra_special_tokens")
-        if isinstance(others, list):  # of recent versions: without names; older ones know them by another key
+        if isinstance(others, list):  # recent versions store unnamed tokens here, older ones under another key
             kept["additional_special_tokens"] = kept.pop("extra_special_tokens")
         write_json(config, kept)
 
@@ -172,7 +179,7 @@ def _name_tokens(folder: Path, ids: Mapping[str, int]) -> None:
 
 
 def _drop_token(folder: Path, token: str) -> None:
-    """Takes an added token out of a tokenizer's files, those that name it."""
+    """Removes an added token from all files of a tokenizer."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         if (folder / name).is_file():
             settings = read_json(folder / name)
@@ -195,7 +202,7 @@ def _names(key: str, value: Any, token: str) -> bool:
 
 
 def _end_with_turns(folder: Path, ids: Mapping[str, int]) -> None:
-    """The end of text is the end of a turn, and there is a token to pad with."""
+    """Sets the end-of-text token to the end-of-turn token, and the padding token if there is none."""
     if END not in ids:
         return
     for name in ("tokenizer_config.json", "special_tokens_map.json"):
@@ -208,10 +215,10 @@ def _end_with_turns(folder: Path, ids: Mapping[str, int]) -> None:
 
 
 def _write_generation(folder: Path, source: Path, ids: Mapping[str, int]) -> None:
-    """Settings of the source, with the tokens that really end a turn and pad."""
+    """Writes the generation settings of the source with the actual end-of-turn and padding tokens."""
     file = "generation_config.json"
     settings = read_json(source / file) if (source / file).is_file() else {}
-    # Made from a model's configuration: transformers would make it again, with the wrong end.
+    # Marks settings derived from the model's configuration: transformers would derive them again, with the wrong end.
     settings.pop("_from_model_config", None)
     ends = settings.get("eos_token_id")
     if END in ids and not (isinstance(ends, list) and ids[END] in ends):

@@ -1,4 +1,4 @@
-"""Weight files of a folder: read tensor by tensor, written shard by shard."""
+"""Reading and writing of JSON and weight files, tensor by tensor and shard by shard."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.rules import Lazy, lazy
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt")
-"""In the order in which they are looked for: the last may be anything."""
+"""Patterns of pickle files in order of preference; files of the last may hold anything."""
 
 MAX_SHARD = 5_000_000_000
-"""Bytes of a shard, unless asked otherwise."""
+"""Default maximum number of bytes of a shard."""
 
 _TYPES = {
     "F64": torch.float64,
@@ -41,18 +41,18 @@ _TYPES = {
 
 
 def check_folder(folder: Path) -> None:
-    """Makes sure that a folder is there.
+    """Checks that a folder exists.
 
     Raises:
-        CheckpointError: It is not, or it is a file.
+        CheckpointError: It does not exist, or is a file.
     """
     if folder.is_file():
         raise CheckpointError(
-            f"{folder} is a file and no checkpoint folder; of a run's checkpoint, `mmcomponents export --config RECIPE"
-            f" --ckpt_path {folder} --format mmcomponents --out FOLDER` makes one"
+            f"{folder} is a file, not a checkpoint folder; `mmcomponents export --config RECIPE --ckpt_path {folder}"
+            " --format mmcomponents --out FOLDER` makes a folder from a run's checkpoint"
         )
     if not folder.is_dir():
-        raise CheckpointError(f"there is no checkpoint folder {folder}")
+        raise CheckpointError(f"no checkpoint folder {folder}")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no {path.name} in {path.parent}") from error
+        raise CheckpointError(f"no {path.name} in {path.parent}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -75,31 +75,31 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Writes a JSON object the way people read it."""
+    """Writes an indented JSON object."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Lazy]:
-    """The tensors of a folder by name; each is read when it is wanted.
+    """Returns the tensors of a folder by name, each read lazily.
 
     Args:
-        folder: Holds safetensors, in one file or in shards.
-        allow_pickle: Whether PyTorch's own files are read where there are no safetensors. torch restricts what they may
-            hold, but a pickle from a stranger remains a risk.
+        folder: Folder with safetensors, in one file or in shards.
+        allow_pickle: Whether to read PyTorch's pickle files if there are no safetensors. torch restricts their content,
+            but a pickle from an untrusted source remains a risk.
 
     Raises:
-        CheckpointError: There are no weights, a shard is missing, broken, or only pickles are there.
+        CheckpointError: The folder has no weights or only pickles, or a shard is missing or broken.
     """
     shards = _shards(folder)
     if shards:
         return dict(entry for shard in shards for entry in _tensors(shard))
     pickles = next((found for pattern in PICKLES if (found := sorted(folder.glob(pattern)))), [])
     if not pickles:
-        raise CheckpointError(f"there are no weights (*.safetensors) in {folder}")
+        raise CheckpointError(f"no weights (*.safetensors) in {folder}")
     if not allow_pickle:
         raise CheckpointError(
             f"the weights in {folder} are pickles ({pickles[0].name}), which can run code when they are read: "
-            "if you trust them, `mmcomponents import FOLDER --allow_pickle --out DIR` makes safetensors of them"
+            "if you trust them, `mmcomponents import FOLDER --allow_pickle --out DIR` converts them to safetensors"
         )
     return dict(entry for path in pickles for entry in _unpickled(path))
 
@@ -125,7 +125,7 @@ def _shards(folder: Path) -> list[Path]:
 
 
 def _tensors(shard: Path) -> Iterator[tuple[str, Lazy]]:
-    """Names and shapes of a shard, from its header."""
+    """Yields the tensors of a shard with names and shapes from its header."""
     try:
         with safe_open(shard, framework="pt") as file:
             for name in file.offset_keys():
@@ -135,11 +135,11 @@ def _tensors(shard: Path) -> Iterator[tuple[str, Lazy]]:
                     raise CheckpointError(f"{name} in {shard} is of type {part.get_dtype()}, which is not supported")
                 yield name, Lazy(torch.empty(part.get_shape(), dtype=kind, device="meta"), partial(_read, shard, name))
     except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{shard} is broken or no safetensors file: {error}") from error
+        raise CheckpointError(f"{shard} is broken or not a safetensors file: {error}") from error
 
 
 def _read(shard: Path, name: str) -> Tensor:
-    # Opened for each tensor: what a mapping has touched stays in memory for as long as the mapping lives.
+    # Opened for each tensor: pages that were read stay in memory until the memory mapping is closed.
     try:
         with safe_open(shard, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
@@ -152,9 +152,9 @@ def _unpickled(path: Path) -> Iterator[tuple[str, Lazy]]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise CheckpointError(f"{path} is no file of PyTorch weights: {str(error).splitlines()[0]}") from error
+        raise CheckpointError(f"{path} is not a file of PyTorch weights: {str(error).splitlines()[0]}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(f"{path} holds something else than a table of tensors")
+        raise CheckpointError(f"{path} does not hold a dict of tensors")
     for name, value in state.items():
         yield str(name), lazy(value)
 
@@ -165,13 +165,16 @@ def write_weights(
     max_shard: int = MAX_SHARD,
     progress: Callable[[int], None] | None = None,
 ) -> None:
-    """Writes tensors in the order they come, shard by shard, with an index where there are several shards.
+    """Writes tensors in order, shard by shard, with an index if there are several shards.
 
     Args:
-        folder: Exists.
-        state: The tensors.
-        max_shard: Bytes at most in a shard; a larger tensor has one of its own.
-        progress: Called with the bytes of each shard that has been written.
+        folder: Existing folder.
+        state: Tensors by name.
+        max_shard: Maximum number of bytes of a shard; a larger tensor gets its own shard.
+        progress: Called with the number of bytes of each written shard.
+
+    Raises:
+        CheckpointError: A file cannot be written.
     """
     shards: list[list[str]] = [[]]
     size = 0
@@ -187,9 +190,9 @@ def write_weights(
         tensors = {name: state[name].load().contiguous() for name in names}
         try:
             save_file(tensors, folder / file, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk, say
+        except SafetensorError as error:  # for example a full disk
             raise CheckpointError(f"{folder / file} cannot be written: {error}") from error
-        (folder / file).chmod(folder.stat().st_mode & 0o666)  # it is made for its owner alone, and servers are others
+        (folder / file).chmod(folder.stat().st_mode & 0o666)  # created for its owner only; servers are other users
         table.update(dict.fromkeys(names, file))
         del tensors
         if progress is not None:

@@ -1,4 +1,4 @@
-"""The contract of a checkpoint format."""
+"""Base class of checkpoint formats."""
 
 from __future__ import annotations
 
@@ -7,57 +7,57 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.rules import Rule
 from mmcomponents.checkpoints.spec import ModelSpec
 
 
 class Format(ABC):
-    """One way in which checkpoints are stored: what its configuration says and how its weights are called."""
+    """Checkpoint format: its configuration and the names of its weights."""
 
     name: ClassVar[str]
-    """As `--format` takes it and messages show it."""
+    """Name of the format for `--format` and in messages."""
 
     ignored: ClassVar[tuple[str, ...]] = ()
-    """Regular expressions of weights that mean nothing."""
+    """Regular expressions of weights to ignore."""
 
     @abstractmethod
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """Whether a `config.json` is of this format."""
+        """Returns whether a `config.json` is of this format."""
 
     @abstractmethod
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
-        """What a configuration says of the model.
+        """Returns the model of a configuration.
 
         Args:
             config: The `config.json`.
-            names: Of the weights: whether a head is tied is read from them, as configurations get it wrong.
+            names: Names of the weights. They determine whether a head is tied, as configurations get it wrong.
 
         Raises:
-            CheckpointError: The model has something that our parts do not have.
+            CheckpointError: The model has a feature that this library's parts do not support.
         """
 
     def refined(self, spec: ModelSpec, folder: Path) -> ModelSpec:
-        """The spec with what other files of the folder say."""
+        """Returns the spec updated from other files of the folder."""
         return spec
 
     def normalized(self, name: str) -> str:
-        """A weight's name in the one layout that the rules are about, where a format has several."""
+        """Returns a weight's name in the layout of the rules, for formats with several layouts."""
         return name
 
     @abstractmethod
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
-        """How the weights are called, to be read and to be written."""
+        """Returns the rules for weight names, for reading and writing."""
 
     def config(self, spec: ModelSpec, source: Mapping[str, Any]) -> dict[str, Any]:
-        """The `config.json` of a model.
+        """Returns the `config.json` of a model.
 
         Args:
             spec: The model.
-            source: The configuration that it was read from, where it was of this very format; else empty. What the
-                model does not know of is carried over.
+            source: Configuration that the model was read from if it is of this format, else empty. Its other keys are
+                kept.
 
         Raises:
-            CheckpointError: This format cannot express the model, or it is one that is only read.
+            CheckpointError: The format cannot express the model, or is read-only.
         """
-        raise CheckpointError(f"the format {self.name} is read, and not written")
+        raise CheckpointError(f"the format {self.name} can be read but not written")

@@ -1,4 +1,4 @@
-"""The format of the `-hf` repositories, which transformers and the servers built on it read."""
+"""Format of the `-hf` repositories, which transformers and servers built on it read."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mmcomponents.checkpoints.decoder import IGNORED, decoder_config, decoder_parts, decoder_rules, decoder_type
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.decoder_families import (
+    IGNORED,
+    decoder_config,
+    decoder_parts,
+    decoder_rules,
+    decoder_type,
+)
 from mmcomponents.checkpoints.files import read_json
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.official import layers_of
 from mmcomponents.checkpoints.rules import Rule, Thirds, rename
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
-from mmcomponents.data.images import NORMALIZATIONS
+from mmcomponents.data.media.images import NORMALIZATIONS
 
 _EMBEDDINGS = {
     "cls_token": "class_embedding",
@@ -35,37 +41,39 @@ _BLOCK = {
 _PROJECTOR = {"layer_norm": "norm", "linear_1": "fc1", "linear_2": "fc2"}
 
 QK_NORM_EPS = 1e-6
-"""transformers' InternVL has no setting for it."""
+"""Fixed in transformers' InternVL."""
 
 
 class HFInternVL(Format):
-    """`InternVLForConditionalGeneration`, as it lies on disk or in memory.
+    """Format of `InternVLForConditionalGeneration`, with the weight names on disk or in memory.
 
     Repositories hold `vision_tower.* multi_modal_projector.* language_model.model.* language_model.lm_head.*`, which
-    servers read and which is what is written; recent versions of transformers have `model.vision_tower.* …
-    model.language_model.* lm_head.*` in memory, and either is read.
+    servers read and this class writes. Recent versions of transformers use `model.vision_tower.* …
+    model.language_model.* lm_head.*` in memory. Both are read.
     """
 
     name = "transformers"
     ignored = IGNORED
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """By the model type."""
+        """See the base class; decided by the model type."""
         return config.get("model_type") == "internvl"
 
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
         """See the base class."""
         text = _with_defaults(config["text_config"])
-        # `tie_word_embeddings` is True by default in recent versions, and left out where it was False: names decide.
+        # Decided by names: `tie_word_embeddings` is True by default in recent versions, and missing where it was False.
         tied = "language_model.lm_head.weight" not in names
         strategy = config.get("vision_feature_select_strategy", "default")
         if strategy != "default":
-            raise CheckpointError(f"vision_feature_select_strategy {strategy!r} keeps the class token; not supported")
+            raise CheckpointError(
+                f"vision_feature_select_strategy {strategy!r} keeps the class token, which is not supported"
+            )
         vision = _vision_arguments(config["vision_config"])
         level = config.get("vision_feature_layer", -1)
         if level != -1:
             if not isinstance(level, int):
-                raise CheckpointError(f"vision_feature_layer {level}: MLPProjector takes one level")
+                raise CheckpointError(f"vision_feature_layer {level}: MLPProjector needs a single level")
             vision["levels"] = [level]
         block = round(1 / float(config.get("downsample_ratio", 0.5)))
         parts = {
@@ -78,7 +86,7 @@ class HFInternVL(Format):
         return ModelSpec(parts, int(text["vocab_size"]), config.get("image_token_id", 151667), processing)
 
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
-        """See the base class; the names are those on disk."""
+        """See the base class; names are those on disk."""
         kind = decoder_type(config["text_config"]) or "llama"
         backbone = spec.part("backbone", "DecoderLM", self.name)
         return [
@@ -88,13 +96,13 @@ class HFInternVL(Format):
         ]
 
     def refined(self, spec: ModelSpec, folder: Path) -> ModelSpec:
-        """Tiling and colours lie in files of their own, of which versions of transformers have two kinds."""
+        """Adds tiling and normalisation from the processor files, of which transformers' versions have two kinds."""
         found: dict[str, Any] = {}
         if (folder / "processor_config.json").is_file():
             found |= read_json(folder / "processor_config.json").get("image_processor") or {}
         if (folder / "preprocessor_config.json").is_file():
             found |= read_json(folder / "preprocessor_config.json")
-        # `crop_to_patches` says nothing: InternVLProcessor sets it in every call, and published files say False.
+        # `crop_to_patches` is ignored: InternVLProcessor sets it in every call, and published files have False.
         processing = replace(
             spec.processing,
             min_tiles=int(found.get("min_patches", 1)),
@@ -104,7 +112,7 @@ class HFInternVL(Format):
         return replace(spec, processing=processing)
 
     def normalized(self, name: str) -> str:
-        """A name in memory as it is on disk."""
+        """Returns the name on disk of a name in memory."""
         for memory, disk in _ON_DISK.items():
             if name.startswith(memory):
                 return disk + name.removeprefix(memory)
@@ -117,8 +125,8 @@ class HFInternVL(Format):
         projector = spec.part("projector", "MLPProjector", self.name)
         if merger.get("order", "v2") != "v2":
             raise CheckpointError(
-                "the format transformers merges patches in order v2, and this model in order v1: "
-                "it would see transposed images; export it as official"
+                "the format transformers merges patches in order v2, and this model in order v1, so that "
+                "its images would be transposed; export it as official"
             )
         rows, columns = merger.get("rows", 2), merger.get("columns", 2)
         eps = vision.get("eps", 1e-6)
@@ -131,7 +139,7 @@ class HFInternVL(Format):
         }
         found = [reason for reason, holds in reasons.items() if holds]
         if spec.image_token_id is None:
-            raise CheckpointError(f"the format {self.name} needs the image_token_id: there is no tokenizer to tell it")
+            raise CheckpointError(f"the format {self.name} needs the image_token_id, as there is no tokenizer")
         if found:
             raise CheckpointError(f"the format {self.name} cannot express {' and '.join(found)}")
         text_source = source.get("text_config") or {}
@@ -160,7 +168,7 @@ def _normalization(processor: Mapping[str, Any]) -> str:
     for name, known in NORMALIZATIONS.items():
         if all(a is not None and _close(a, b) for a, b in zip(given, known, strict=True)):
             return name
-    raise CheckpointError(f"image_mean {given[0]} and image_std {given[1]} are none of {', '.join(NORMALIZATIONS)}")
+    raise CheckpointError(f"image_mean {given[0]} and image_std {given[1]} are not one of {', '.join(NORMALIZATIONS)}")
 
 
 def _close(a: Sequence[float], b: Sequence[float]) -> bool:
@@ -176,7 +184,7 @@ _ON_DISK = {
 
 
 def _with_defaults(text: Mapping[str, Any]) -> dict[str, Any]:
-    """A text configuration without its type is a Qwen2, transformers' default."""
+    """Adds the model type Qwen2, transformers' default, to a text configuration without type."""
     return {"model_type": "qwen2", **text}
 
 
@@ -185,7 +193,7 @@ def _vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in sizes.items():
         if isinstance(value, list | tuple):
             if len(set(value)) != 1:
-                raise CheckpointError(f"{key} {value} of the vision encoder is no square")
+                raise CheckpointError(f"{key} {value} of the vision encoder is not square")
             sizes[key] = value[0]
     wrong = {
         "hidden_act": ("gelu",),

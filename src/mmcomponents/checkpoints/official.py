@@ -1,12 +1,18 @@
-"""The format of OpenGVLab's own repositories: `vision_model.* mlp1.* language_model.*`, and InternViT alone."""
+"""Formats of OpenGVLab's repositories: InternVL (`vision_model.* mlp1.* language_model.*`) and InternViT."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from mmcomponents.checkpoints.decoder import IGNORED, decoder_config, decoder_parts, decoder_rules, decoder_type
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.decoder_families import (
+    IGNORED,
+    decoder_config,
+    decoder_parts,
+    decoder_rules,
+    decoder_type,
+)
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.rules import Rule, rename
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
@@ -15,13 +21,13 @@ _PROJECTOR = {"0": "norm", "1": "fc1", "3": "fc2"}
 
 
 class Official(Format):
-    """InternVL as its authors release it (InternVL2 to InternVL3.5, dense)."""
+    """Format of InternVL as its authors release it (InternVL2 to InternVL3.5, dense)."""
 
     name = "official"
     ignored = IGNORED
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """By the model type."""
+        """See the base class; decided by the model type."""
         return config.get("model_type") == "internvl_chat"
 
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
@@ -29,7 +35,7 @@ class Official(Format):
         text = {**config["llm_config"]}
         tied = not {"language_model.lm_head.weight", "language_model.output.weight"} & set(names)
         if config.get("pad2square"):
-            raise CheckpointError("pad2square is set, and this library cuts images into tiles without padding")
+            raise CheckpointError("pad2square is set, and this library tiles images without padding")
         if config.get("image_fold"):
             raise CheckpointError(f"image_fold {config['image_fold']} is not supported")
         block = round(1 / float(config.get("downsample_ratio", 0.5)))
@@ -37,7 +43,7 @@ class Official(Format):
         level = int(config.get("select_layer", -1))
         if level != -1:
             vision["levels"] = [level]
-        order = config.get("ps_version", "v1")  # the released code's default; checkpoints say v2
+        order = config.get("ps_version", "v1")  # the released code's default; checkpoints have v2
         parts = {
             "vision": {"class_path": "InternViT", "init_args": vision},
             "merger": {"class_path": "PixelUnshuffle", "init_args": {"rows": block, "columns": block, "order": order}},
@@ -87,7 +93,7 @@ class Official(Format):
             "dynamic_image_size": tiles > 1,
             "force_image_size": spec.processing.tile_size,
             "hidden_size": text["hidden_size"],
-            "image_token_id": spec.image_token_id,  # not a key of the authors': for folders without tokenizer
+            "image_token_id": spec.image_token_id,  # not an official key: for folders without tokenizer
             "llm_config": {**text_source, **text},
             "max_dynamic_patch": tiles if tiles > 1 else source.get("max_dynamic_patch", tiles),
             "min_dynamic_patch": spec.processing.min_tiles,
@@ -105,12 +111,12 @@ class Official(Format):
 
 
 class InternViTAlone(Format):
-    """A vision encoder released by itself (InternViT-300M-448px-V2_5, InternViT-6B-448px-V2_5)."""
+    """Format of separately released vision encoders (InternViT-300M-448px-V2_5, InternViT-6B-448px-V2_5)."""
 
     name = "intern_vit"
 
     def matches(self, config: Mapping[str, Any]) -> bool:
-        """By the model type; the 300M calls itself 6B as well."""
+        """See the base class; decided by the model type, which is 6B for the 300M model too."""
         return config.get("model_type") == "intern_vit_6b"
 
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
@@ -125,16 +131,16 @@ class InternViTAlone(Format):
 
 
 def layers_of(vision: Mapping[str, Any]) -> int:
-    """Blocks that an encoder with one level has; no norm follows the last one, so any is as good as the last."""
+    """Returns the number of blocks up to an encoder's single level; no norm follows, so any block can be the last."""
     layers = int(vision.get("num_layers", 24))
     level = int((vision.get("levels") or [-1])[0])
     return level + layers + 1 if level < 0 else level
 
 
 def vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of `InternViT`, from the authors' configuration."""
+    """Returns the arguments of `InternViT` for an official configuration."""
     if config.get("hidden_act", "gelu") != "gelu":
-        raise CheckpointError(f"InternViT has gelu, not {config['hidden_act']}")
+        raise CheckpointError(f"hidden_act {config['hidden_act']} of the vision encoder is not supported, only gelu")
     return {
         "hidden_size": int(config["hidden_size"]),
         "num_layers": int(config.get("num_hidden_layers", 48)),
@@ -152,7 +158,7 @@ def vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
-    """The authors' configuration, from arguments of `InternViT`."""
+    """Returns the official configuration for arguments of `InternViT`."""
     return {
         "architectures": ["InternVisionModel"],
         "model_type": "intern_vit_6b",
@@ -176,10 +182,8 @@ def vision_config(vision: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vision_rules(prefix: str) -> list[Rule]:
-    """Names of InternViT's weights."""
-    return [
-        rename(
-            f"{prefix}encoder.layers.{{n}}.{{rest}}", "vision.blocks.{n}.{rest}"
-        ),  # first: the other fits blocks too
+    """Returns the rules for the weight names of InternViT."""
+    return [  # blocks first: the second rule matches them too when writing
+        rename(f"{prefix}encoder.layers.{{n}}.{{rest}}", "vision.blocks.{n}.{rest}"),
         rename(f"{prefix}embeddings.{{rest}}", "vision.{rest}"),
     ]

@@ -1,4 +1,4 @@
-"""Names of weights in one format and in ours, and what has to be done to the tensors on the way."""
+"""Rules that map weight names and tensors between a checkpoint format and this library."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 
 
 @dataclass(frozen=True)
 class Lazy:
-    """A tensor that is read when it is wanted.
+    """Tensor that is read on demand.
 
     Attributes:
-        meta: Shape and type, on the meta device.
-        load: Reads it.
+        meta: Shape and data type, as a tensor on the meta device.
+        load: Reads the tensor.
     """
 
     meta: Tensor
@@ -33,12 +33,12 @@ class Lazy:
 
 
 def lazy(tensor: Tensor) -> Lazy:
-    """Wraps a tensor that is at hand."""
+    """Wraps a tensor in memory."""
     return Lazy(torch.empty_like(tensor, device="meta"), lambda: tensor)
 
 
 def cast(state: Mapping[str, Lazy], dtype: torch.dtype) -> dict[str, Lazy]:
-    """The same tensors, floating-point ones in another type."""
+    """Converts floating-point tensors to another data type."""
 
     def load(value: Lazy) -> Tensor:
         return value.load().to(dtype)
@@ -50,48 +50,48 @@ def cast(state: Mapping[str, Lazy], dtype: torch.dtype) -> dict[str, Lazy]:
 
 
 class Op(Protocol):
-    """What is done to the tensors of a rule; it has to work on the meta device as well."""
+    """Conversion of the tensors of a rule; it must support the meta device."""
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """From the other format's tensors to ours."""
+        """Converts the other format's tensors to this library's."""
         ...
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """The inverse."""
+        """Converts this library's tensors to the other format's."""
         ...
 
 
 class Same:
-    """One tensor that only changes its name."""
+    """Identity, for a tensor that only changes its name."""
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Nothing to do."""
+        """Returns the tensors unchanged."""
         return theirs
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """Nothing to do."""
+        """Returns the tensors unchanged."""
         return ours
 
 
 class Thirds:
-    """Queries, keys and values that we hold in one matrix and the other format in three."""
+    """Conversion of queries, keys and values in three matrices to one matrix of this library."""
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Three tensors to one, row after row."""
+        """Concatenates three tensors along the first dimension."""
         return [torch.cat(theirs)]
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """One tensor to three."""
+        """Splits one tensor into three along the first dimension."""
         return list(ours[0].chunk(3))
 
 
 @dataclass(frozen=True)
 class Grouped:
-    """InternLM2's `wqkv`: for each key head its queries, then the key, then the value.
+    """Conversion of InternLM2's `wqkv`: for each key head its queries, then the key, then the value.
 
     Attributes:
-        num_heads: Query heads.
-        num_kv_heads: Key and value heads.
+        num_heads: Number of query heads.
+        num_kv_heads: Number of key and value heads.
         head_dim: Width of a head.
     """
 
@@ -100,53 +100,53 @@ class Grouped:
     head_dim: int
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """One tensor to queries, keys and values."""
+        """Splits one tensor into queries, keys and values."""
         queries = self.num_heads // self.num_kv_heads
         groups = theirs[0].unflatten(0, (self.num_kv_heads, queries + 2, self.head_dim))
         q, k, v = groups.split((queries, 1, 1), dim=1)
         return [t.flatten(0, 2) for t in (q, k, v)]
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """Queries, keys and values to one tensor."""
+        """Joins queries, keys and values to one tensor."""
         return [torch.cat([t.unflatten(0, (self.num_kv_heads, -1, self.head_dim)) for t in ours], dim=1).flatten(0, 2)]
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Names on both sides. `{n}` stands for a number, `{p}` for weight or bias, `{rest}` for any end of a name.
+    """Name patterns of both formats. `{n}` matches a number, `{p}` weight or bias, `{rest}` any remainder of a name.
 
     Attributes:
         theirs: Names in the other format.
-        ours: Names in ours.
-        op: What is done to the tensors.
+        ours: Names in this library.
+        op: Conversion of the tensors.
     """
 
     theirs: tuple[str, ...]
     ours: tuple[str, ...]
-    op: Op = Same()  # noqa: RUF009  (it has no state)
+    op: Op = Same()  # noqa: RUF009  (stateless)
 
 
 def rename(theirs: str, ours: str) -> Rule:
-    """A rule for one tensor that only changes its name."""
+    """Returns a rule for one tensor that only changes its name."""
     return Rule((theirs,), (ours,))
 
 
 def to_ours(state: Mapping[str, Lazy], rules: Sequence[Rule], ignored: Iterable[str] = ()) -> dict[str, Lazy]:
-    """Gives the tensors of another format our names.
+    """Converts the tensors of another format to this library's names.
 
     Args:
-        state: By the other format's names.
-        rules: The first one that matches holds.
-        ignored: Regular expressions of names that mean nothing.
+        state: Tensors by the other format's names.
+        rules: Rules, of which the first match applies.
+        ignored: Regular expressions of names to ignore.
 
     Raises:
-        CheckpointError: A name fits no rule, or a tensor that belongs to another one is missing.
+        CheckpointError: A name matches no rule, or a rule's other tensor is missing.
     """
     return _apply(state, [(rule.theirs, rule.ours, rule.op.to_ours) for rule in rules], ignored)
 
 
 def to_theirs(state: Mapping[str, Lazy], rules: Sequence[Rule]) -> dict[str, Lazy]:
-    """Gives our tensors the names of another format.
+    """Converts tensors to the names of another format.
 
     Raises:
         CheckpointError: As for `to_ours`.
@@ -192,7 +192,7 @@ def _converted(sources: list[Lazy], op: Callable[[list[Tensor]], list[Tensor]]) 
     try:
         shapes = op([source.meta for source in sources])
     except RuntimeError as error:
-        raise CheckpointError(f"weights do not have the shapes that the configuration says: {error}") from error
+        raise CheckpointError(f"weights do not have the shapes of the configuration: {error}") from error
     return [Lazy(meta, partial(load, place)) for place, meta in enumerate(shapes)]
 
 

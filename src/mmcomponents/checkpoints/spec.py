@@ -1,24 +1,24 @@
-"""What a model is made of: the pivot between the configurations of all formats."""
+"""Format-independent description of a model and its input processing."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from mmcomponents.checkpoints.errors import CheckpointError
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 
 
 @dataclass
 class Processing:
-    """How text and pictures are made ready for a model.
+    """Processing of a model's text and images.
 
     Attributes:
         tile_size: Side of a tile in pixels.
-        min_tiles: Least number of tiles of an image.
-        max_tiles: Largest number of tiles of an image, the thumbnail not counted.
+        min_tiles: Minimum number of tiles of an image.
+        max_tiles: Maximum number of tiles of an image, without the thumbnail.
         thumbnail: Whether several tiles are followed by a thumbnail.
-        normalization: Name of mean and deviation of the colours, see `mmcomponents.data.images`.
-        system: System text of conversations that bring none; None: no system block.
+        normalization: Name of the mean and standard deviation of the colours, see `mmcomponents.data.media.images`.
+        system: System text of conversations without a system message. None: no system block.
     """
 
     tile_size: int = 448
@@ -31,14 +31,14 @@ class Processing:
 
 @dataclass
 class ModelSpec:
-    """A model's parts, as the `model:` section of a recipe names them, and how its input is made.
+    """A model's parts, as in the `model:` section of a recipe, and its input processing.
 
     Attributes:
-        parts: `{slot: {"class_path": …, "init_args": {…}}}`; `heads` holds `{name: {…}}`. Class paths of our own parts
-            are their short names. Widths that the composite fills in are left out.
-        vocab_size: Rows of the word table; None where there is none.
-        image_token_id: Placeholder of a visual token; None where the folder does not say.
-        processing: How the input is made.
+        parts: `{slot: {"class_path": …, "init_args": {…}}}`; `heads` holds `{name: {…}}`. Class paths of this library's
+            parts are their short names. Widths that `MultimodalModel` fills in are omitted.
+        vocab_size: Vocabulary size; None without embedder.
+        image_token_id: Token id of the placeholder of a visual token; None if the folder does not define it.
+        processing: Input processing.
     """
 
     parts: dict[str, Any]
@@ -47,15 +47,15 @@ class ModelSpec:
     processing: Processing = field(default_factory=Processing)
 
     def part(self, slot: str, wanted: str | tuple[str, ...], target: str) -> dict[str, Any]:
-        """Arguments of the part in a slot, which has to be of one class, or one of some.
+        """Returns the arguments of the part in a slot, which must have one of the given classes.
 
         Args:
             slot: Name of the slot.
-            wanted: Short name of the class, or of those that are written alike, the plain one first.
-            target: Format that can express nothing else, for the message.
+            wanted: Short name of the class, or of several classes with the same stored form, the basic one first.
+            target: Format that requires the class, for the message.
 
         Raises:
-            CheckpointError: Another part, or none, is in the slot.
+            CheckpointError: The slot is empty or has another part.
         """
         found = self.parts.get(slot)
         name = "nothing" if not found else str(found["class_path"]).rpartition(".")[2]
@@ -65,9 +65,9 @@ class ModelSpec:
         return dict(found.get("init_args") or {})
 
     def foreign_code(self) -> list[str]:
-        """What would import code of others: dotted paths that are not ours, and settings that ask for remote code.
+        """Returns references to third-party code: dotted paths outside this library, and `trust_remote_code` settings.
 
-        Short names are ours or those of an installed package that declares its parts.
+        Short names belong to this library or to an installed package that declares its parts.
         """
         single = [part for slot, part in self.parts.items() if part and slot != "heads"]
         found = []
@@ -80,7 +80,7 @@ class ModelSpec:
         return found
 
     def as_config(self) -> dict[str, Any]:
-        """A plain tree, for JSON."""
+        """Returns the spec as plain JSON values."""
         return {
             "model": {**self.parts, "vocab_size": self.vocab_size, "image_token_id": self.image_token_id},
             "processing": asdict(self.processing),
@@ -88,7 +88,7 @@ class ModelSpec:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
-        """The inverse of `as_config`."""
+        """Creates a spec from the result of `as_config`."""
         model = dict(config["model"])
         vocab_size, image_token_id = model.pop("vocab_size", None), model.pop("image_token_id", None)
         return cls(model, vocab_size, image_token_id, Processing(**config.get("processing") or {}))

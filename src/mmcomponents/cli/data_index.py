@@ -1,27 +1,56 @@
-"""What `mmcomponents data index` says at its end: what can be used, what cannot, and why."""
+"""`mmcomponents data index`: writes the index of shards, and reports usable and skipped samples with reasons."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from mmcomponents.cli.terminal.parser import parse_function_flags
+from mmcomponents.cli.terminal.progress_bar import progress_bar
+from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.user_error import errors_in_one_line
+
 if TYPE_CHECKING:
-    from mmcomponents.data.indexing import IndexReport
+    from mmcomponents.data.format.indexing import IndexReport
 
 _LISTED = 20
-"""Reasons, and shards without an index, that are listed."""
+"""Most reasons, and most shards without an index, that are listed."""
+
+
+LINE = "write the index of shards: tokens, tiles and position of each sample"
+
+
+def main(verb: str, argv: list[str]) -> int:
+    """Runs the verb."""
+    from mmcomponents.data.format import indexing
+
+    command = f"{verb} index"
+    parser = ArgumentParser(prog=f"mmcomponents {command}", description=LINE, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("paths", nargs="+", metavar="SHARDS", help="shards, glob patterns, or folders")
+    skip: set[str | int] = {"paths", "progress"}
+    names = ["paths", *parser.add_function_arguments(indexing.index_shards, as_positional=False, skip=skip)]
+    options = parse_function_flags(parser, inputs_first(argv), names, command)
+    with errors_in_one_line(command), progress_bar() as bar:
+        task = bar.add_task("index", total=None)
+        report = indexing.index_shards(
+            **{name: options[name] for name in names},
+            progress=lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    return close(report, table_console())
 
 
 def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[str]:
-    """Moves the inputs before the flags: argparse takes no more of them once a flag has come.
+    """Moves the inputs before the flags, as argparse accepts no positional arguments after a flag.
 
     Args:
-        argv: What stands behind the verb.
-        switches: Flags without a value, as `--overwrite`; any other takes the word behind it, or one behind its `=`.
+        argv: Words after the verb.
+        switches: Flags without a value, such as `--overwrite`. Any other flag takes the next word, or the text after
+            its `=`.
     """
     inputs, flags, words = list[str](), list[str](), iter(argv)
     for word in words:
@@ -35,12 +64,12 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
 
 
 def close(report: IndexReport, console: Console) -> int:
-    """Prints the counts; returns the exit code, 1 where a shard has no index."""
-    from mmcomponents.data.inspection.text import plain  # not before: it brings torch
+    """Prints the counts; returns the exit code, which is 1 if a shard has no index."""
+    from mmcomponents.data.inspection.token_text import plain  # deferred: it imports torch
 
     bad = report.reasons.samples
     shards = f"{len(report.paths):,} shard{'' if len(report.paths) == 1 else 's'}"
-    lines = [f"indexed {shards}: {report.samples:,} samples, {report.samples - bad:,} can be used, {bad:,} cannot"]
+    lines = [f"indexed {shards}: {report.samples:,} samples, {report.samples - bad:,} usable, {bad:,} skipped"]
     lines += [f"note: {plain(note)}" for note in report.notes]
     for line in lines:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -52,27 +81,27 @@ def close(report: IndexReport, console: Console) -> int:
 
 
 def _reasons(report: IndexReport) -> Table:
-    from mmcomponents.data.inspection.text import plain
+    from mmcomponents.data.inspection.token_text import plain
 
     table = Table(
-        Column("cannot be used because of", overflow="fold"),
+        Column("skipped because of", overflow="fold"),
         Column("samples", justify="right"),
-        Column("the first", overflow="fold"),
+        Column("first sample", overflow="fold"),
     )
-    found = report.reasons.listed()
-    for row in found[:_LISTED]:
-        table.add_row(Text(plain(row.reason)), f"{row.samples:,}", Text(plain(row.first)))
-    if rest := found[_LISTED:]:
-        table.add_row(f"{len(rest):,} more reasons", f"{sum(row.samples for row in rest):,}", "")
+    reasons = report.reasons.listed()
+    for reason in reasons[:_LISTED]:
+        table.add_row(Text(plain(reason.reason)), f"{reason.samples:,}", Text(plain(reason.first)))
+    if rest := reasons[_LISTED:]:
+        table.add_row(f"{len(rest):,} more reasons", f"{sum(reason.samples for reason in rest):,}", "")
     return table
 
 
 def _failed(report: IndexReport) -> Table:
-    from mmcomponents.data.inspection.text import plain
+    from mmcomponents.data.inspection.token_text import plain
 
-    table = Table(Column("shard without an index", overflow="fold"), Column("because", overflow="fold"))
+    table = Table(Column("shard without an index", overflow="fold"), Column("reason", overflow="fold"))
     for shard, reason in report.failed[:_LISTED]:
-        # Most reasons name the shard, which stands beside them.
+        # Most reasons begin with the name of the shard, which is in the first column.
         table.add_row(Text(plain(shard)), Text(plain(reason.removeprefix(shard).strip())))
     if (rest := len(report.failed) - _LISTED) > 0:
         table.add_row(f"{rest:,} more", "")

@@ -1,4 +1,4 @@
-"""`mmcomponents data inspect`: what a user looks at before a training run."""
+"""`mmcomponents data inspect`: shows data before a training run."""
 
 from __future__ import annotations
 
@@ -10,40 +10,36 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from mmcomponents.cli.check import check_keys
-from mmcomponents.cli.errors import UserError, one_line
-from mmcomponents.cli.flags import COMMAND_LINE, Flags, apply, sort_flags
-from mmcomponents.cli.recipe import Recipe, load, shipped
-from mmcomponents.cli.tables import table_console
+from mmcomponents.cli.recipes.check import check_keys
+from mmcomponents.cli.recipes.flags import COMMAND_LINE, Flags, apply, sort_flags
+from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
+from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
+from mmcomponents.cli.terminal.progress_bar import progress_bar
+from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.user_error import UserError, errors_in_one_line, one_line
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
-    from mmcomponents.data import PackedDataModule
+    from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.data.inspection import Opened, Report, ShownSample
 
 LINE = "counts, expected packs, and samples as the model sees them"
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
-_SHARDS_ALONE = {"tokens_per_tile": 256}  # what InternVL3's models make of a tile; a recipe says its own
+_SHARDS_ALONE = {"tokens_per_tile": 256}  # of InternVL3's models; a recipe sets its own
 
 Told = Callable[[str, int, int], None]
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"data inspect: {message}")
+"""Progress callback: called with (stage, done, total)."""
 
 
 def main(verb: str, argv: list[str]) -> int:
-    """Entry of the verb."""
+    """Runs the verb."""
     parser = _parser(verb)
-    # The shards come first: further on, a word may be the value of a setting.
+    # Shards come first, since a later word may be the value of a setting.
     shards = list(_leading(argv))
     options, rest = parser.parse_known_args(argv[len(shards) :])
     if options.help:
@@ -54,26 +50,20 @@ def main(verb: str, argv: list[str]) -> int:
     except UserError as error:
         raise UserError(f"{verb} inspect: {error}{'' if shards else '; SHARDS come first'}") from None
     page = _page_path(options.html)
-    from mmcomponents.data.errors import DataError
-
-    try:
+    with errors_in_one_line(f"{verb} inspect"):
         opened, report, shown = _inspect(shards, flags, options)
         if page is not None:
             _write(page, report, shown, ", ".join(flags.configs or shards))
-    except UserError:
-        raise
-    except (ValueError, OSError, DataError) as error:
-        raise UserError(f"{verb} inspect: {' '.join(str(error).split())}") from error
     if options.json:
         sys.stdout.write(json.dumps(_as_json(report, opened, shown, page), indent=2) + "\n")
         return 0
-    from mmcomponents.cli.data_figures import figures
+    from mmcomponents.cli.terminal.data_figures import figures
 
     console = table_console()
     console.print(figures(report), highlight=False)
     if page is not None:
         broken = sum(bool(sample.problem) for sample in shown)
-        more = f", {broken} of them refused when read" if broken else ""
+        more = f", {broken} of them skipped when read" if broken else ""
         size = page.stat().st_size / 1e6
         line = f"wrote {page} with {len(shown)} samples{more}; {size:.1f} MB"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -85,16 +75,16 @@ def _inspect(shards: list[str], flags: Flags, options: argparse.Namespace) -> tu
 
     module = _from_recipe(flags) if flags.configs else _from_shards(shards, flags, options.part)
     if flags.configs and shards:
-        raise UserError(f"data inspect: {shards[0]!r} and --config do not go together; set data.{options.part}")
-    with _bar() as tell:
+        raise UserError(f"data inspect: {shards[0]!r} and --config cannot be combined; set data.{options.part}")
+    with _bar() as update:
         opened = open_part(module, options.part)
         shown = options.samples if options.html else 0
-        report = inspect_data(opened, options.epoch, shown, options.packs_per_step, options.blocks, tell)
-        return opened, report, show_samples(opened.packs, report.survey.drawn, options.epoch, tell)
+        report = inspect_data(opened, options.epoch, shown, options.packs_per_step, options.blocks, update)
+        return opened, report, show_samples(opened.packs, report.survey.drawn, options.epoch, update)
 
 
 def _from_recipe(flags: Flags) -> PackedDataModule:
-    """The data of a recipe; nothing is made of its other sections."""
+    """Builds the data of a recipe, without its other sections."""
     recipe = load(flags.configs)
     for key, _ in flags.settings:
         top = key.partition(".")[0]
@@ -104,7 +94,7 @@ def _from_recipe(flags: Flags) -> PackedDataModule:
 
 
 def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule:
-    """Data that no recipe describes: the settings of its `data:` section are flags by themselves."""
+    """Builds data without a recipe: the settings of a `data:` section are flags without the prefix `data.`."""
     names = _settings()
     for key, _ in flags.settings:
         if key.partition(".")[0].removesuffix("+") not in names:
@@ -113,17 +103,17 @@ def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule
         known = ", ".join(shipped())
         raise UserError(f"data inspect needs SHARDS, which come first, or --config RECIPE; shipped recipes: {known}")
     if not any(key == "tokenizer" for key, _ in flags.settings):
-        raise UserError("data inspect: SHARDS need --tokenizer FOLDER, that of the run")
+        raise UserError("data inspect: SHARDS need --tokenizer FOLDER, the tokenizer of the run")
     recipe = Recipe().overlay({"data": {**_SHARDS_ALONE, part: shards}}, COMMAND_LINE)
     return _built(apply(recipe, [(f"data.{key}", value) for key, value in flags.settings]), "--")
 
 
 def _built(recipe: Recipe, prefix: str) -> PackedDataModule:
-    from mmcomponents.data import PackedDataModule
+    from mmcomponents.data.datamodule import PackedDataModule
 
     data = recipe.resolved().get("data")
     if not isinstance(data, dict):
-        remedy = "set data.train, data.tokenizer and data.tokens_per_tile, or give SHARDS in its place"
+        remedy = "set data.train, data.tokenizer and data.tokens_per_tile, or use SHARDS instead"
         raise UserError(f"data inspect: the recipe has no data section; {remedy}")
     check_keys({"data": data}, {"data": _settings(hidden=True)}, {"data": PackedDataModule}, recipe)
     parser = ArgumentParser(exit_on_error=False)
@@ -145,8 +135,8 @@ def _origin(recipe: Recipe, text: str) -> str:
 
 
 def _settings(hidden: bool = False) -> list[str]:
-    """Settings of a `data:` section; without a recipe, those that say where the shards are have no place."""
-    from mmcomponents.data import PackedDataModule
+    """Returns the settings of a `data:` section; those that name shards only if `hidden` is set."""
+    from mmcomponents.data.datamodule import PackedDataModule
 
     names = [name for name in inspect.signature(PackedDataModule.__init__).parameters if name != "self"]
     return names if hidden else [name for name in names if name not in ("train", "val", "test")]
@@ -170,19 +160,16 @@ def _page_path(given: str | None) -> Path | None:
     if not page.parent.is_dir():
         raise UserError(f"--html {given}: there is no folder {page.parent}")
     if page.is_dir():
-        raise UserError(f"--html {given} is a folder; it takes the name of a file")
+        raise UserError(f"--html {given} is a folder, not a file")
     return page
 
 
 def _write(page: Path, report: Report, shown: list[ShownSample], title: str) -> None:
     from mmcomponents.data.inspection import render_page
+    from mmcomponents.data.storage.atomic_write import atomic_path
 
-    temporary = page.with_name(f".{page.name}.tmp")
-    try:
+    with atomic_path(page) as temporary:
         temporary.write_text(render_page(report, shown, title), encoding="utf-8", errors="backslashreplace")
-        temporary.replace(page)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _as_json(report: Report, opened: Opened, shown: list[ShownSample], page: Path | None) -> dict[str, Any]:
@@ -198,54 +185,31 @@ def _as_json(report: Report, opened: Opened, shown: list[ShownSample], page: Pat
 
 @contextmanager
 def _bar() -> Iterator[Told]:
-    """A bar on standard error that leaves nothing behind; none where that is no terminal."""
-    console = Console(stderr=True)
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    """Yields the callback of a progress bar whose task is renamed at each stage."""
+    with progress_bar() as bar:
         task = bar.add_task("opening", total=None)
 
-        def tell(stage: str, done: int, total: int) -> None:
+        def update(stage: str, done: int, total: int) -> None:
             bar.update(task, description=stage, completed=done, total=total)
 
-        yield tell
+        yield update
 
 
-def _parser(verb: str) -> _Parser:
-    parser = _Parser(
-        prog=f"mmcomponents {verb} inspect",
-        usage="%(prog)s --config RECIPE [--data.pack_tokens 8192 …] [options]\n"
+def _parser(verb: str) -> Parser:
+    parser = recipe_verb_parser(
+        f"{verb} inspect",
+        f"Show data before a run: {LINE}. With a recipe, its flags (--data.…) are accepted too; its model and trainer "
+        "are ignored. With shards, the settings of a recipe's data section are flags: --tokens_per_tile 256 "
+        "--tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these defaults.",
+        "%(prog)s --config RECIPE [--data.pack_tokens 8192 …] [options]\n"
         "       %(prog)s SHARDS … --tokenizer FOLDER [--pack_tokens 8192 …] [options]",
-        description=f"Look at data before a run: {LINE}. With a recipe, its flags (--data.…) are taken too; its model "
-        "and trainer play no part. With shards, the settings of a recipe's data section are flags: --tokens_per_tile "
-        "256 --tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these defaults.",
-        allow_abbrev=False,
-        add_help=False,
     )
     add = parser.add_argument
-    add("-h", "--help", action="store_true", help="show this")
-    add("--part", choices=("train", "val"), default="train", help="of the data; default: train")
-    add("--html", metavar="PAGE.html", help="write one page with the figures and some samples as the model sees them")
-    add("--samples", type=_natural, default=24, help="samples on the page, drawn evenly over the sources; default: 24")
-    add("--epoch", type=_natural, default=0, help="that is looked at; default: 0")
-    add("--packs_per_step", type=_positive, default=8, help="packs that a step computes side by side; default: 8")
-    add("--blocks", type=_positive, default=64, help="blocks of the epoch that are planned at most; default: 64")
+    add("--part", choices=("train", "val"), default="train", help="part of the data; default: train")
+    add("--html", metavar="PAGE.html", help="write a page with the figures and some samples as the model sees them")
+    add("--samples", type=natural, default=24, help="samples on the page, drawn evenly over the sources; default: 24")
+    add("--epoch", type=natural, default=0, help="epoch to inspect; default: 0")
+    add("--packs_per_step", type=positive, default=8, help="packs that a step computes in parallel; default: 8")
+    add("--blocks", type=positive, default=64, help="most blocks of the epoch that are planned; default: 64")
     add("--json", action="store_true", help="print one JSON object with all figures")
     return parser
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes a whole number, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text!r}")
-    return int(text)

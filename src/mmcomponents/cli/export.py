@@ -1,4 +1,4 @@
-"""`mmcomponents export`: a checkpoint folder, or what a run trained, in any format that can be written."""
+"""`mmcomponents export`: writes a checkpoint folder, or the model of a run, in another format."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from mmcomponents.cli.errors import UserError
-from mmcomponents.cli.output import add_output_options, errors_in_one_line, output_parser, write_out
+from mmcomponents.cli.models.folder_output import add_output_options, write_out
+from mmcomponents.cli.terminal.parser import Parser
+from mmcomponents.cli.user_error import UserError, errors_in_one_line
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -16,30 +17,31 @@ if TYPE_CHECKING:
 
 
 def main(verb: str, argv: list[str]) -> int:
-    """Entry of the verb."""
-    parser = output_parser(
-        verb,
-        "Write a checkpoint folder SRC in another format, or what a run trained, its adapters merged: then flags of "
-        "the recipe (--data.tokenizer …) are taken too.",
+    """Runs the verb."""
+    parser = Parser(
+        prog=f"mmcomponents {verb}",
+        description="Write a checkpoint folder SRC in another format, or the model of a run with its adapters merged. "
+        "For a run, flags of its recipe (--data.tokenizer …) are accepted too.",
+        allow_abbrev=False,
     )
     parser.usage = f"%(prog)s [SRC | --config RECIPE --ckpt_path CKPT] --format NAME --out DIR {_OPTIONS}"
-    parser.add_argument("--ckpt_path", help="a run's checkpoint: a file, or a folder of shards")
+    parser.add_argument("--ckpt_path", help="checkpoint of a run: a file, or a folder of shards")
     parser.add_argument("--format", help="transformers, official, mmcomponents or causal_lm", required=True)
     add_output_options(parser)
-    # SRC comes first: further back it could be the value of a recipe's flag, which this parser does not know.
+    # SRC comes first, since a later word may be the value of a recipe's flag, which this parser does not know.
     folder = argv[0] if argv and not argv[0].startswith("-") else None
     options, recipe_flags = parser.parse_known_args(argv[folder is not None :])
-    from mmcomponents.checkpoints.export import WRITTEN
+    from mmcomponents.checkpoints.export_folder import WRITTEN
 
     if options.format not in WRITTEN:
         known = ", ".join(WRITTEN)
-        raise UserError(f"{verb}: no format {options.format!r}{near(options.format, WRITTEN)}; there are {known}")
+        raise UserError(f"{verb}: no format {options.format!r}{near(options.format, WRITTEN)}; the formats are {known}")
     with errors_in_one_line(verb):
         if folder is None:
             _export_run(verb, options, recipe_flags)
         elif recipe_flags or options.ckpt_path:
             flag = recipe_flags[0] if recipe_flags else "--ckpt_path"
-            raise UserError(f"{verb}: {flag} does not go with the folder {folder}{near(flag, _FLAGS)}")
+            raise UserError(f"{verb}: {flag} cannot be combined with the folder {folder}{near(flag, _FLAGS)}")
         else:
             from mmcomponents.checkpoints import read
 
@@ -53,12 +55,12 @@ _FLAGS = ("--out", "--format", "--dtype", "--max_shard_size", "--overwrite", "--
 
 
 def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str]) -> None:
-    from mmcomponents.checkpoints.adapters import merged_weights
+    from mmcomponents.checkpoints.adapter_weights import merged_weights
     from mmcomponents.checkpoints.checkpoint import meta_model
-    from mmcomponents.cli.flags import sort_flags
-    from mmcomponents.cli.run import RecipeCLI
-    from mmcomponents.cli.weights import model_weights
-    from mmcomponents.data import PackedDataModule
+    from mmcomponents.cli.models.run_weights import model_weights
+    from mmcomponents.cli.recipes.flags import sort_flags
+    from mmcomponents.cli.trainer import RecipeCLI
+    from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.training import MultimodalTask
     from mmcomponents.training.adapters import inject_adapters
 
@@ -72,7 +74,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
         raise UserError(f"{verb}: --ckpt_path is missing; without a checkpoint the weights would be random")
     cli = RecipeCLI(verb, flags, MultimodalTask, PackedDataModule)
     spec = recipe_spec(cli.config["model"].as_dict(), cli.datamodule)
-    # What a tied head shows of the word table is no weight of its own.
+    # A tied head has no weight of its own: it exposes the embedding weight.
     model = meta_model(spec)
     own = {name for name, _ in model.named_parameters()}
     inject_adapters(model, cast(MultimodalTask, cli.model).slots)
@@ -82,14 +84,14 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
 
 
 def recipe_spec(model: Mapping[str, Any], data: Any) -> ModelSpec:
-    """What a recipe's model is made of.
+    """Returns the specification of a recipe's model.
 
     Args:
-        model: The `model:` section, all defaults written out.
+        model: The `model:` section with all defaults.
         data: The recipe's `PackedDataModule`.
     """
     from mmcomponents.checkpoints import ModelSpec, Processing
-    from mmcomponents.data.chat import IMAGE_CONTEXT
+    from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
     from mmcomponents.registry import slots
 
     names = [name for name in slots() if name in model and name not in ("objective", "sampler")]
@@ -106,7 +108,7 @@ def recipe_spec(model: Mapping[str, Any], data: Any) -> ModelSpec:
 
 
 def _short(part: Mapping[str, Any]) -> dict[str, Any]:
-    """A part under its short name where it is one of ours."""
+    """Returns a part with its short name if it belongs to this library."""
     path = str(part["class_path"])
     name = path.rpartition(".")[2] if path.startswith("mmcomponents.") else path
     return {"class_path": name, "init_args": dict(part.get("init_args") or {})}

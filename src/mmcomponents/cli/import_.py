@@ -1,20 +1,23 @@
-"""`mmcomponents import`: a checkpoint of any known format becomes one of ours."""
+"""`mmcomponents import`: converts a checkpoint of any known format to this library's format."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from mmcomponents.cli.output import add_output_options, errors_in_one_line, output_parser, write_out
+from mmcomponents.cli.models.folder_output import add_output_options, write_out
+from mmcomponents.cli.terminal.parser import Parser
+from mmcomponents.cli.user_error import errors_in_one_line
 
 
 def main(verb: str, argv: list[str]) -> int:
-    """Entry of the verb."""
-    parser = output_parser(
-        verb,
-        "Read a checkpoint folder (official InternVL, transformers, a language model or InternViT alone) and write it "
-        "in this library's own format, which holds any composition of parts.",
+    """Runs the verb."""
+    parser = Parser(
+        prog=f"mmcomponents {verb}",
+        description="Read a checkpoint folder (official InternVL, transformers, a language model or InternViT alone) "
+        "and write it in this library's format, which supports any composition of parts.",
+        allow_abbrev=False,
     )
-    parser.add_argument("source", metavar="SRC", help="the folder")
+    parser.add_argument("source", metavar="SRC", help="folder to read")
     add_output_options(parser)
     options = parser.parse_args(argv)
     from mmcomponents.checkpoints import read

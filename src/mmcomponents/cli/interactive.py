@@ -1,4 +1,4 @@
-"""A conversation at the terminal, or with lines from a pipe."""
+"""Interactive conversation at the terminal, or with lines from a pipe."""
 
 from __future__ import annotations
 
@@ -11,40 +11,40 @@ from typing import Protocol
 
 from PIL import Image
 
-from mmcomponents.cli.errors import UserError
-from mmcomponents.cli.media import Media
+from mmcomponents.cli.models.media_inputs import Media
+from mmcomponents.cli.user_error import UserError
 
 HELP = """\
-/image PATH   show an image with the next question
-/video PATH   show a video with the next question
-/reset        begin anew
-/quit         end (so does Ctrl-D); Ctrl-C stops an answer
+/image PATH   add an image to the next question
+/video PATH   add a video to the next question
+/reset        start a new conversation
+/quit         exit (as Ctrl-D); Ctrl-C stops an answer
 """
 
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an answer must not command the terminal
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an answer must not control the terminal
 
 
 class Talk(Protocol):
-    """What is talked with, see `mmcomponents.inference.Conversation`."""
+    """Protocol of a conversation, see `mmcomponents.generation.Conversation`."""
 
     def say(
         self, text: str, images: list[Image.Image] | None = None, *, videos: list[list[Image.Image]] | None = None
     ) -> Iterator[str]:
-        """Answers piece by piece."""
+        """Yields the pieces of an answer."""
         ...
 
     def reset(self) -> None:
-        """Forgets all turns."""
+        """Discards all turns."""
         ...
 
 
 class Interactive:
-    """Reads lines, answers them, and obeys commands.
+    """Reads lines, answers them, and executes commands.
 
     Args:
-        talk: The conversation.
+        talk: Conversation.
         media: Images and videos for the first question.
-        frames: Frames of a video.
+        frames: Number of frames per video.
     """
 
     def __init__(self, talk: Talk, media: Media, frames: int) -> None:
@@ -54,18 +54,18 @@ class Interactive:
         self.tty = sys.stdin.isatty()
 
     def run(self, first: list[str]) -> int:
-        """Asks the first questions, then what comes from standard input.
+        """Answers the first questions, then the lines of standard input.
 
         Returns:
-            0; 2 where a line of a pipe was in error.
+            0; 2 if a line of a pipe was in error.
         """
         failed = False
         if self.tty:
             with contextlib.suppress(ImportError):
-                import readline  # noqa: F401  (input() then has a history and can be edited)
-            sys.stderr.write("Ask, or type /help.\n")
+                import readline  # noqa: F401  (adds history and editing to input())
+            sys.stderr.write("Type a question, or /help.\n")
         elif isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 is refused, and the next one read
+            sys.stdin.reconfigure(errors="surrogateescape")  # an invalid UTF-8 line is refused without ending the loop
         for line in first:
             failed |= not self._try(line)
         for line in self._lines():
@@ -81,7 +81,7 @@ class Interactive:
             except EOFError:
                 sys.stdout.write("\n")
                 return
-            except KeyboardInterrupt:  # at the prompt: the line is given up, as in a shell
+            except KeyboardInterrupt:  # at the prompt: discard the line, as a shell does
                 if not self.tty:
                     raise
                 sys.stdout.write("\n")
@@ -92,13 +92,13 @@ class Interactive:
                 yield line.strip()
 
     def _try(self, line: str) -> bool:
-        """Whether a line could be obeyed or answered; a mistake is told and the conversation goes on."""
+        """Executes or answers a line; returns whether that succeeded. Errors are printed and do not end the loop."""
         try:
             self._command(line) if line.startswith("/") else self._ask(line)
         except ValueError as error:
             sys.stderr.write(f"mmcomponents: {' '.join(str(error).split())}\n")
             return False
-        except KeyboardInterrupt:  # of a terminal: an answer or the reading of a video is given up
+        except KeyboardInterrupt:  # at a terminal: stop the answer or the reading of a video
             if not self.tty:
                 raise
         return True
@@ -115,7 +115,7 @@ class Interactive:
         elif name == "/help":
             sys.stdout.write(HELP)
         else:
-            raise UserError(f"{line!r} is no command; /help lists them")
+            raise UserError(f"{line!r} is not a command; /help lists them")
 
     def _ask(self, line: str) -> None:
         answer = self.talk.say(self.media.mark(line), self.media.images, videos=self.media.videos)
@@ -124,7 +124,7 @@ class Interactive:
 
 
 def write(pieces: Iterator[str]) -> str:
-    """Writes an answer as it comes, and a line break; Ctrl-C ends it and is raised again."""
+    """Writes the pieces of an answer as they arrive, then a line break; returns the text. Ctrl-C is raised again."""
     text = ""
     try:
         for piece in pieces:

@@ -1,6 +1,6 @@
-"""The command `mmcomponents`: finds the verb and hands over.
+"""Entry point of the command `mmcomponents`, which dispatches to the module of a verb.
 
-A verb's module is imported when the verb is called, so that help and listings do not wait for torch.
+The module is imported when the verb is called, so that help and listings do not import torch.
 """
 
 from __future__ import annotations
@@ -12,34 +12,34 @@ import sys
 from collections.abc import Callable
 
 from mmcomponents import __version__
-from mmcomponents.cli.errors import UserError
+from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
 
 VERBS: dict[str, tuple[str, str]] = {
-    "fit": ("run", "train a recipe: --config RECIPE [--model.projector LinearProjector] [--trainer.max_steps 10]"),
-    "validate": ("run", "evaluate on the validation data: --config RECIPE --ckpt_path FILE"),
-    "test": ("run", "evaluate on the test data: --config RECIPE --ckpt_path FILE"),
-    "predict": ("run", "run the model over the prediction data: --config RECIPE --ckpt_path FILE"),
-    "plan": ("plan", "parameters, memory and FLOPs, built without weights: --config RECIPE [--devices N] [--json]"),
+    "fit": ("trainer", "train a recipe: --config RECIPE [--model.projector LinearProjector] [--trainer.max_steps 10]"),
+    "validate": ("trainer", "evaluate on the validation data: --config RECIPE --ckpt_path FILE"),
+    "test": ("trainer", "evaluate on the test data: --config RECIPE --ckpt_path FILE"),
+    "predict": ("trainer", "run the model over the prediction data: --config RECIPE --ckpt_path FILE"),
+    "plan": ("plan", "count parameters, memory and FLOPs without weights: --config RECIPE [--devices N] [--json]"),
     "generate": ("generate", "answer prompts: MODEL, or --config RECIPE --ckpt_path FILE; --image FILE --prompt TEXT"),
     "evaluate": ("evaluate", "score a benchmark, also best-of-N: MODEL (or a recipe) --benchmark FILE --metric NAME"),
-    "import": ("import_", "a released checkpoint becomes one of this library's: SRC --out DIR"),
+    "import": ("import_", "convert a released checkpoint to this library's format: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
-    "components": ("components", "list what can be put into a slot: [SLOT] [--json]"),
-    "data": ("data", "pack INPUT, index or inspect SHARDS, handwriting; `mmcomponents data` lists them"),
+    "components": ("components", "list the parts for a slot: [SLOT] [--json]"),
+    "data": ("data", "convert, index, inspect, preferences, steps, handwriting; `mmcomponents data` lists them"),
 }
-"""Verb -> (module in this package, its line of the help). Each module has `main(verb, argv) -> exit code`."""
+"""Verb -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command.
 
     Args:
-        argv: What stands after `mmcomponents`; default: the process's own.
+        argv: Words after `mmcomponents`; default: those of the process.
 
     Returns:
-        Exit code: 0; 2 after a mistake of the user's, which is told in one line on standard error; as a shell says it,
-        130 after Ctrl-C, 143 after SIGTERM and 141 where standard output was closed.
+        Exit code: 0; 2 after a `UserError`, which is printed as one line on standard error; following shells, 130 after
+        Ctrl-C, 143 after SIGTERM and 141 if standard output was closed.
     """
     words = sys.argv[1:] if argv is None else argv
     try:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
         return code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader has gone, as `head` does; what is still buffered goes nowhere
+    except BrokenPipeError:  # the reader, such as `head`, has exited: discard what is still buffered
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -79,13 +79,13 @@ def _help() -> str:
         [
             "usage: mmcomponents VERB [options]",
             "",
-            "Multimodal model parts, composed by a recipe.",
+            "Compose multimodal models from parts by a recipe, train and evaluate them.",
             "",
             *lines,
             "",
-            "A recipe is a file or a shipped name (quickstart, internvl3/8b).",
-            "`mmcomponents VERB --help` lists the options of a verb,",
-            "`mmcomponents fit --config RECIPE --print_config` prints the whole recipe with all defaults.",
+            "A recipe is a file or the name of a shipped recipe (quickstart, internvl3/8b).",
+            "`mmcomponents VERB --help` lists the options of a verb.",
+            "`mmcomponents fit --config RECIPE --print_config` prints the resolved recipe with all defaults.",
             "",
         ]
     )

@@ -1,48 +1,38 @@
-"""`mmcomponents plan`: what a recipe's model holds and costs, before any weight exists."""
+"""`mmcomponents plan`: counts parameters, memory and FLOPs of a recipe's model without creating weights."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from dataclasses import asdict
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
-from rich.console import Console, Group
+from rich.console import Group
 from rich.filesize import decimal, pick_unit_and_suffix
 from rich.table import Table
 
-from mmcomponents.cli.errors import UserError
-from mmcomponents.cli.flags import sort_flags
-from mmcomponents.cli.run import RecipeCLI
-from mmcomponents.registry import near
+from mmcomponents.cli.recipes.flags import check_options, sort_flags
+from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
+from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.user_error import UserError
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.estimate import Plan, make_plan
 from mmcomponents.training.memory import LEFT_OUT
 from mmcomponents.training.slots import freeze
 
-_PIPE_WIDTH = 160
-"""Columns where the output is no terminal."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"plan: {message}")
-
 
 def main(verb: str, argv: list[str]) -> int:
-    """Entry of the verb."""
+    """Runs the verb."""
     parser = _parser(verb)
     options, recipe_flags = parser.parse_known_args(argv)
     if options.help:
         parser.print_help()
         return 0
     flags = sort_flags(recipe_flags)
-    for key, _ in flags.settings:
-        if "." not in key and key != "seed_everything":
-            raise UserError(f"{verb}: no option --{key}{near(key, vars(options))}")
+    check_options(verb, flags, vars(options))
     task: Any = RecipeCLI(verb, flags, MultimodalTask, data_class=None).model
     with torch.device("meta"):
         model = task.factories.build(task.vocab_size, task.image_token_id)
@@ -56,41 +46,22 @@ def main(verb: str, argv: list[str]) -> int:
     if options.json:
         sys.stdout.write(json.dumps(_as_json(found, flags.configs, options.devices), indent=2) + "\n")
     else:
-        console = Console()
-        if not console.is_terminal:
-            console.width = _PIPE_WIDTH
-        console.print(_shown(found, options.devices), highlight=False)
+        table_console().print(_tables(found, options.devices), highlight=False)
     return 0
 
 
-def _parser(verb: str) -> _Parser:
-    parser = _Parser(
-        prog=f"mmcomponents {verb}",
-        description="Count parameters, memory and FLOPs of a recipe's model, slot by slot. No weight is made. "
-        "Flags of the recipe (--config, --model.…) are taken too; its data: and trainer: play no part.",
-        allow_abbrev=False,
-        add_help=False,
+def _parser(verb: str) -> Parser:
+    parser = recipe_verb_parser(
+        verb,
+        "Count parameters, memory and FLOPs of a recipe's model by slot, without creating weights. Flags of the recipe "
+        "(--config, --model.…) are accepted too; its data: and trainer: are ignored.",
     )
-    parser.add_argument("-h", "--help", action="store_true", help="show this")
-    parser.add_argument("--devices", type=_positive, default=1, help="that fsdp2 shards over; default: 1")
-    parser.add_argument("--tokens", type=_positive, default=16384, help="of the pack for FLOPs; default: 16384")
-    parser.add_argument(
-        "--tiles", type=_natural, help="of that pack; default: what goes into three quarters of it, at most 48"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object: counts, bytes, FLOPs")
+    add = parser.add_argument
+    add("--devices", type=positive, default=1, help="devices that fsdp2 shards over; default: 1")
+    add("--tokens", type=positive, default=16384, help="tokens of the pack for FLOPs; default: 16384")
+    add("--tiles", type=natural, help="tiles of that pack; default: as many as fill three quarters of it, at most 48")
+    add("--json", action="store_true", help="print one JSON object: counts, bytes, FLOPs")
     return parser
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"takes a whole number, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"takes a whole number of at least 1, got {text!r}")
-    return int(text)
 
 
 def _as_json(found: Plan, recipes: list[str], devices: int) -> dict[str, Any]:
@@ -105,9 +76,9 @@ def _as_json(found: Plan, recipes: list[str], devices: int) -> dict[str, Any]:
     return {"recipe": recipes, **asdict(found), "memory": memory}
 
 
-def _shown(found: Plan, devices: int) -> Group:
+def _tables(found: Plan, devices: int) -> Group:
     slots = Table("slot", "part")
-    for head in ("parameters", "trainable", "FLOPs forward", "FLOPs of a step"):
+    for head in ("parameters", "trainable", "FLOPs forward", "FLOPs per step"):
         slots.add_column(head, justify="right")
     for slot in [*found.parts, "total"]:
         if slot == "total":
@@ -115,22 +86,22 @@ def _shown(found: Plan, devices: int) -> Group:
         numbers = (f"{found.parameters[slot]:,}", f"{found.trainable[slot]:,}")
         costs = (_short(found.flops[slot]), _short(found.training_flops[slot]))
         slots.add_row(slot, found.parts.get(slot, ""), *numbers, *costs)
-    memory = Table("memory of a device")
+    memory = Table("memory per device")
     memory.add_column("", justify="right")
     memory.add_row("fp32 weights", decimal(found.memory.weights))
     if found.memory.reference:
         memory.add_row("fp32 weights of the reference", decimal(found.memory.reference))
     memory.add_row("fp32 gradients", decimal(found.memory.gradients))
     memory.add_row("AdamW", decimal(found.memory.optimizer))
-    memory.add_row("gathered for a while, at most", decimal(found.memory.gathered))
+    memory.add_row("gathered at a time, at most", decimal(found.memory.gathered))
     memory.add_section()
     memory.add_row("total", decimal(found.memory.total))
     pack = found.pack
     return Group(
         slots,
-        f"FLOPs of a pack of {pack['tokens']:,} tokens in one conversation: {pack['tiles']} tiles, which are "
-        f"{pack['visual_tokens']:,} tokens, and {pack['targets']:,} targets. A step is forward and backward"
-        f"{', and the forward of the reference' if found.memory.reference else ''}.",
+        f"FLOPs are for a pack of {pack['tokens']:,} tokens in one conversation: {pack['tiles']} tiles with "
+        f"{pack['visual_tokens']:,} visual tokens, and {pack['targets']:,} targets. A step is a forward and a backward "
+        f"pass{', and a forward pass of the reference' if found.memory.reference else ''}.",
         "",
         memory,
         f"On {devices} device{'s' if devices > 1 else ''} with fsdp2, bf16 computation. "

@@ -1,11 +1,11 @@
-"""What can be wrong with data."""
+"""Errors of the data pipeline."""
 
 from __future__ import annotations
 
 
 class SampleError(ValueError):
-    """One sample cannot be used. It is left out and counted; the message says why, without shard and key."""
+    """A single sample cannot be used. It is skipped and counted; the message is the reason, without shard and key."""
 
 
 class DataError(ValueError):
-    """The data as a whole cannot be used: files are missing, an index does not fit, or too many samples are bad."""
+    """The data cannot be used: files are missing, an index does not match, or too many samples are unusable."""

@@ -1,12 +1,12 @@
-"""Whether data and model fit, before either is built."""
+"""Check that data and model fit, before either is built."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mmcomponents.data.chat import IMAGE_CONTEXT, check_template
-from mmcomponents.data.placeholders import VIDEO_PLACEHOLDER
-from mmcomponents.data.verdicts import Verdicts
+from mmcomponents.data.chat.placeholders import VIDEO_PLACEHOLDER
+from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
+from mmcomponents.data.chat.verdicts import Verdicts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -24,38 +24,38 @@ def check_model(
     verdicts: tuple[str, str] | None = None,
     verdict_ids: tuple[int, int] | None = None,
 ) -> None:
-    """Makes sure that data and model fit.
+    """Checks that data and model fit.
 
     Args:
-        tokenizer: Of the data.
+        tokenizer: Tokenizer of the data.
         tokenizer_path: Its folder, for messages.
-        data_tokens_per_tile: Rows that the data takes a tile to become.
-        tile_size: Side of the data's tiles.
-        tokens_per_tile: Rows that the model makes of a tile; None: it takes no images.
-        image_size: Side of the tiles that the encoder was made for.
-        vocab_size: Rows of the word table.
-        image_token_id: Id that the model takes for the place of a visual row.
-        verdicts: The positive and the negative word of the data's critic samples; None: it has none.
-        verdict_ids: Token ids of these words that a head of the model reads; None: it has no such head.
+        data_tokens_per_tile: Visual tokens per tile in the data.
+        tile_size: Side of the data's tiles in pixels.
+        tokens_per_tile: Visual tokens per tile of the model; None if it takes no images.
+        image_size: Side in pixels of the tiles that the vision encoder expects.
+        vocab_size: Vocabulary size of the model.
+        image_token_id: Token id of the model's image placeholder.
+        verdicts: The positive and the negative verdict word of the data's critic samples; None if it has none.
+        verdict_ids: Token ids of the verdict words of the model's head; None without such a head.
 
     Raises:
-        DataError: A verdict is no single token.
+        DataError: A verdict is not a single token.
         TemplateError: The tokenizer lacks tokens of the chat template.
-        ValueError: They do not fit; with both numbers.
+        ValueError: Data and model do not fit; the message has both numbers.
     """
     check_template(tokenizer, images=tokens_per_tile is not None)
-    # transformers' folders name a <video> that has no row: it is always replaced before a text is tokenised.
-    words = len(tokenizer) - (tokenizer.get_vocab().get(VIDEO_PLACEHOLDER, -1) >= vocab_size)
-    if words > vocab_size:
-        raise ValueError(f"the tokenizer {tokenizer_path} has {words} tokens, the model's vocab_size is {vocab_size}")
+    # Folders of transformers have a <video> token without an embedding: it is always replaced before tokenization.
+    tokens = len(tokenizer) - (tokenizer.get_vocab().get(VIDEO_PLACEHOLDER, -1) >= vocab_size)
+    if tokens > vocab_size:
+        raise ValueError(f"the tokenizer {tokenizer_path} has {tokens} tokens, the model's vocab_size is {vocab_size}")
     if tokens_per_tile is not None and tokens_per_tile != data_tokens_per_tile:
         raise ValueError(
-            f"vision and merger make {tokens_per_tile} rows of a tile, the data's tokens_per_tile is"
+            f"vision encoder and merger produce {tokens_per_tile} visual tokens per tile, the data's tokens_per_tile is"
             f" {data_tokens_per_tile}"
         )
     if image_size is not None and image_size != tile_size:
         raise ValueError(
-            f"the vision encoder is made for tiles of {image_size} pixels, the data's tile_size is {tile_size}"
+            f"the vision encoder expects tiles of {image_size} pixels, the data's tile_size is {tile_size}"
         )
     context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
     if image_token_id is not None and image_token_id != context:

@@ -1,4 +1,9 @@
-"""Embedders: the owner of the word table."""
+"""Embedders: token ids and visual tokens to the input of the backbone. An embedder owns the embedding weight.
+
+    input_ids [T], visual tokens [R, d] ── Embedder ──► [T, d]
+
+The contract is `Embedder` in `base.py`.
+"""
 
 from mmcomponents.embedders.base import Embedder
 from mmcomponents.embedders.token import TokenEmbedder

@@ -1,4 +1,4 @@
-"""The contract of an embedder."""
+"""Base class of embedders."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from mmcomponents.batch import PackedBatch, Runtime
+from mmcomponents.batch import PackedBatch
 from mmcomponents.component import Component
+from mmcomponents.nn.runtime import Runtime
 
 
 class Embedder(Component):
-    """Owns the word table and makes the backbone's input. Built from (vocabulary, width).
+    """Owns the embedding weight and computes the input of the backbone. Built from (vocabulary size, width).
 
     Attributes:
         hidden_size: Width of the sequence.
@@ -20,13 +21,21 @@ class Embedder(Component):
     hidden_size: int
 
     @abstractmethod
-    def word_table(self) -> Tensor | None:
-        """The `[vocab, d]` parameter, or None where there are no words."""
+    def embedding_weight(self) -> Tensor | None:
+        """Returns the `[vocab, d]` parameter, or None if the embedder has none."""
 
     @abstractmethod
-    def forward(self, batch: PackedBatch, rows: Tensor | None, runtime: Runtime | None = None) -> Tensor:
-        """Embeds a pack as `[T, d]`, visual rows `[R, d]` at their places.
+    def forward(self, batch: PackedBatch, visual_tokens: Tensor | None, runtime: Runtime | None = None) -> Tensor:
+        """Embeds a pack.
 
-        Rows that no position points to stay part of the graph, with a gradient of zero: under FSDP all ranks run the
-        same graph, also one whose pack has no image and whose rows are those of a blank tile.
+        Visual tokens that no position points to remain in the graph, with a gradient of zero: under FSDP all ranks run
+        the same graph, including ranks whose pack has no image and whose visual tokens are those of a blank tile.
+
+        Args:
+            batch: The pack, T tokens.
+            visual_tokens: `[R, d]` of all images, addressed by `batch.visual_index`; None without images.
+            runtime: Additional inputs of the call.
+
+        Returns:
+            `[T, d]`.
         """

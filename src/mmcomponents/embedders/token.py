@@ -1,19 +1,20 @@
-"""The embedder of InternVL: a word table, and visual rows at their places."""
+"""Embedder of InternVL: token embeddings, and visual tokens at their positions."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.batch import PackedBatch, Runtime
+from mmcomponents.batch import PackedBatch
 from mmcomponents.embedders.base import Embedder
+from mmcomponents.nn.runtime import Runtime
 
 
 class TokenEmbedder(Embedder):
-    """Looks words up in a table and puts visual rows where the pack points to them.
+    """Embeds token ids and places visual tokens at the positions that point to them.
 
     Args:
-        vocab_size: Rows of the table.
+        vocab_size: Vocabulary size.
         hidden_size: Width.
     """
 
@@ -23,23 +24,23 @@ class TokenEmbedder(Embedder):
         self.embedding = nn.Embedding(vocab_size, hidden_size)
         self.init_weights()
 
-    def word_table(self) -> Tensor:
-        """The `[vocab, d]` parameter."""
+    def embedding_weight(self) -> Tensor:
+        """Returns the `[vocab, d]` parameter."""
         return self.embedding.weight
 
-    def forward(self, batch: PackedBatch, rows: Tensor | None, runtime: Runtime | None = None) -> Tensor:
+    def forward(self, batch: PackedBatch, visual_tokens: Tensor | None, runtime: Runtime | None = None) -> Tensor:
         """Embeds a pack as `[T, d]`.
 
         Raises:
-            ValueError: The runtime's rows for a token type are not as many as its positions.
+            ValueError: `runtime.inserted` does not have one embedding per position of its type.
         """
         x: Tensor = self.embedding(batch.input_ids)
-        if rows is not None:
+        if visual_tokens is not None:
             index = batch.visual_index
-            x = torch.where((index >= 0)[:, None], rows.to(x.dtype)[index.clamp(min=0)], x)
-        for kind, given in (runtime.rows if runtime else {}).items():
-            places = batch.layout.token_type == kind
-            if int(places.sum()) != given.shape[0]:
-                raise ValueError(f"{given.shape[0]} rows for the {int(places.sum())} positions of type {kind.name}")
-            x = x.masked_scatter(places[:, None], given.to(x.dtype))
+            x = torch.where((index >= 0)[:, None], visual_tokens.to(x.dtype)[index.clamp(min=0)], x)
+        for kind, given in (runtime.inserted if runtime else {}).items():
+            mask = batch.layout.token_type == kind
+            if int(mask.sum()) != given.shape[0]:
+                raise ValueError(f"{given.shape[0]} tokens for the {int(mask.sum())} positions of type {kind.name}")
+            x = x.masked_scatter(mask[:, None], given.to(x.dtype))
         return x

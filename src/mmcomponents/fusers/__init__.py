@@ -1,4 +1,9 @@
-"""Fusers: several feature maps into one. InternVL3 has none."""
+"""Fusers: feature maps to feature maps. InternVL3 has none.
+
+    VisualFeatures (several maps) ── Fuser ──► VisualFeatures (fewer maps)
+
+The contract is `Fuser` in `base.py`.
+"""
 
 from mmcomponents.fusers.base import Fuser
 

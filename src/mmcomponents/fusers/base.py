@@ -1,4 +1,4 @@
-"""The contract of a fuser."""
+"""Base class of fusers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mmcomponents.component import Component
 
 
 class Fuser(Component):
-    """Turns feature maps into feature maps, such as several levels of an encoder into one.
+    """Converts feature maps to feature maps, such as several levels of an encoder to one.
 
-    Built from the width of the maps that come in: an int, or a tuple for several.
+    Built from the width of the input maps: an int, or a tuple for several.
 
     Attributes:
-        in_features: Width of the maps that come in; a tuple for several.
-        out_features: Width of the maps that come out; a tuple for several.
+        in_features: Width of the input maps; a tuple for several.
+        out_features: Width of the output maps; a tuple for several.
     """
 
     in_features: int | tuple[int, ...]

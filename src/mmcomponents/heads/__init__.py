@@ -1,4 +1,9 @@
-"""Heads: what reads the model's state."""
+"""Heads, which read the state of the model.
+
+    ModelState (hidden [T, d]) ── Head ──► logits [T, vocab], or losses of targets
+
+The contract is `Head` in `base.py`.
+"""
 
 from mmcomponents.heads.base import Head
 from mmcomponents.heads.lm_head import LMHead

@@ -1,4 +1,4 @@
-"""The contract of a head."""
+"""Base class of heads."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mmcomponents.component import Component
 
 
 class Head(Component):
-    """Reads the model's state. Built from (width, vocabulary)."""
+    """Computes an output from the state of the model. Built from (width, vocabulary size)."""
 
     needs: ClassVar[tuple[str, ...]] = ("hidden",)
     """Fields of `ModelState` that the head reads."""
 
     in_features: int
-    """Width of what the head reads."""
+    """Input width."""
 
     is_tied: bool = False
-    """Whether the head's weight is the embedder's word table."""
+    """Whether the head's weight is the embedding weight."""
 
-    def tie(self, word_table: Tensor | None) -> None:
-        """Takes the embedder's word table for its own weight, where the head is made to; called by the composite."""
+    def tie(self, embedding_weight: Tensor | None) -> None:
+        """Uses the embedding weight as the weight of the head if it is tied; called by the model."""
 
     @abstractmethod
     def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
-        """What the head makes of the state."""
+        """Computes the output of the head."""

@@ -1,4 +1,4 @@
-"""The language-model head."""
+"""Language-model head."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class LMHead(Head):
 
     Args:
         in_features: Width of the hidden states.
-        vocab_size: Words.
-        tied: Whether the weight is to be the embedder's word table; the composite puts it there.
+        vocab_size: Vocabulary size.
+        tied: Whether the weight is the embedding weight, which the model assigns.
     """
 
     weight_methods: ClassVar[tuple[str, ...]] = ("logits", "nll", "weighted_nll")
@@ -32,39 +32,40 @@ class LMHead(Head):
         self.weight = nn.Parameter(torch.empty(vocab_size, in_features))
         self.init_weights()
 
-    def tie(self, word_table: Tensor | None) -> None:
-        """Takes the word table, if the head is tied.
+    def tie(self, embedding_weight: Tensor | None) -> None:
+        """Uses the embedding weight, if the head is tied.
 
         Raises:
-            WiringError: There is no table, or it has another shape.
+            WiringError: There is no embedding weight, or it has another shape.
         """
         if not self.is_tied:
             return
-        if not isinstance(word_table, nn.Parameter):
-            raise WiringError("LMHead is tied to a word table and the embedder has none")
-        if word_table.shape != self.weight.shape:
+        if not isinstance(embedding_weight, nn.Parameter):
+            raise WiringError("LMHead is tied to the embedding weight and the embedder has none")
+        if embedding_weight.shape != self.weight.shape:
             raise WiringError(
-                f"LMHead is tied and has a weight of {list(self.weight.shape)}, the word table {list(word_table.shape)}"
+                f"LMHead is tied and has a weight of {list(self.weight.shape)}, the embedding weight is"
+                f" {list(embedding_weight.shape)}"
             )
-        self.weight = word_table
+        self.weight = embedding_weight
 
     def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
-        """Logits of every position, `[T, vocab]`. Training goes through `nll`, which never holds them all."""
+        """Computes the logits of all positions, `[T, vocab]`. Training uses `nll`, which never holds all of them."""
         assert state.hidden is not None
         return self.logits(state.hidden)
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Logits of some positions, `[n, d]` to `[n, vocab]`."""
+        """Computes the logits of some positions, `[n, d]` to `[n, vocab]`."""
         return linear(hidden, self.weight)
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Negative log-likelihood of each row: `[n, d]` and `[n]` to fp32 `[n]`, zero where there is no target."""
+        """Computes the negative log-likelihoods, `[n, d]` and `[n]` to fp32 `[n]`, zero where there is no target."""
         return linear_nll(hidden, self.weight, labels)
 
     def weighted_nll(self, hidden: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum over the rows (fp32 scalar), and each row's value without gradient (fp32 `[n]`)."""
+        """Computes the weighted sum (fp32 scalar) and the negative log-likelihoods without gradient (fp32 `[n]`)."""
         return weighted_linear_nll(hidden, self.weight, labels, row_weights)
 
     def flops(self, batch: PackedBatch) -> float:
-        """The matrix over the rows that have a target, which are all that a loss sends through it."""
+        """Counts the matrix over the positions with a target, the only ones that a loss needs."""
         return 2.0 * float((batch.labels != IGNORE).sum()) * self.weight.numel()

@@ -1,4 +1,4 @@
-"""A language-model head that also judges with two words."""
+"""Language-model head that also computes verdicts with two tokens."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from mmcomponents.heads.lm_head import LMHead
 
 
 class Verbalizer(LMHead):
-    """A language-model head with two words for verdicts (VisualPRM, arXiv 2503.10291, section 3).
+    """Language-model head with two tokens for verdicts (VisualPRM, arXiv 2503.10291, section 3).
 
-    Its weight is that of an `LMHead`, so a critic starts from a language model, and can still write. A verdict reads
-    two rows of it: P(positive) = sigmoid(l+ - l-), whatever the other words are.
+    Its weight is that of an `LMHead`, so that a critic starts from a language model and can still generate text. A
+    verdict uses two rows of it: P(positive) = sigmoid(l+ - l-), independent of all other tokens.
 
     Args:
         in_features: Width of the hidden states.
-        vocab_size: Words.
-        token_ids: Ids of the positive and of the negative word.
-        tied: Whether the weight is to be the embedder's word table; the composite puts it there.
+        vocab_size: Vocabulary size.
+        token_ids: Ids of the positive and the negative token.
+        tied: Whether the weight is the embedding weight, which the model assigns.
 
     Raises:
-        WiringError: The two ids are one, or are no words of the vocabulary.
+        WiringError: The two ids are equal or outside the vocabulary.
     """
 
     weight_methods = (*LMHead.weight_methods, "verdict_logits")
@@ -41,19 +41,19 @@ class Verbalizer(LMHead):
             raise WiringError(f"Verbalizer takes two different token_ids, positive and negative, got {list(token_ids)}")
         outside = [number for number in token_ids if not 0 <= number < vocab_size]
         if outside:
-            raise WiringError(f"Verbalizer's token_ids {outside} are outside the vocabulary of {vocab_size} words")
+            raise WiringError(f"Verbalizer's token_ids {outside} are outside the vocabulary of {vocab_size} tokens")
 
     def verdict_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the positive and the negative word, `[n, d]` to fp32 `[n, 2]`.
+        """Computes the logits of the positive and the negative token, `[n, d]` to fp32 `[n, 2]`.
 
-        The product is made in fp32: it is small, and the difference of two large bf16 logits has few digits.
+        The product runs in fp32: it is small, and the difference of two large bf16 logits is inaccurate.
         """
-        rows = self.weight[list(self.token_ids)]
+        weight = self.weight[list(self.token_ids)]
         with torch.autocast(hidden.device.type, enabled=False):
-            return hidden.float() @ rows.float().T
+            return hidden.float() @ weight.float().T
 
     def flops(self, batch: PackedBatch) -> float:
-        """Two rows for each step of a pack of steps; else as a head over words."""
+        """Counts two rows of the weight per step if the pack has steps, else as `LMHead` does."""
         if batch.steps is None:
             return super().flops(batch)
         return 2.0 * batch.steps.score_at.shape[0] * 2 * self.in_features

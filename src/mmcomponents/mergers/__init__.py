@@ -1,4 +1,9 @@
-"""Mergers: fewer, wider visual tokens."""
+"""Mergers: a feature map to fewer, wider visual tokens.
+
+    map [N, h * w, d] ── Merger ──► [N, num_tokens(h, w), d']
+
+The contract is `Merger` in `base.py`.
+"""
 
 from mmcomponents.mergers.base import Merger
 from mmcomponents.mergers.pixel_unshuffle import PixelUnshuffle

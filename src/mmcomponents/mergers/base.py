@@ -1,4 +1,4 @@
-"""The contract of a merger."""
+"""Base class of mergers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from mmcomponents.component import Component
 
 
 class Merger(Component):
-    """Turns a feature map into fewer, wider tokens.
+    """Merges a feature map into fewer, wider tokens.
 
-    Built from the width of the map that comes in: an int, or a tuple for several maps.
+    Built from the width of the input map: an int, or a tuple for several maps.
 
     Attributes:
-        in_features: Width of the map that comes in; a tuple for several maps.
-        out_features: Width of the tokens that come out; a tuple for several maps.
+        in_features: Width of the input map; a tuple for several maps.
+        out_features: Width of the output tokens; a tuple for several maps.
     """
 
     in_features: int | tuple[int, ...]
@@ -23,10 +23,10 @@ class Merger(Component):
 
     @abstractmethod
     def num_tokens(self, hw: tuple[int, int]) -> int:
-        """Tokens that come out for a map of this height and width.
+        """Returns the number of output tokens for a map of this height and width.
 
         Raises:
-            ValueError: The merger cannot take such a map.
+            ValueError: The merger does not support this size.
         """
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""Pixel unshuffle: blocks of neighbouring patches become one wide token."""
+"""Pixel unshuffle, which merges a block of neighbouring patches into one wide token."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class PixelUnshuffle(Merger):
 
     Args:
         in_features: Width of the map, C.
-        rows: Patches that a token spans downwards.
-        columns: Patches that a token spans sideways.
-        order: "v2" (InternVL 2.5 and later) keeps the grid; "v1" (older checkpoints) gives its transpose.
+        rows: Height of a block in patches.
+        columns: Width of a block in patches.
+        order: "v2" (InternVL 2.5 and later) keeps the grid; "v1" (older checkpoints) transposes it.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class PixelUnshuffle(Merger):
         self.out_features = in_features * rows * columns
 
     def num_tokens(self, hw: tuple[int, int]) -> int:
-        """Blocks in a map of this height and width.
+        """Returns the number of blocks in a map of this height and width.
 
         Raises:
-            ValueError: The map is no multiple of the block.
+            ValueError: The map size is not a multiple of the block size.
         """
         height, width = self._out_hw(hw)
         return height * width
@@ -62,5 +62,5 @@ class PixelUnshuffle(Merger):
 
     def _out_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         if hw[0] % self.rows or hw[1] % self.columns:
-            raise ValueError(f"a {hw[0]} x {hw[1]} map has no {self.rows} x {self.columns} blocks")
+            raise ValueError(f"a {hw[0]} x {hw[1]} map is not a multiple of {self.rows} x {self.columns} blocks")
         return hw[0] // self.rows, hw[1] // self.columns

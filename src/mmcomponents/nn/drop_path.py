@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Leaves a residual branch out for whole samples while training (Huang et al. 2016, arXiv 1603.09382).
+    """Drops a residual branch for random samples during training (Huang et al. 2016, arXiv 1603.09382).
 
     Args:
-        rate: Share of samples whose branch is left out; what stays is divided by `1 - rate`.
+        rate: Probability that the branch of a sample is dropped; kept values are divided by `1 - rate`.
     """
 
     def __init__(self, rate: float = 0.0) -> None:
@@ -20,7 +20,7 @@ class DropPath(nn.Module):
         self.rate = rate
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[N, ...]` to `[N, ...]`."""
+        """Maps `[N, ...]` to `[N, ...]`."""
         if self.rate == 0.0 or not self.training:
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self.rate

@@ -1,4 +1,4 @@
-"""Linear maps that are quick for a few rows on a CPU, which is what decoding asks for."""
+"""Linear maps optimised for a few input rows on a CPU, as in decoding."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from torch import Tensor, nn
 
 _FEW_ROWS = range(2, 33)
 _SLICE = 64
-"""Outputs of one product at least."""
+"""Minimum number of outputs per product."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias`, as torch's own function has it.
+    """Computes `x @ weight.T + bias`, as `torch.nn.functional.linear` does.
 
-    For a few rows the CPU's one large product uses half of what the cores can do; cut into slices of the outputs, as a
-    batch of products, it takes a fifth to a third less time. One row alone is a matter of memory, and many rows of
-    arithmetic: both are left as they are, and so is whatever needs a gradient.
+    For a few rows, one large product on a CPU uses half of the available compute; split into slices of the outputs, as
+    a batch of products, it takes a fifth to a third less time. A single row is bound by memory and many rows by
+    arithmetic: both use torch's function, as do calls that need a gradient.
 
     Args:
         x: `[…, in]`.
@@ -35,8 +35,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` by way of `linear`."""
+    """`torch.nn.Linear` computed with `linear`."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """`[…, in]` to `[…, out]`."""
+        """Maps `[…, in]` to `[…, out]`."""
         return linear(input, self.weight, self.bias)

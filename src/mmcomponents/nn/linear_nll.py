@@ -1,9 +1,9 @@
-"""Negative log-likelihood of a linear head whose logits are never all held at once.
+"""Negative log-likelihood of a linear head, computed in chunks of logits.
 
-A vocabulary of 151,674 makes the logits of 16,384 positions 10 GB in fp32. Here the rows that have a target go through
-the head in chunks; rows without a target cost nothing. Matrix products run in the type of the inputs, everything after
-them in fp32. The gradient is made while a chunk's logits are at hand, or the logits are made a second time in the
-backward where the weight of each row is not known before (`linear_nll`).
+With a vocabulary size of 151,674, the logits of 16,384 positions take 10 GB in fp32. Only positions with a target go
+through the head, in chunks. Matrix products run in the dtype of the inputs, everything after them in fp32. The gradient
+is computed together with the logits of a chunk, or the logits are recomputed in the backward pass if the weights of the
+positions are not known before (`linear_nll`).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from torch.autograd.function import once_differentiable
 from mmcomponents.batch import IGNORE
 
 CHUNK_LOGITS, CHUNK_ROWS = 2**21, 256
-"""Logits held at once, in fp32: 8 MB, which a CPU's cache holds, but at least so many rows, since the weight is read
-anew for each chunk: 155 MB with 151,674 words."""
+"""Number of logits held at once, in fp32: 8 MB, which fit the cache of a CPU. At least `CHUNK_ROWS` positions, as the
+weight is read again for each chunk: 155 MB at a vocabulary size of 151,674."""
 
 
 def linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
-    """Negative log-likelihood of each row.
+    """Computes the negative log-likelihood of each position.
 
     Args:
         hidden: `[n, d]`.
@@ -33,33 +33,33 @@ def linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
     Returns:
         fp32 `[n]`, zero where there is no target.
     """
-    rows = (labels != IGNORE).nonzero()[:, 0]
-    hidden, weight = _autocast(hidden[rows], weight)
-    nll = _row_nll(hidden, weight, labels[rows])
-    return nll.new_zeros(labels.shape).index_copy(0, rows, nll)
+    targets = (labels != IGNORE).nonzero()[:, 0]
+    hidden, weight = _autocast(hidden[targets], weight)
+    nll = _row_nll(hidden, weight, labels[targets])
+    return nll.new_zeros(labels.shape).index_copy(0, targets, nll)
 
 
 def weighted_linear_nll(hidden: Tensor, weight: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted sum of the rows' negative log-likelihoods, a third cheaper than weighing `linear_nll`.
+    """Computes a weighted sum of negative log-likelihoods, at a third less cost than weighting `linear_nll`.
 
     Args:
         hidden: `[n, d]`.
         weight: `[vocab, d]`.
         labels: `[n]`, `IGNORE` where there is no target.
-        row_weights: fp32 `[n]`; no gradient goes to them.
+        row_weights: fp32 `[n]`; they get no gradient.
 
     Returns:
-        The sum, an fp32 scalar, and each row's negative log-likelihood, fp32 `[n]`, without gradient.
+        The sum, an fp32 scalar, and the negative log-likelihood of each position, fp32 `[n]`, without gradient.
     """
-    rows = (labels != IGNORE).nonzero()[:, 0]
-    hidden, weight = _autocast(hidden[rows], weight)
-    total, nll = _weighted_nll(hidden, weight, labels[rows], row_weights[rows].float())
-    return total, nll.new_zeros(labels.shape).index_copy(0, rows, nll)
+    targets = (labels != IGNORE).nonzero()[:, 0]
+    hidden, weight = _autocast(hidden[targets], weight)
+    total, nll = _weighted_nll(hidden, weight, labels[targets], row_weights[targets].float())
+    return total, nll.new_zeros(labels.shape).index_copy(0, targets, nll)
 
 
 def _autocast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What autocast and no-grad do to a product of matrices; they do not reach into an autograd function."""
-    if not torch.is_grad_enabled():  # a function's forward cannot tell; without this it would make a gradient
+    """Applies autocast and no-grad to the operands of a product, as they have no effect in an autograd function."""
+    if not torch.is_grad_enabled():  # not visible in a function's forward, which would compute a gradient
         hidden, weight = hidden.detach(), weight.detach()
     kind = hidden.device.type
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
@@ -86,7 +86,7 @@ class _WeightedNLL(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
         nll = torch.empty(labels.shape, dtype=torch.float32, device=hidden.device)
         grad_hidden = torch.zeros_like(hidden) if hidden.requires_grad else None
-        # The sum over chunks runs in fp32, whatever the weight's type is.
+        # The sum over chunks is fp32, whatever the dtype of the weight.
         grad_weight = torch.zeros_like(weight, dtype=torch.float32) if weight.requires_grad else None
         for h, y, w, out, rows in _split(hidden, weight, labels, row_weights, nll):
             log_probs = _log_probs(h, weight)
@@ -150,7 +150,7 @@ def _split(
 
 
 def _add_product(total: Tensor, grad: Tensor, hidden: Tensor) -> None:
-    """`total += grad.T @ hidden` with an fp32 total."""
+    """Computes `total += grad.T @ hidden` with an fp32 total."""
     if grad.dtype == total.dtype:
         total.addmm_(grad.T, hidden)
     else:

@@ -12,8 +12,8 @@ class SwiGLU(nn.Module):
     """Gated feed-forward block (Shazeer 2020): `down(silu(gate(x)) * up(x))`, without biases.
 
     Args:
-        hidden_size: Width in and out.
-        intermediate_size: Width inside.
+        hidden_size: Input and output width.
+        intermediate_size: Inner width.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
@@ -23,7 +23,7 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., d]` to `[..., d]`."""
+        """Maps `[..., d]` to `[..., d]`."""
         out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
         return out
 
@@ -32,8 +32,8 @@ class MLP(nn.Module):
     """Two linear maps with biases and an exact (erf) GELU between them.
 
     Args:
-        hidden_size: Width in and out.
-        intermediate_size: Width inside.
+        hidden_size: Input and output width.
+        intermediate_size: Inner width.
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
@@ -42,6 +42,6 @@ class MLP(nn.Module):
         self.fc2 = Linear(intermediate_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """`[..., d]` to `[..., d]`."""
+        """Maps `[..., d]` to `[..., d]`."""
         out: Tensor = self.fc2(gelu(self.fc1(x)))
         return out

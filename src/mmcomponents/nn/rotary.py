@@ -12,8 +12,8 @@ class Rotation:
     """Rotates the two halves of each head against each other (Su et al. 2021, section 3.2, in the half-split form).
 
     Qwen, Llama and InternLM checkpoints pair channel i with i + D/2; the paper's pairs (2i, 2i+1) differ from that by a
-    permutation of the channels. Made once for all layers of a call: swapping the halves by a roll then costs one
-    kernel, since the sign of the lower half is in the sine.
+    permutation of the channels. Built once for all layers of a call. The sine contains the sign of the lower half, so
+    that swapping the halves is one kernel, a roll.
 
     Args:
         rotary: Cosine and sine, fp32 `[T, D]`.
@@ -26,11 +26,6 @@ class Rotation:
         self.sin = torch.cat((-sin[:, : self.half], sin[:, self.half :]), dim=-1)[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotates queries or keys `[T, H, D]` of any float type, which they keep; the arithmetic is fp32."""
+        """Rotates queries or keys `[T, H, D]` in fp32 and returns them in their own dtype."""
         wide = x.float()
         return torch.addcmul(wide * self.cos, wide.roll(self.half, -1), self.sin).to(x.dtype)
-
-
-def apply_rotary(x: Tensor, rotary: Exact) -> Tensor:
-    """Rotates `[T, H, D]` once, see `Rotation`."""
-    return Rotation(rotary)(x)

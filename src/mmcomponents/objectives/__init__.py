@@ -1,4 +1,10 @@
-"""Objectives: what makes a loss."""
+"""Objectives: from a model and a pack to a loss.
+
+    PackedBatch ── counts ──► integers, summed over window and ranks ──► totals
+    model, PackedBatch, totals ── Objective ──► LossOutput
+
+The contract is `Objective` in `base.py`.
+"""
 
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.objectives.base import Objective
@@ -6,7 +12,7 @@ from mmcomponents.objectives.mpo import MPO
 from mmcomponents.objectives.next_token import NextToken
 from mmcomponents.objectives.process_reward import ProcessReward
 from mmcomponents.objectives.references import AdaptersOff, FrozenReference, Reference, StoredReference
-from mmcomponents.objectives.weights import token_weights
+from mmcomponents.objectives.weighting import token_weights
 
 __all__ = [
     "MPO",

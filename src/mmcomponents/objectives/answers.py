@@ -12,28 +12,28 @@ from mmcomponents.objectives.base import LanguageHead, Model
 
 
 def pairs_of(batch: PackedBatch) -> Pairs:
-    """The pairs of a pack, none where it has none."""
-    none = batch.segment_sample[:0]
-    return batch.pairs or Pairs(none, none)
+    """Returns the pairs of a pack, empty if it has none."""
+    empty = batch.segment_sample[:0]
+    return batch.pairs or Pairs(empty, empty)
 
 
 def answer_logps(model: Model, batch: PackedBatch, head: str = "lm") -> Tensor:
-    """Log-probability of each answer: the sum over its targets, in one forward pass for all.
+    """Computes the log-probability of each answer, summed over its targets, in one forward pass.
 
-    Every rank has to call it, also with a pack without pairs: sharded weights are gathered on the way.
+    All ranks have to call it, also with a pack without pairs, as sharded weights are gathered during the call.
 
     Args:
-        model: Model whose opinion is asked.
-        batch: A pack; segments that belong to no pair do not go through the head.
+        model: Policy or reference.
+        batch: The pack; segments outside the pairs do not go through the head.
         head: Name of the language-model head.
 
     Returns:
-        fp64 `[P, 2]`, chosen and rejected: a sum of thousands of words keeps its digits.
+        fp64 `[P, 2]`, chosen and rejected; fp32 would be inaccurate for sums over thousands of tokens.
     """
     pairs, segment = pairs_of(batch), batch.layout.segment_of_token()
-    asked = torch.zeros(batch.num_segments, dtype=torch.bool, device=segment.device)
-    asked[pairs.chosen] = asked[pairs.rejected] = True
-    labels = batch.labels.masked_fill(~asked[segment], IGNORE)
+    paired = torch.zeros(batch.num_segments, dtype=torch.bool, device=segment.device)
+    paired[pairs.chosen] = paired[pairs.rejected] = True
+    labels = batch.labels.masked_fill(~paired[segment], IGNORE)
 
     def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:
         assert state.hidden is not None
@@ -45,7 +45,7 @@ def answer_logps(model: Model, batch: PackedBatch, head: str = "lm") -> Tensor:
 
 
 def target_counts(batch: PackedBatch) -> Tensor:
-    """Number of targets of each answer, int64 `[P, 2]`."""
+    """Returns the number of targets of each answer, int64 `[P, 2]`."""
     pairs, segment = pairs_of(batch), batch.layout.segment_of_token()
     counts = torch.bincount(segment[batch.labels != IGNORE], minlength=batch.num_segments)
     return torch.stack((counts[pairs.chosen], counts[pairs.rejected]), dim=1)

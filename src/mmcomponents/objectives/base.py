@@ -1,4 +1,4 @@
-"""The contract of an objective."""
+"""Base class of objectives."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from mmcomponents.batch import LossOutput, ModelState, PackedBatch, Runtime
+from mmcomponents.batch import LossOutput, ModelState, PackedBatch
 from mmcomponents.component import Component
+from mmcomponents.nn.runtime import Runtime
 
 
 class Model(Protocol):
-    """What an objective needs of the composite."""
+    """Interface of the model that objectives use."""
 
     heads: nn.ModuleDict
 
@@ -29,48 +30,48 @@ class Model(Protocol):
 
 
 class LanguageHead(Protocol):
-    """What a loss over words needs of a head; see `mmcomponents.heads.LMHead`."""
+    """Interface of heads for losses over tokens; see `mmcomponents.heads.LMHead`."""
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Negative log-likelihood of each row, fp32 `[n]`."""
+        """Computes the negative log-likelihood of each position, fp32 `[n]`."""
         ...
 
     def weighted_nll(self, hidden: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the rows, and each row's value without gradient."""
+        """Computes the weighted sum, and the value of each position without gradient."""
         ...
 
 
 class Objective(Component):
-    """Makes a loss of a pack. Its state, if it has any, is saved with the run and never cast."""
+    """Computes the loss of a pack. Its state, if any, is saved with the run and never cast."""
 
     needs_heads: tuple[str, ...] = ()
-    """Names of the model's heads that the objective reads."""
+    """Names of the heads that the objective uses."""
 
     denominator: str = "weight"
-    """Which of the counts the loss is divided by; a mean over several packs weighs each by it."""
+    """Count by which the loss is divided, and by which packs are weighted in a mean over several packs."""
 
     validated: Mapping[str, str] = MappingProxyType({})
-    """Parts beside the loss that are logged in validation too, each with the count that it is a mean over."""
+    """Parts besides the loss that are also logged in validation, each with the count of its mean."""
 
     loss_weights: Mapping[str, float] = MappingProxyType({})
-    """Validated parts that the loss is the weighted sum of, where they are means over different counts."""
+    """Weights of the validated parts whose sum is the loss, if they are means over different counts."""
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
-        """Gets ready before training or validation; most objectives have nothing to do.
+        """Prepares for training or validation. The default does nothing.
 
         Args:
-            model: The model that will be trained, with its weights, sharded as it is going to be.
-            build: Returns another model with the weights that the run starts from, also where the run is resumed; it is
-                sharded like the first, and in no state_dict.
+            model: Model to be trained, with its weights and its sharding.
+            build: Returns another model with the initial weights of the run, also if the run is resumed; it is sharded
+                like `model` and in no state_dict.
         """
 
     @abstractmethod
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """What the loss is divided by, from the batch's integers alone.
+        """Computes the counts by which the loss is divided, from the integers of the batch only.
 
-        The sums over all ranks and accumulated micro-batches come back to `forward` as `totals`.
+        Their sums over all ranks and accumulated micro-batches are passed to `forward` as `totals`.
         """
 
     @abstractmethod
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
-        """The part of the step's loss that this pack brings: the sum over packs is the loss of the step."""
+        """Computes the share of the pack in the loss of the step, which is the sum over its packs."""

@@ -14,48 +14,50 @@ from torch.nn.functional import logsigmoid
 
 from mmcomponents.batch import LossOutput, PackedBatch
 from mmcomponents.component import WiringError
+from mmcomponents.nn.modes import evaluating, is_random
 from mmcomponents.objectives.answers import answer_logps, pairs_of, target_counts
 from mmcomponents.objectives.base import Model, Objective
-from mmcomponents.objectives.modes import evaluating, is_random
 from mmcomponents.objectives.references import Reference, StoredReference
 
 logger = logging.getLogger(__name__)
 
-_FAR = 0.01
-"""How far the loss of a first step may be from that of a policy that is its own reference."""
+_START_TOLERANCE = 0.01
+"""Maximum difference between the loss of the first step and that of a policy equal to its reference."""
 
 
 class MPO(Objective):
     """Preference, quality and generation loss of pairs of answers (InternVL3, section 2.3; MPO, arXiv 2411.10442).
 
     With the rewards r = beta * (log-probability under the policy - under the reference) of the chosen answer c and the
-    rejected one j, a pair's loss is
+    rejected answer j, the loss of a pair is
 
-    - DPO (arXiv 2305.18290): `-log sigmoid(r_c - r_j)`, smoothed as in its authors' code;
-    - BCO (arXiv 2404.04656): `-log sigmoid(r_c - delta) - log sigmoid(delta - r_j)`, delta the mean of all rewards yet;
+    - DPO (arXiv 2305.18290): `-log sigmoid(r_c - r_j)`, smoothed as in the authors' code;
+    - BCO (arXiv 2404.04656): `-log sigmoid(r_c - delta) - log sigmoid(delta - r_j)`, delta the mean of all rewards so
+      far.
 
-    and to their weighted mean over all pairs of the step the mean negative log-likelihood of the words of its chosen
-    answers is added. A policy that equals its reference starts at 0.8 ln 2 + 0.2 * 2 ln 2 = 0.832 plus that likelihood.
-    DPO alone is `MPO(dpo_weight=1, bco_weight=0, nll_weight=0)`. Log-probabilities are sums over an answer's targets.
+    The mean negative log-likelihood of the tokens of the chosen answers is added to their weighted mean over all pairs
+    of the step. A policy equal to its reference starts at 0.8 ln 2 + 0.2 * 2 ln 2 = 0.832 plus that likelihood. DPO
+    alone is `MPO(dpo_weight=1, bco_weight=0, nll_weight=0)`. Log-probabilities are sums over the targets of an answer.
 
-    delta is updated once in each optimizer step, before it is used there, with the rewards of all pairs of the step,
-    each counted once; the reference code adds one mean for each rank instead, whatever the number of its pairs. So
-    delta, as the loss, is the same for any split into ranks and micro-batches. It is kept in fp64, lies in the
-    checkpoint and does not move in evaluation mode. Under accumulation the rewards of a step have to be known before
-    its first backward: the other micro-batches are run once more without gradient, which costs about a third on top,
-    and with other draws where dropout or drop path is on. A run that was stopped inside a step goes on with the delta
-    of that step, whose pairs are not counted again.
+    delta is updated once per optimizer step, before its use in that step, with the rewards of all pairs of the step,
+    each counted once; the reference code instead adds one mean per rank, whatever its number of pairs. Thus delta, like
+    the loss, does not depend on the split into ranks and micro-batches. It is fp64, part of the checkpoint and constant
+    in evaluation mode. Under accumulation, the rewards of a step have to be known before its first backward pass: the
+    other micro-batches are run once more without gradient, which costs about a third more, and with other random draws
+    if dropout or drop path is active. A run that was stopped inside a step continues with the delta of that step, whose
+    pairs are not counted again.
 
-    A first step whose preference terms are not those of equal models is reported. Where dropout or drop path is on it
-    is measured beforehand, in evaluation mode: one forward pass more in a run.
+    A first step whose preference terms are not those of equal models is reported. If dropout or drop path is active, it
+    is measured before, in evaluation mode, with one additional forward pass per run.
 
     Args:
-        beta: Of the rewards.
-        dpo_weight: Of the preference loss.
-        bco_weight: Of the quality loss; 0 leaves delta alone, and spares the further forward passes under accumulation.
-        nll_weight: Of the generation loss.
-        label_smoothing: Share of the pairs that are taken to be the wrong way round, in DPO.
-        reference: Makes what gives the reference's log-probabilities, see `mmcomponents.objectives.references`.
+        beta: Factor of the rewards.
+        dpo_weight: Weight of the preference loss.
+        bco_weight: Weight of the quality loss; at 0, delta is not updated and accumulation needs no additional forward
+            passes.
+        nll_weight: Weight of the generation loss.
+        label_smoothing: Share of the pairs that are assumed to be swapped, in DPO.
+        reference: Factory of the source of reference log-probabilities; see `mmcomponents.objectives.references`.
         head: Name of the language-model head.
     """
 
@@ -86,44 +88,44 @@ class MPO(Objective):
         self.reference = reference()
         self.head = head
         self.needs_heads = (head,)
-        # No buffer: precision settings cast those.
+        # Not a buffer: precision settings cast those.
         self._delta = torch.zeros((), dtype=torch.float64, device="cpu")
         self._pairs = 0.0
-        self._left = 0  # packs of the step that are yet to come; delta has moved for them already
+        self._left = 0  # remaining packs of the step, already included in delta
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
-        """Has the reference get ready."""
+        """Prepares the reference."""
         self.reference.prepare(model, build)
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """Number of pairs, and of targets of their chosen answers.
+        """Counts the pairs and the targets of their chosen answers.
 
         Raises:
-            WiringError: A sample is no pair, an answer has no target, or the reference does not know a pair.
+            WiringError: A sample is not a pair, an answer has no target, or a pair has no reference log-probabilities.
         """
-        _refuse_others(batch)
+        _check_all_paired(batch)
         targets = target_counts(batch)
         for answer, side in enumerate(("chosen", "rejected")):
             if batch.pairs is not None and (empty := (targets[:, answer] == 0).nonzero()[:, 0].tolist()):
                 key = batch.keys[int(batch.pairs.chosen[empty[0]])]
-                raise WiringError(f"the {side} answer of {key} has no word to learn ({len(empty)} such in this pack)")
+                raise WiringError(f"the {side} answer of {key} has no target ({len(empty)} such in this pack)")
         self.reference.check(batch)
         return {"pairs": float(len(targets)), "chosen_targets": float(targets[:, 0].sum())}
 
     def terms(self, policy_logps: Tensor, reference_logps: Tensor) -> dict[str, Tensor]:
-        """The terms of a step from log-probabilities alone; in training mode a call moves delta as a step does.
+        """Computes the terms of a step from log-probabilities; in training mode, a call updates delta as a step does.
 
         Args:
-            policy_logps: `[P, 2]`, chosen and rejected, summed over each answer; any type of float.
-            reference_logps: `[P, 2]` likewise; no gradient goes to them.
+            policy_logps: `[P, 2]`, chosen and rejected, summed over each answer; any float dtype.
+            reference_logps: `[P, 2]` likewise; they get no gradient.
 
         Returns:
-            "dpo" and "bco", means over the pairs, unweighted, with gradient; "delta" as it was used, "chosen_reward"
-            and "rejected_reward" (means) without. fp32, or fp64 where the policy's are.
+            "dpo" and "bco", unweighted means over the pairs, with gradient; "delta" as used, "chosen_reward" and
+            "rejected_reward" (means) without. fp32, or fp64 if the policy's are.
         """
         rewards = self._rewards(policy_logps, reference_logps)
         if self.training:
-            self._move(rewards.detach().sum(), float(len(rewards)))
+            self._update_delta(rewards.detach().sum(), float(len(rewards)))
         dpo, bco = self._losses(rewards, self._delta)
         means = rewards.detach().sum(0) / max(len(rewards), 1)
         found = {
@@ -137,28 +139,28 @@ class MPO(Objective):
         return {name: value.to(dtype) for name, value in found.items()}
 
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
-        """Loss of the pack, as its share of the step; zero where there is no pair.
+        """Computes the share of the pack in the loss of the step; zero without pairs.
 
-        Every rank runs the same passes in the same order, whatever is in its packs.
+        All ranks run the same passes in the same order, whatever their packs contain.
         """
         begins, packs = self.training and self._begins_step(batch, totals), [batch, *(batch.window or ())]
-        fresh, device = begins and self._pairs == 0.0 and totals["pairs"] > 0, batch.labels.device
-        noisy = fresh and is_random(cast(nn.Module, model))
+        is_first, device = begins and self._pairs == 0.0 and totals["pairs"] > 0, batch.labels.device
+        noisy = is_first and is_random(cast(nn.Module, model))
         if noisy:
             with evaluating(cast(nn.Module, model)):
-                start = torch.cat([self._ahead(model, pack.to(device)) for pack in packs])
+                start = torch.cat([self._rewards_of(model, pack.to(device)) for pack in packs])
             self._check_start(start, totals["pairs"])
         others: list[Tensor] = []
-        if begins and (self.bco_weight or (fresh and not noisy)):
-            others = [self._ahead(model, pack.to(device)) for pack in packs[1:]]
+        if begins and (self.bco_weight or (is_first and not noisy)):
+            others = [self._rewards_of(model, pack.to(device)) for pack in packs[1:]]
         reference = self.reference.logps(model, batch, self.head)
         policy = answer_logps(model, batch, self.head)
         rewards = self._rewards(policy, reference)
-        known = rewards.detach()
+        detached = rewards.detach()
         if begins:
-            step = torch.cat([known, *others])
-            self._move(_over_ranks(step.sum()) if self.bco_weight else step.sum(), totals["pairs"])
-            if fresh and not noisy:
+            step = torch.cat([detached, *others])
+            self._update_delta(_over_ranks(step.sum()) if self.bco_weight else step.sum(), totals["pairs"])
+            if is_first and not noisy:
                 self._check_start(step, totals["pairs"])
         if self.training:
             self._left = len(packs) - 1 if batch.window is not None else max(self._left - 1, 0)
@@ -167,11 +169,11 @@ class MPO(Objective):
         pairs, targets = max(totals["pairs"], 1.0), max(totals["chosen_targets"], 1.0)
         shares = {"dpo": dpo.sum() / pairs, "bco": bco.sum() / pairs, "nll": -policy[:, 0].sum() / targets}
         total = self.dpo_weight * shares["dpo"] + self.bco_weight * shares["bco"] + self.nll_weight * shares["nll"]
-        margin = known[:, 0] - known[:, 1]
+        margin = detached[:, 0] - detached[:, 1]
         shares |= {
-            "delta": self._delta.to(known.device) * len(known) / pairs,  # the same for all pairs of a step
-            "chosen_reward": known[:, 0].sum() / pairs,
-            "rejected_reward": known[:, 1].sum() / pairs,
+            "delta": self._delta.to(detached.device) * len(detached) / pairs,  # the same for all pairs of a step
+            "chosen_reward": detached[:, 0].sum() / pairs,
+            "rejected_reward": detached[:, 1].sum() / pairs,
             "margin": margin.sum() / pairs,
             "accuracy": (margin > 0).sum() / pairs,
         }
@@ -179,59 +181,59 @@ class MPO(Objective):
         return LossOutput(total.float(), parts)
 
     def get_extra_state(self) -> Tensor:
-        """Delta, the number of pairs that it is the mean over, and how many packs of their last step are yet to come.
+        """Returns delta, its number of pairs and the number of remaining packs of the last step, for the checkpoint.
 
-        For the checkpoint, and the same on all ranks. Only a run that stops inside an accumulation window leaves packs.
+        The same on all ranks. Packs remain only if the run stops inside an accumulation window.
         """
         return torch.tensor([float(self._delta), self._pairs, self._left], dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Goes on with a checkpoint's delta."""
+        """Restores delta from a checkpoint."""
         self._delta, self._pairs = state[0].detach().to("cpu", torch.float64, copy=True), float(state[1])
         self._left = int(state[2])
 
     def _begins_step(self, batch: PackedBatch, totals: dict[str, float]) -> bool:
-        """Whether the pack is the first of its optimizer step, and delta has not moved for that yet."""
+        """Returns whether the pack is the first of its optimizer step, for which delta is not updated yet."""
         if batch.totals is None:
-            return True  # nobody has looked ahead: the pack is the step
+            return True  # without lookahead, the pack is the step
         if batch.window is None and self._pairs == 0.0 and totals["pairs"]:
             raise WiringError(
-                "the first pack of a step does not know the others, which delta is to be computed from: wrap the loader"
-                " in mmcomponents.data.Lookahead"
+                "the first pack of a step has no window with the others, which delta is computed from: wrap the loader"
+                " in mmcomponents.data.loading.Lookahead"
             )
-        # A run that was stopped inside a step goes on with the packs that were left of it.
+        # A run that was stopped inside a step continues with its remaining packs.
         return batch.window is not None and len(batch.window) + 1 != self._left
 
     @torch.no_grad()
-    def _ahead(self, model: Model, batch: PackedBatch) -> Tensor:
-        """Rewards of a pack, which may be yet to come in this step."""
+    def _rewards_of(self, model: Model, batch: PackedBatch) -> Tensor:
+        """Computes the rewards of a pack without gradient."""
         reference = self.reference.logps(model, batch, self.head)
         return self._rewards(answer_logps(model, batch, self.head), reference)
 
     def _rewards(self, policy_logps: Tensor, reference_logps: Tensor) -> Tensor:
-        """fp64: a difference of large numbers."""
+        """Computes rewards in fp64, as they are differences of large numbers."""
         return self.beta * (policy_logps.double() - reference_logps.detach().double())
 
     def _losses(self, rewards: Tensor, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """DPO and BCO of each pair."""
+        """Computes the DPO and the BCO loss of each pair."""
         margin, shifted = rewards[:, 0] - rewards[:, 1], rewards - delta.to(rewards.device)
         dpo = -(1 - self.label_smoothing) * logsigmoid(margin) - self.label_smoothing * logsigmoid(-margin)
         return dpo, -logsigmoid(shifted[:, 0]) - logsigmoid(-shifted[:, 1])
 
-    def _move(self, rewards: Tensor, pairs: float) -> None:
-        """Updates delta with the sum of the rewards of a whole step."""
+    def _update_delta(self, rewards: Tensor, pairs: float) -> None:
+        """Updates delta with the sum of the rewards of a complete step."""
         if not pairs:
             return
         self._pairs += pairs
         if self.bco_weight:
-            before = self._delta.to(rewards.device)  # it stays there: reading it back would wait for the device
+            before = self._delta.to(rewards.device)  # stays on the device: a copy to the CPU would synchronise
             self._delta = before + (rewards / 2 - pairs * before) / self._pairs
 
     def _check_start(self, rewards: Tensor, pairs: float) -> None:
-        """Reports a first step whose reference cannot be the model that is trained.
+        """Reports a first step whose reference cannot be the trained model.
 
         Args:
-            rewards: Of this rank's pairs of the step, `[P, 2]`, from passes without dropout and drop path.
+            rewards: Rewards of this rank's pairs of the step, `[P, 2]`, from passes without dropout and drop path.
             pairs: Number of pairs of the step over all ranks.
         """
         means = _over_ranks(rewards.sum(0)) / pairs
@@ -239,9 +241,9 @@ class MPO(Objective):
         loss = float(_over_ranks(self.dpo_weight * dpo.sum() + self.bco_weight * bco.sum()) / pairs)
         chosen, rejected = means.tolist()
         expected = (self.dpo_weight + 2 * self.bco_weight) * math.log(2)
-        if abs(loss - expected) > _FAR and not (_distributed() and torch.distributed.get_rank()):
+        if abs(loss - expected) > _START_TOLERANCE and not (_distributed() and torch.distributed.get_rank()):
             logger.warning(
-                "before any training the preference terms are %.4f; %.4f is expected where policy and reference are one"
+                "before any training the preference terms are %.4f; %.4f is expected if policy and reference are equal"
                 " (mean reward of chosen answers %.3f, of rejected ones %.3f, 0 expected). The reference is probably of"
                 " another checkpoint, or was computed with other tiles, another V2PE delta or another system text",
                 loss,
@@ -256,19 +258,19 @@ def _distributed() -> bool:
 
 
 def _over_ranks(value: Tensor) -> Tensor:
-    """Sum over all ranks, which all take part."""
+    """Returns the sum over all ranks, all of which have to call it."""
     if _distributed():
         value = value.clone()
         torch.distributed.all_reduce(value)
     return value
 
 
-def _refuse_others(batch: PackedBatch) -> None:
-    """Refuses what is in no pair, which the loss would leave out without a word."""
+def _check_all_paired(batch: PackedBatch) -> None:
+    """Raises `WiringError` for samples outside pairs, which the loss would silently ignore."""
     pairs, other = pairs_of(batch), batch.segment_sample >= 0
     other[pairs.chosen] = other[pairs.rejected] = False
     if found := other.nonzero()[:, 0].tolist():
         raise WiringError(
-            f"MPO learns from pairs of answers and {batch.keys[found[0]]} is none ({len(found)} such in this pack):"
-            " leave its source out (data.sources.NAME.repeat 0; of data.val, its shards), or take NextToken"
+            f"MPO needs pairs of answers and {batch.keys[found[0]]} is not a pair ({len(found)} such in this pack):"
+            " exclude its source (data.sources.NAME.repeat 0; of data.val, its shards), or use NextToken"
         )

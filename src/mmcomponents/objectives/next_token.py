@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import IGNORE, LossOutput, ModelState, PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.objectives.base import LanguageHead, Model, Objective
-from mmcomponents.objectives.weights import Weighting, token_weights
+from mmcomponents.objectives.weighting import Weighting, token_weights
 
 
 class NextToken(Objective):
@@ -21,8 +21,8 @@ class NextToken(Objective):
     Args:
         weighting: "token", "sample" or "square"; a segment is the unit.
         head: Name of the language-model head.
-        sources: Number of sources whose likelihoods are told apart, `nll/0` and so on; the same on all ranks. The task
-            puts the data's own number here where it is 0.
+        sources: Number of sources with a likelihood of their own, `nll/0` and so on; the same on all ranks. If it is 0,
+            the task sets it to the number of sources of the data.
     """
 
     def __init__(self, weighting: Weighting = "square", head: str = "lm", sources: int = 0) -> None:
@@ -33,17 +33,17 @@ class NextToken(Objective):
         self.needs_heads = (head,)
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """Sum of the weights, and the number of targets, of all sources and of each.
+        """Computes the sum of the weights and the number of targets, in total and per source.
 
         Raises:
-            WiringError: The pack holds preference pairs, whose rejected answers are not to be learnt.
+            WiringError: The pack contains preference pairs, whose rejected answers must not be trained on.
         """
         if batch.pairs is not None:
             rejected = batch.pairs.rejected.tolist()
             raise WiringError(
-                f"{type(self).__name__} would learn the rejected answers of {len(rejected)} preference pairs too"
-                f" (such as {batch.keys[rejected[0]]}): leave their source out (data.sources.NAME.repeat 0),"
-                " or take an objective of preferences"
+                f"{type(self).__name__} would also train on the rejected answers of {len(rejected)} preference pairs"
+                f" (such as {batch.keys[rejected[0]]}): exclude their source (data.sources.NAME.repeat 0),"
+                " or use a preference objective"
             )
         weights = token_weights(batch.labels, batch.layout.cu_seqlens, self.weighting)
         targets = (batch.labels != IGNORE).float()
@@ -51,7 +51,7 @@ class NextToken(Objective):
         return {"weight": float(weights.double().sum()), "targets": float(targets.double().sum()), **by_source}
 
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
-        """Loss of the pack, as its share of the step; zero where there is no target."""
+        """Computes the share of the pack in the loss of the step; zero without targets."""
         weights = token_weights(batch.labels, batch.layout.cu_seqlens, self.weighting)
         weights = weights / max(totals["weight"], 1e-12)
 
@@ -66,7 +66,7 @@ class NextToken(Objective):
         return LossOutput(total, parts)
 
     def _by_source(self, batch: PackedBatch, values: Tensor) -> list[Tensor]:
-        """Sums of `[T]` values over the positions of each source; other sources than those counted have no sum."""
+        """Sums `[T]` values over the positions of each of the `sources`; other positions are ignored."""
         if self.sources == 0:
             return []
         source = batch.segment_source[batch.layout.segment_of_token()]

@@ -1,4 +1,4 @@
-"""Process reward: verdicts on the steps of a solution."""
+"""Process reward, trained with verdicts on the steps of a solution."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from mmcomponents.objectives.base import Model, Objective
 
 
 class VerdictHead(Protocol):
-    """What a loss over verdicts needs of a head; see `mmcomponents.heads.Verbalizer`."""
+    """Interface of heads for losses over verdicts; see `mmcomponents.heads.Verbalizer`."""
 
     def verdict_logits(self, hidden: Tensor) -> Tensor:
-        """Logits of the positive and the negative word, `[n, d]` to fp32 `[n, 2]`."""
+        """Computes the logits of the positive and the negative token, `[n, d]` to fp32 `[n, 2]`."""
         ...
 
 
 class ProcessReward(Objective):
     """Cross-entropy of the two verdicts on each step (VisualPRM, arXiv 2503.10291, section 3.2).
 
-    All steps of a pack are judged in one forward pass: a step is scored at the position that predicts its verdict, and
-    the verdicts before it read as positive, as they do when a critic scores. The loss is the mean over all steps of
-    the optimizer step. An outcome reward is the same with one step for each solution.
+    All steps of a pack are scored in one forward pass: a step is scored at the position that predicts its verdict, and
+    the verdicts before it are positive tokens, as when a critic scores. The loss is the mean over all steps of the
+    optimizer step. An outcome reward is the same with one step per solution.
 
     Args:
-        head: Name of the head with the two words.
+        head: Name of the head with the two tokens.
 
     Attributes:
-        scores: P(positive) of each step of the pack that was seen last, `[n]` without gradient, for metrics.
+        scores: P(positive) of each step of the last pack, `[n]` without gradient, for metrics.
     """
 
     denominator = "steps"
@@ -47,50 +47,50 @@ class ProcessReward(Objective):
         self.scores: Tensor | None = None
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
-        """Makes sure that the head has verdicts.
+        """Checks that the head computes verdicts.
 
         Raises:
-            WiringError: It has none.
+            WiringError: It does not.
         """
-        self._judge(model.heads)
+        self._verdict_head(model.heads)
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """Number of steps, each of which is a target.
+        """Counts the steps, each of which is a target.
 
         Raises:
-            WiringError: The pack says nothing of steps.
+            WiringError: The pack has no `steps`.
         """
         steps = float(_steps(batch).score_at.shape[0])
         return {"steps": steps, "targets": steps}
 
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
-        """Loss of the pack, as its share of the step; zero where it has no steps.
+        """Computes the share of the pack in the loss of the step; zero if `steps` is empty.
 
         Raises:
-            WiringError: The pack says nothing of steps, or the head has no verdicts.
+            WiringError: The pack has no `steps`, or the head does not compute verdicts.
         """
         steps = _steps(batch)
 
         def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:
             assert state.hidden is not None
-            return self._judge(heads).verdict_logits(state.hidden[steps.score_at])
+            return self._verdict_head(heads).verdict_logits(state.hidden[steps.score_at])
 
         logits: Tensor = model(batch, read=read)
-        # Of two classes the cross-entropy is a matter of the difference alone.
+        # The cross-entropy of two classes depends only on the difference of their logits.
         margin, truth = logits[:, 0] - logits[:, 1], steps.label.to(logits.dtype)
-        every = max(totals["steps"], 1.0)
-        total = binary_cross_entropy_with_logits(margin, truth, reduction="sum") / every
+        count = max(totals["steps"], 1.0)
+        total = binary_cross_entropy_with_logits(margin, truth, reduction="sum") / count
         self.scores = torch.sigmoid(margin.detach())
-        right = ((margin.detach() > 0) == (truth > 0.5)).sum()
-        parts = {"loss": total.detach(), "accuracy": right / every, "positives": truth.sum() / every}
+        correct = ((margin.detach() > 0) == (truth > 0.5)).sum()
+        parts = {"loss": total.detach(), "accuracy": correct / count, "positives": truth.sum() / count}
         return LossOutput(total, parts)
 
-    def _judge(self, heads: nn.ModuleDict) -> VerdictHead:
+    def _verdict_head(self, heads: nn.ModuleDict) -> VerdictHead:
         head = heads[self.head]
         if not hasattr(head, "verdict_logits"):
             raise WiringError(
-                f"ProcessReward reads verdicts, which the head {self.head!r} ({type(head).__name__}) has not:"
-                " take Verbalizer, whose weight is that of LMHead"
+                f"ProcessReward needs verdicts, which the head {self.head!r} ({type(head).__name__}) does not compute:"
+                " use Verbalizer, whose weight is that of LMHead"
             )
         return cast(VerdictHead, head)
 

@@ -1,4 +1,4 @@
-"""What a preference loss measures the policy against: the log-probabilities of the model that training started from."""
+"""Reference log-probabilities of preference losses, of the model that training started from."""
 
 from __future__ import annotations
 
@@ -13,44 +13,43 @@ from torch.distributed.tensor import DTensor
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
+from mmcomponents.nn.modes import evaluating
 from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.objectives.base import Model
-from mmcomponents.objectives.modes import evaluating
 
 logger = logging.getLogger(__name__)
 
 
 class Reference:
-    """Gives the reference's log-probabilities of a pack's answers.
+    """Source of the reference log-probabilities of the answers of a pack.
 
-    It is no module: whatever it holds is in no state_dict, gets no gradient, and is cast, moved and switched to
-    training mode by nobody else. A copy of the objective shares it: it does not change, and may be as large as a model.
+    It is not a module: its content is in no state_dict, gets no gradient, and is not cast, moved or set to training
+    mode with the objective. Copies of the objective share it, as it is constant and may be as large as a model.
     """
 
     is_model: ClassVar[bool] = False
-    """Whether it holds a second model."""
+    """Whether it contains a second model."""
     runs_model: ClassVar[bool] = False
-    """Whether a step runs a model for it, forward and without gradient."""
-    _told = False
+    """Whether a step runs a model for it, without gradient."""
+    _warned = False
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
-        """Gets ready before training; see `Objective.prepare`."""
+        """Prepares for training; see `Objective.prepare`."""
 
     def check(self, batch: PackedBatch) -> None:
-        """Refuses a pack that the reference cannot judge, before the step that it belongs to begins."""
-        if batch.pairs is not None and batch.pairs.reference_logps is not None and not self._told:
-            self._told = True
+        """Checks a pack before its step; raises if the reference has no values for it."""
+        if batch.pairs is not None and batch.pairs.reference_logps is not None and not self._warned:
+            self._warned = True
             logger.warning(
-                "the stored log-probabilities of the data are not used: the reference is %s, and StoredReference would"
-                " read them",
+                "the stored log-probabilities of the data are not used: the reference is %s, not StoredReference",
                 type(self).__name__,
             )
 
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
-        """Log-probabilities `[P, 2]` of chosen and rejected answers, without gradient; every rank takes part.
+        """Computes log-probabilities `[P, 2]` of chosen and rejected answers without gradient; all ranks call it.
 
         Args:
             model: The policy.
@@ -61,13 +60,13 @@ class Reference:
 
 
 class StoredReference(Reference):
-    """Log-probabilities that were computed beforehand and lie beside the data: no second model, no second forward."""
+    """Precomputed log-probabilities stored with the data: no second model and no second forward pass."""
 
     def check(self, batch: PackedBatch) -> None:
-        """Refuses pairs without a stored value.
+        """Checks that all pairs have stored values.
 
         Raises:
-            WiringError: Naming the first of them.
+            WiringError: They do not; the message names the first such pair.
         """
         stored, pairs = self._stored(batch), pairs_of(batch)
         missing = (~stored.isfinite().all(1)).nonzero()[:, 0].tolist()
@@ -75,7 +74,7 @@ class StoredReference(Reference):
             raise self._missing(batch, int(pairs.chosen[missing[0]]))
 
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
-        """The stored values."""
+        """Returns the stored values."""
         return self._stored(batch)
 
     def _stored(self, batch: PackedBatch) -> Tensor:
@@ -87,16 +86,16 @@ class StoredReference(Reference):
 
     def _missing(self, batch: PackedBatch, segment: int) -> WiringError:
         return WiringError(
-            f"the pair {batch.keys[segment]} has no stored log-probabilities of the reference: compute them with"
-            " `mmcomponents predict` and set data.reference_logps, or take model.objective.reference: FrozenReference"
+            f"the pair {batch.keys[segment]} has no stored reference log-probabilities: compute them with"
+            " `mmcomponents predict` and set data.reference_logps, or use model.objective.reference: FrozenReference"
         )
 
 
 class FrozenReference(Reference):
-    """A second copy of the model with the weights that the run started from, frozen and in evaluation mode.
+    """Second copy of the model with the initial weights of the run, frozen and in evaluation mode.
 
-    It costs the memory of the weights (sharded as the policy's are) and one more forward pass a pack. A resumed run
-    builds it anew from the starting weights, which have to be there still.
+    It needs the memory of the weights (sharded as the policy's are) and one more forward pass per pack. A resumed run
+    rebuilds it from the initial weights, which still have to be available.
     """
 
     is_model = runs_model = True
@@ -105,15 +104,15 @@ class FrozenReference(Reference):
         self._model: Model | None = None
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
-        """Builds the copy, once."""
+        """Builds the copy once."""
         if self._model is None:
             self._model = build()
             built = _module(self._model).requires_grad_(False).eval()
-            built.to(next(built.parameters()).device)  # moves nothing: Lightning's modules note where they are
+            built.to(next(built.parameters()).device)  # only updates the device that Lightning's modules record
 
     @torch.no_grad()
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
-        """What the copy says."""
+        """Computes the log-probabilities of the copy."""
         if self._model is None:
             raise WiringError("FrozenReference has no model yet: call the objective's `prepare` before the first step")
         _follow(_module(self._model), _module(model))
@@ -121,64 +120,64 @@ class FrozenReference(Reference):
 
 
 class AdaptersOff(Reference):
-    """The policy itself with its peft adapters switched off: what it was before training, at no memory at all.
+    """The policy with its peft adapters disabled, which is the model before training, without additional memory.
 
-    Right where adapters are all that is trained, and start from nothing. Methods that move a part of the weights into
-    the adapter (PiSSA, OLoRA, LoftQ) are refused. Adapters that are drawn to change answers from the beginning
-    (`init_lora_weights: false`) are measured against the model without them, and MPO reports the first step.
+    Requires that only adapters are trained and that they start from zero. Methods that move a part of the weights into
+    the adapter (PiSSA, OLoRA, LoftQ) raise an error. For adapters with a random start (`init_lora_weights: false`), the
+    reference is the model without them, and MPO reports the first step.
     """
 
     runs_model = True
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
-        """Makes sure that the policy without adapters is what training started from.
+        """Checks that the policy without adapters is the model that training started from.
 
         Raises:
-            WiringError: There are no adapters, they began with a part of the weights, or other weights are trained too.
+            WiringError: There are no adapters, they took over a part of the weights, or other weights are trained too.
         """
         layers = list(_adapter_layers(model))
         if not layers:
             raise WiringError(
-                "AdaptersOff switches adapters off and the model has none: train a slot with adapters,"
-                " or take model.objective.reference: FrozenReference"
+                "AdaptersOff disables adapters and the model has none: train a slot with adapters,"
+                " or use model.objective.reference: FrozenReference"
             )
         moved = [layer for layer in layers if getattr(layer, "base_was_changed", False)]
         if moved:
             raise WiringError(
-                "AdaptersOff takes the model without adapters for the reference, and the start of the adapters has"
+                "AdaptersOff uses the model without adapters as the reference, and the start of the adapters has"
                 f" changed the weights of {len(moved)} layers below them, as PiSSA, OLoRA and LoftQ do: start them from"
-                " nothing (init_lora_weights: true), or take model.objective.reference: FrozenReference"
+                " zero (init_lora_weights: true), or use model.objective.reference: FrozenReference"
             )
         own = {id(p) for layer in layers for names in layer.adapter_layer_names for p in _parameters(layer, names)}
         others = [name for name, p in _module(model).named_parameters() if p.requires_grad and id(p) not in own]
         if others:
             raise WiringError(
-                f"AdaptersOff takes the model without adapters for the reference, and {len(others)} other weights are"
+                f"AdaptersOff uses the model without adapters as the reference, and {len(others)} other weights are"
                 f" trained too (such as {others[0]}): freeze their slots (model.slots.NAME.trainable: false),"
-                " or take model.objective.reference: FrozenReference"
+                " or use model.objective.reference: FrozenReference"
             )
 
     @torch.no_grad()
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
-        """What the policy says in evaluation mode, without its adapters."""
+        """Computes the log-probabilities of the policy in evaluation mode, without its adapters."""
         with _without_adapters(model), evaluating(_module(model)):
             return answer_logps(model, batch, head)
 
 
 def _module(model: Model) -> nn.Module:
-    """The model as what it also is."""
+    """Returns the model with the type of a module."""
     return cast(nn.Module, model)
 
 
 def _follow(reference: nn.Module, policy: nn.Module) -> None:
-    """Puts a copy where the policy is, in its type; a sharded one was made there."""
+    """Moves an unsharded copy to the device and dtype of the policy; a sharded one is built there."""
     ours, theirs = next(reference.parameters()), next(policy.parameters())
     if not isinstance(ours, DTensor) and (ours.device, ours.dtype) != (theirs.device, theirs.dtype):
         reference.to(theirs.device, theirs.dtype)
 
 
 def _adapter_layers(model: Model) -> Iterator[Any]:
-    """Layers of peft's, and copies of whole modules that it trains."""
+    """Yields the layers of peft, and the copies of complete modules that it trains."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
@@ -197,10 +196,10 @@ def _parameters(layer: Any, name: str) -> Iterator[nn.Parameter]:
 
 @contextmanager
 def _without_adapters(model: Model) -> Iterator[None]:
-    """Switches adapters off for a while.
+    """Disables the adapters within the block.
 
-    peft's own `enable_adapters` also takes the gradient from the adapters' weights and gives it back to all of them; a
-    sharded weight that is gathered for the first time in between would never get one.
+    peft's `enable_adapters` also disables the gradients of the adapter weights and then enables all of them; a sharded
+    weight that is gathered for the first time in between would never get a gradient.
     """
     layers = list(_adapter_layers(model))
     before = [layer._disable_adapters for layer in layers]

@@ -1,4 +1,9 @@
-"""Position encodings."""
+"""Position encodings.
+
+    Layout ── Position.ticks ──► int64 [T] (position * 256) ── rotary ──► cos, sin fp32 [T, D]
+
+The contract is `Position` in `base.py`.
+"""
 
 from mmcomponents.positions.base import Position
 from mmcomponents.positions.rope import RoPE

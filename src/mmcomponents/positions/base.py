@@ -1,4 +1,4 @@
-"""The contract of a position encoding."""
+"""Base class of position encodings."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmcomponents.component import Component
 
 
 class Position(Component):
-    """Turns a layout into positions and rotary tables. Built from (head_dim).
+    """Computes positions and rotary tables from a layout. Built from (head_dim).
 
     Attributes:
         head_dim: Width of a head of the backbone.
@@ -21,17 +21,17 @@ class Position(Component):
 
     @property
     def max_positions(self) -> int | None:
-        """Tokens of a segment for which the positions are good; None: no limit is known."""
+        """Maximum number of tokens of a segment; None: no known limit."""
         return None
 
     def keeps_base(self, before: int, after: int) -> bool:
-        """Whether a segment of either length has the same frequencies, so that cached keys stay right as it grows."""
+        """Returns whether both segment lengths have the same frequencies, so that cached keys stay valid."""
         return True
 
     @abstractmethod
     def ticks(self, layout: Layout) -> Tensor:
-        """Positions in integer ticks of 1/256, int64 `[T]`, or `[T, axes]`."""
+        """Computes positions in integer ticks of 1/256, int64 `[T]` or `[T, axes]`."""
 
     @abstractmethod
     def rotary(self, layout: Layout) -> Exact:
-        """Cosine and sine, fp32 `[T, head_dim]` each; both halves of the last axis are alike."""
+        """Computes cosine and sine, fp32 `[T, head_dim]` each; both halves of the last axis are equal."""

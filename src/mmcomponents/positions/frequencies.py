@@ -13,16 +13,16 @@ from mmcomponents.batch import TICKS, Exact
 
 @lru_cache(maxsize=256)
 def frequencies(head_dim: int, base: float, rescale: float, device: torch.device) -> Tensor:
-    """Angular frequency of each channel pair, fp32 `[head_dim / 2]`.
+    """Computes the angular frequency of each channel pair, fp32 `[head_dim / 2]`.
 
-    rotary-embedding-torch keeps them as a parameter, which casts and sharding would reach; here they are a plain tensor
-    made on the CPU (also inside a meta-device context) and remembered for each device.
+    rotary-embedding-torch stores them as a parameter, which is subject to casts and sharding; here they are a plain
+    tensor, computed on the CPU (also inside a meta-device context) and cached for each device.
 
     Args:
         head_dim: Width of a head.
         base: Base of the geometric series (theta).
-        rescale: NTK-aware factor: the base becomes `base * rescale**(head_dim / (head_dim - 2))`.
-        device: Where the tensor is to lie.
+        rescale: NTK-aware factor; the base becomes `base * rescale**(head_dim / (head_dim - 2))`.
+        device: Device of the result.
     """
     with torch.device("cpu"):
         made = RotaryEmbedding(head_dim, theta=base, theta_rescale_factor=rescale, cache_if_possible=False)
@@ -31,19 +31,19 @@ def frequencies(head_dim: int, base: float, rescale: float, device: torch.device
 
 
 def tables(ticks: Tensor, freqs: Tensor) -> Exact:
-    """Cosine and sine for positions in ticks.
+    """Computes cosine and sine for positions in ticks.
 
-    The angle is made in fp32 from the whole part and the fraction, so a fraction survives at any distance; without a
-    fraction the digits are those of transformers.
+    The angle is the fp32 sum of the angles of the integer part and the fraction, so that fractions are not lost at
+    large positions; without a fraction, the result is bit for bit that of transformers.
 
     Args:
         ticks: int64 `[T]`.
-        freqs: fp32 `[head_dim / 2]`, or `[T, head_dim / 2]` where the base depends on the segment.
+        freqs: fp32 `[head_dim / 2]`, or `[T, head_dim / 2]` if the base depends on the segment.
 
     Returns:
         Cosine and sine, fp32 `[T, head_dim]` each.
     """
-    # Without autocast: it would make the product in half precision, which knows no position above 256.
+    # Without autocast, which would compute the product in half precision: bf16 rounds integers above 256.
     with torch.autocast(ticks.device.type, enabled=False):
         whole = ticks.div(TICKS, rounding_mode="floor").float()[:, None]
         fraction = (ticks % TICKS).float()[:, None] / TICKS

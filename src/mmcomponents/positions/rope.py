@@ -1,4 +1,4 @@
-"""Rotary position embedding with ordinary positions."""
+"""Rotary position embedding with integer positions."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from mmcomponents.positions.frequencies import frequencies, tables
 
 
 class RoPE(Position):
-    """Rotary positions 0, 1, 2, … in each segment (Su et al. 2021), with dynamic NTK past the trained length.
+    """Rotary positions 0, 1, 2, … in each segment (Su et al. 2021), with dynamic NTK beyond the trained length.
 
     A segment of L > `max_position_embeddings` positions gets the base
     `base * (factor * L / max_position_embeddings - (factor - 1)) ** (d / (d - 2))`; each segment of a pack has its own.
-    While decoding, L stays the length at prefill, so that cached keys and new queries agree.
+    While decoding, L remains the length at prefill, so that cached keys and new queries agree.
 
     Args:
         head_dim: Width of a head.
         base: Base of the frequencies (theta).
-        ntk_factor: Dynamic NTK factor; None: the base never changes.
-        max_position_embeddings: Trained length, up to which dynamic NTK changes nothing.
+        ntk_factor: Dynamic NTK factor; None: constant base.
+        max_position_embeddings: Trained length; dynamic NTK has no effect up to it.
     """
 
     def __init__(
@@ -41,24 +41,24 @@ class RoPE(Position):
 
     @property
     def max_positions(self) -> int | None:
-        """The trained length; None with dynamic NTK, which goes past it."""
+        """The trained length; None with dynamic NTK, which extends it."""
         return self.max_position_embeddings if self.ntk_factor is None else None
 
     def keeps_base(self, before: int, after: int) -> bool:
-        """Whether dynamic NTK takes one base for both lengths."""
+        """Returns whether dynamic NTK uses the same base for both lengths."""
         return self._rescale(before) == self._rescale(after)
 
     def ticks(self, layout: Layout) -> Tensor:
-        """Positions in ticks of 1/256, int64 `[T]`."""
+        """Computes positions in ticks of 1/256, int64 `[T]`."""
         starts = layout.cu_seqlens[:-1].long()
-        if layout.last_ticks is not None:  # the positions go on from the last cached one, rounded up to a whole
+        if layout.last_ticks is not None:  # continue after the last cached position, rounded up
             first = -layout.last_ticks.div(-TICKS, rounding_mode="floor") + 1
             starts = starts - first
         index = torch.arange(layout.num_tokens, device=layout.cu_seqlens.device)
         return (index - starts[layout.segment_of_token()]) * TICKS
 
     def rotary(self, layout: Layout) -> Exact:
-        """Cosine and sine, fp32 `[T, head_dim]` each."""
+        """Computes cosine and sine, fp32 `[T, head_dim]` each."""
         return tables(self.ticks(layout), self._frequencies(layout))
 
     def _frequencies(self, layout: Layout) -> Tensor:
@@ -73,7 +73,7 @@ class RoPE(Position):
         return layout.max_seqlen if layout.prefill_len is None else int(layout.prefill_len.max())
 
     def _rescale(self, length: int) -> float:
-        """How far dynamic NTK stretches the series for a segment of this length; 1 within the trained length."""
+        """Returns the factor by which dynamic NTK rescales the base at a segment length; 1 up to the trained length."""
         if self.ntk_factor is None or length <= self.max_position_embeddings:
             return 1.0
         return self.ntk_factor * length / self.max_position_embeddings - (self.ntk_factor - 1.0)

@@ -16,19 +16,19 @@ MAX_LOG2 = 8
 
 
 class V2PE(Position):
-    """Rotary positions that grow by 1 for a text token and by delta <= 1 for a visual token (arXiv 2412.09616).
+    """Rotary positions that grow by 1 per text token and by delta <= 1 per visual token (arXiv 2412.09616).
 
-    `delta` is used where the layout gives no delta for each image; in training the data side draws one per image. After
-    an image the position is rounded up to a whole one, as in the authors' code; `realign=False` keeps the plain
-    recurrence of the paper, p_i = p_{i-1} + delta. The two differ only where tokens * delta is no integer.
+    `delta` applies if the layout has no delta per image; in training the data pipeline draws one per image. After an
+    image the position is rounded up to an integer, as in the authors' code; `realign=False` keeps the plain recurrence
+    of the paper, p_i = p_{i-1} + delta. The two differ only if tokens * delta is not an integer.
 
-    There is no NTK scaling here: delta is what keeps long inputs within the trained range.
+    There is no NTK scaling: delta keeps long inputs within the trained range.
 
     Args:
         head_dim: Width of a head.
         base: Base of the frequencies (theta).
         delta: Step of a visual token, a power of two from 1 to 1/256.
-        realign: Whether the text after an image starts from a whole position.
+        realign: Whether the text after an image starts at an integer position.
     """
 
     def __init__(self, head_dim: int, base: float = 1_000_000.0, delta: float = 1.0, realign: bool = True) -> None:
@@ -41,10 +41,10 @@ class V2PE(Position):
         self.delta_log2 = delta_to_log2(delta)
 
     def ticks(self, layout: Layout) -> Tensor:
-        """Positions in ticks of 1/256, int64 `[T]`.
+        """Computes positions in ticks of 1/256, int64 `[T]`.
 
         Raises:
-            ValueError: An image's k is not in 0…8.
+            ValueError: The exponent k of an image is not in 0…8.
         """
         image, starts = layout.image_id.long(), layout.cu_seqlens[:-1].long()
         visual = image >= 0
@@ -59,24 +59,24 @@ class V2PE(Position):
         return total + offset[segment]
 
     def rotary(self, layout: Layout) -> Exact:
-        """Cosine and sine, fp32 `[T, head_dim]` each."""
+        """Computes cosine and sine, fp32 `[T, head_dim]` each."""
         return tables(self.ticks(layout), frequencies(self.head_dim, self.base, 1.0, layout.cu_seqlens.device))
 
     def _visual_steps(self, layout: Layout, image: Tensor) -> Tensor:
-        """Step of each position if it were visual, `[T]`."""
+        """Returns the step of each position as if it were visual, `[T]`."""
         if layout.delta_log2 is None or layout.delta_log2.numel() == 0:
             return torch.full_like(image, TICKS >> self.delta_log2)
         k = layout.delta_log2
-        if k.device.type == "cpu" and bool(((k < 0) | (k > MAX_LOG2)).any()):  # on a GPU this would wait for the device
+        if k.device.type == "cpu" and bool(((k < 0) | (k > MAX_LOG2)).any()):  # on a GPU this would synchronise
             raise ValueError(f"delta_log2 must be 0 to {MAX_LOG2}, got {k.tolist()}")
         return TICKS >> k.long()[image.clamp(min=0)]
 
 
 def _realignment(steps: Tensor, image: Tensor, start: Tensor, before: Tensor) -> Tensor:
-    """What is added to the step of the first token after an image, `[T]`.
+    """Computes the addition to the step of the first token after an image, `[T]`.
 
-    A run is a stretch of tokens of one image within one segment. Text around it stands on whole positions, so the
-    ticks of a run alone, and those of an unfinished image in the cache, say how far the next whole position is.
+    A run consists of consecutive tokens of one image within one segment. Text around it has integer positions, so that
+    the ticks of the run, and those of an incomplete image in the cache, determine the distance to the next integer.
     """
     first = torch.zeros_like(image, dtype=torch.bool).index_fill_(0, start, True)
     opens = first.clone()
@@ -84,16 +84,16 @@ def _realignment(steps: Tensor, image: Tensor, start: Tensor, before: Tensor) ->
     run = opens.cumsum(0) - 1
     visual = torch.zeros_like(steps).scatter_(0, run, (image >= 0).long())  # 1 for a run of visual tokens
     ticks = torch.zeros_like(steps).index_add_(0, run, steps)
-    # A cached position inside an image belongs to the run that goes on with it, and is rounded up before text.
-    goes_on = (image[start] >= 0).long()
-    ticks.index_add_(0, run[start], before * goes_on)
+    # A cached position inside an image belongs to the run that continues it, and is rounded up before text.
+    continues = (image[start] >= 0).long()
+    ticks.index_add_(0, run[start], before * continues)
     missing = -ticks % TICKS * visual
     extra = torch.where(opens & ~first, missing[(run - 1).clamp(min=0)], 0)
-    return extra.index_add_(0, start, -before % TICKS * (1 - goes_on))
+    return extra.index_add_(0, start, -before % TICKS * (1 - continues))
 
 
 def delta_to_log2(delta: float) -> int:
-    """Exponent k of delta = 2**-k.
+    """Returns the exponent k of delta = 2**-k.
 
     Raises:
         ValueError: delta is not one of 1, 1/2, …, 1/256.

@@ -1,7 +1,12 @@
-"""Projectors: visual tokens to the width of the backbone."""
+"""Projectors: visual tokens to the width of the backbone.
+
+    [N, n, in_features] ── Projector ──► [N, n, out_features]
+
+The contract is `Projector` in `base.py`.
+"""
 
 from mmcomponents.projectors.base import Projector
-from mmcomponents.projectors.linear import LinearProjector
-from mmcomponents.projectors.mlp import MLPProjector
+from mmcomponents.projectors.linear_projector import LinearProjector
+from mmcomponents.projectors.mlp_projector import MLPProjector
 
 __all__ = ["LinearProjector", "MLPProjector", "Projector"]

@@ -1,9 +1,8 @@
-"""The contract of a projector."""
+"""Base class of projectors."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -12,17 +11,22 @@ from mmcomponents.component import Component
 
 
 class Projector(Component):
-    """Brings visual tokens to the width of the backbone. Built from (width in, width out)."""
+    """Projects visual tokens to the width of the backbone. Built from (input width, output width)."""
 
     in_features: int | tuple[int, ...]
-    """Width in; a tuple for several maps."""
+    """Input width; a tuple for several maps."""
 
     out_features: int
-    """Width out."""
+    """Output width."""
 
-    needs_word_table: ClassVar[bool] = False
-    """Whether `forward` is to be given the embedder's word table."""
+    needs_embedding_weight: bool = False
+    """Whether `forward` needs the embedding weight. An instance may set it depending on its arguments."""
 
     @abstractmethod
-    def forward(self, features: VisualFeatures, word_table: Tensor | None = None) -> Tensor:
-        """Projects `[N, n, in_features]` to `[N, n, out_features]`."""
+    def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
+        """Projects `[N, n, in_features]` to `[N, n, out_features]`.
+
+        Args:
+            features: Visual features after fuser and merger.
+            embedding_weight: `[vocab, d]` of the embedder if `needs_embedding_weight` is set, else None.
+        """

@@ -1,16 +1,21 @@
-"""Training: the task, its slots' options, schedules, reports, and what watches over a run."""
+"""Training: the task, its strategy, slot options, schedules and callbacks.
+
+    recipe ── MultimodalTask.configure_model ──► model (sharded by fsdp2) ── objective ──► loss ──► checkpoints, logs
+
+Reports, throughput and early ends of a run are callbacks.
+"""
 
 from mmcomponents.training.answer_pictures import AnswerPictures
-from mmcomponents.training.checkpoint import FinalCheckpoint
+from mmcomponents.training.answer_report import AnswerReport
+from mmcomponents.training.critic_metrics import StepF1
+from mmcomponents.training.final_checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
+from mmcomponents.training.gradient_watch import GradientWatch, NoGradientError
 from mmcomponents.training.reference_logps import ReferenceLogps
-from mmcomponents.training.report import AnswerReport
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import SlotOptions
-from mmcomponents.training.step_scores import StepF1
 from mmcomponents.training.task import MultimodalTask
 from mmcomponents.training.throughput import Throughput
-from mmcomponents.training.watch import GradientWatch, NoGradientError
 
 register()
 

@@ -1,4 +1,4 @@
-"""A picture of the model's answers, after each validation."""
+"""Callback that logs an image of the model's answers after each validation."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from mmcomponents.data import PromptBatch
-from mmcomponents.inference import exact_match
-from mmcomponents.training.pictures import Row, answer_sheet
+from mmcomponents.data.loading.prompts import PromptBatch
+from mmcomponents.evaluation.metrics.exact_match import exact_match
+from mmcomponents.training.answer_sheet import Row, answer_sheet
 from mmcomponents.training.task import MultimodalTask
 
 
 class AnswerPictures(Callback):
-    """Adds a picture with questions, right answers and the model's answers to TensorBoard, as `val/answers`.
+    """Logs an image with questions, correct answers and the model's answers to TensorBoard, as `val/answers`.
 
-    The questions are about the first validation samples with a picture, the same in each validation. Every rank answers
-    them, so that ranks stay in step; the first one draws. Without TensorBoard, validation data or a datamodule that
-    offers prompts (`validation_prompts`), nothing happens.
+    The questions are those of the first validation samples with an image, the same in each validation. Every rank
+    answers them, so that ranks stay synchronised; rank zero draws the image. The callback does nothing without
+    TensorBoard, validation data or a datamodule with prompts (`validation_prompts`).
 
     Args:
         questions: Number of questions.
-        tag: Name of the picture.
+        tag: Name of the image.
     """
 
     def __init__(self, questions: int = 6, tag: str = "val/answers") -> None:
@@ -35,17 +35,17 @@ class AnswerPictures(Callback):
         self._prompts: PromptBatch | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets the questions of another run's data."""
+        """Clears the questions of an earlier run."""
         self._prompts = None
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Answers and draws."""
+        """Answers the questions and logs the image."""
         loggers = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if trainer.sanity_checking or not loggers or not isinstance(pl_module, MultimodalTask):
             return
-        offer = getattr(trainer.datamodule, "validation_prompts", None)  # type: ignore[attr-defined]
-        if self._prompts is None and offer is not None:
-            self._prompts = offer(self.questions)
+        make_prompts = getattr(trainer.datamodule, "validation_prompts", None)  # type: ignore[attr-defined]
+        if self._prompts is None and make_prompts is not None:
+            self._prompts = make_prompts(self.questions)
         if self._prompts is None or not len(self._prompts):
             return
         answers = answer(trainer, pl_module, self._prompts)
@@ -59,9 +59,9 @@ class AnswerPictures(Callback):
 
 @torch.no_grad()
 def answer(trainer: Trainer, task: MultimodalTask, prompts: PromptBatch) -> list[str]:
-    """The task's answers, computed as a test would: on the trainer's device and in its precision.
+    """Computes the task's answers as `test` does: on the trainer's device and in its precision.
 
-    A sampler that draws leaves the random numbers of the run as they were.
+    The state of the run's random generators is restored.
     """
     moved: Any = trainer.strategy.batch_to_device(trainer.precision_plugin.convert_input(prompts))
     with isolate_rng(), trainer.precision_plugin.val_step_context():
@@ -69,6 +69,6 @@ def answer(trainer: Trainer, task: MultimodalTask, prompts: PromptBatch) -> list
 
 
 def sheet_rows(prompts: PromptBatch, answers: list[str]) -> list[Row]:
-    """What is drawn of questions and their answers: those with a picture."""
+    """Returns the rows of the answer sheet: the questions that have an image."""
     fields = zip(prompts.pictures, prompts.questions, prompts.answers, answers, strict=True)
     return [(p, q, a, given, exact_match(a, given)) for p, q, a, given in fields if p is not None]

@@ -1,4 +1,4 @@
-"""What a model holds and costs before any weight exists: parameters, memory and FLOPs, slot by slot."""
+"""Estimate of a model's parameters, memory and FLOPs by slot, without allocating weights."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenTyp
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives.references import Reference
 from mmcomponents.training.flops import PREFIX, step_factors, work
+from mmcomponents.training.gradient_watch import class_name
 from mmcomponents.training.memory import DeviceMemory, count, device_memory, slot_parameters
-from mmcomponents.training.watch import class_name
 
 _MOST_TILES = 48
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What `make_plan` finds; numbers by slot are in the order of the data, with their "total".
+    """Result of `make_plan`; numbers by slot are in the order of the data flow, followed by their "total".
 
     Attributes:
         parts: Class of the part in each slot.
-        parameters: Weights of each slot; a shared one is counted once.
-        trainable: Those that are trained.
+        parameters: Number of weights of each slot; a shared weight is counted once.
+        trainable: Number of trained weights of each slot.
         memory: Bytes on one device.
-        pack: The pack that the FLOPs are for.
-        flops: Floating-point operations of the forward pass over it.
-        training_flops: Those of a training step, forward and backward.
+        pack: Contents of the pack that FLOPs are counted for.
+        flops: Floating-point operations of the forward pass.
+        training_flops: Floating-point operations of a training step, forward and backward.
     """
 
     parts: dict[str, str]
@@ -42,18 +42,18 @@ class Plan:
 def make_plan(
     model: MultimodalModel, devices: int, tokens: int, tiles: int | None, reference: Reference | None = None
 ) -> Plan:
-    """Counts a model, on the meta device or any other.
+    """Estimates a model's size and cost, on the meta device or any other.
 
     Args:
-        model: Slots that are not trained are frozen.
-        devices: Over which it is sharded.
-        tokens: Tokens of the pack that FLOPs are counted for.
-        tiles: Its tiles; None: see `synthetic_pack`.
-        reference: What a preference loss measures against: it may hold a frozen copy of the model, and a step may run
-            it forward once more. Looking ahead over several micro-batches is not counted.
+        model: Model with frozen slots frozen.
+        devices: Number of devices that the model is sharded over.
+        tokens: Number of tokens of the pack that FLOPs are counted for.
+        tiles: Number of tiles of the pack. None: see `synthetic_pack`.
+        reference: Reference of a preference loss. It may hold a frozen copy of the model, and a step may run one more
+            forward pass. Lookahead over several micro-batches is not counted.
 
     Raises:
-        ValueError: The tiles do not go into the pack, or there is no device.
+        ValueError: The tiles do not fit into the pack, or `devices` is less than 1.
     """
     batch = synthetic_pack(model, tokens, tiles)
     done, factors = work(model, batch), step_factors(model)
@@ -86,23 +86,25 @@ def make_plan(
 
 
 def synthetic_pack(model: MultimodalModel, tokens: int, tiles: int | None) -> PackedBatch:
-    """A pack of one conversation: one image of so many tiles, then text, each token of which has a target.
+    """Returns a pack of one conversation: one image, then text in which every token has a target.
 
-    One segment costs attention the most, and targets everywhere cost the head the most. The tiles take no memory.
+    A single segment maximises the cost of attention, and targets everywhere maximise that of the head. The tiles take
+    no memory.
 
     Args:
-        model: Says how many tokens a tile becomes.
-        tokens: Length of the pack.
-        tiles: None: as many as go into three quarters of it, at most 48, which are InternVL's packs.
+        model: Determines the number of visual tokens of a tile.
+        tokens: Number of tokens of the pack.
+        tiles: Number of tiles. None: as many as fit into three quarters of the pack, at most 48, as in InternVL's
+            packs.
 
     Raises:
-        ValueError: The tiles become more tokens than the pack has, or there is no vision encoder.
+        ValueError: The tiles become more tokens than the pack has, or the model has no vision encoder.
     """
     each = model.tokens_per_tile
     if tiles is None:
         tiles = 0 if each is None else min(_MOST_TILES, tokens * 3 // 4 // each)
     if tiles and each is None:
-        raise ValueError(f"{tiles} tiles are asked for and the model has no vision encoder")
+        raise ValueError(f"{tiles} tiles were requested and the model has no vision encoder")
     visual = tiles * (each or 0)
     if visual > tokens:
         raise ValueError(f"{tiles} tiles become {visual} tokens, more than the {tokens} of the pack")

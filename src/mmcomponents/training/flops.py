@@ -1,4 +1,4 @@
-"""What a step costs: counted from shapes and integers, beside the loader, where nothing waits for a device."""
+"""FLOPs of a training step, counted from shapes in the loader, without synchronising with a device."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from mmcomponents.batch import IGNORE, PackedBatch, TokenType
 from mmcomponents.model import MultimodalModel
 
 PREFIX = "work/"
-"""Of the names below, among the counts of a step."""
+"""Prefix of the names that `work` returns, within the counts of a step."""
 
 
 def work(model: MultimodalModel, batch: PackedBatch) -> dict[str, float]:
-    """What a pack holds and what its forward pass costs, by name; the names are the same on all ranks.
+    """Counts the contents of a pack and the FLOPs of its forward pass; the names are the same on all ranks.
 
     Returns:
-        `work/tokens` (PAD left out), `work/tiles`, `work/targets`, and `work/flops/SLOT` of each part with matrices.
+        `work/tokens` (without padding), `work/tiles`, `work/targets`, `work/flops/SLOT` for each part with matrices.
     """
     tiles = 0 if batch.images is None else batch.images.pixels.shape[0]
     found = {
@@ -26,14 +26,14 @@ def work(model: MultimodalModel, batch: PackedBatch) -> dict[str, float]:
 
 
 def step_factors(model: MultimodalModel) -> dict[str, float]:
-    """How many times the forward pass of each slot a training step costs, by slot.
+    """Returns the cost of a training step in forward passes, by slot.
 
-    A trained slot costs three: the forward pass, the gradient of its input and that of its weights. A frozen slot costs
-    two where something before it on the way of the data is trained, since the gradient has to pass through it, and one
-    where nothing is. The input gradient of a first layer is counted though it is not made. The products of attention
-    have no weights and cost three wherever a gradient passes: a frozen slot with attention costs a little more than is
-    said here. Where an adapter is trained in place of a slot's weights, the third one counts by the share of weights
-    that are trained. What activation checkpointing computes again is not counted.
+    A trained slot costs 3: the forward pass, the gradient of its input and that of its weights. A frozen slot costs 2
+    if a slot before it in the data flow is trained, since the gradient passes through it, and 1 otherwise. The input
+    gradient of a first layer is counted although it is not computed. The products of attention have no weights and cost
+    3 wherever a gradient passes: a frozen slot with attention costs slightly more than reported here. With an adapter,
+    the weight gradient counts by the share of weights that are trained. Recomputation by activation checkpointing is
+    not counted.
     """
     factors: dict[str, float] = {}
     passes = False

@@ -1,4 +1,4 @@
-"""The `fsdp2` strategy: Lightning's FSDP2, with every device in the data-parallel group."""
+"""`fsdp2` strategy: Lightning's FSDP2 with all devices in the data-parallel group."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """Shards parameters, gradients and optimizer state over all devices, or over groups of them (HSDP).
+    """Shards parameters, gradients and optimizer state over all devices, or over groups of devices (HSDP).
 
-    Lightning's own default would make every device tensor parallel: the same data on each, nothing sharded.
+    Lightning's default makes all devices tensor parallel: the same data on each, nothing sharded.
 
     Args:
-        replicate: Copies of the sharded model; 1 shards over all devices.
-        compute_dtype: Type of the forward and backward passes; "bf16" over fp32 weights is the usual mixed precision.
-        reduce_dtype: Type in which gradients are summed over ranks.
-        save_distributed_checkpoint: Each rank writes its piece into a folder; False: one file with everything.
-        timeout: Of a collective.
+        replicate: Number of copies of the sharded model. 1: shards over all devices.
+        compute_dtype: Data type of the forward and backward passes; "bf16" over fp32 weights is the usual mixed
+            precision.
+        reduce_dtype: Data type in which gradients are summed over ranks.
+        save_distributed_checkpoint: Whether each rank writes its shard into a folder. False: a single file.
+        timeout: Timeout of a collective.
     """
 
     def __init__(
@@ -53,19 +54,19 @@ class FSDP2Strategy(ModelParallelStrategy):
         )
 
     def setup_environment(self) -> None:
-        """Starts the process group; all devices are data parallel."""
+        """Starts the process group with all devices data parallel."""
         self._data_parallel_size = self.num_nodes * self.num_processes
         if self._data_parallel_size % self.replicate:
             raise ValueError(f"{self._data_parallel_size} devices cannot hold {self.replicate} copies of the model")
         super().setup_environment()
-        # Parts return views (a map without its class token); nothing here writes into one.
+        # Parts return views (a feature map without its class token), which are never modified in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
     def shard(self, model: MultimodalModel, seed: int) -> None:
-        """Shards a model that was built on the meta device, and draws its weights.
+        """Shards a model that was built on the meta device and initialises its weights.
 
         Raises:
-            MisconfigurationException: The trainer has Lightning's weight averaging, which cannot copy what is sharded.
+            MisconfigurationException: The trainer uses Lightning's weight averaging, which cannot copy a sharded model.
         """
         callbacks = getattr(getattr(self.lightning_module, "trainer", None), "callbacks", [])
         averaging = next((c for c in callbacks if isinstance(c, WeightAveraging)), None)
@@ -78,7 +79,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             materialize(model, self.root_device, seed)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint beside its place and then moves it there: a run that dies leaves the last whole one."""
+        """Writes a checkpoint beside its final path and renames it: an interrupted run keeps the last complete one."""
         path = Path(self.broadcast(filepath))
         part = path.with_name(f"{path.name}.part")
         if self.is_global_zero:
@@ -92,7 +93,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.barrier()
 
     def _shard_mesh(self) -> DeviceMesh:
-        """One dimension to shard over, or two: replicate, then shard."""
+        """Returns a mesh of one dimension (shard) or two (replicate, shard)."""
         if self.replicate == 1:
             return self.device_mesh["data_parallel"]
         shape = (self.replicate, self.world_size // self.replicate)
@@ -107,7 +108,7 @@ def _remove(path: Path) -> None:
 
 
 def register() -> None:
-    """Makes the strategy known to Lightning by its short name; once is enough."""
+    """Registers the strategy with Lightning by its short name; repeated calls have no effect."""
     if "fsdp2" not in StrategyRegistry.available_strategies():
         StrategyRegistry.register(
             "fsdp2", FSDP2Strategy, description="FSDP2 over all devices, sharded checkpoints", replicate=1

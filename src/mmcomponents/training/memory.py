@@ -1,4 +1,4 @@
-"""What a model has in each slot, and what training it takes of a device's memory: from shapes, without weights."""
+"""Number of parameters by slot, and device memory of a training step, computed from shapes without weights."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from torch import nn
 from mmcomponents.model import MultimodalModel
 
 MASTER, COMPUTE, REDUCE, ADAMW = 4, 2, 4, 8
-"""Bytes of a weight: in the optimizer, in computation, while its gradient is summed over ranks; and AdamW's moments."""
+"""Bytes per weight: fp32 weight, bf16 copy for computation, gradient during reduction over ranks, AdamW's moments."""
 
 LEFT_OUT = ("activations", "the batch", "CUDA's own memory and fragmentation")
-"""What `device_memory` does not count."""
+"""Memory that `device_memory` does not count."""
 
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """Bytes on the fullest device while a step runs, under `fsdp2` with fp32 weights, bf16 computation and AdamW.
+    """Bytes on the device that uses the most memory during a step, with `fsdp2`, fp32 weights, bf16 computation, AdamW.
 
     Attributes:
-        weights: This device's share of the fp32 weights.
-        reference: Its share of the fp32 weights of a frozen reference beside the model, if there is one.
-        gradients: Its share of the fp32 gradients of trained weights.
-        optimizer: Its share of AdamW's two moments.
-        gathered: Weights and gradients that are whole for a while, at most: the root and the two largest units in bf16
-            (the next one is fetched while one computes), the gradient of the largest trained one in bf16, and in fp32
-            for its sum over the devices.
+        weights: This device's shard of the fp32 weights.
+        reference: Its shard of the fp32 weights of a frozen reference model, if there is one.
+        gradients: Its shard of the fp32 gradients of trained weights.
+        optimizer: Its shard of AdamW's two moments.
+        gathered: Peak of temporarily unsharded weights and gradients: the root and the two largest units in bf16 (the
+            next one is prefetched while one computes), the gradient of the largest trained unit in bf16, and in fp32
+            for its reduction over the devices.
     """
 
     weights: int
@@ -38,12 +38,12 @@ class DeviceMemory:
 
     @property
     def total(self) -> int:
-        """All of them; see `LEFT_OUT`."""
+        """Sum of all attributes, without what `LEFT_OUT` lists."""
         return self.weights + self.reference + self.gradients + self.optimizer + self.gathered
 
 
 def slot_parameters(model: MultimodalModel) -> dict[str, list[nn.Parameter]]:
-    """The parameters of each filled slot, the heads together as "head". A shared one belongs to the earliest slot."""
+    """Returns the parameters of each filled slot, all heads as "head"; shared ones belong to the earliest slot."""
     found: dict[str, list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for name, part in model.parts().items():
@@ -55,23 +55,23 @@ def slot_parameters(model: MultimodalModel) -> dict[str, list[nn.Parameter]]:
 
 
 def count(parameters: Iterable[nn.Parameter]) -> int:
-    """Weights in all, of whole parameters."""
+    """Returns the total number of weights of unsharded parameters."""
     return sum(p.numel() for p in parameters)
 
 
 def device_memory(model: MultimodalModel, devices: int, reference: bool = False) -> DeviceMemory:
-    """What a training step takes of the fullest device, without what `LEFT_OUT` names.
+    """Computes the memory of a training step on the device that uses the most, without what `LEFT_OUT` lists.
 
-    FSDP2 cuts each parameter along its first dimension into equal pieces, rounded up: the first device has the most,
-    and the whole of a parameter whose first dimension is 1.
+    FSDP2 shards each parameter along its first dimension into equal pieces, rounded up: the first device has the most,
+    and all of a parameter whose first dimension is 1.
 
     Args:
-        model: On any device; slots that are not trained are frozen.
-        devices: Over which the model is sharded.
-        reference: Whether a frozen copy of the model is held beside it.
+        model: Model on any device, with frozen slots frozen.
+        devices: Number of devices that the model is sharded over.
+        reference: Whether a frozen copy of the model is kept.
 
     Raises:
-        ValueError: There is no device.
+        ValueError: `devices` is less than 1.
     """
     if devices < 1:
         raise ValueError(f"devices must be at least 1, got {devices}")
@@ -80,14 +80,14 @@ def device_memory(model: MultimodalModel, devices: int, reference: bool = False)
     share = sum(_piece(p, devices) for p in parameters)
     trained_share = sum(_piece(p, devices) for p in trained)
     root, units = _units(model)
-    whole = count(root) + sum(sorted((count(unit) for unit in units), reverse=True)[:2])
+    unsharded = count(root) + sum(sorted((count(unit) for unit in units), reverse=True)[:2])
     largest = max((count(p for p in unit if p.requires_grad) for unit in [root, *units]), default=0)
     return DeviceMemory(
         weights=MASTER * share,
         reference=MASTER * share if reference else 0,
         gradients=MASTER * trained_share,
         optimizer=ADAMW * trained_share,
-        gathered=COMPUTE * whole + (COMPUTE + REDUCE) * largest,
+        gathered=COMPUTE * unsharded + (COMPUTE + REDUCE) * largest,
     )
 
 
@@ -97,20 +97,20 @@ def _piece(parameter: nn.Parameter, devices: int) -> int:
 
 
 def _units(model: MultimodalModel) -> tuple[list[nn.Parameter], list[list[nn.Parameter]]]:
-    """Parameters of the root and of each unit, as `training.sharding.shard_model` groups them."""
+    """Returns the parameters of the root and of each unit, as `training.sharding.shard_model` groups them."""
     parts = model.parts()
     holders: dict[nn.Parameter, int] = {}
     for part in parts.values():
         for parameter in part.parameters():
             holders[parameter] = holders.get(parameter, 0) + 1
     root = [p for p, n in holders.items() if n > 1]
-    if model.projector is not None and model.projector.needs_word_table and model.embedder is not None:
+    if model.projector is not None and model.projector.needs_embedding_weight and model.embedder is not None:
         root = list(dict.fromkeys([*root, *model.embedder.parameters()]))
     seen = set(root)
     units = []
     for part in parts.values():
         inner = [module for module in part.modules() if isinstance(module, part.shard_units)]
-        for module in [*inner, part]:  # what no unit of a part holds, the part itself does
+        for module in [*inner, part]:  # the part holds the parameters that none of its units hold
             unit = [p for p in module.parameters() if p not in seen]
             seen.update(unit)
             units.append(unit)

@@ -1,4 +1,4 @@
-"""What `predict` says of pairs, written down for a training that measures itself against it."""
+"""Callback that writes the log-probabilities of pairs from `predict`, for use as the reference of a later training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.pairs import PairsOnce
-from mmcomponents.data.reference_logps import ReferenceFile, conditions, reference_path, save_references
+from mmcomponents.data.loading.stored_logps import ReferenceFile, conditions, reference_path, save_references
+from mmcomponents.data.packing.answer_pairs import PairsOnce
+from mmcomponents.training.answer_report import gather_lists
 
 logger = logging.getLogger(__name__)
 
@@ -23,14 +23,14 @@ _NAMED = 20
 
 @dataclass(frozen=True)
 class WrittenLogps:
-    """What was written.
+    """Summary of the written files.
 
     Attributes:
-        folder: Where the files lie.
-        files: How many.
-        pairs: Pairs with log-probabilities.
-        unreadable: Pairs without: broken ones, and those that no pack can hold.
-        others: Samples that are no pairs.
+        folder: Folder of the files.
+        files: Number of files.
+        pairs: Number of pairs with log-probabilities.
+        unreadable: Number of pairs without: broken ones, and those that no pack can hold.
+        others: Number of samples that are not pairs.
         chosen: Mean log-probability of the chosen answers.
         rejected: Mean log-probability of the rejected answers.
     """
@@ -45,38 +45,38 @@ class WrittenLogps:
 
 
 class ReferenceLogps(Callback):
-    """Writes the log-probabilities of pairs that `predict` computes of the shards of `data.predict`.
+    """Writes the log-probabilities of pairs that `predict` computes for the shards of `data.predict`.
 
-    The files, one for each shard with pairs, are written at the end and by rank zero alone. `data.reference_logps`
-    takes the folder. In `fit` and other verbs the callback does nothing.
+    Rank zero writes one file for each shard with pairs at the end. `data.reference_logps` takes the folder. The
+    callback does nothing in `fit` and other subcommands.
 
     Args:
-        folder: Where to write; made if it is missing.
+        folder: Output folder; created if it does not exist.
 
     Attributes:
-        written: What was written; None: nothing yet.
+        written: Summary of the written files; None before they are written.
     """
 
     def __init__(self, folder: str) -> None:
         self.folder = Path(folder)
         self.written: WrittenLogps | None = None
         self._rows: list[tuple[int, float, float]] = []
-        self._refused: list[str] = []
+        self._skipped: list[str] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew, and makes the folder: hours later would be too late to find that it cannot be.
+        """Clears the results and creates the folder, so that an error occurs before hours of computation.
 
         Raises:
-            DataError: The folder cannot be made.
+            DataError: The folder cannot be created.
         """
-        self.written, self._rows, self._refused = None, [], []
+        self.written, self._rows, self._skipped = None, [], []
         if _pairs(trainer) is None:
             logger.warning("data.predict is not set: no reference log-probabilities will be written")
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"the folder {self.folder} for log-probabilities cannot be made: {error}") from error
+            raise DataError(f"the folder {self.folder} for log-probabilities cannot be created: {error}") from error
 
     def on_predict_batch_end(
         self,
@@ -87,46 +87,46 @@ class ReferenceLogps(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps what was computed of a pack."""
+        """Collects the log-probabilities of a pack."""
         if _pairs(trainer) is not None:
             self._rows += [(row["sample"], row["chosen"], row["rejected"]) for row in outputs]
-            self._refused += batch.refused
+            self._skipped += batch.refused
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gathers from all ranks and writes.
+        """Gathers the results of all ranks and writes the files.
 
         Raises:
-            DataError: Not all pairs were read, or the model gave one that is no number.
+            DataError: Not all pairs were read, or a log-probability is not finite.
         """
         pairs = _pairs(trainer)
         if pairs is None:
             return
-        rows, refused = _from_all_ranks(self._rows), _from_all_ranks(self._refused)
-        self._rows, self._refused = [], []
+        rows, skipped = gather_lists(self._rows), gather_lists(self._skipped)
+        self._rows, self._skipped = [], []
         samples = np.array([row[0] for row in rows], np.int64)
         logps = np.array([row[1:] for row in rows], np.float64).reshape(-1, 2)
-        left = len(pairs.samples) - len(np.unique(samples)) - len(refused)
-        if left:
+        unread = len(pairs.samples) - len(np.unique(samples)) - len(skipped)
+        if unread:
             raise DataError(
-                f"{left} of {len(pairs.samples)} pairs were not read (trainer.limit_predict_batches?): nothing is"
+                f"{unread} of {len(pairs.samples)} pairs were not read (trainer.limit_predict_batches?): nothing is"
                 " written"
             )
         if (odd := np.flatnonzero(~np.isfinite(logps).all(1))).size:
             name = pairs.index.name(int(samples[odd[0]]))
             raise DataError(
-                f"the log-probabilities of {odd.size} of {len(rows)} pairs are no finite numbers, the first of them"
+                f"the log-probabilities of {odd.size} of {len(rows)} pairs are not finite, the first:"
                 f" {logps[odd[0]].tolist()} of {name}: nothing is written"
             )
-        self.written = self._summary(pairs, logps, refused)
+        self.written = self._summary(pairs, logps, skipped)
         if trainer.is_global_zero:
             task: Any = pl_module
             self._write(
                 pairs, samples, logps, str(trainer.ckpt_path or getattr(task, "weights", None) or "drawn weights")
             )
 
-    def _summary(self, pairs: PairsOnce, logps: Any, refused: Sequence[str]) -> WrittenLogps:
+    def _summary(self, pairs: PairsOnce, logps: Any, skipped: Sequence[str]) -> WrittenLogps:
         large = [f"{pairs.index.name(sample)}: {reason}" for sample, reason in pairs.refused]
-        unreadable = [*refused, *large]
+        unreadable = [*skipped, *large]
         if unreadable:
             more = "; …" if len(unreadable) > _NAMED else ""
             logger.warning(
@@ -152,21 +152,13 @@ class ReferenceLogps(Callback):
 
 
 def _pairs(trainer: Trainer) -> PairsOnce | None:
-    """The pairs of the run's data."""
+    """Returns the pairs of the datamodule; None if it has none."""
     found: PairsOnce | None = getattr(trainer.datamodule, "predict_pairs", None)  # type: ignore[attr-defined]
     return found
 
 
 def _shards(pairs: PairsOnce) -> list[int]:
-    """Shards with pairs, those included that no pack can hold."""
+    """Returns the shards with pairs, including pairs that no pack can hold."""
     numbers = np.concatenate([pairs.samples, np.array([sample for sample, _ in pairs.refused], np.int64)])
     found: list[int] = np.unique(pairs.index.shard_of(numbers)).tolist()
     return found
-
-
-def _from_all_ranks(mine: list[Any]) -> list[Any]:
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return mine
-    lists: list[list[Any]] = [[] for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(lists, mine)
-    return [row for rank in lists for row in rank]

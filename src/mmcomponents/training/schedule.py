@@ -1,4 +1,4 @@
-"""Learning-rate schedules."""
+"""Learning rate schedules and parameter group settings."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 class WarmupCosine(LambdaLR):
-    """Linear warm-up, then half a cosine down to a share of the peak; a step is one optimizer step.
+    """Linear warmup followed by cosine decay to a fraction of the peak learning rate, per optimizer step.
 
-    A checkpoint holds how far the schedule has come, and nothing else: peak and length are the recipe's, also when a
-    run is resumed with others.
+    A checkpoint stores only the current step: peak and length come from the recipe, also when a resumed run changes
+    them.
 
     Args:
-        optimizer: The optimizer; each of its groups keeps its own peak.
-        total_steps: Steps of the whole run, warm-up included; None or -1 (Lightning's "no limit"): those that the
-            trainer expects, which the task fills in.
-        warmup_steps: Steps until the peak; None: `warmup_ratio` of the total.
-        warmup_ratio: Share of the total until the peak (InternVL: 0.03).
-        final_ratio: Share of the peak that is left at the end.
+        optimizer: The optimizer; each parameter group keeps its own peak.
+        total_steps: Number of steps of the complete run, including warmup. None or -1 (Lightning's "no limit"): the
+            number that the trainer expects, which the task fills in.
+        warmup_steps: Number of steps until the peak. None: `warmup_ratio` of the total.
+        warmup_ratio: Fraction of the total until the peak (InternVL: 0.03).
+        final_ratio: Fraction of the peak at the end.
     """
 
     def __init__(
@@ -42,13 +42,13 @@ class WarmupCosine(LambdaLR):
 
     @property
     def warmup_steps(self) -> int:
-        """Steps until the peak."""
+        """Number of steps until the peak."""
         return (
             math.ceil((self.total_steps or 0) * self.warmup_ratio) if self.fixed_warmup is None else self.fixed_warmup
         )
 
     def factor(self, step: int) -> float:
-        """Share of the peak at an optimizer step, counted from 0."""
+        """Returns the fraction of the peak at an optimizer step, counted from 0."""
         if step < self.warmup_steps:
             return (step + 1) / self.warmup_steps
         if self.total_steps is None:
@@ -57,10 +57,10 @@ class WarmupCosine(LambdaLR):
         return self.final_ratio + (1.0 - self.final_ratio) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
     def fill_in(self, total_steps: float) -> None:
-        """Takes the length that the trainer expects, where the recipe gives none.
+        """Sets the length to the number of steps that the trainer expects if the recipe gives none.
 
         Raises:
-            ValueError: The trainer has no end.
+            ValueError: The trainer has no limit.
         """
         if self.total_steps is not None:
             return
@@ -70,32 +70,36 @@ class WarmupCosine(LambdaLR):
         self.apply()
 
     def apply(self) -> None:
-        """Sets the rates of the step that is next, from the recipe's peaks and length."""
+        """Sets the learning rates of the next step from the recipe's peaks and length."""
         for group, peak in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = peak * self.factor(self.last_epoch)
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the schedule has come."""
+        """Returns the current step."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from there."""
+        """Restores the current step."""
         self.last_epoch = state_dict["last_epoch"]
         self._step_count = self.last_epoch + 1
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
-    """What the recipe says of each parameter group: rate, decay and so on, without the parameters."""
+    """Returns the settings of each parameter group (learning rate, weight decay, …) without the parameters."""
     return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
 def restore_settings(optimizer: Optimizer, settings: list[dict[str, Any]], schedule: Any | None) -> None:
-    """Puts the recipe's settings back after a checkpoint was loaded: it brings its own, and does not override.
+    """Restores the recipe's settings after loading a checkpoint, whose settings would otherwise replace them.
 
     Args:
-        optimizer: With the moments, and the settings, of the checkpoint.
-        settings: Of the recipe, from `group_settings`.
-        schedule: Where the schedule is not ours, its rates are scaled by the change of the peak.
+        optimizer: Optimizer with the moments and the settings of the checkpoint.
+        settings: Settings of the recipe, from `group_settings`.
+        schedule: Learning rate schedule. For other classes than `WarmupCosine`, learning rates are scaled by the change
+            of the peak.
+
+    Raises:
+        ValueError: The numbers of parameter groups differ.
     """
     if len(settings) != len(optimizer.param_groups):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Sharding a model over ranks with FSDP2."""
+"""Sharding of a model over ranks with FSDP2."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mmcomponents.model import MultimodalModel
 def shard_model(model: MultimodalModel, mesh: DeviceMesh, policy: MixedPrecisionPolicy | None = None) -> None:
     """Shards a model in place: the units that its parts declare, then the parts, then the model as the root.
 
-    A weight that more than one part reads (a tied head's, or a word table that the projector asks for) belongs to the
-    root, which is whole while the model runs; an embedder or a head of its own is a unit of its own.
+    A weight that more than one part reads (that of a tied head, or an embedding weight that the projector needs)
+    belongs to the root, which stays unsharded while the model runs. Other embedders and heads are separate units.
 
     Args:
-        model: Weights may be on the meta device.
-        mesh: One dimension: shard; two: replicate, then shard.
-        policy: Types of computation and reduction; None: those of the weights.
+        model: Model whose weights may be on the meta device.
+        mesh: Mesh of one dimension (shard) or two (replicate, shard).
+        policy: Data types of computation and reduction. None: those of the weights.
     """
     policy = policy or MixedPrecisionPolicy()
     shared = _shared_parts(model)
@@ -32,25 +32,25 @@ def shard_model(model: MultimodalModel, mesh: DeviceMesh, policy: MixedPrecision
             continue
         fully_shard(part, mesh=mesh, mp_policy=policy)
         for method in part.weight_methods:
-            # Used by objectives beside `forward`: the weight is gathered for these calls as well.
+            # Objectives call these in addition to `forward`: the weight is gathered for these calls as well.
             register_fsdp_forward_method(part, method)
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
 def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None:
-    """Gives a sharded model on the meta device its weights: each rank draws all and keeps its own piece."""
+    """Initialises a sharded model on the meta device: each rank draws all weights and keeps its own shard."""
     model.to_empty(device=device)
     model.tie_weights()
     model.init_weights(seed)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    """Whether a module has been given to FSDP2."""
+    """Returns whether a module is sharded by FSDP2."""
     return isinstance(module, FSDPModule)
 
 
 def _shared_parts(model: MultimodalModel) -> set[str]:
-    """Parts whose weights another part reads outside their own forward."""
+    """Returns the parts whose weights another part reads outside their own forward pass."""
     tied = {name for name, part in model.parts().items() if isinstance(part, Head) and part.is_tied}
-    asks = model.projector is not None and model.projector.needs_word_table
-    return tied | ({"embedder"} if tied or asks else set())
+    needed = model.projector is not None and model.projector.needs_embedding_weight
+    return tied | ({"embedder"} if tied or needed else set())

@@ -1,4 +1,4 @@
-"""What a recipe sets for each slot: whether it is trained, and how fast."""
+"""Training options of slots: freezing, adapters, learning rate and weight decay."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from peft import PeftConfig
 
-from mmcomponents.checkpoints.adapters import adapter_layers
+from mmcomponents.checkpoints.adapter_weights import adapter_layers
 from mmcomponents.model import MultimodalModel
 
 
@@ -16,16 +16,17 @@ from mmcomponents.model import MultimodalModel
 class SlotOptions:
     """Training options of one slot.
 
-    The rate of drop path is an argument of the part in the slot (`model.vision.init_args.drop_path`), which knows how
-    it grows over its depth.
+    The drop path rate is an argument of the part in the slot (`model.vision.init_args.drop_path`), which determines how
+    it increases over the depth.
 
     Attributes:
         trainable: False freezes the slot: no gradient, and dropout and drop path off.
-        adapter: An adapter of peft, such as `peft.LoraConfig`: it is trained in place of the slot's weights, which are
-            frozen. With `trainable: false` beside it the slot's own dropout and drop path are off too; the adapter's
-            dropout is on in either case.
-        lr: Peak learning rate; None: the optimizer's.
-        weight_decay: Weight decay of matrices; None: the optimizer's. Vectors (biases, norms, scales) never decay.
+        adapter: peft adapter, such as `peft.LoraConfig`. It is trained instead of the slot's weights, which are
+            frozen. With `trainable: false`, the slot's own dropout and drop path are also off; the adapter's dropout is
+            on in both cases.
+        lr: Peak learning rate. None: that of the optimizer.
+        weight_decay: Weight decay of matrices. None: that of the optimizer. Vectors (biases, norms, scales) have no
+            weight decay.
     """
 
     trainable: bool = True
@@ -35,10 +36,10 @@ class SlotOptions:
 
 
 def check_slot_names(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
-    """Refuses options for a slot that the model does not fill.
+    """Checks that the model has every slot that options are given for.
 
     Raises:
-        ValueError: Naming the near one.
+        ValueError: The model has no such slot; the message suggests the closest name.
     """
     known = [*model.parts(), *(["heads"] if len(model.heads) else [])]
     for name in options:
@@ -49,14 +50,14 @@ def check_slot_names(model: MultimodalModel, options: dict[str, SlotOptions]) ->
 
 
 def options_of(name: str, options: dict[str, SlotOptions]) -> SlotOptions:
-    """Options of a part: its own, else those of its slot (`heads` for `heads.lm`), else the defaults."""
+    """Returns the options of a part: its own, else those of its slot (`heads` for `heads.lm`), else the defaults."""
     return options.get(name) or options.get(name.split(".")[0]) or SlotOptions()
 
 
 def freeze(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
-    """Takes the gradient from the parameters of frozen slots. A tied weight follows its owner, the embedder.
+    """Sets `requires_grad` of the parameters by slot. A tied weight follows its owner, the embedder.
 
-    Where a slot has an adapter, peft has frozen what is not trained when the adapter was injected.
+    Slots with an adapter are skipped: peft has frozen their weights when the adapter was injected.
     """
     for name, part in reversed(model.parts().items()):
         chosen = options_of(name, options)
@@ -65,7 +66,7 @@ def freeze(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
 
 
 def set_modes(model: MultimodalModel, options: dict[str, SlotOptions], mode: bool) -> None:
-    """Puts the parts of frozen slots into evaluation mode, but for their adapters, where all others have a mode."""
+    """Sets the parts of frozen slots to evaluation mode, and their adapters to the given mode."""
     for name, part in model.parts().items():
         if options_of(name, options).trainable:
             continue
@@ -78,7 +79,7 @@ def set_modes(model: MultimodalModel, options: dict[str, SlotOptions], mode: boo
 
 
 def param_groups(model: MultimodalModel, options: dict[str, SlotOptions]) -> list[dict[str, Any]]:
-    """Optimizer groups, one for the matrices and one for the vectors of each slot; each has a `name`."""
+    """Returns parameter groups, one for the matrices and one for the vectors of each slot; each has a `name`."""
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
     for name, part in model.parts().items():

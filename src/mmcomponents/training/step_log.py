@@ -1,4 +1,4 @@
-"""What a training step logs of its loss: sums over the micro-batches of the accumulation window and over ranks."""
+"""Logging of the loss of a training step, summed over the micro-batches of the accumulation window and over ranks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _BY_SOURCE = "nll/"
 
 
 class StepLog:
-    """Adds up the parts of the loss of each micro-batch, which are shares of the step's, and logs the sums.
+    """Sums the parts of the loss of the micro-batches, which are shares of the step's loss, and logs the sums.
 
-    The likelihoods by source go to the loggers themselves, and only where the step had targets of that source:
-    Lightning would repeat the last value of a source in every step that has none of it.
+    Likelihoods by source are passed to the loggers directly, and only if the step has targets of that source:
+    Lightning would repeat the last value of a source in every step without it.
     """
 
     def __init__(self) -> None:
@@ -29,11 +29,11 @@ class StepLog:
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 
     def write(self, task: LightningModule, totals: dict[str, float]) -> None:
-        """Logs the step as `train/NAME`; every rank takes part.
+        """Logs the step as `train/NAME`; a collective operation that every rank must call.
 
         Args:
-            task: What the trainer trains.
-            totals: Counts of the step over all ranks, `targets/0` and so on among them.
+            task: The trained module.
+            totals: Counts of the step over all ranks, including `targets/0` and so on.
         """
         sums, self._sums = self._sums, {}
         by_source = {n.removeprefix(_BY_SOURCE): sums.pop(n) for n in list(sums) if n.startswith(_BY_SOURCE)}
@@ -45,9 +45,9 @@ class StepLog:
             return
         found = data_metrics(totals, self._name)
         if by_source:
-            whole = trainer.strategy.reduce(torch.stack(list(by_source.values())), reduce_op="sum")
-            assert isinstance(whole, Tensor)
-            values = dict(zip(by_source, whole.tolist(), strict=True))
+            reduced = trainer.strategy.reduce(torch.stack(list(by_source.values())), reduce_op="sum")
+            assert isinstance(reduced, Tensor)
+            values = dict(zip(by_source, reduced.tolist(), strict=True))
             found |= {f"train/nll/{self._name(s)}": v for s, v in values.items() if totals.get(f"targets/{s}")}
         for logger in trainer.loggers if found else ():
             logger.log_metrics(found, step=trainer.global_step)
@@ -58,16 +58,16 @@ class StepLog:
 
 
 def data_metrics(totals: Mapping[str, float], name: Callable[[str], str]) -> dict[str, float]:
-    """What a step is made of: tokens and samples of each source, and how full and how alike its packs are.
+    """Computes the data metrics of a step: tokens and samples of each source, fill and spread of its packs.
 
     Args:
-        totals: Counts of the step over all ranks, see `mmcomponents.data.counting`.
-        name: Gives the name of a source by its number.
+        totals: Counts of the step over all ranks, see `mmcomponents.data.loading.step_counts`.
+        name: Returns the name of a source by its number.
 
     Returns:
-        `data/refused`, samples left out so far; `data/tokens/SOURCE` and `data/samples/SOURCE`; `data/fill`, tokens
-        over what the packs could hold; of a step of several packs `data/spread_tokens` and `data/spread_tiles`,
-        standard deviation over mean of what a pack has.
+        `data/refused`, number of samples skipped so far; `data/tokens/SOURCE` and `data/samples/SOURCE`; `data/fill`,
+        tokens divided by the capacity of the packs; for a step of several packs `data/spread_tokens` and
+        `data/spread_tiles`, standard deviation of the packs divided by their mean.
     """
     packs = totals.get("data/packs", 0.0)
     if not packs:

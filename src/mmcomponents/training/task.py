@@ -1,4 +1,4 @@
-"""The root of training."""
+"""LightningModule that composes and trains a multimodal model."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, Width
-from mmcomponents.data import PromptBatch
-from mmcomponents.data.chat import end_ids
+from mmcomponents.data.chat.special_tokens import end_ids
+from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
+from mmcomponents.generation.sampler import Autoregressive, Sampler
 from mmcomponents.heads import Head
-from mmcomponents.inference import Autoregressive, Sampler
 from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
@@ -47,30 +47,30 @@ _WITH_LOSS = (TrainerFn.FITTING, TrainerFn.VALIDATING)
 
 
 class MultimodalTask(LightningModule):
-    """Composes a model from factories of its parts, and trains it on packs.
+    """Composes a model from factories of its parts and trains it on packs.
 
-    A recipe gives each factory all arguments but the widths of the neighbours, which are filled in here. The model is
-    built in `configure_model`, so that a strategy decides where its weights are made.
+    A recipe gives each factory all arguments except the widths of neighbouring parts, which are filled in here. The
+    model is built in `configure_model`, so that the strategy determines where weights are allocated.
 
     Args:
-        vision: Makes the vision encoder.
-        fuser: Makes the fuser, from the width of the maps.
-        merger: Makes the merger, from the width of the map.
-        projector: Makes the projector, from the widths in and out.
-        embedder: Makes the embedder, from the vocabulary and the width.
-        position: Makes the position encoding, from the width of a head.
-        backbone: Makes the backbone.
-        heads: Makes the heads, by name, from the width and the vocabulary.
-        objective: Makes the objective.
-        sampler: Makes the sampler that answers prompts in `test` and `predict`.
-        optimizer: Makes the optimizer, from parameter groups.
-        scheduler: Makes the schedule, which moves with each optimizer step.
-        slots: Whether and how fast each slot is trained, by its name.
-        vocab_size: Words; at least as many as the tokenizer has.
-        image_token_id: Id of the placeholder of a visual token.
-        seed: Of the initial weights.
-        weights: Folder of a model to start from, or a folder for each slot, see `checkpoints.load_initial`.
-            A checkpoint that a run goes on from has its own.
+        vision: Factory of the vision encoder.
+        fuser: Factory of the fuser, called with the width of the feature maps.
+        merger: Factory of the merger, called with the width of the feature map.
+        projector: Factory of the projector, called with input and output width.
+        embedder: Factory of the embedder, called with vocabulary size and width.
+        position: Factory of the position encoding, called with the width of a head.
+        backbone: Factory of the backbone.
+        heads: Factories of the heads by name, called with width and vocabulary size.
+        objective: Factory of the objective.
+        sampler: Factory of the sampler that answers prompts in `test` and `predict`.
+        optimizer: Factory of the optimizer, called with parameter groups.
+        scheduler: Factory of the learning rate schedule, which advances with each optimizer step.
+        slots: Training options by slot name.
+        vocab_size: Vocabulary size, at least that of the tokenizer.
+        image_token_id: Token id of the placeholder of a visual token.
+        seed: Seed of the initial weights.
+        weights: Folder of a model to start from, or a folder for each slot, see `checkpoints.load_initial`. Ignored
+            when a run is resumed from a checkpoint.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class MultimodalTask(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # From a recipe these are the plain config. From Python they may be classes, which a checkpoint must not hold.
+        # A recipe gives plain values. Python code may give classes, which a checkpoint must not contain.
         for name in [name for name, value in self.hparams.items() if not _is_plain(value)]:
             del self.hparams[name]
         self.factories = Factories(vision, fuser, merger, projector, embedder, position, backbone, heads or {})
@@ -119,23 +119,23 @@ class MultimodalTask(LightningModule):
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
         if self.model is None:
-            goes_on = self._trainer is not None and self._trainer.ckpt_path is not None
-            if self.weights is not None and not goes_on:
-                check_initial(self.weights)  # before anything is built
+            resumes = self._trainer is not None and self._trainer.ckpt_path is not None
+            if self.weights is not None and not resumes:
+                check_initial(self.weights)  # before the model is built
             self.model = self._compose()
-            if self.weights is not None and not goes_on:
+            if self.weights is not None and not resumes:
                 load_initial(self.model, self.weights)
             start_adapters(self.model, self.seed)
             check_slot_names(self.model, self.slots)
             freeze(self.model, self.slots)
             self.objective = self.make_objective()
             self.sampler = self.make_sampler()
-            self.train(self.training)  # Lightning leaves modes as they are: frozen slots go into evaluation mode here
+            self.train(self.training)  # Lightning does not change modes: sets frozen slots to evaluation mode
         if self.objective is not None and self._trainer is not None and self._trainer.state.fn in _WITH_LOSS:
             self.objective.prepare(self.model, self._starting_model)
 
     def _compose(self) -> MultimodalModel:
-        """A model with its first draw, sharded where the strategy does that."""
+        """Builds a model with randomly initialised weights, sharded if the strategy shards."""
         strategy = self._trainer.strategy if self._trainer is not None else None
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
@@ -150,10 +150,10 @@ class MultimodalTask(LightningModule):
         return model
 
     def _starting_model(self) -> MultimodalModel:
-        """Another model with the weights that the run starts from, or has started from.
+        """Builds a second model with the weights that the run started from.
 
         Raises:
-            CheckpointError: They are not there any more.
+            CheckpointError: These weights no longer exist.
         """
         try:
             if self.weights is not None:
@@ -172,10 +172,10 @@ class MultimodalTask(LightningModule):
         return model
 
     def check(self, datamodule: LightningDataModule | None = None) -> None:
-        """Refuses what cannot work before any weight exists: the parts among themselves, and the model with its data.
+        """Checks that the parts fit each other and the data, before weights are allocated.
 
         Raises:
-            ValueError: With both parts and both numbers.
+            ValueError: They do not; the message names both parts and both numbers.
         """
         with torch.device("meta"):
             model = self.factories.build(self.vocab_size, self.image_token_id)
@@ -199,43 +199,43 @@ class MultimodalTask(LightningModule):
             )
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """What the loss of a pack is divided by, and its work; the loader sums both before the step begins."""
+        """Returns the denominators of a pack's loss and its work; the loader sums both before the step begins."""
         model, objective, _ = self._built()
         return objective.counts(batch) | work(model, batch)
 
     def on_fit_start(self) -> None:
-        """Learns from the data which sources there are, so that the loss of each is logged by its name."""
+        """Gets the source names from the datamodule, so that the loss of each source is logged by its name."""
         names = list(getattr(self.trainer.datamodule, "source_names", ()))  # type: ignore[attr-defined]
         self._step_log.source_names = names
         if getattr(self.objective, "sources", None) == 0:
             self.objective.sources = len(names)  # type: ignore[union-attr]
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        """Loss of one micro-batch, as its share of the step."""
+        """Computes the loss of one micro-batch, as its share of the step's loss."""
         model, objective, _ = self._built()
         window = self.trainer.accumulate_grad_batches
         totals = batch.totals
         if totals is None:
             if window > 1 or self.trainer.world_size > 1:
                 raise ValueError(
-                    "the packs carry no totals of their step: wrap the loader in mmcomponents.data.Lookahead, "
-                    "or use PackedDataModule, which does"
+                    "the packs have no totals of their step: wrap the loader in mmcomponents.data.loading.Lookahead, "
+                    "or use PackedDataModule, which does this"
                 )
             totals = objective.counts(batch)
         out = objective(model, batch, totals)
         self._step_log.add(out.parts)
         if (batch_idx + 1) % window == 0 or self.trainer.is_last_batch:
             self._step_log.write(self, totals)
-        # Lightning divides by the window and the strategy averages over ranks; `totals` has counted both already.
+        # Lightning divides by the window and the strategy averages over ranks; `totals` already includes both.
         scaled: Tensor = out.total * (window * self.trainer.world_size)
         return scaled
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets the last validation."""
+        """Clears the means."""
         self._means.clear()
 
     def validation_step(self, batch: PackedBatch, batch_idx: int) -> None:
-        """Adds a pack to the mean loss over all targets of the validation data, and to the objective's other means."""
+        """Adds a pack to the mean loss over all targets of the validation data and to the objective's other means."""
         model, objective, _ = self._built()
         counts = objective.counts(batch)
         self._means.add(objective, objective(model, batch, counts), counts)
@@ -245,11 +245,11 @@ class MultimodalTask(LightningModule):
         self._means.write(self, self._built()[1])
 
     def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[str]]:
-        """Answers of the model to a batch of prompts; callbacks make scores of them."""
+        """Returns the answers to a batch of prompts, which callbacks score."""
         return {"answers": self.answer(batch)}
 
     def predict_step(self, batch: PackedBatch | PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Key, question and answer of the model for each prompt; of a pack, log-probabilities of its pairs."""
+        """Returns key, question and answer for each prompt, or the log-probabilities of the pairs of a pack."""
         if isinstance(batch, PackedBatch):
             model, objective, _ = self._built()
             logps = answer_logps(model, batch, getattr(objective, "head", "lm")).tolist()
@@ -265,15 +265,15 @@ class MultimodalTask(LightningModule):
         ]
 
     def answer(self, batch: PromptBatch) -> list[str]:
-        """Decoded answers to a batch of prompts."""
+        """Returns decoded answers to a batch of prompts."""
         model, _, sampler = self._built()
         tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
         tokens = sampler(model, batch.batch, end_ids(tokenizer))
-        # A batch without questions, which keeps ranks in step, has one empty segment all the same.
+        # A batch without questions, which keeps ranks synchronised, still has one empty segment.
         return [tokenizer.decode(ids) for ids in tokens[: len(batch)]]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The recipe's optimizer over the groups of the slots, and its schedule by optimizer steps."""
+        """Builds the recipe's optimizer over the slots' parameter groups, and its schedule per optimizer step."""
         model, _, _ = self._built()
         groups = param_groups(model, self.slots)
         if not groups:
@@ -289,22 +289,22 @@ class MultimodalTask(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Puts back what the recipe says of rates and decay, where a checkpoint has brought its own."""
+        """Restores the recipe's learning rates and weight decay, which a loaded checkpoint has replaced."""
         schedules = self.trainer.lr_scheduler_configs
         for optimizer in self.trainer.optimizers:
             restore_settings(optimizer, self._settings, schedules[0].scheduler if schedules else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes the state of the objective a second time, beside the weights.
+        """Stores the state of the objective separately from the weights.
 
-        Where a sharded run is in a single file, Lightning loads parameters and buffers alone from among the weights.
+        For a sharded run in a single file, Lightning loads only parameters and buffers from the weights.
         """
         state = {} if self.objective is None else self.objective.state_dict()
         if state:
             checkpoint["objective"] = state
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the state of the objective back; that of another objective is left aside."""
+        """Restores the state of the objective; that of another objective is ignored."""
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
         for name in [name for name in weights if name.startswith("objective.")]:
@@ -312,7 +312,7 @@ class MultimodalTask(LightningModule):
                 del weights[name]
         if self.objective is not None and known and "objective" in checkpoint:
             self.objective.load_state_dict(checkpoint["objective"])
-            # Averaged weights come with the state that the objective had when it was copied, at the beginning.
+            # Averaged weights contain the objective's state from the start of the run, when the average was created.
             weights |= {f"objective.{n}": v for n, v in checkpoint["objective"].items() if f"objective.{n}" in weights}
 
     def train(self, mode: bool = True) -> MultimodalTask:

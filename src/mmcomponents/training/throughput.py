@@ -1,4 +1,4 @@
-"""How fast a run is, what it costs, and how long it waits for data."""
+"""Callback that logs throughput, FLOPs, model FLOPs utilisation and data wait of a run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mmcomponents.training.task import MultimodalTask
 
 
 class FetchClock(PassThroughProfiler):
-    """Adds up the time in which the training loop waits for its next batch."""
+    """Measures the total time that the training loop waits for its next batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class FetchClock(PassThroughProfiler):
         self._since: float | None = None
 
     def start(self, action_name: str) -> None:
-        """Starts the clock where the action is the fetch of a training batch."""
+        """Starts the clock if the action is the fetch of a training batch."""
         if action_name.endswith("train_dataloader_next"):
             self._since = time.perf_counter()
 
@@ -41,7 +41,7 @@ class FetchClock(PassThroughProfiler):
 
 @dataclass
 class Step:
-    """One optimizer step: its seconds, those spent waiting for data, and its work over all ranks by name."""
+    """Optimizer step: its duration in seconds, seconds spent waiting for data, and its work over all ranks by name."""
 
     seconds: float
     waited: float
@@ -51,19 +51,20 @@ class Step:
 class Throughput(Callback):
     """Logs speed and cost, as means over the last optimizer steps.
 
-    - `perf/tokens_per_second`, `perf/tiles_per_second`, `perf/targets_per_second`: of all ranks, PAD left out.
+    - `perf/tokens_per_second`, `perf/tiles_per_second`, `perf/targets_per_second`: over all ranks, without padding.
     - `perf/flops/SLOT`: floating-point operations of a step on all ranks, forward and backward; see
-      `mmcomponents.training.flops.step_factors` for what a frozen slot costs.
-    - `perf/mfu`: their share of what the devices could do (PaLM, arXiv 2204.02311, appendix B), where Lightning knows
-      the device; not on CPUs.
-    - `perf/data_wait`: share of the time that this rank waits for its next batch. It is measured in the place of
-      Lightning's profiler and left out where the trainer has one: the profile says it then.
+      `mmcomponents.training.flops.step_factors` for the cost of a frozen slot.
+    - `perf/mfu`: fraction of the devices' peak FLOPs (PaLM, arXiv 2204.02311, appendix B), if Lightning supports the
+      device; not on CPUs.
+    - `perf/data_wait`: fraction of the time that this rank waits for its next batch. It is measured in place of
+      Lightning's profiler and not logged if the trainer has a profiler, which then reports it.
 
-    The counts come with the packs (`batch.totals`), made by the loader on the host and summed with the loss's own, so a
-    step costs no wait for the device. Packs without totals are counted where they lie. Time in validation is left out.
+    The counts are part of the packs (`batch.totals`): the loader computes them on the host and sums them with those of
+    the loss, so a step does not synchronise with the device. Packs without totals are counted on their device. Time in
+    validation is excluded.
 
     Args:
-        window: Optimizer steps that a mean is taken over; None: the trainer's `log_every_n_steps`.
+        window: Number of optimizer steps that means are taken over. None: the trainer's `log_every_n_steps`.
     """
 
     def __init__(self, window: int | None = None) -> None:
@@ -95,7 +96,7 @@ class Throughput(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: PackedBatch, batch_idx: int
     ) -> None:
-        """Takes the counts of the step, which every micro-batch carries."""
+        """Stores the counts of the step, which every micro-batch contains."""
         totals = batch.totals or {}
         if f"{PREFIX}tokens" not in totals and isinstance(pl_module, MultimodalTask):
             totals = pl_module.counts(batch)
@@ -104,7 +105,7 @@ class Throughput(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: PackedBatch, batch_idx: int
     ) -> None:
-        """Adds a step, where one has ended, and logs where the trainer does."""
+        """Adds a step if one has ended, and logs at the trainer's interval."""
         if trainer.global_step == self._global_step:
             return
         self._global_step = trainer.global_step
@@ -119,11 +120,11 @@ class Throughput(Callback):
             pl_module.log_dict({f"perf/{n}": v for n, v in values.items()}, batch_size=1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stops the clock of the step."""
+        """Pauses the clock of the step."""
         self._pause = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets it go on."""
+        """Resumes the clock of the step."""
         self._paused += time.perf_counter() - self._pause
 
     def _begin(self) -> None:
@@ -132,12 +133,12 @@ class Throughput(Callback):
 
 
 def summary(steps: Sequence[Step], factors: dict[str, float], peak: float | None) -> dict[str, float]:
-    """Means over some steps, by name.
+    """Computes means over steps, by name.
 
     Args:
-        steps: At least one.
+        steps: At least one step.
         factors: Cost of a step in forward passes, by slot.
-        peak: Operations a second that all devices together could do; None: not known.
+        peak: Peak operations per second of all devices together. None: unknown.
     """
     seconds = sum(step.seconds for step in steps)
     sums: dict[str, float] = {}
@@ -156,7 +157,7 @@ def summary(steps: Sequence[Step], factors: dict[str, float], peak: float | None
 
 
 def compute_dtype(trainer: Trainer) -> torch.dtype:
-    """The type in which the trainer's matrix products run."""
+    """Returns the data type of the trainer's matrix products."""
     strategy = trainer.strategy
     if isinstance(strategy, FSDP2Strategy) and strategy.policy.param_dtype is not None:
         return strategy.policy.param_dtype

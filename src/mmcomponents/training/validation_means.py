@@ -1,4 +1,4 @@
-"""What a validation logs of the loss: means over all of its data, on all ranks, however that is packed."""
+"""Logging of validation losses as means over all data of all ranks, independent of packing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mmcomponents.objectives import Objective
 
 
 class ValidationMeans:
-    """Adds up what an objective says of each pack, and logs the means.
+    """Accumulates the losses of packs and logs their means.
 
-    Each part is weighted by the count that it is a mean over. A loss of parts with different counts is put together
-    from their means: a mean of the packs' losses would depend on which samples share a pack.
+    Each part is weighted by the count that it is a mean over. A loss of parts with different counts is computed from
+    their means: a mean of the packs' losses would depend on which samples share a pack.
     """
 
     def __init__(self) -> None:
@@ -22,15 +22,15 @@ class ValidationMeans:
         self._counts: dict[str, float] = {}
 
     def clear(self) -> None:
-        """Forgets the last validation, which may have been broken off."""
+        """Clears the sums of the last validation, which may have been interrupted."""
         self._sums, self._counts = {}, {}
 
     def add(self, objective: Objective, out: LossOutput, counts: dict[str, float]) -> None:
         """Adds a pack.
 
         Args:
-            objective: What has made the loss.
-            out: The loss of the pack and its parts, with the pack's own counts as totals.
+            objective: Objective of the loss.
+            out: Loss of the pack and its parts, with the pack's own counts as totals.
             counts: Counts of the pack.
         """
         parts = out.parts | {"loss": out.total}
@@ -40,18 +40,18 @@ class ValidationMeans:
             self._counts[name] = self._counts.get(name, 0.0) + counts[count]
 
     def write(self, task: LightningModule, objective: Objective) -> None:
-        """Logs the means as `val/NAME`; every rank takes part, also one that has seen no pack.
+        """Logs the means as `val/NAME`; a collective operation that every rank must call, also without packs.
 
         Args:
-            task: What the trainer validates.
-            objective: What has made the loss.
+            task: The validated module.
+            objective: Objective of the loss.
         """
         names, none = list(_counted(objective)), torch.zeros((), device=task.device)
         sums = torch.stack([self._sums.get(name, none) for name in names])
         counts = sums.new_tensor([self._counts.get(name, 0.0) for name in names])
-        whole = task.trainer.strategy.reduce(torch.stack((sums, counts)), reduce_op="sum")
-        assert isinstance(whole, Tensor)
-        means = dict(zip(names, whole[0] / whole[1], strict=True))
+        reduced = task.trainer.strategy.reduce(torch.stack((sums, counts)), reduce_op="sum")
+        assert isinstance(reduced, Tensor)
+        means = dict(zip(names, reduced[0] / reduced[1], strict=True))
         if objective.loss_weights:
             terms = [weight * means[name] for name, weight in objective.loss_weights.items()]
             means["loss"] = torch.stack(terms).sum()
@@ -61,5 +61,5 @@ class ValidationMeans:
 
 
 def _counted(objective: Objective) -> dict[str, str]:
-    """The count that each part is a mean over."""
+    """Returns the name of the count that each part is a mean over."""
     return {"loss": objective.denominator, **objective.validated}

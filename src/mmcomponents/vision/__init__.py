@@ -1,4 +1,9 @@
-"""Vision encoders."""
+"""Vision encoders.
+
+    ImageBatch (pixels [N, 3, H, W]) ── VisionEncoder ──► VisualFeatures (maps [N, h * w, hidden_size])
+
+The contract is `VisionEncoder` in `base.py`.
+"""
 
 from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.intern_vit import InternViT

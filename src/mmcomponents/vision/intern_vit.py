@@ -23,10 +23,10 @@ class InternViTAttention(nn.Module):
 
     Args:
         hidden_size: Width, C.
-        num_heads: Heads.
-        qkv_bias: Whether the three input maps have biases.
+        num_heads: Number of heads.
+        qkv_bias: Whether the query, key and value maps have biases.
         qk_norm: Whether queries and keys go through an RMSNorm over the full width, before they are split into heads.
-        eps: Of that norm.
+        eps: Epsilon of that norm.
         backend: Attention backend.
     """
 
@@ -42,7 +42,7 @@ class InternViTAttention(nn.Module):
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        """`[N, L, C]` to `[N, L, C]`."""
+        """Maps `[N, L, C]` to `[N, L, C]`."""
         q, k, v = self.qkv(x.flatten(0, 1)).chunk(3, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)) for t in (self.q_norm(q), self.k_norm(k), v))
         out: Tensor = self.proj(attention(q, k, v, segments, causal=False, backend=self.backend).flatten(1))
@@ -53,12 +53,12 @@ class InternViTBlock(nn.Module):
     """Pre-norm block with layer scale (`ls1`, `ls2`) and stochastic depth on both branches.
 
     Args:
-        attn: The block's attention.
+        attn: Attention of the block.
         hidden_size: Width, C.
-        intermediate_size: Width inside the MLP.
-        norm: Kind of both norms.
-        eps: Of both norms.
-        drop_path: Rate at which a branch is left out.
+        intermediate_size: Inner width of the MLP.
+        norm: Type of both norms.
+        eps: Epsilon of both norms.
+        drop_path: Probability that a branch is dropped.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class InternViTBlock(nn.Module):
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
-        """`[N, L, C]` to `[N, L, C]`."""
+        """Maps `[N, L, C]` to `[N, L, C]`."""
         x = x + self.drop_path(self.attn(self.norm1(x), segments) * self.ls1)
         out: Tensor = x + self.drop_path(self.mlp(self.norm2(x)) * self.ls2)
         return out
@@ -91,22 +91,22 @@ class InternViT(VisionEncoder):
     """InternViT (InternVL, arXiv 2312.14238; 300M and 6B: InternVL2.5, arXiv 2412.05271, section 2).
 
     The 300M uses LayerNorm and qkv biases; the 6B uses RMSNorm, no qkv bias and q/k norm. There is a class token and a
-    learned table of positions, resized bicubically for other grids; no norm follows the last block.
+    learned position embedding, resized bicubically for other grids; no norm follows the last block.
 
     Args:
         hidden_size: Width, C.
-        num_layers: Blocks.
-        num_heads: Attention heads.
-        intermediate_size: Width inside the MLPs.
-        image_size: Pixels of a tile's side, which sets the table of positions.
-        patch_size: Pixels of a patch's side.
+        num_layers: Number of blocks.
+        num_heads: Number of attention heads.
+        intermediate_size: Inner width of the MLPs.
+        image_size: Side of a tile in pixels, which sets the size of the position embedding.
+        patch_size: Side of a patch in pixels.
         norm: "layer_norm" or "rms_norm".
         qkv_bias: Whether q, k and v have biases.
-        qk_norm: RMSNorm over the full width of queries and keys.
-        eps: Of all norms.
+        qk_norm: Whether there is an RMSNorm over the full width of queries and keys.
+        eps: Epsilon of all norms.
         layer_scale: Initial value of the layer scale.
-        drop_path: Rate at the last block; it grows linearly from 0 over the depth.
-        levels: Maps to return: 0 is the input of the first block, k the output of block k, -1 the last output.
+        drop_path: Drop rate of the last block; the rate grows linearly from 0 over the depth.
+        levels: Maps to return: 0 is the input of the first block, k the output of block k, -1 that of the last block.
         attention: Attention backend.
     """
 
@@ -135,9 +135,9 @@ class InternViT(VisionEncoder):
         if norm not in ("layer_norm", "rms_norm"):
             raise ValueError(f"norm must be 'layer_norm' or 'rms_norm', got {norm!r}")
         self.levels = tuple(level + num_layers + 1 if level < 0 else level for level in levels)
-        rising = list(self.levels) == sorted(set(self.levels))
-        if not self.levels or not rising or self.levels[0] < 0 or self.levels[-1] > num_layers:
-            raise ValueError(f"levels {levels} must rise from 0 to {num_layers}")
+        increasing = list(self.levels) == sorted(set(self.levels))
+        if not self.levels or not increasing or self.levels[0] < 0 or self.levels[-1] > num_layers:
+            raise ValueError(f"levels {levels} must increase and lie between 0 and {num_layers}")
         self.hidden_size = hidden_size if len(self.levels) == 1 else (hidden_size,) * len(self.levels)
         self.image_size = image_size
         self.patch_size = patch_size
@@ -155,12 +155,12 @@ class InternViT(VisionEncoder):
                 eps,
                 drop_path * i / max(num_layers - 1, 1),
             )
-            for i in range(self.levels[-1])  # what no level needs is not built
+            for i in range(self.levels[-1])  # blocks above the last level are not built
         )
         self.init_weights()
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
-        """Layer scale starts at its own value; class token and positions are as wide as patches are strong."""
+        """Fills layer scales with `layer_scale`; draws class token and positions with deviation `width ** -0.5`."""
         if name.endswith((".ls1", ".ls2")):
             value.fill_(self.layer_scale)
         elif name.endswith("_embedding"):
@@ -169,15 +169,15 @@ class InternViT(VisionEncoder):
             super().init_parameter(name, value, generator)
 
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches.
+        """Returns the rows and columns of patches.
 
         Raises:
-            ValueError: The tile is no multiple of the patch.
+            ValueError: The tile size is not a multiple of the patch size.
         """
         return patch_grid(pixel_hw, self.patch_size)
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
-        """Encodes tiles `[N, 3, H, W]` into one map `[N, h*w, C]` for each level; the class token is left out."""
+        """Encodes tiles `[N, 3, H, W]` as one map `[N, h*w, C]` per level, without the class token."""
         hw = self.grid(images.pixel_hw)
         patches = self.patch_embedding(images.pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat((self.class_embedding.expand(patches.shape[0], -1, -1), patches), dim=1) + self._positions(hw)
@@ -191,7 +191,7 @@ class InternViT(VisionEncoder):
         return VisualFeatures(maps, images.context)
 
     def flops(self, batch: PackedBatch) -> float:
-        """Patches, the blocks that run, and their attention over all patches and the class token of a tile."""
+        """Counts the patch embedding, the blocks that run, and attention over patches and class token of each tile."""
         if batch.images is None:
             return 0.0
         rows, columns = self.grid(batch.images.pixel_hw)
@@ -204,11 +204,11 @@ class InternViT(VisionEncoder):
         return float(tiles * each)
 
     def _positions(self, hw: tuple[int, int]) -> Tensor:
-        """The table `[1, 1 + h*w, C]`, resized where the grid is not its own."""
-        table = self.position_embedding
+        """Returns the position embedding `[1, 1 + h*w, C]`, resized if the grid differs."""
+        embedding = self.position_embedding
         own = self.grid((self.image_size, self.image_size))
         if hw == own:
-            return table
-        grid = table[:, 1:].float().transpose(1, 2).unflatten(2, own)
+            return embedding
+        grid = embedding[:, 1:].float().transpose(1, 2).unflatten(2, own)
         grid = interpolate(grid, size=hw, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
-        return torch.cat((table[:, :1], grid.to(table.dtype)), dim=1)
+        return torch.cat((embedding[:, :1], grid.to(embedding.dtype)), dim=1)

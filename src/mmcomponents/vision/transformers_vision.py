@@ -1,4 +1,4 @@
-"""Any vision tower of transformers as an encoder."""
+"""Vision towers of transformers as encoders."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
-from mmcomponents.nn.foreign import (
+from mmcomponents.nn.wrapped import (
     PassThrough,
     Starts,
     check_attention,
@@ -24,22 +24,22 @@ from mmcomponents.vision.base import VisionEncoder, patch_grid
 
 
 class TransformersVision(VisionEncoder):
-    """A vision transformer of transformers: its last hidden state, or an inner one, as one map.
+    """Vision transformer of transformers with its last or an inner hidden state as the only map.
 
-    Class token and registers, which come before the patches, are cut off. What the map does not depend on is taken out
-    when the part is built: pooling heads, a norm for the pooled token alone, mask tokens, layers past the level. It
-    would get no gradient, and its weights in a checkpoint have no use here.
+    Class token and registers, which precede the patches, are dropped. Modules that do not affect the map are removed at
+    construction: pooling heads, a norm for the pooled token alone, mask tokens, layers past the level. They would get
+    no gradient, and their weights in a checkpoint are unused.
 
     Args:
-        config: Fields of the tower's configuration with its `model_type`, or a local folder or config.json; of a
-            composite configuration (CLIP, SigLIP, InternVL) its `vision_config` is taken.
+        config: Fields of the tower's configuration with its `model_type`, or a local folder or config.json; the
+            `vision_config` of a composite configuration (CLIP, SigLIP, InternVL) is used.
         level: -1 is the last hidden state, with the norm that follows it; another number is an index into the hidden
-            states of transformers: 0 the input of the first layer, k the output of layer k, -2 the last but one.
+            states of transformers: 0 the input of the first layer, k the output of layer k, -2 the second to last.
         attn_implementation: Attention of transformers: "sdpa", "eager", "flash_attention_2", …
-        trust_remote_code: Whether a local folder may bring code of its own, which is then run.
+        trust_remote_code: Whether code in a local folder is executed.
 
     Raises:
-        ValueError: The configuration is unknown, or the tower is none of square patches in one grid.
+        ValueError: The configuration is unknown, or the tower does not have square patches in one grid.
     """
 
     hidden_size: int
@@ -72,22 +72,22 @@ class TransformersVision(VisionEncoder):
         self._starts = Starts(self.body, self.body._init_weights)
         with torch.device("meta"):
             unused, self.depth = self._probe(build(), level)
-        _take_out(self.body, unused)
+        _remove_unused(self.body, unused)
         self._starts.keep_only(self.body)
         self._resizes = "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters
         self.shard_units = named_types(self.body, set(self.body._no_split_modules or ()))
         self.init_weights()
 
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
-        """Rows and columns of patches.
+        """Returns the rows and columns of patches.
 
         Raises:
-            ValueError: The tile is no multiple of the patch.
+            ValueError: The tile size is not a multiple of the patch size.
         """
         return patch_grid(pixel_hw, self.patch_size)
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
-        """Encodes tiles `[N, 3, H, W]` into one map `[N, h*w, C]`; tokens before the patches are left out."""
+        """Encodes tiles `[N, 3, H, W]` as one map `[N, h*w, C]`, without the tokens before the patches."""
         hw = self.grid(images.pixel_hw)
         resize = self._resizes and images.pixel_hw != (self.image_size, self.image_size)
         weight = next(self.body.parameters())
@@ -98,12 +98,12 @@ class TransformersVision(VisionEncoder):
         return VisualFeatures([FeatureMap(tokens[:, tokens.shape[1] - hw[0] * hw[1] :], hw)], images.context)
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
-        """Vectors begin as transformers has them begin, matrices as in every part."""
+        """Initialises vectors as transformers does and matrices as all components do."""
         if not self._starts.draw(name.removeprefix("body."), value, generator):
             super().init_parameter(name, value, generator)
 
     def flops(self, batch: PackedBatch) -> float:
-        """Patches, the layers that run, and their attention over all tokens of a tile."""
+        """Counts the patch embedding, the layers that run, and their attention over all tokens of each tile."""
         if batch.images is None:
             return 0.0
         rows, columns = self.grid(batch.images.pixel_hw)
@@ -113,13 +113,13 @@ class TransformersVision(VisionEncoder):
         return float(tiles) * (2 * rows * columns * patches + matrix_flops(self.body, length) + attention)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersVision:
-        """Moves and casts the weights; buffers that no checkpoint holds keep their values and types."""
+        """Moves and casts the weights; buffers outside the state dict keep their values and dtypes."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._starts.restore(self.body)
         return self
 
     def _probe(self, body: Any, level: int) -> tuple[set[str], int]:
-        """Parameters that the map does not depend on, and the number of layers below it; runs without numbers.
+        """Returns the parameters that do not affect the map, and the number of layers below it.
 
         Args:
             body: A tower on the meta device.
@@ -135,7 +135,7 @@ class TransformersVision(VisionEncoder):
         if tokens.ndim != 3 or tokens.shape[1] < rows * columns or tokens.shape[2] != self.hidden_size:
             raise ValueError(
                 f"{type(body).__name__} gives {list(tokens.shape[1:])} for {rows} x {columns} patches of width "
-                f"{self.hidden_size}: only towers with one token a patch fit here"
+                f"{self.hidden_size}: only towers with one token per patch are supported"
             )
         self.num_prefix = int(tokens.shape[1]) - rows * columns
         tokens.sum().backward()
@@ -144,7 +144,7 @@ class TransformersVision(VisionEncoder):
 
 
 def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:
-    from transformers import CONFIG_MAPPING, AutoConfig  # takes seconds, so only where it is used
+    from transformers import CONFIG_MAPPING, AutoConfig  # takes seconds, so it is imported on use
 
     check_config(config, CONFIG_MAPPING.keys())
     if isinstance(config, dict):
@@ -155,25 +155,25 @@ def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:
 
 
 def _side(settings: Any, name: str) -> int:
-    """A length of a square in pixels."""
+    """Returns the side of a square in pixels."""
     value = getattr(settings, name, None)
     sides = value if isinstance(value, list | tuple) else [value]
     if len(set(sides)) != 1 or sides[0] is None:
-        raise ValueError(f"{settings.model_type} has {name} {value}: only towers of square tiles and patches fit here")
+        raise ValueError(f"{settings.model_type} has {name} {value}: only square tiles and patches are supported")
     return int(sides[0])
 
 
-def _take_out(module: nn.Module, unused: set[str], prefix: str = "") -> None:
-    """Replaces modules all of whose parameters are unused, and removes the other unused parameters.
+def _remove_unused(module: nn.Module, unused: set[str], prefix: str = "") -> None:
+    """Replaces modules whose parameters are all unused, and removes other unused parameters.
 
-    A parameter without elements (no registers) becomes a buffer, as nothing can be sharded or trained of it.
+    A parameter without elements (no registers) becomes a buffer, as it cannot be sharded or trained.
     """
     for name, child in list(module.named_children()):
         names = {f"{prefix}{name}.{n}" for n, _ in child.named_parameters()}
         if names and names <= unused:
             setattr(module, name, PassThrough())
         else:
-            _take_out(child, unused, f"{prefix}{name}.")
+            _remove_unused(child, unused, f"{prefix}{name}.")
     for name, parameter in list(module.named_parameters(recurse=False)):
         if prefix + name in unused:
             module.register_parameter(name, None)
@@ -183,17 +183,17 @@ def _take_out(module: nn.Module, unused: set[str], prefix: str = "") -> None:
 
 
 def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str, Tensor]:
-    """Weights of a vision tower in a folder, also of one within a composite model (CLIP, SigLIP).
+    """Loads the weights of a vision tower from a folder, also from a composite model (CLIP, SigLIP).
 
     Args:
-        folder: Local; only safetensors are read.
+        folder: Local folder; only safetensors are read.
         trust_remote_code: As in `TransformersVision`.
 
     Returns:
-        `vision.body.*` as a `TransformersVision` names them, and what that part takes out as well.
+        Weights named `vision.body.*` as in `TransformersVision`, including those that it removes.
 
     Raises:
-        ValueError: The folder holds no such model, or lacks some of its weights.
+        ValueError: The folder does not contain such a model, or lacks some of its weights.
     """
     from transformers import MODEL_MAPPING, AutoModel
 

@@ -11,18 +11,18 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule
-from mmcomponents.data.indexing import build_index
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.shards import open_shard
 from mmcomponents.data.inspection import Opened, open_part
-from mmcomponents.data.shards import open_shard
-from mmcomponents.data.tokenizer import train_tokenizer
 
 HOSTILE = "</td><script>alert('x')</script> {{ 7*7 }} <|im_end|>\n\u202egnp.exe <IMG_CONTEXT>"
 HOSTILE_SOURCE = "<b onclick=x>\x1b[31m"
 
 
 def picture(width: int, height: int) -> Image.Image:
-    """A picture of which each pixel is different."""
+    """Returns an image in which all pixels differ."""
     y, x = np.mgrid[:height, :width]
     return Image.fromarray(np.stack([x * 255 // width, y * 255 // height, (x + y) % 256], -1).astype(np.uint8))
 
@@ -77,7 +77,7 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _broken_pixels() -> bytes:
-    """A JPEG whose header is whole."""
+    """Returns a truncated JPEG with a complete header."""
     file = io.BytesIO()
     picture(200, 100).save(file, "jpeg")
     return file.getvalue()[:-400]

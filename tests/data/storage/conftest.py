@@ -6,14 +6,24 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from mmcomponents.data.storage import Retry
+from mmcomponents.data.storage import Retry, read_ranges
+from mmcomponents.data.storage.access import store_of
+from mmcomponents.data.storage.base import DEFAULT_RETRY
 
 from .server import Server
 
 
+def read_range(url: str, offset: int, size: int, retry: Retry = DEFAULT_RETRY) -> bytes:
+    return read_ranges(url, [(offset, size)], retry)[0]
+
+
+def file_size(url: str) -> int | None:
+    return store_of(url).facts(url, DEFAULT_RETRY).size
+
+
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """A server on this machine, reached without any proxy."""
+    """A local server, accessed without a proxy."""
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -29,7 +39,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @dataclass
 class Patience:
-    """Settings that wait for nothing, and the pauses that would have been made."""
+    """Retry settings that record pauses instead of waiting."""
 
     pauses: list[float] = field(default_factory=list)
     timeout: float = 10.0

@@ -1,4 +1,4 @@
-"""An HTTP server that behaves badly on request."""
+"""HTTP server with simulated errors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Trick = Callable[["Handler"], None]
 
 
 class Request(NamedTuple):
-    """What a client asked for, and the port that its connection came from."""
+    """A request of a client, and the client's port."""
 
     path: str
     range: str | None
@@ -27,7 +27,7 @@ class Request(NamedTuple):
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `files`; `tricks[path]` are played first, one a request."""
+    """Serves `files`. Requests of a path first use up `tricks[path]`, one per request."""
 
     daemon_threads = True
     block_on_close = False
@@ -44,7 +44,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{auth}127.0.0.1:{self.server_port}{path}"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Clients that go away are what this server is for."""
+        """Ignores disconnected clients, which the tests cause on purpose."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -72,7 +72,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.server.files.get(urlsplit(self.path).path)
 
     def wanted(self) -> tuple[int, int] | None:
-        """(first, last) byte that was asked for; None: the whole file."""
+        """Returns the (first, last) requested byte; None for the complete file."""
         match = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if match is None:
             return None
@@ -80,7 +80,14 @@ class Handler(BaseHTTPRequestHandler):
         return int(match[1]), min(last, int(match[2])) if match[2] else last
 
     def answer(self, *, send: int | None = None, ranges: bool = True, shift: int = 0, pace: float = 0.0) -> None:
-        """The right answer, or only `send` bytes of it, or without ranges, or another part, or slowly."""
+        """Sends the correct response.
+
+        Args:
+            send: Number of bytes after which the connection is closed.
+            ranges: Whether ranges are supported.
+            shift: Offset of the range sent from the range requested, in bytes.
+            pace: Pause after each 1000 bytes, in seconds.
+        """
         data = self.data
         wanted = self.wanted() if ranges else None
         if data is None:
@@ -125,17 +132,32 @@ def shifted(by: int) -> Trick:
     return lambda handler: handler.answer(shift=by)
 
 
+def part(size: int) -> Trick:
+    """Sends at most `size` bytes of the requested range, correctly labelled."""
+
+    def trick(handler: Handler) -> None:
+        data, (first, last) = handler.data or b"", handler.wanted() or (0, 0)
+        last = min(last, first + size - 1)
+        handler.send_response(206)
+        handler.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
+        handler.send_header("Content-Length", str(last - first + 1))
+        handler.end_headers()
+        handler.wfile.write(data[first : last + 1])
+
+    return trick
+
+
 def slow(pace: float) -> Trick:
     return lambda handler: handler.answer(pace=pace)
 
 
 def whole(handler: Handler) -> None:
-    """Ranges are ignored."""
+    """Ignores ranges."""
     handler.answer(ranges=False)
 
 
 def chunked(handler: Handler) -> None:
-    """The whole file without a length."""
+    """Sends the complete file without a length."""
     data = handler.data or b""
     handler.send_response(200)
     handler.send_header("Transfer-Encoding", "chunked")
@@ -144,7 +166,7 @@ def chunked(handler: Handler) -> None:
 
 
 def stall(handler: Handler) -> None:
-    """Some bytes, then none for as long as the test lasts."""
+    """Sends seven bytes, then none until the end of the test."""
     handler.send_response(206)
     data, (first, last) = handler.data or b"", handler.wanted() or (0, 0)
     handler.send_header("Content-Range", f"bytes {first}-{last}/{len(data)}")
@@ -156,14 +178,14 @@ def stall(handler: Handler) -> None:
 
 
 def reset(handler: Handler) -> None:
-    """The connection is torn down without an answer."""
+    """Resets the connection without a response."""
     handler.close_connection = True
     handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     os.close(handler.connection.detach())
 
 
 def headers(code: int, body: bytes, **fields: str) -> Trick:
-    """An answer made of these fields."""
+    """Returns a trick that sends a response with these headers."""
 
     def trick(handler: Handler) -> None:
         handler.send_response(code)

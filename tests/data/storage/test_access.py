@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.storage import access, compressed_tars, exists, expand, file_size, is_remote, read_range
+from mmcomponents.data.storage import access, compressed_tars, exists, expand, is_remote
+
+from .conftest import file_size, read_range
 
 
 @pytest.mark.parametrize(
@@ -31,7 +33,7 @@ def test_compressed_tars_are_seen(tmp_path: Path) -> None:
     for name in ("a.tar.gz", "b.tgz", "notes.gz"):
         (tmp_path / name).touch()
     assert compressed_tars(str(tmp_path)) == compressed_tars(tmp_path.as_uri()) == ["a.tar.gz", "b.tgz"]
-    with pytest.raises(DataError, match=r"has no \*\.tar, but 2 that are compressed \(a\.tar\.gz\): unpack them first"):
+    with pytest.raises(DataError, match=r"has no \*\.tar, only 2 compressed \(a\.tar\.gz\): unpack to \.tar first"):
         expand(str(tmp_path))
     for other in (str(tmp_path / "a.tar.gz"), "s3://bucket/x", "pipe:cat x", "x" * 5000):
         assert compressed_tars(other) == []
@@ -56,13 +58,13 @@ def test_patterns_on_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("pattern", "words"),
     [
-        ("a-{000..003}.tar", r"a-003\.tar is not there"),
+        ("a-{000..003}.tar", r"a-003\.tar does not exist"),
         ("b*.tar", r"no file matches .*b\*\.tar"),
         ("empty", r"empty has no \*\.tar"),
-        ("a-{000.tar", "without its other half"),
+        ("a-{000.tar", "has an unmatched brace"),
     ],
 )
-def test_patterns_that_stand_for_nothing(tmp_path: Path, pattern: str, words: str) -> None:
+def test_patterns_without_files(tmp_path: Path, pattern: str, words: str) -> None:
     (tmp_path / "empty").mkdir()
     for n in range(3):
         (tmp_path / f"a-{n:03d}.tar").touch()
@@ -71,17 +73,17 @@ def test_patterns_that_stand_for_nothing(tmp_path: Path, pattern: str, words: st
 
 
 def test_commands_are_refused() -> None:
-    with pytest.raises(DataError, match=r"^pipe:curl … runs a shell command: allow it \(allow_pipe\) if you trust"):
+    with pytest.raises(DataError, match=r"^pipe:curl … runs a shell command: set allow_pipe if you trust its source"):
         expand("pipe:curl -H 'Secret: x' http://host/{0..3}.tar")
     commands = expand(r"pipe:cat {a,b}.tar | sed 's/\./{}/'", allow_pipe=True)
     assert commands == [r"pipe:cat a.tar | sed 's/\./{}/'", r"pipe:cat b.tar | sed 's/\./{}/'"]
     for refuses in (lambda: read_range(commands[0], 0, 5), lambda: file_size(commands[0]), lambda: exists(commands[0])):
-        with pytest.raises(DataError, match=r"pipe:cat … .*: keep its output with fetch, and read that"):
+        with pytest.raises(DataError, match=r"pipe:cat … .*: save its output with fetch and read the saved file"):
             refuses()
 
 
-def test_a_slip_in_the_braces(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(access, "MOST_FILES", 50)
     assert len(expand("http://host/{01..50}.tar")) == 50
-    with pytest.raises(DataError, match=r"http://host/\{01\.\.51\}\.tar stands for more than 50 files"):
+    with pytest.raises(DataError, match=r"http://host/\{01\.\.51\}\.tar expands to more than 50 files"):
         expand("http://host/{01..51}.tar")

@@ -35,7 +35,7 @@ def test_names_that_stay_in_the_folder(name: str) -> None:
         "a\0.png",
     ],
 )
-def test_names_that_leave_it(name: str) -> None:
+def test_names_outside_the_folder(name: str) -> None:
     with pytest.raises(SampleError, match=r"the member name .* leaves the folder"):
         check_member_name(name)
 
@@ -73,7 +73,7 @@ def test_pauses_double_up_to_a_limit_and_vary() -> None:
     pauses = {Retry(backoff=1.0, jitter=0.5).pause(1) for _ in range(20)}
     assert len(pauses) > 1
     assert all(0.5 <= pause <= 1.0 for pause in pauses)
-    # What is drawn from the seeded generator must not depend on the network.
+    # Values drawn from the seeded generator must not depend on the network.
     assert random.getstate() == state
 
 
@@ -93,6 +93,6 @@ def test_tries_are_counted() -> None:
         Retry(tries=0)
 
 
-def test_settings_and_errors_travel_between_processes() -> None:
+def test_settings_and_errors_are_picklable() -> None:
     assert pickle.loads(pickle.dumps(Retry(tries=2))) == Retry(tries=2)
     assert str(pickle.loads(pickle.dumps(StorageError("a")))) == "a"

@@ -6,7 +6,9 @@ from typing import IO
 import pytest
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.storage import MissingError, StorageError, exists, file_size, is_remote, read_range, read_ranges
+from mmcomponents.data.storage import MissingError, StorageError, exists, is_remote, read_ranges
+
+from .conftest import file_size, read_range
 
 
 @pytest.fixture
@@ -23,7 +25,7 @@ def test_plain_paths_and_file_addresses(file: Path) -> None:
         assert file_size(url) == 256
         assert read_range(url, 10, 5) == bytes(range(10, 15))
         assert read_ranges(url, [(250, 6), (0, 0), (3, 2)]) == [bytes(range(250, 256)), b"", b"\3\4"]
-    with pytest.raises(DataError, match="names the machine data: a local file is file:///path"):
+    with pytest.raises(DataError, match="contains the host data: a local file is file:///path"):
         file_size("file://data/a.tar")
 
 
@@ -47,7 +49,7 @@ def test_what_cannot_be_read(file: Path, tmp_path: Path) -> None:
     assert not exists(missing)
     assert not exists(str(file / "below"))
     assert not exists(str(tmp_path))
-    with pytest.raises(MissingError, match=r"b\.tar is not there"):
+    with pytest.raises(MissingError, match=r"b\.tar does not exist"):
         read_range(missing, 0, 1)
     with pytest.raises(MissingError, match="is a folder, not a file"):
         file_size(str(tmp_path))

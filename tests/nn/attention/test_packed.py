@@ -10,7 +10,7 @@ LENGTHS = [[5, 1, 12, 3], [6, 6, 6], [9]]
 
 
 def naive(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal: bool) -> Tensor:
-    """One masked softmax over the whole pack, in fp64."""
+    """Computes one masked softmax over the pack, in fp64."""
     groups = q.shape[1] // k.shape[1]
     q, k, v = q.double(), k.double().repeat_interleave(groups, 1), v.double().repeat_interleave(groups, 1)
     segment = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths)).to(q.device)
@@ -24,8 +24,8 @@ def naive(q: Tensor, k: Tensor, v: Tensor, lengths: list[int], causal: bool) -> 
 def draw(lengths: list[int], heads: int, kv_heads: int, width: int = 8) -> tuple[list[Tensor], Segments]:
     total = sum(lengths)
     qkv = [torch.randn(total, h, width, requires_grad=True) for h in (heads, kv_heads, kv_heads)]
-    borders = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
-    return qkv, Segments(borders, max(lengths))
+    boundaries = torch.tensor([0, *torch.tensor(lengths).cumsum(0)], dtype=torch.int32)
+    return qkv, Segments(boundaries, max(lengths))
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -1,12 +1,17 @@
-"""What a user looks at before a training run: counts, expected packs, and samples as the model sees them."""
+"""Inspection of data before a run.
+
+    Index, PackPlan ── survey, measure_packing ──► Report ──► tables, HTML page with samples as the model sees them
+
+Nothing is trained or written except the page.
+"""
 
 from mmcomponents.data.inspection.histogram import Bin, Histogram
-from mmcomponents.data.inspection.opening import Opened, open_part
-from mmcomponents.data.inspection.packing import Balance, Packing, first_fit, measure_balance, measure_packing
-from mmcomponents.data.inspection.page import render_page
-from mmcomponents.data.inspection.report import Report, inspect_data
-from mmcomponents.data.inspection.shown import ShownSample, show_sample, show_samples
-from mmcomponents.data.inspection.survey import RefusedSample, SourceCount, Survey, survey
+from mmcomponents.data.inspection.html_page import render_page
+from mmcomponents.data.inspection.index_survey import RefusedSample, SourceCount, Survey, survey
+from mmcomponents.data.inspection.inspection_report import Report, inspect_data
+from mmcomponents.data.inspection.opened_part import Opened, open_part
+from mmcomponents.data.inspection.pack_statistics import Balance, Packing, first_fit, measure_balance, measure_packing
+from mmcomponents.data.inspection.sample_view import ShownSample, show_sample, show_samples
 
 __all__ = [
     "Balance",

@@ -1,4 +1,4 @@
-"""How sizes are distributed: exact counts, and few bins with round borders to show them by."""
+"""Histograms of sizes, with few bins that have round boundaries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from mmcomponents.data.rows import Integers
+from mmcomponents.data.format.columns import Integers
 
 MOST_BINS = 16
 _STEPS = (
@@ -16,7 +16,7 @@ _STEPS = (
     (1, 2, 5),
     (1,),
 )
-"""Round borders within a decade, from fine to coarse."""
+"""Round boundaries within a decade, from fine to coarse."""
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class Bin:
     """Samples of similar size.
 
     Attributes:
-        low: Least size.
+        low: Smallest size.
         high: Largest size, included.
-        count: Samples.
+        count: Number of samples.
     """
 
     low: int
@@ -35,22 +35,22 @@ class Bin:
 
     @property
     def label(self) -> str:
-        """As "100–149"."""
+        """The sizes as text, such as "100–149"."""
         return f"{self.low:,}" if self.low == self.high else f"{self.low:,}–{self.high:,}"
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """Sizes of samples.
+    """Distribution of the sizes of samples.
 
     Attributes:
-        samples: How many there are.
+        samples: Number of samples.
         least: Smallest size.
-        median: Half of the samples are not larger.
-        mean: Of all.
-        p95: 95 in a hundred are not larger.
+        median: Median size.
+        mean: Mean size.
+        p95: 95th percentile.
         most: Largest size.
-        bins: From the smallest to the largest, without a gap.
+        bins: Adjacent bins in ascending order.
     """
 
     samples: int
@@ -63,19 +63,19 @@ class Histogram:
 
     @classmethod
     def of(cls, counts: Integers, logarithmic: bool) -> Histogram:
-        """Makes a histogram.
+        """Computes a histogram.
 
         Args:
-            counts: `[largest + 1]` samples of each size.
-            logarithmic: Whether bins grow with the size; else they are equally wide, and 0 has one of its own.
+            counts: `[largest + 1]` number of samples of each size.
+            logarithmic: Whether the bins' width grows with the size; else it is constant, with a separate bin for 0.
         """
         sizes = np.flatnonzero(counts)
         if not len(sizes):
             return cls(0, 0, 0, 0.0, 0, 0, [])
         low, high, total = int(sizes[0]), int(sizes[-1]), int(counts.sum())
         running = np.cumsum(counts)
-        borders = _growing(low, high) if logarithmic and high >= 2 * low > 0 else _even(low, high)
-        bins = [Bin(a, b - 1, int(counts[a:b].sum())) for a, b in pairwise(borders)]
+        boundaries = _growing(low, high) if logarithmic and high >= 2 * low > 0 else _even(low, high)
+        bins = [Bin(a, b - 1, int(counts[a:b].sum())) for a, b in pairwise(boundaries)]
         bins[0] = Bin(max(low, bins[0].low), bins[0].high, bins[0].count)
         bins[-1] = Bin(bins[-1].low, min(high, bins[-1].high), bins[-1].count)
         return cls(
@@ -90,20 +90,20 @@ class Histogram:
 
 
 def _growing(low: int, high: int) -> list[int]:
-    """Round borders of which each is larger than the one before by a like factor."""
-    borders = [low, high + 1]
+    """Returns round boundaries with similar ratios."""
+    boundaries = [low, high + 1]
     for steps in _STEPS:
         every = sorted({int(step * 10**power) for power in range(len(str(high)) + 1) for step in steps})
-        begin = max(border for border in every if border <= low)
-        borders = [begin, *(border for border in every if begin < border <= high)]
-        borders.append(next(border for border in every if border > borders[-1]))
-        if len(borders) <= MOST_BINS + 1:
+        begin = max(size for size in every if size <= low)
+        boundaries = [begin, *(size for size in every if begin < size <= high)]
+        boundaries.append(next(size for size in every if size > boundaries[-1]))
+        if len(boundaries) <= MOST_BINS + 1:
             break
-    return borders
+    return boundaries
 
 
 def _even(low: int, high: int) -> list[int]:
-    """Round borders with equal distances; a 0 is alone."""
+    """Returns round boundaries at equal distances; 0 has a bin of its own."""
     widths = (step * 10**power for power in range(len(str(high)) + 1) for step in (1, 2, 5))
     width = next(width for width in widths if (high - low) // width < MOST_BINS)
     if low == 0:

@@ -1,20 +1,22 @@
-"""Where shards lie: local disks, HTTP servers, object stores behind fsspec, the output of commands."""
+"""Reads of byte ranges of shards on local disks, HTTP servers and object stores.
+
+    path, https://…, s3://…, pipe:COMMAND ── store_of ──► Store ── read_ranges ──► bytes
+
+Transient errors are retried; messages contain addresses without secrets.
+"""
 
 from mmcomponents.data.storage.access import (
     check_ranges,
     exists,
     expand,
-    file_size,
     is_remote,
-    read_range,
     read_ranges,
 )
-from mmcomponents.data.storage.base import DEFAULT_RETRY, MissingError, Retry, StorageError, check_member_name, redact
-from mmcomponents.data.storage.cache import fetch
+from mmcomponents.data.storage.base import MissingError, Retry, StorageError, check_member_name, redact
 from mmcomponents.data.storage.local import compressed_tars
+from mmcomponents.data.storage.local_copies import fetch
 
 __all__ = [
-    "DEFAULT_RETRY",
     "MissingError",
     "Retry",
     "StorageError",
@@ -24,9 +26,7 @@ __all__ = [
     "exists",
     "expand",
     "fetch",
-    "file_size",
     "is_remote",
-    "read_range",
     "read_ranges",
     "redact",
 ]

@@ -1,4 +1,4 @@
-"""What every store shares: errors, tries again after passing trouble, addresses without secrets, the contract."""
+"""Interface of stores, errors, retries after transient errors, and redaction of addresses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, NamedTuple, TypeVar
 
@@ -17,53 +17,52 @@ from mmcomponents.data.errors import SampleError
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# Ranges of one file that lie closer than this are read in one request: the gap costs less than a second one.
+# Ranges of one file with a smaller gap (bytes) share a request: reading the gap costs less than a second request.
 GAP = 64 * 1024
-# Of a whole file that is read by ranges.
-PIECE = 16 * 1024 * 1024
+# Maximum number of bytes per request: a failed request is repeated completely.
+PIECE = 4 * 1024 * 1024
 
 
 class StorageError(SampleError):
-    """Bytes could not be read: of what, after how many tries, and why."""
+    """Bytes could not be read. The message contains the address, the number of tries and the reason."""
 
 
 class MissingError(StorageError):
-    """The store says that there is no such file."""
+    """The store reports that the file does not exist."""
 
 
 class Trouble(Exception):
-    """A try failed in a way that may pass. Never leaves this package: `Retry.run` tries again or gives up.
+    """A transient error of one try. Internal to this package: `Retry.run` retries or raises a `StorageError`.
 
     Args:
-        reason: For people.
-        wait: Seconds that the server asks for, or None.
-        progress: The try brought enough bytes not to count against the number of tries.
+        reason: Reason, for the message.
+        wait: Seconds to wait requested by the server, or None.
     """
 
-    def __init__(self, reason: str, wait: float | None = None, progress: bool = False) -> None:
+    def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
-        self.wait, self.progress = wait, progress
+        self.wait = wait
 
 
 @dataclass(frozen=True)
 class Retry:
-    """How patient reading is.
+    """Settings for time limits and retries.
 
     Attributes:
-        tries: How often something is tried before giving up; a try that brings a megabyte starts the count anew.
-        connect: Seconds to wait for a connection.
-        timeout: Seconds without a byte after which a try has failed.
-        slowest: Bytes a second; a server that is slower than this for longer than `timeout` has failed, too.
-        backoff: Seconds before the second try; doubled with each further one.
-        longest: Most seconds between two tries, also where a server asks for more.
-        jitter: Share of a pause that is left to chance, so that many workers do not come back at one moment.
-        sleep: What waits.
+        tries: Maximum number of tries per request.
+        connect: Timeout of a connection, in seconds.
+        timeout: Seconds without received data after which a try fails.
+        slowest: Minimum rate, in bytes per second; a request fails after `timeout` plus its size at this rate.
+        backoff: Seconds before the second try; doubled for each further try.
+        longest: Maximum seconds between two tries, also if a server requests more.
+        jitter: Random share of a pause, so that many workers do not retry at the same time.
+        sleep: Function that waits a number of seconds.
     """
 
     tries: int = 5
     connect: float = 10.0
     timeout: float = 30.0
-    slowest: float = 1024.0
+    slowest: float = 4096.0
     backoff: float = 0.5
     longest: float = 60.0
     jitter: float = 0.5
@@ -71,36 +70,36 @@ class Retry:
 
     def __post_init__(self) -> None:
         if self.tries < 1:
-            raise ValueError(f"tries has to be 1 or more, not {self.tries}")
+            raise ValueError(f"tries must be 1 or more, not {self.tries}")
 
     def pause(self, failures: int, wait: float | None = None) -> float:
-        """Seconds to wait after so many failed tries in a row; `wait` is what the server asks for."""
-        # Not the module's generator: it is seeded, and trouble with a network must not change what is drawn from it.
+        """Returns the seconds to wait after `failures` consecutive failures; `wait` is the server's request."""
+        # Not the seeded global generator: network errors must not change the values drawn from it.
         chance = random.SystemRandom().random()
         pause = self.backoff * 2.0 ** min(failures - 1, 30) * (1 - self.jitter * chance)
         return min(max(pause, wait or 0.0), self.longest)
 
     def run(self, attempt: Callable[[], T], what: str) -> T:
-        """Calls `attempt` until it raises no `Trouble`.
+        """Calls `attempt` until it does not raise `Trouble`, and returns its result.
 
         Args:
-            attempt: One try.
-            what: What is read, for people; without secrets.
+            attempt: Function for one try.
+            what: Name of the file for messages, without secrets.
 
         Raises:
             StorageError: All tries failed.
         """
-        failures = total = 0
+        failures = 0
         while True:
             try:
                 return attempt()
             except Trouble as trouble:
-                failures, total = 1 if trouble.progress else failures + 1, total + 1
+                failures += 1
                 if failures >= self.tries:
-                    tries = "1 try" if total == 1 else f"{total} tries"
+                    tries = "1 try" if failures == 1 else f"{failures} tries"
                     raise StorageError(f"{what} could not be read after {tries}: {trouble}") from None
                 pause = self.pause(failures, trouble.wait)
-                log.info("%s: %s; trying again in %.1f s", what, trouble, pause)
+                log.info("%s: %s; retrying in %.1f s", what, trouble, pause)
             self.sleep(pause)
 
 
@@ -108,66 +107,77 @@ DEFAULT_RETRY = Retry()
 
 
 class Facts(NamedTuple):
-    """What a store says of a file: bytes, and something that changes with its content. None where it does not say."""
+    """Size of a file in bytes, and a version that changes with its content; None if the store does not report it."""
 
     size: int | None
     version: str | None
 
 
 class Store(ABC):
-    """One kind of place where files lie."""
+    """Interface of a storage backend."""
 
     @abstractmethod
     def facts(self, url: str, retry: Retry) -> Facts:
-        """Size and version of a file.
+        """Returns size and version of a file.
 
         Raises:
-            MissingError: There is no such file.
-            StorageError: It cannot be asked for.
+            MissingError: The file does not exist.
+            StorageError: The request fails.
         """
 
     @abstractmethod
     def read(self, url: str, offset: int, size: int, retry: Retry) -> bytes:
-        """Exactly `size` bytes (1 or more) from `offset`.
+        """Reads exactly `size` bytes (1 or more) from `offset`.
 
         Raises:
-            StorageError: They cannot be had.
+            StorageError: They cannot be read.
         """
 
     @abstractmethod
     def expand(self, url: str, retry: Retry) -> list[str]:
-        """What an address without braces stands for: itself, or the files that a glob or a folder holds, sorted."""
+        """Returns the files of an address without braces: itself, or the sorted files of a glob or a folder."""
 
     def download(self, url: str, sink: IO[bytes], retry: Retry) -> Facts:
-        """Writes a whole file into `sink`, which is empty and can seek. Returns what was written.
-
-        Here in pieces, so that trouble costs one of them.
+        """Writes a complete file to `sink`, which is empty and seekable. Returns the size and version written.
 
         Raises:
-            StorageError: It cannot be read, has no known size, or changed meanwhile.
+            StorageError: The file cannot be read, has no known size, or changes during each attempt.
         """
-        facts = self.facts(url, retry)
+
+        def attempt() -> Facts:
+            sink.seek(0)
+            sink.truncate()
+            facts = self.facts(url, retry)
+            self._copy(url, sink, facts, retry)
+            if self.facts(url, retry) != facts:
+                raise Trouble("it changed while it was read")
+            return facts._replace(size=sink.tell())
+
+        return retry.run(attempt, redact(url))
+
+    def _copy(self, url: str, sink: IO[bytes], facts: Facts, retry: Retry) -> None:
+        """Writes a complete file to `sink`."""
         if facts.size is None:
-            raise StorageError(f"{redact(url)}: the store does not say how large it is")
-        for offset in range(0, facts.size, PIECE):
-            sink.write(self.read(url, offset, min(PIECE, facts.size - offset), retry))
-        if self.facts(url, retry) != facts:
-            raise StorageError(f"{redact(url)} changed while it was read")
-        return facts
+            raise StorageError(f"{redact(url)}: the store does not report its size")
+        sink.writelines(self._pieces(url, 0, facts.size, retry))
+
+    def _pieces(self, url: str, start: int, stop: int, retry: Retry) -> Iterator[bytes]:
+        """Reads the bytes from `start` to `stop` in requests of at most `PIECE` bytes."""
+        for offset in range(start, stop, PIECE):
+            yield self.read(url, offset, min(PIECE, stop - offset), retry)
 
     def check_ranges(self, url: str, retry: Retry) -> None:
-        """Makes sure that a part of a file comes without the rest of it. Most stores are made for that.
+        """Checks that the store supports range reads. Most stores do.
 
         Raises:
-            DataError: It does not.
-            StorageError: The file cannot be read.
+            StorageError: It does not, or the file cannot be read.
         """
         return
 
     def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]], retry: Retry) -> list[bytes]:
-        """Reads (offset, size) pairs, neighbours in one request."""
+        """Reads (offset, size) ranges; adjacent ranges share a request."""
         spans = merge(ranges)
-        contents = [self.read(url, start, stop - start, retry) for start, stop in spans]
+        contents = [b"".join(self._pieces(url, start, stop, retry)) for start, stop in spans]
         starts = [start for start, _ in spans]
         found = []
         for offset, size in ranges:
@@ -178,7 +188,7 @@ class Store(ABC):
 
 
 def merge(ranges: Sequence[tuple[int, int]], gap: int = GAP) -> list[tuple[int, int]]:
-    """(start, stop) spans that cover all (offset, size) ranges, in order; ranges closer than `gap` share one."""
+    """Returns sorted (start, stop) spans that cover all (offset, size) ranges; gaps below `gap` are included."""
     spans: list[tuple[int, int]] = []
     for offset, size in sorted(ranges):
         if not size:
@@ -190,25 +200,35 @@ def merge(ranges: Sequence[tuple[int, int]], gap: int = GAP) -> list[tuple[int, 
     return spans
 
 
+def check_complete(content: bytes, where: str, offset: int, size: int) -> None:
+    """Checks that `content`, read at `offset` of a file, has the requested `size`.
+
+    Raises:
+        StorageError: It is shorter or longer.
+    """
+    if len(content) != size:
+        raise StorageError(f"{where} has {len(content)} of the {size} bytes at {offset}")
+
+
 def redact(text: str) -> str:
-    """An address, or a text with addresses in it, without passwords and without queries (they may be signatures)."""
+    """Removes passwords and queries, which may be signatures, from the addresses in a text."""
     if text.startswith("pipe:"):
-        # Headers and variables of a command may be secrets, too: only its name is shown.
+        # Headers and variables of a command may be secrets: only the name of the command is shown.
         name = next((word for word in text.removeprefix("pipe:").split() if "=" not in word), "")
         return f"pipe:{redact(name)} …"
-    # A password may itself hold an @: what counts is the last one before the path.
+    # A password may contain an @: the last one before the path ends it.
     text = re.sub(r"(?<=://)[^\s/?#'\"]*@", "", text)
     return re.sub(r"(://[^\s?#'\"]*)[?#][^\s'\"]*", r"\1?…", text)
 
 
 def check_member_name(name: str) -> None:
-    r"""Refuses the name of an archive's member that would lie outside the folder it is unpacked to, on any system.
+    r"""Checks that the name of an archive member stays inside the folder it is unpacked to, on any operating system.
 
     Raises:
-        SampleError: The name is empty or absolute, has a drive letter, a NUL or a part `..` (also spelt with `\`).
+        SampleError: The name is empty or absolute, has a drive letter, a NUL or a part `..` (also separated by `\`).
     """
     plain = name.replace("\\", "/")
-    # Windows drops spaces and dots at the end of a part: ".. " and "..." are ".." there.
-    climbs = any(part.startswith("..") and not part.strip(". ") for part in plain.split("/"))
-    if not name or "\0" in name or plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or climbs:
+    # Windows drops trailing spaces and dots of a part: ".. " and "..." are ".." there.
+    has_parent = any(part.startswith("..") and not part.strip(". ") for part in plain.split("/"))
+    if not name or "\0" in name or plain.startswith("/") or re.match(r"[A-Za-z]:", plain) or has_parent:
         raise SampleError(f"the member name {name[:200]!r} leaves the folder")

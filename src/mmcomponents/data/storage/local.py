@@ -1,4 +1,4 @@
-"""Files on a disk of this machine."""
+"""Store for local files."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.storage.base import Facts, MissingError, Retry, StorageError, Store
+from mmcomponents.data.storage.base import Facts, MissingError, Retry, StorageError, Store, check_complete
 
-_PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
 
 def local_path(url: str) -> str:
-    """The path that a `file://` address or a plain path names.
+    """Returns the path of a `file://` address; a plain path is returned unchanged.
 
     Raises:
-        DataError: The address names another machine.
+        DataError: The address contains another host.
     """
     if url[:7].lower() != "file://":
         return url
     parts = urlsplit(url)
     if parts.netloc not in ("", "localhost"):
-        raise DataError(f"{url} names the machine {parts.netloc}: a local file is file:///path, with three slashes")
+        raise DataError(f"{url} contains the host {parts.netloc}: a local file is file:///path, with three slashes")
     return url2pathname(parts.path)
 
 
 class LocalStore(Store):
-    """Plain paths and `file://`. Nothing is tried twice."""
+    """Store for plain paths and `file://`. Errors are not retried."""
 
     def facts(self, url: str, retry: Retry) -> Facts:
-        """See `Store.facts`; the version is the time of the last change, in nanoseconds."""
+        """See `Store.facts`; the version is the modification time in nanoseconds."""
         path = local_path(url)
         with _errors(path):
             status = os.stat(path)
@@ -47,29 +47,28 @@ class LocalStore(Store):
         return self.read_ranges(url, [(offset, size)], retry)[0]
 
     def read_ranges(self, url: str, ranges: Sequence[tuple[int, int]], retry: Retry) -> list[bytes]:
-        """Opens the file once; a seek is cheap, so nothing is read that was not asked for."""
+        """Opens the file once. Ranges are not merged, because seeks are cheap."""
         path = local_path(url)
         contents = []
         with _errors(path), open(path, "rb") as file:
             for offset, size in ranges:
                 file.seek(offset)
                 contents.append(file.read(size))
-                if len(contents[-1]) != size:
-                    raise StorageError(f"{path} has {len(contents[-1])} of the {size} bytes at {offset}")
+                check_complete(contents[-1], path, offset, size)
         return contents
 
     def expand(self, url: str, retry: Retry) -> list[str]:
-        """Paths; a folder stands for the `*.tar` in it.
+        """Returns paths; a folder is expanded to the `*.tar` in it.
 
         Raises:
-            DataError: There is nothing.
+            DataError: No file matches.
         """
         path = local_path(url)
         if Path(path).is_dir():
             found = sorted(str(file) for file in Path(path).glob("*.tar"))
             if not found:
-                packed = compressed_tars(path)
-                hint = f", but {len(packed)} that are compressed ({packed[0]}): unpack them first" if packed else ""
+                tars = compressed_tars(path)
+                hint = f", only {len(tars)} compressed ({tars[0]}): unpack to .tar first" if tars else ""
                 raise DataError(f"the folder {path} has no *.tar{hint}")
         elif Path(path).exists():
             found = [path]
@@ -78,16 +77,16 @@ class LocalStore(Store):
             if not found:
                 raise DataError(f"no file matches {path}")
         else:
-            raise DataError(f"{path} is not there")
+            raise DataError(f"{path} does not exist")
         return found
 
 
 def compressed_tars(url: str) -> list[str]:
-    """Names of the tars in a local folder that are compressed, so that none of their samples can be read by itself."""
+    """Returns the names of the compressed tars in a local folder, whose samples cannot be read individually."""
     if "://" in url and not url.lower().startswith("file://"):
         return []
     path = local_path(url)
-    return sorted(name for name in os.listdir(path) if name.endswith(_PACKED)) if os.path.isdir(path) else []
+    return sorted(name for name in os.listdir(path) if name.endswith(_COMPRESSED)) if os.path.isdir(path) else []
 
 
 @contextmanager
@@ -95,6 +94,6 @@ def _errors(path: str) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
-        raise MissingError(f"{path} is not there") from None
+        raise MissingError(f"{path} does not exist") from None
     except OSError as error:
         raise StorageError(f"{path} could not be read: {error.strerror or error}") from error

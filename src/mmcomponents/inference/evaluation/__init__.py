@@ -1,21 +1,9 @@
-"""Evaluation: benchmarks, metrics, and runs over them with selectors."""
+"""Former place of `mmcomponents.evaluation`; names are looked up in their new modules."""
 
-from mmcomponents.inference.evaluation.benchmarks import Benchmark, Item, open_benchmark
-from mmcomponents.inference.evaluation.evaluate import Answering, Evaluation, Scoring
-from mmcomponents.inference.evaluation.intervals import interval
-from mmcomponents.inference.evaluation.outcome import Result, judge, summary
-from mmcomponents.inference.evaluation.plot import draw_accuracy
+from typing import Any
 
-__all__ = [
-    "Answering",
-    "Benchmark",
-    "Evaluation",
-    "Item",
-    "Result",
-    "Scoring",
-    "draw_accuracy",
-    "interval",
-    "judge",
-    "open_benchmark",
-    "summary",
-]
+from mmcomponents.moved import moved_attribute
+
+
+def __getattr__(name: str) -> Any:
+    return moved_attribute(__name__, name)

@@ -1,7 +1,10 @@
 """Attention over packed segments, behind one function.
 
+    q, k, v [T, H, D], Segments ── attention ──► [T, H, D]          (training, prefill)
+    new q, cached k, v ── cached_attention ──► [T, H, D]            (decoding)
+
 Three backends compute the same: xformers and torch's variable-length kernels on CUDA, and scaled-dot-product attention
-anywhere. None of them builds a `[T, T]` mask.
+on any device. None of them builds a `[T, T]` mask.
 """
 
 from __future__ import annotations

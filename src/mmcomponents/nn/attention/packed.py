@@ -1,4 +1,4 @@
-"""The one function that parts call, and the choice of what computes it."""
+"""Attention over packed segments and the choice of its backend."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Backend = Literal["auto", "xformers", "varlen", "sdpa"]
 
 
 class PackedAttention(Protocol):
-    """What a backend computes; see `attention`."""
+    """Signature of a backend; see `attention`."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, causal: bool) -> Tensor:
-        """Attends within each segment."""
+        """Computes attention within each segment."""
         ...
 
 
@@ -38,21 +38,21 @@ BACKENDS: dict[str, PackedAttention] = {
 def attention(
     q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, causal: bool, backend: Backend = "auto"
 ) -> Tensor:
-    """Attention of each position to its own segment.
+    """Computes attention of each position to its own segment.
 
     Args:
         q: `[T, H, D]` queries.
         k: `[T, Hkv, D]` keys; H is a multiple of Hkv (grouped-query attention).
         v: `[T, Hkv, D]` values.
-        segments: Borders of the segments.
-        causal: Whether a position sees only itself and what is before it in its segment.
-        backend: "auto" takes the best that runs on the device.
+        segments: Boundaries of the segments.
+        causal: Whether a position attends only to itself and earlier positions of its segment.
+        backend: "auto" selects the best one that runs on the device.
 
     Returns:
         `[T, H, D]`.
 
     Raises:
-        ValueError: The backend is unknown, or the heads do not divide.
+        ValueError: The backend is unknown, or the query heads are not a multiple of the key heads.
     """
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
@@ -62,15 +62,15 @@ def attention(
 
 @lru_cache(maxsize=64)
 def choose_backend(backend: str, device: str, dtype: torch.dtype, head_dim: int) -> str:
-    """Name of the backend that runs here: the wanted one, else the nearest, with one line that says why.
+    """Returns the name of the requested backend, or of the next available one after logging the reason in one line.
 
-    The result is remembered, so that the line is written once for each combination.
+    The result is cached, so that the line is logged once for each combination.
     """
     if backend not in get_args(Backend):
-        raise ValueError(f"unknown attention backend {backend!r}; there are {', '.join(get_args(Backend))}")
-    wanted = ["xformers", "varlen", "sdpa"] if backend == "auto" else [backend, "varlen", "sdpa"]
+        raise ValueError(f"unknown attention backend {backend!r}; available: {', '.join(get_args(Backend))}")
+    candidates = ["xformers", "varlen", "sdpa"] if backend == "auto" else [backend, "varlen", "sdpa"]
     reasons: list[str] = []
-    for name in wanted:
+    for name in candidates:
         why_not = _why_not(name, device, dtype, head_dim)
         if why_not is None:
             if reasons and (backend != "auto" or device == "cuda"):

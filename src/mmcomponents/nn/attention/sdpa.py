@@ -1,4 +1,4 @@
-"""Packed attention by torch's scaled-dot-product attention (any device)."""
+"""Packed attention with torch's scaled-dot-product attention (any device)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmcomponents.nn.attention.segments import Segments
 def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, causal: bool) -> Tensor:
     """See `mmcomponents.nn.attention.attention`.
 
-    Segments of one length are one batch; others are attended to one after another, so that no mask over the whole pack
-    is made and no position is padded.
+    Segments of equal length form one batch; others are processed one after another, which needs neither a mask over
+    the pack nor padding.
     """
     if segments.is_uniform:
         shape = (len(segments.lengths), segments.lengths[0])
@@ -23,7 +23,7 @@ def sdpa_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, causa
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """`[B, L, H, D]` in and out."""
+    """Computes attention over `[B, L, H, D]` tensors."""
     grouped = q.shape[2] != k.shape[2]
     q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)
     return scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=grouped).transpose(1, 2)

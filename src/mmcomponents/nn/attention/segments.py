@@ -1,4 +1,4 @@
-"""The borders of a pack as attention needs them."""
+"""Segment boundaries for attention."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from torch import Tensor
 
 
 class Segments:
-    """Borders of the segments of a pack, made once for all layers of one call.
+    """Boundaries of the segments of a pack, built once for all layers of a call.
 
-    A plain class, so that what is derived from the borders (the lengths on the host, a mask object of a backend) is
-    made once and no precision policy looks inside.
+    A plain class, so that values derived from the boundaries (lengths on the host, a mask object of a backend) are
+    computed once and precision plugins do not cast them.
 
     Args:
-        cu_seqlens: `[S+1]` int32 borders.
+        cu_seqlens: `[S+1]` int32 boundaries.
         max_seqlen: Length of the longest segment.
     """
 
@@ -25,18 +25,18 @@ class Segments:
 
     @classmethod
     def uniform(cls, count: int, length: int, device: torch.device) -> Segments:
-        """`count` segments of one length, such as the tiles of an encoder."""
+        """Returns `count` segments of one length, such as the tiles of an encoder."""
         segments = cls(torch.arange(0, (count + 1) * length, length, dtype=torch.int32, device=device), length)
-        segments.__dict__["lengths"] = [length] * count  # known here: no read from the device later
+        segments.__dict__["lengths"] = [length] * count  # avoids reading them from the device
         return segments
 
     @cached_property
     def lengths(self) -> list[int]:
-        """Lengths on the host. Reads the device once where the borders lie on one."""
+        """Lengths on the host. The first access reads the boundaries from their device."""
         lengths: list[int] = self.cu_seqlens.diff().tolist()
         return lengths
 
     @cached_property
     def is_uniform(self) -> bool:
-        """Whether all segments have one length."""
+        """Whether all segments have the same length."""
         return len(set(self.lengths)) == 1

@@ -1,4 +1,4 @@
-"""Packed attention by torch's own variable-length kernels (CUDA, half precision)."""
+"""Packed attention with torch's variable-length kernels (CUDA, half precision)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ def varlen_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, cau
 
     groups = q.shape[1] // k.shape[1]
     if groups > 1:
-        # Older releases have no grouped heads here; repeated keys give the same result in all of them.
+        # Older releases do not support grouped heads; repeated keys give the same result in all releases.
         k, v = k.repeat_interleave(groups, dim=1), v.repeat_interleave(groups, dim=1)
     cu, longest = segments.cu_seqlens, segments.max_seqlen
     window = (-1, 0) if causal else (-1, -1)
     out = varlen_attn(q.contiguous(), k.contiguous(), v.contiguous(), cu, cu, longest, longest, window_size=window)
-    assert isinstance(out, Tensor)  # a tuple only where the log-sum-exp is asked for
+    assert isinstance(out, Tensor)  # a tuple only if the log-sum-exp is requested
     return out

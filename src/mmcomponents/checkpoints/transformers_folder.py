@@ -1,0 +1,61 @@
+"""Folders of other models that transformers reads, for `TransformersLM` and `TransformersVision`."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from mmcomponents.backbones import TransformersLM
+from mmcomponents.backbones.transformers_lm import pretrained as pretrained_lm
+from mmcomponents.checkpoints.adapter_weights import own_parameters
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.files import check_folder, read_json
+from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.vision import TransformersVision
+from mmcomponents.vision.transformers_vision import pretrained as pretrained_vision
+
+
+class ForeignFolder:
+    """Folder that transformers reads as a complete model, which needs as much memory as the model.
+
+    Args:
+        folder: Local folder.
+
+    Raises:
+        CheckpointError: The folder or its `config.json` does not exist.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        check_folder(folder)
+        read_json(folder / "config.json")
+        self.folder = folder
+
+    @staticmethod
+    def fits(slot: str, part: nn.Module) -> bool:
+        """Returns whether a part can load weights from such a folder."""
+        return isinstance(part, TransformersLM | TransformersVision) or slot in ("embedder", "heads.lm")
+
+    def weights(self, slot: str, part: nn.Module) -> dict[str, Lazy]:
+        """Returns the weights of a slot, by names without the slot, except those that the part has removed.
+
+        Raises:
+            CheckpointError: transformers cannot read the folder.
+        """
+        try:
+            state = self._vision if isinstance(part, TransformersVision) else self._language_model
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
+        own = own_parameters(part)
+        names = {name: name.removeprefix(f"{slot}.") for name in state if name.startswith(f"{slot}.")}
+        return {short: lazy(state[name].detach()) for name, short in names.items() if short in own}
+
+    @cached_property
+    def _language_model(self) -> dict[str, Tensor]:
+        found = pretrained_lm(self.folder)
+        return {"heads.lm.weight": found["embedder.embedding.weight"], **found}  # default for a tied head
+
+    @cached_property
+    def _vision(self) -> dict[str, Tensor]:
+        return pretrained_vision(self.folder)

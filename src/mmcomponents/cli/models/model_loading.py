@@ -1,0 +1,130 @@
+"""Loading of a model with its tokenizer and renderer, from a folder or from a recipe and a checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule
+
+from mmcomponents.cli.models.run_weights import load_weights
+from mmcomponents.cli.recipes.flags import Flags
+from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.user_error import UserError, near_file
+
+
+@dataclass
+class Loaded:
+    """A model that can generate answers.
+
+    Attributes:
+        model: Model in evaluation mode, on its device.
+        tokenizer: Tokenizer of the model.
+        renderer: Converts prompts and images to inputs of the model.
+    """
+
+    model: Any
+    tokenizer: Any
+    renderer: Any
+
+
+def from_folder(
+    path: str,
+    device: torch.device,
+    dtype: torch.dtype | None,
+    allow_pickle: bool = False,
+    trust_remote_code: bool = False,
+) -> Loaded:
+    """Reads a checkpoint folder in this library's, the transformers (`-hf`) or the official format.
+
+    Raises:
+        UserError: The folder cannot be read, or does not contain a complete model with its tokenizer.
+    """
+    from mmcomponents.checkpoints import read
+
+    folder = Path(path)
+    if not folder.is_dir():
+        if folder.is_file():
+            raise UserError(
+                f"{path} is a file; a model is a folder, and a checkpoint of a run needs its recipe: "
+                "--config RECIPE --ckpt_path FILE"
+            )
+        raise UserError(f"there is no model folder {path!r}{near_file(folder)}")
+    try:
+        checkpoint = read(path, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+        tokenizer = checkpoint.tokenizer()
+        model = checkpoint.load(device=device, dtype=dtype)
+        if model.backbone is None or not len(model.heads):
+            raise UserError(f"{path} contains no language model, so it cannot answer")
+        return Loaded(model, tokenizer, checkpoint.renderer(tokenizer, model.tokens_per_tile))
+    except (ValueError, OSError) as error:
+        raise UserError(" ".join(str(error).split())) from error
+
+
+def from_recipe(
+    verb: str,
+    flags: Flags,
+    ckpt_path: str | None,
+    classes: tuple[type[LightningModule], type[LightningDataModule]],
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> Loaded:
+    """Builds the model of a recipe and loads the weights of a checkpoint; its hyperparameters are ignored.
+
+    Raises:
+        UserError: The recipe or the checkpoint is invalid.
+    """
+    cli = RecipeCLI(verb, flags, *classes)
+    if not ckpt_path:
+        raise UserError(f"{verb}: --ckpt_path is missing; without a checkpoint the weights would be random")
+    task: Any = cli.model
+    task.weights = None  # the initial weights of the run are not needed
+    task.configure_model()
+    load_weights(task, Path(ckpt_path))
+    task.eval()
+    return Loaded(task.model.to(device=device, dtype=dtype), cli.datamodule.tokenizer, cli.datamodule.renderer)
+
+
+def limit_tiles(loaded: Loaded, max_tiles: int | None) -> Loaded:
+    """Returns the model with another limit on the tiles of a question's images; None: unchanged.
+
+    Raises:
+        UserError: The limit is less than one.
+    """
+    if max_tiles is None:
+        return loaded
+    if max_tiles < 1:
+        raise UserError(f"--max_tiles must be at least 1, got {max_tiles}")
+    tiling = loaded.renderer.tiling
+    tiling = replace(tiling, min_tiles=min(tiling.min_tiles, max_tiles), max_tiles=max_tiles)
+    return replace(loaded, renderer=replace(loaded.renderer, tiling=tiling))
+
+
+def apply_prompt_options(
+    loaded: Loaded,
+    *,
+    max_tiles: int | None,
+    system: str | None,
+    delta: float | None,
+    frame_prompt: str | None = None,
+    control_text: str = "encode",
+) -> Loaded:
+    """Returns the model with the prompt options of a command; None: unchanged. `delta` is set in the model in place.
+
+    Raises:
+        UserError: `max_tiles` is less than one.
+    """
+    renderer = limit_tiles(loaded, max_tiles).renderer
+    if system is not None:
+        renderer = replace(renderer, system=system or None)
+    if frame_prompt is not None:
+        renderer = replace(renderer, frame_template=frame_prompt)
+    if control_text != "encode":
+        renderer = replace(renderer, control_text=control_text)
+    if delta is not None:
+        from mmcomponents.generation.inputs import set_delta
+
+        set_delta(loaded.model, delta)
+    return replace(loaded, renderer=renderer)

@@ -1,0 +1,147 @@
+"""Command-line flags as changes to a recipe.
+
+`--model.projector.hidden 64` is equivalent to a recipe that sets this key. Flags are merged into the tree before its
+interpolations are resolved and before anything is checked, so that a reference to a key sees the value of its flag.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from mmcomponents.cli.recipes.recipe import Recipe, Tree, merge
+from mmcomponents.cli.user_error import UserError
+from mmcomponents.registry import near
+
+COMMAND_LINE = "the command line"
+
+_KEY = re.compile(r"--[A-Za-z_]\w*(\.\w+)*\+?")
+# Flags that request output of the parser instead of setting a key.
+_REQUEST = re.compile(r"(-h|--help|--print_config(=.*)?|--[\w.]+\.help(=.*)?)")
+
+
+@dataclass
+class Flags:
+    """A command line, sorted by kind of flag.
+
+    Attributes:
+        configs: Values of `--config`, in order.
+        settings: (key, value) in order; a key that ends with "+" appends to a list.
+        requests: Flags for the parser, such as `--help`.
+    """
+
+    configs: list[str] = field(default_factory=list)
+    settings: list[tuple[str, str]] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+
+
+def sort_flags(argv: list[str]) -> Flags:
+    """Sorts a command line into recipes, settings and requests.
+
+    Raises:
+        UserError: A word is not a flag, or a flag has no value.
+    """
+    flags = Flags()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if _REQUEST.fullmatch(word):
+            flags.requests.append(word)
+            if word.endswith(".help") and words and not words[0].startswith("-"):
+                flags.requests[-1] += f"={words.pop(0)}"
+            continue
+        name, equals, value = word.partition("=")
+        if name != "-c" and not _KEY.fullmatch(name):
+            raise UserError(f"{word!r} is not a flag; settings are written --key value or --key=value")
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"{name} has no value")
+            value = words.pop(0)
+        if name in ("-c", "--config"):
+            flags.configs.append(value)
+        else:
+            flags.settings.append((name.removeprefix("--"), value))
+    return flags
+
+
+def check_options(command: str, flags: Flags, options: Iterable[str]) -> None:
+    """Refuses settings that are not keys of a recipe: these contain a dot, except `seed_everything`.
+
+    Args:
+        command: Name of the command, for the message.
+        flags: Words that the command's own parser left over.
+        options: Names of the command's own options.
+
+    Raises:
+        UserError: A setting has no dot; the message names the nearest option.
+    """
+    for key, _ in flags.settings:
+        if "." not in key and key != "seed_everything":
+            raise UserError(f"{command}: no option --{key}{near(key, options)}")
+
+
+def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
+    """Returns the recipe with the settings of a command line, applied in order."""
+    for key, text in settings:
+        append = key.endswith("+")
+        path = key.removesuffix("+").split(".")
+        tree = merge({}, recipe.tree)
+        full = _set(tree, path, _value(key, text), append)
+        above = [".".join(full[:depth]) for depth in range(1, len(full))]
+        origins = {**dict.fromkeys(above, COMMAND_LINE), **recipe.origins, ".".join(full): COMMAND_LINE}
+        recipe = Recipe(tree, origins)
+    return recipe
+
+
+def _value(key: str, text: str) -> Any:
+    """Reads mappings, lists, null, true and false as YAML.
+
+    Other scalars stay text, as their type depends on the argument, which only the parser has.
+    """
+    if text.lstrip()[:1] not in ("[", "{") and text not in ("null", "true", "false"):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--{key}: {' '.join(str(error).split())}") from None
+
+
+def _set(tree: Tree, path: list[str], value: Any, append: bool) -> list[str]:
+    """Sets a value in place; returns its full path, including the `init_args` that the user may omit."""
+    node, full = tree, []
+    for depth, key in enumerate(path):
+        if "class_path" in node and key not in ("class_path", "init_args", "dict_kwargs"):
+            if not isinstance(node.get("init_args"), dict):
+                node["init_args"] = {}
+            node = node["init_args"]
+            full.append("init_args")
+        full.append(key)
+        if depth < len(path) - 1:
+            node = _open(node, key, ".".join(path[: depth + 1]))
+    key, old = path[-1], node.get(path[-1])
+    if append:
+        more = value if isinstance(value, list) else [value]
+        node[key] = [*(old if isinstance(old, list) else [] if old is None else [old]), *more]
+    else:
+        node.update(merge({key: old} if key in node else {}, {key: value}))
+    return full
+
+
+def _open(node: Tree, key: str, shown: str) -> Tree:
+    """Returns the mapping under a key. A part's name becomes a mapping; of a list, the last item is used."""
+    inner = node.get(key)
+    if isinstance(inner, list) and inner:
+        if isinstance(inner[-1], str):
+            inner[-1] = {"class_path": inner[-1]}
+        inner = inner[-1]
+    elif isinstance(inner, str) and inner.split(".")[-1].isidentifier():
+        inner = node[key] = {"class_path": inner}
+    elif inner is None:
+        inner = node[key] = {}
+    if not isinstance(inner, dict):
+        raise UserError(f"--{shown} is {inner!r}, which is not a mapping")
+    return inner

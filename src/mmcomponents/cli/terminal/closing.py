@@ -1,0 +1,127 @@
+"""Closing output of a run: scores, files written, and suggested next commands."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from mmcomponents.cli.recipes.flags import Flags
+from mmcomponents.training.reference_logps import ReferenceLogps, WrittenLogps
+
+_OF_PREDICT = ("data.predict", "trainer.callbacks", "model.objective.init_args.reference", "data.reference_logps")
+"""Prefixes of settings of `predict` that the subsequent training does not repeat."""
+
+
+def close(
+    verb: str,
+    folder: Path,
+    flags: Flags,
+    result: Any,
+    checkpoint: str | None,
+    console: Console,
+    callbacks: Sequence[object] = (),
+) -> None:
+    """Prints the closing output of a verb.
+
+    Args:
+        verb: fit, validate, test or predict.
+        folder: Folder of the run.
+        flags: Command line, whose recipes the next commands repeat.
+        result: Return value of the Trainer's method.
+        checkpoint: Checkpoint that was used or written, if any.
+        console: Console to print to.
+        callbacks: Callbacks of the run.
+    """
+    saved = folder / "recipe.yaml"  # includes all flags of the run, so the next commands need none of them
+    config = f"--config {saved}" if saved.is_file() else " ".join(f"--config {name}" for name in flags.configs)
+    written = [callback.written for callback in callbacks if isinstance(callback, ReferenceLogps) and callback.written]
+    if verb == "predict" and written:
+        for logps in written:
+            _print_logps(logps, flags, console)
+    elif verb == "predict":
+        console.print(f"wrote {_write_predictions(folder, result)}")
+    elif verb == "test" and (folder / "report.json").is_file():
+        console.print(score_table(json.loads((folder / "report.json").read_text())))
+        files = [
+            name for name in ("report.json", "answers.jsonl", "answers.png", "example.png") if (folder / name).is_file()
+        ]
+        console.print("wrote " + ", ".join(str(folder / name) for name in files))
+    if verb in ("fit", "test") and checkpoint:
+        _print_next(verb, config, checkpoint, folder, console)
+
+
+def _print_logps(logps: WrittenLogps, flags: Flags, console: Console) -> None:
+    left = [
+        f"{count} {what}"
+        for count, what in ((logps.unreadable, "skipped"), (logps.others, "samples that are not pairs"))
+        if count
+    ]
+    files = "1 file" if logps.files == 1 else f"{logps.files} files"
+    console.print(
+        f"wrote log-probabilities of {logps.pairs} pairs to {logps.folder} ({', '.join([files, *left])}):"
+        f" mean {logps.chosen:.4g} for chosen, {logps.rejected:.4g} for rejected answers",
+        soft_wrap=True,
+        highlight=False,
+    )
+    repeated = [(key, value) for key, value in flags.settings if not key.startswith(_OF_PREDICT)]
+    words = [_program(), "fit", *(word for config in flags.configs for word in ("--config", config))]
+    words += [word for key, value in repeated for word in (f"--{key}", value)]
+    words += ["--data.reference_logps", str(logps.folder)]
+    words += ["--model.objective.init_args.reference", "mmcomponents.objectives.StoredReference"]
+    console.print("next:")
+    console.print(f"  {shlex.join(words)}", soft_wrap=True, highlight=False, markup=False)
+
+
+def score_table(report: dict[str, Any]) -> Table:
+    """Returns the table of exact match by kind of question, compared with always giving the most frequent answer."""
+    seconds = report.get("train_seconds")
+    title = "exact answers on test data" + (f" after {seconds:.0f} s of training" if seconds else "")
+    table = Table("kind", title=title)
+    for head in ("exact match", "majority answer", "gain", "questions"):
+        table.add_column(head, justify="right")
+    for kind, share in report["exact_match"].items():
+        baseline = report["baseline"][kind]
+        gain = f"{100 * (share - baseline):+.1f}"
+        table.add_row(kind, f"{share:.1%}", f"{baseline:.1%}", gain, str(report["questions"][kind]))
+    return table
+
+
+def _write_predictions(folder: Path, result: Any) -> Path:
+    """Writes one JSON line per answer; the batches of several loaders follow one another."""
+    path = folder / "predictions.jsonl"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _flat(result)), encoding="utf-8")
+    return path
+
+
+def _flat(result: Any) -> list[Any]:
+    return [line for item in result for line in _flat(item)] if isinstance(result, list) else [result]
+
+
+def _program() -> str:
+    """Returns the command as it was called: with its relative path if its environment is not on the PATH."""
+    return sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
+
+
+def _print_next(verb: str, config: str, checkpoint: str, folder: Path, console: Console) -> None:
+    name, rest = _program(), f"{config} --ckpt_path {checkpoint}"
+    image = folder / "example.png"
+    shown = f"--image {image}" if image.is_file() else "--image FILE"
+    commands = {
+        "fit": [f"{name} test {rest}", f"{name} fit {rest}   # resume"],
+        "test": [
+            f'{name} generate {rest} {shown} --prompt "Describe the image."',
+            f"{name} fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
+            f"{name} components   # list other parts",
+        ],
+    }[verb]
+    console.print("next:")
+    for command in commands:
+        console.print(f"  {command}", soft_wrap=True, highlight=False)

@@ -1,0 +1,238 @@
+"""Preparation of samples: decoding, tiling and normalization of images, and rendering of conversations."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
+
+from PIL import Image
+
+from mmcomponents.data.chat.placeholders import (
+    FRAME_TEMPLATE,
+    IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
+    Message,
+    frame_prompt,
+    place_image,
+    place_media,
+)
+from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.data.chat.special_tokens import END, PAD, ControlText, check_template
+from mmcomponents.data.chat.template import RenderedChat, check_roles, render_chat, render_prompt
+from mmcomponents.data.media.images import NORMALIZATIONS, Normalization, TiledImage, decode_image, load_image, pixels
+from mmcomponents.data.media.tiling import Tiling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Augmentation = Callable[[int, list[Image.Image]], list[Image.Image]]
+"""Augments the tiles of an image, given its number within the sample."""
+
+
+@dataclass
+class SampleRenderer:
+    """Prepares samples with the settings of a run.
+
+    Attributes:
+        tokenizer: Tokenizer with the tokens of the chat template.
+        tokens_per_tile: Number of visual tokens of a tile, the only property of the model that the data depends on.
+        tiling: Tiling of images.
+        normalization: Name of the mean and standard deviation of the channels.
+        system: System text for conversations that have none; None: no system block.
+        control_text: Treatment of control tokens in texts, see `render_chat`.
+        frame_template: Text of one video frame, see `frame_prompt`.
+
+    Raises:
+        TemplateError: The tokenizer lacks tokens of the chat template.
+        ValueError: Another setting is invalid.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    tokens_per_tile: int
+    tiling: Tiling = field(default_factory=Tiling)
+    normalization: Normalization = "imagenet"
+    system: str | None = None
+    control_text: ControlText = "encode"
+    frame_template: str = FRAME_TEMPLATE
+
+    def __post_init__(self) -> None:
+        check_template(self.tokenizer, images=False)  # image tokens are checked when a sample has images
+        if self.normalization not in NORMALIZATIONS:
+            raise ValueError(f"normalization must be one of {', '.join(NORMALIZATIONS)}, not {self.normalization!r}")
+        if self.tokens_per_tile < 1:
+            raise ValueError(f"tokens_per_tile must be positive, not {self.tokens_per_tile}")
+        if self.control_text not in get_args(ControlText):
+            raise ValueError(
+                f"control_text must be one of {', '.join(get_args(ControlText))}, not {self.control_text!r}"
+            )
+        frame_prompt(1, self.frame_template)
+
+    @property
+    def pad_id(self) -> int:
+        """Id of the padding token."""
+        vocabulary = self.tokenizer.get_vocab()
+        return int(vocabulary.get(PAD, vocabulary[END]))
+
+    @property
+    def system_tokens(self) -> int:
+        """Number of tokens of the system block, which the index does not count."""
+        if self.system is None:
+            return 0
+        ask: list[Message] = [{"role": "user", "content": ""}]
+        lengths = [len(render_prompt(ask, self.tokenizer, [], system).input_ids) for system in (self.system, None)]
+        return lengths[0] - lengths[1]
+
+    def tile(
+        self, images: Sequence[Image.Image], tiling: Tiling | None = None, augment: Augmentation | None = None
+    ) -> list[TiledImage]:
+        """Tiles the images of one sample, which share the budget of tiles, and normalizes their pixels.
+
+        Args:
+            images: Images of the sample.
+            tiling: Tiling of the images; None: that of the run.
+            augment: Augmentation of the tiles.
+
+        Raises:
+            ImageError: An image is broken or too large.
+        """
+        tiling = (tiling or self.tiling).for_images(len(images))
+        tiles = [tiling.cut(load_image(image)) for image in images]
+        if augment is not None:
+            tiles = [augment(number, cut) for number, cut in enumerate(tiles)]
+        return [self._normalized(cut) for cut in tiles]
+
+    def tile_frames(self, frames: Sequence[Image.Image]) -> list[TiledImage]:
+        """Converts each frame of a video to one normalized tile.
+
+        Raises:
+            ImageError: A frame is broken or too large.
+        """
+        tiling = self.tiling.for_frames()
+        return [self._normalized(tiling.cut(load_image(frame))) for frame in frames]
+
+    def _normalized(self, tiles: Sequence[Image.Image]) -> TiledImage:
+        return TiledImage(pixels(tiles, *NORMALIZATIONS[self.normalization]))
+
+    def decode(
+        self, files: Sequence[bytes], tiling: Tiling | None = None, augment: Augmentation | None = None
+    ) -> list[TiledImage]:
+        """Decodes image files and tiles them, see `tile`.
+
+        Raises:
+            ImageError: An image is broken, truncated or too large.
+        """
+        return self.tile([decode_image(data) for data in files], tiling, augment)
+
+    def render(
+        self, record: Mapping[str, Any], images: Sequence[TiledImage], videos: Sequence[Sequence[TiledImage]] = ()
+    ) -> tuple[list[RenderedChat], list[TiledImage]]:
+        """Renders a record for training, see `render_record`.
+
+        Raises:
+            SampleError: The record cannot be rendered.
+        """
+        return render_record(
+            record,
+            images,
+            videos,
+            self.visual_tokens,
+            self.tokenizer,
+            system=self.system,
+            control_text=self.control_text,
+            frame_template=self.frame_template,
+        )
+
+    def place(
+        self,
+        messages: Sequence[Message],
+        images: Sequence[Image.Image] = (),
+        videos: Sequence[Sequence[Image.Image]] = (),
+    ) -> tuple[list[Message], list[TiledImage]]:
+        """Places images and videos in a conversation, and tiles them.
+
+        The images share the budget of tiles; each video frame is one additional tile.
+
+        Args:
+            messages: The conversation, with `<image>` and `<video>`; a single image or video needs no placeholder.
+            images: Images in the order of `<image>`.
+            videos: Frames of each video, in the order of `<video>`.
+
+        Returns:
+            Arguments of `chat` and `prompt`: the conversation with `<image>` placeholders only, and its images in their
+            order.
+
+        Raises:
+            ConversationError: The number of placeholders differs from that of images or videos.
+            ImageError: An image is broken or too large.
+        """
+        films = [self.tile_frames(frames) for frames in videos]
+        return place_media(messages, self.tile(images), films, self.frame_template)
+
+    def chat(self, messages: Sequence[Message], images: Sequence[TiledImage]) -> RenderedChat:
+        """Renders a conversation for training.
+
+        Raises:
+            ConversationError: The conversation cannot be rendered.
+        """
+        placed = place_image(messages, len(images))
+        return render_chat(placed, self.tokenizer, self.visual_tokens(images), self.system, self.control_text)
+
+    def prompt(self, messages: Sequence[Message], images: Sequence[TiledImage]) -> RenderedChat:
+        """Renders a conversation as a prompt for generation.
+
+        Raises:
+            ConversationError: The conversation cannot be rendered.
+        """
+        placed = place_image(messages, len(images))
+        return render_prompt(placed, self.tokenizer, self.visual_tokens(images), self.system, self.control_text)
+
+    def visual_tokens(self, images: Sequence[TiledImage]) -> list[int]:
+        """Returns the number of visual tokens of each image."""
+        return [len(image.pixels) * self.tokens_per_tile for image in images]
+
+
+@dataclass(frozen=True)
+class SingleQuestion:
+    """A question of a conversation, to be asked alone.
+
+    Attributes:
+        messages: The system message, if the conversation has one, and the user's turn. The places of images and videos
+            that came up in earlier turns are put in front of the question.
+        answer: What the assistant says.
+        kind: Kind of the question, "" where none is given.
+        images: How many images of the conversation, from the first one on, the question uses.
+        videos: The same for videos.
+    """
+
+    messages: list[Message]
+    answer: str
+    kind: str
+    images: int
+    videos: int
+
+
+def single_questions(messages: Sequence[Message], kinds: Any = None) -> list[SingleQuestion]:
+    """Takes a conversation apart, so that each of its questions is asked alone.
+
+    Args:
+        messages: An optional system message, then user and assistant in alternation.
+        kinds: Kinds of the questions, as a record has them; what is no list is taken for none.
+
+    Raises:
+        ConversationError: Turns are not questions and answers.
+    """
+    check_roles(messages, "assistant")
+    system = [message for message in messages[:1] if message["role"] == "system"]
+    turns = messages[len(system) :]
+    named = kinds if isinstance(kinds, list) else []
+    found, seen = list[SingleQuestion](), list[str]()
+    for number, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
+        text = "".join(f"{mark}\n" for mark in seen) + question["content"]
+        seen += re.findall(f"{IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER}", question["content"])
+        kind = str(named[number]) if number < len(named) else ""
+        asked: list[Message] = [*system, {"role": "user", "content": text}]
+        images = seen.count(IMAGE_PLACEHOLDER)
+        found.append(SingleQuestion(asked, answer["content"], kind, images, len(seen) - images))
+    return found

@@ -1,0 +1,118 @@
+"""Training of small tokenizers, loading from a folder, and fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, END, GROUNDING_TOKENS, PAD, TEMPLATE
+from mmcomponents.data.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+QWEN_PATTERN = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+"""Qwen2.5's pre-tokenization pattern: words with the preceding space, and single digits."""
+
+_PROBE = "It's 3 plus 1024,\n\n  naïve ÀÉ 你好 <ref>a b</ref>!\t..."
+
+
+def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """Trains a byte-level BPE tokenizer with Qwen2.5's pre-tokenization and InternVL's special tokens.
+
+    Args:
+        texts: Training texts.
+        vocab_size: Vocabulary size, including the 256 bytes and the special tokens. The result is smaller if the texts
+            do not contain enough pairs.
+
+    Raises:
+        ValueError: The vocabulary size is smaller than the number of bytes and special tokens.
+    """
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    check_vocab_size(vocab_size)
+    special = [*CONTROL_TOKENS, *GROUNDING_TOKENS]
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN_PATTERN), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - len(special),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, clean_up_tokenization_spaces=False
+    )
+
+
+def check_vocab_size(vocab_size: int) -> None:
+    """Checks that a tokenizer of a vocabulary size can be trained.
+
+    Args:
+        vocab_size: See `train_tokenizer`.
+
+    Raises:
+        ValueError: The vocabulary size is smaller than the number of bytes and special tokens.
+    """
+    special = len(CONTROL_TOKENS) + len(GROUNDING_TOKENS)
+    if vocab_size < 256 + special:
+        raise ValueError(f"vocab_size {vocab_size} is less than 256 bytes and {special} special tokens")
+
+
+def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+    """Loads a tokenizer from a local folder, without downloads.
+
+    Raises:
+        DataError: The folder is missing or contains no tokenizer.
+    """
+    from transformers import AutoTokenizer, PreTrainedConfig
+
+    folder = Path(path)
+    if not folder.is_dir():
+        raise DataError(
+            f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` makes one beside its"
+            " shards, and folders of released models contain one"
+        )
+    # A tokenizer that names its class needs no model configuration, and ours would cause a warning.
+    named = "tokenizer_class" in _settings(folder)
+    given = {"config": PreTrainedConfig()} if named else {}
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **given)
+    except Exception as error:  # tokenizers raises no narrower type for inconsistent files
+        raise DataError(f"the folder {folder} contains no tokenizer that transformers can load: {error}") from error
+    return tokenizer
+
+
+def _settings(folder: Path) -> dict[str, object]:
+    try:
+        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns a short hash of what determines the length of a conversation: vocabulary, splitting and chat template.
+
+    It does not depend on how the tokenizer is stored, and is unchanged by saving and loading.
+    """
+    digest = hashlib.sha256(TEMPLATE.encode())
+    for token, number in sorted(tokenizer.get_vocab().items()):
+        digest.update(f"{number}\t{token}\n".encode("utf-8", "surrogatepass"))
+    probe = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
+    digest.update(repr(list(probe)).encode())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,185 @@
+"""Readers of the supported forms of annotations, which are recognised by their keys.
+
+    conversations   {"conversations": [{"from": "human", "value": …}, …], "image": PATH or [PATH, …], "video": PATH}
+    preference      {"question": …, "chosen": …, "rejected": …, "image": …}
+    messages        {"messages": [{"role": "user", "content": TEXT or PARTS}, …]}
+    text            {"text": …}
+
+The first two are InternVL's and MMPR's (arXiv 2504.10479, sections 2.3 and 3), the third is OpenAI's and XTuner's.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+from mmcomponents.data.convert.chat_messages import read_turn
+from mmcomponents.data.convert.draft import CLIP_ENDS, Draft, take_clips, take_paths, take_text
+from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.convert.unsupported import check_sample, check_turn
+from mmcomponents.data.convert.wording import kind_name
+
+Form = Literal["auto", "conversations", "preference", "messages", "text"]
+
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+
+_MEDIA_KEYS = ("image", "images", "video", "videos", "clip", "clips")
+_TURN_KEYS = ("from", "value", "role", "content")
+_MEDIA_WORD = re.compile(r"image|img|picture|photo|video|frame|audio|sound|speech|media", re.I)
+_FILE_WORD = re.compile(r"file|path|url", re.I)
+_MEDIA_FILE = re.compile(
+    r"^data:[a-z]+/|\.(?:png|jpe?g|webp|bmp|gif|tiff?|ppm|avif|jp2|heic|svg|mp4|webm|mkv|avi|mov|m4v|mpe?g|flv|ogv|wmv"
+    r"|wav|mp3|flac|ogg|m4a|aac|pdf|npy|npz)$",
+    re.I,
+)
+_ADDRESS = re.compile("^https?://", re.I)
+
+
+def read_draft(sample: object, form: Form = "auto") -> Draft:
+    """Reads an annotation.
+
+    Args:
+        sample: A parsed line of JSON.
+        form: Form of the annotation; `auto` recognises it by the keys.
+
+    Raises:
+        Refused: The annotation cannot be used.
+    """
+    if not isinstance(sample, dict):
+        raise Refused("bad_json", f"{kind_name(sample)} instead of a JSON object")
+    if form == "auto":
+        form = _recognise(sample)
+    elif (key := _KEYS[form]) not in sample:
+        raise Refused("unknown_form", f"the form {form} needs the key {key!r}; {_keys(sample)}")
+    read, known = _READERS[form]
+    if form != "text":
+        check_sample(sample)
+    draft = read(sample)
+    taken = {*known, *_MEDIA_KEYS}
+    if draft.videos and sample.get("clip") is None and sample.get("clips") is None:
+        taken |= {*CLIP_ENDS}
+    draft.kept = {key: value for key, value in sample.items() if key not in taken}
+    _refuse_other_media(draft.kept, draft, files=draft.text is None)
+    for turn in sample[known[0]] if form in ("conversations", "messages") else ():
+        _refuse_other_media({key: value for key, value in turn.items() if key not in _TURN_KEYS}, draft)
+    return draft
+
+
+def _keys(sample: Mapping[str, Any]) -> str:
+    names = ", ".join(str(key)[:40] for key in list(sample)[:12])
+    return f"its keys are {names}" if names else "it has no keys"
+
+
+def _recognise(sample: Mapping[str, Any]) -> Form:
+    if "messages" in sample:
+        return "messages"
+    if "conversations" in sample:
+        return "conversations"
+    if "chosen" in sample or "rejected" in sample:
+        return "preference"
+    if "text" in sample:
+        return "text"
+    wanted = ", ".join(_KEYS.values())
+    raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}); {_keys(sample)}")
+
+
+def _conversations(sample: Mapping[str, Any]) -> Draft:
+    turns = sample["conversations"]
+    if not isinstance(turns, list):
+        raise Refused("bad_field", "'conversations' must be a list of turns")
+    messages = []
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
+            raise Refused("bad_field", f"turn {number} is not {{'from': ROLE, 'value': TEXT}}")
+        role = _role(turn.get("from"), number)
+        check_turn(turn, role, number)
+        messages.append({"role": role, "content": turn["value"]})
+    return _with_media(Draft(messages), sample)
+
+
+def _preference(sample: Mapping[str, Any]) -> Draft:
+    draft = Draft([{"role": "user", "content": take_text(sample, "question")}], answers=_answers(sample))
+    return _with_media(draft, sample)
+
+
+def _messages(sample: Mapping[str, Any]) -> Draft:
+    turns = sample["messages"]
+    if not isinstance(turns, list):
+        raise Refused("bad_field", "'messages' must be a list of turns")
+    draft = Draft()
+    for number, turn in enumerate(turns, start=1):
+        if not isinstance(turn, dict):
+            raise Refused("bad_field", f"turn {number} is not {{'role': ROLE, 'content': TEXT or PARTS}}")
+        role = _role(turn.get("role"), number)
+        check_turn(turn, role, number)
+        text, images, videos = read_turn(turn.get("content"), role, number)
+        draft.messages.append({"role": role, "content": text})
+        draft.images += images
+        draft.videos += videos
+    if "chosen" in sample or "rejected" in sample:
+        draft.answers = _answers(sample)
+    return _with_media(draft, sample)
+
+
+def _text(sample: Mapping[str, Any]) -> Draft:
+    return _with_media(Draft(text=take_text(sample, "text")), sample)
+
+
+def _answers(sample: Mapping[str, Any]) -> tuple[str, str]:
+    return take_text(sample, "chosen"), take_text(sample, "rejected")
+
+
+def _role(name: object, number: int) -> str:
+    if not isinstance(name, str) or name not in ROLES:
+        raise Refused("roles", f"turn {number} has the role {str(name)[:40]!r}, which is none of {', '.join(ROLES)}")
+    return ROLES[name]
+
+
+def _with_media(draft: Draft, sample: Mapping[str, Any]) -> Draft:
+    images, videos = take_paths(sample, "image", "images"), take_paths(sample, "video", "videos")
+    if (images and draft.images) or (videos and draft.videos):
+        raise Refused("bad_field", "media both in parts of the turns and beside them")
+    draft.images, draft.videos = draft.images or images, draft.videos or videos
+    draft.clips = take_clips(sample, len(draft.videos))
+    return draft
+
+
+def _refuse_other_media(kept: Mapping[str, Any], draft: Draft, files: bool = True) -> None:
+    """Raises `Refused` for a sample that would lose media, since their key is unknown.
+
+    Args:
+        kept: Keys and values to check.
+        draft: The sample.
+        files: Whether a key with a word for a file or URL may mean media. In documents it mostly gives the origin of
+            the text.
+    """
+    known = {path.rpartition("/")[2] for path in draft.images + draft.videos}
+    for key, value in kept.items():
+        media = bool(_MEDIA_WORD.search(key))
+        if not media and not (files and _FILE_WORD.search(key)):
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                one = next((one[name] for name in ("url", "path", "bytes") if isinstance(one.get(name), str)), None)
+            if not isinstance(one, str) or one.rpartition("/")[2] in known:
+                continue
+            if _MEDIA_FILE.search(one) or (media and _ADDRESS.search(one)):
+                raise Refused("unknown_media", f"the unknown key {key!r} seems to give media: {one[:80]!r}")
+
+
+FORM_KEYS = ("messages", "conversations", "chosen", "rejected", "text")
+"""Keys by which a sample's form is recognised."""
+
+_KEYS: dict[Form, str] = {
+    "conversations": "conversations",
+    "preference": "chosen",
+    "messages": "messages",
+    "text": "text",
+}
+_READERS: dict[Form, tuple[Callable[[Mapping[str, Any]], Draft], tuple[str, ...]]] = {
+    "conversations": (_conversations, ("conversations",)),
+    "preference": (_preference, ("question", "chosen", "rejected")),
+    "messages": (_messages, ("messages", "chosen", "rejected")),
+    "text": (_text, ("text",)),
+}

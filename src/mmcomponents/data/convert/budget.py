@@ -1,0 +1,75 @@
+"""Limit on the tokens of a sample, under the largest settings that a run will use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE
+from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.media.tiling import Tiling
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Settings that determine the length of a sample.
+
+    Attributes:
+        max_tokens: Largest number of tokens of a sample, with its visual tokens; of a pair, of both segments together.
+        tokens_per_tile: Visual tokens per tile.
+        tiling: Tiling of images.
+        max_frames: Largest number of frames of a video, one tile each.
+        frame_template: Text of one frame.
+    """
+
+    max_tokens: int = 16_384
+    tokens_per_tile: int = 256
+    tiling: Tiling = field(default_factory=Tiling)
+    max_frames: int = 32
+    frame_template: str = FRAME_TEMPLATE
+
+    def with_tiles(self, max_tiles: int | None) -> Budget:
+        """Returns the budget of a data set with its own limit of tiles."""
+        return self if max_tiles is None else replace(self, tiling=replace(self.tiling, max_tiles=max_tiles))
+
+    def measure(
+        self,
+        record: Mapping[str, Any],
+        sizes: Sequence[tuple[int, int]],
+        videos: int,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> tuple[int, int]:
+        """Returns (tokens, tiles) of a sample.
+
+        Args:
+            record: The sample, with placeholders.
+            sizes: Width and height of each image.
+            videos: Number of videos.
+            tokenizer: The tokenizer of the runs.
+
+        Raises:
+            Refused: The sample has more tokens than allowed.
+            SampleError: The sample cannot be rendered.
+        """
+        tiling = self.tiling.for_images(len(sizes))
+        images = [tiling.count(width, height) for width, height in sizes]
+        chats, tiles = render_record(
+            record,
+            images,
+            [[1] * self.max_frames] * videos,
+            self._visual_tokens,
+            tokenizer,
+            frame_template=self.frame_template,
+        )
+        tokens = sum(len(chat.input_ids) for chat in chats)
+        if tokens > self.max_tokens:
+            raise Refused("over_budget", f"{tokens} tokens, more than {self.max_tokens}")
+        return tokens, sum(tiles)
+
+    def _visual_tokens(self, tiles: Sequence[int]) -> list[int]:
+        return [count * self.tokens_per_tile for count in tiles]

@@ -1,0 +1,82 @@
+r"""Reader of turns in the form of chat messages: a text, or parts that are texts, images and videos.
+
+If the texts of a turn have no placeholder, each image or video part is replaced by `<image>\n` or `<video>\n`, as in
+InternVL's own chat template. If they have, the parts only give the files, in the order of the placeholders. This is
+XTuner's form, with the placeholders `<IMG_CONTEXT>` and `<VIDEO_CONTEXT>`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmcomponents.data.chat.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.convert.wording import counted, kind_name
+
+_KINDS = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
+_PLACEHOLDERS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
+_CLIP_KEYS = ("start", "end", "clip", "video_start", "video_end")
+_OTHER_PLACEHOLDERS = {"<IMG_CONTEXT>": IMAGE_PLACEHOLDER, "<VIDEO_CONTEXT>": VIDEO_PLACEHOLDER}
+
+
+def read_turn(content: object, role: str, number: int) -> tuple[str, list[str], list[str]]:
+    """Reads the text, the images and the videos of a turn.
+
+    Args:
+        content: Content of the message.
+        role: Role of the turn.
+        number: Number of the turn, from 1.
+
+    Raises:
+        Refused: The content is neither a text nor a list of parts, or placeholders and media differ in number.
+    """
+    if isinstance(content, str):
+        return content, [], []
+    if not isinstance(content, list):
+        raise Refused("bad_field", f"turn {number}: the content is neither a text nor a list of parts")
+    parts = [_part(part, number) for part in content]
+    media = {kind: [value for other, value in parts if other == kind] for kind in _PLACEHOLDERS}
+    if role != "user" and (media["image"] or media["video"]):
+        raise Refused("placeholders", f"turn {number}, of the {role}, has media, which only the user's turns may have")
+    if media["image"] or media["video"]:
+        parts = [(kind, _own_placeholders(value) if kind == "text" else value) for kind, value in parts]
+    texts = "".join(value for kind, value in parts if kind == "text")
+    written = {kind: texts.count(placeholder) for kind, placeholder in _PLACEHOLDERS.items()}
+    for kind, placeholder in _PLACEHOLDERS.items():
+        if written[kind] not in (0, len(media[kind])) and media[kind]:
+            parts_found = counted(len(media[kind]), f"{kind} part")
+            raise Refused("placeholders", f"turn {number}: {written[kind]} {placeholder} in its text, {parts_found}")
+    text = "".join(
+        value if kind == "text" else "" if written[kind] else f"{_PLACEHOLDERS[kind]}\n" for kind, value in parts
+    )
+    return text, media["image"], media["video"]
+
+
+def _own_placeholders(text: str) -> str:
+    for other, placeholder in _OTHER_PLACEHOLDERS.items():
+        text = text.replace(other, placeholder)
+    return text
+
+
+def _part(part: object, number: int) -> tuple[str, str]:
+    """Reads the kind and the value of a part: a text, or the path or URL of an image or a video."""
+    if not isinstance(part, dict):
+        raise Refused("bad_field", f"turn {number}: a part is {kind_name(part)}, not an object with a type")
+    name = part.get("type")
+    if name == "text":
+        if not isinstance(part.get("text"), str):
+            raise Refused("bad_field", f"turn {number}: a part of type text has no text")
+        return "text", part["text"]
+    if not isinstance(name, str) or name not in _KINDS:
+        raise Refused("unknown_media", f"turn {number}: a part of the unknown type {str(name)[:40]!r}")
+    kind = _KINDS[name]
+    value: Any = next((part[key] for key in (name, f"{kind}_url", kind, "url", "path") if key in part), None)
+    for key in _CLIP_KEYS if kind == "video" else ():
+        if part.get(key) is not None or (isinstance(value, dict) and value.get(key) is not None):
+            hint = "write 'clips' beside the messages, one entry per video"
+            raise Refused("unsupported", f"turn {number}: a part of type {name} has {key!r}; {hint}")
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("url", "path") if key in value), None)
+    if not isinstance(value, str) or not value:
+        raise Refused("bad_field", f"turn {number}: a part of type {name} has no file")
+    return kind, value

@@ -1,0 +1,145 @@
+"""Common representation of annotations of all forms, before their media are read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.convert.wording import beginning, counted, kind_name
+
+Clip = list[float]
+"""Begin and end in seconds."""
+
+CLIP_ENDS = ("start", "end")
+"""Keys that give the clip of a video if there is no "clip"."""
+
+RESERVED = ("messages", "text", "chosen", "rejected", "source", "clips", "kinds", "annotation")
+"""Keys of a record with a meaning in shards."""
+
+
+@dataclass
+class Draft:
+    """A sample according to its annotation.
+
+    Attributes:
+        messages: Turns; empty for a document. Those of a pair end with the user's.
+        text: Text of a document; None for other samples.
+        answers: Chosen and rejected answer of a pair; None for other samples.
+        images: Path or data: URL of each image, in the order of `<image>`.
+        videos: Path or data: URL of each video, in the order of `<video>`.
+        clips: Begin and end in seconds for each video; None: the complete video.
+        kept: Other keys of the annotation.
+    """
+
+    messages: list[dict[str, str]] = field(default_factory=list)
+    text: str | None = None
+    answers: tuple[str, str] | None = None
+    images: list[str] = field(default_factory=list)
+    videos: list[str] = field(default_factory=list)
+    clips: list[Clip | None] = field(default_factory=list)
+    kept: dict[str, Any] = field(default_factory=dict)
+
+    def record(self, source: str) -> dict[str, Any]:
+        """Returns the sample's JSON for a shard; other keys with reserved names are moved to "annotation"."""
+        clashing = {key: value for key, value in self.kept.items() if key in RESERVED}
+        record = {key: value for key, value in self.kept.items() if key not in RESERVED}
+        if clashing:
+            record["annotation"] = clashing
+        record["source"] = source
+        if self.text is not None:
+            record["text"] = self.text
+        else:
+            record["messages"] = self.messages
+        if self.answers is not None:
+            record["chosen"], record["rejected"] = self.answers
+        if any(clip is not None for clip in self.clips):
+            record["clips"] = self.clips
+        return record
+
+
+def take_text(sample: Mapping[str, Any], key: str) -> str:
+    """Returns a text of an annotation.
+
+    Raises:
+        Refused: The key is missing, or its value is not a text.
+    """
+    value = sample.get(key)
+    if not isinstance(value, str):
+        raise Refused("bad_field", f"{key!r} must be a text, not {_name(value)}")
+    return value
+
+
+def take_paths(sample: Mapping[str, Any], one: str, many: str) -> list[str]:
+    """Returns the media under one of two keys of an annotation, given as a text or a list of texts.
+
+    Raises:
+        Refused: The value is neither, or both keys are present.
+    """
+    given = [key for key in (one, many) if sample.get(key) not in (None, "", [])]
+    if not given:
+        return []
+    if len(given) == 2:
+        raise Refused("bad_field", f"both {one!r} and {many!r} name media")
+    value = sample[given[0]]
+    paths = [value] if isinstance(value, str) else value
+    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
+        raise Refused("bad_field", f"{given[0]!r} must be a path or a list of paths, not {_name(value)}")
+    return paths
+
+
+def take_clips(sample: Mapping[str, Any], videos: int) -> list[Clip | None]:
+    """Returns the clip of each video, from "clips", or for a single video from "clip" or "start" and "end".
+
+    Raises:
+        Refused: A clip is not [begin, end], begins before 0 or is empty, or the number of clips is wrong.
+    """
+    clip, clips = sample.get("clip"), sample.get("clips")
+    if clips is None:
+        if clip is None and videos:
+            clip = _start_and_end(sample, videos)
+        if clip is None:
+            return [None] * videos
+        clips = clip if videos > 1 else [clip]
+    if not isinstance(clips, list) or len(clips) != videos:
+        raise Refused("bad_field", f"'clips' must be a list with one entry per video, of which there {_are(videos)}")
+    return [_checked(one) for one in clips]
+
+
+def _are(videos: int) -> str:
+    return f"{'is' if videos == 1 else 'are'} {videos or 'none'}"
+
+
+def _start_and_end(sample: Mapping[str, Any], videos: int) -> list[Any] | None:
+    begin, end = (sample.get(key) for key in CLIP_ENDS)
+    if begin is None and end is None:
+        return None
+    if videos > 1:
+        raise Refused("bad_field", f"'start' and 'end' beside {counted(videos, 'video')}: write 'clips', one per video")
+    if not (_is_time(begin) and _is_time(end)):
+        given = beginning(f"{begin!r} and {end!r}")
+        raise Refused("bad_field", f"'start' and 'end' of a video must both be seconds, not {given}")
+    return [begin, end]
+
+
+def _checked(clip: object) -> Clip | None:
+    if clip is None:
+        return None
+    if not (isinstance(clip, list) and len(clip) == 2 and all(map(_is_time, clip))):
+        raise Refused("bad_field", f"a clip must be [begin, end] in seconds, not {beginning(str(clip))}")
+    begin, end = float(clip[0]), float(clip[1])
+    if begin < 0:
+        raise Refused("bad_field", f"the clip from {begin} s to {end} s begins before 0")
+    if end <= begin:
+        raise Refused("bad_field", f"the clip from {begin} s to {end} s is empty")
+    return [begin, end]
+
+
+def _is_time(value: object) -> bool:
+    # more than a billion seconds is a mistake, and may be an integer too large for a float
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def _name(value: object) -> str:
+    return "nothing" if value is None else kind_name(value)

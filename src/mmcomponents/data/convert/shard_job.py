@@ -1,0 +1,251 @@
+"""Conversion of one chunk of annotations to a shard with its index."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmcomponents.data.chat.special_tokens import TemplateError
+from mmcomponents.data.convert.annotation_formats import Form, read_draft
+from mmcomponents.data.convert.budget import Budget
+from mmcomponents.data.convert.checks import box_problem, check_draft
+from mmcomponents.data.convert.chunks import Chunk
+from mmcomponents.data.convert.document_split import split_document
+from mmcomponents.data.convert.draft import Draft
+from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.convert.media_files import MediaFile, MediaRoot
+from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.convert.resume_state import Note, State, Totals
+from mmcomponents.data.convert.strict_json import TOO_DEEP, JsonProblem, parse_json
+from mmcomponents.data.convert.wording import beginning
+from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.shards import MAX_JSON, Shard, open_shard
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+MAX_LINE = 256_000_000
+"""Largest size in bytes of a line or a text file; a line may contain images as data: URLs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Settings that all shards of a call share.
+
+    Attributes:
+        state: State of the output folder.
+        sources: The sources.
+        budget: Limit on the tokens of a sample.
+        form: Form of the annotations; `auto` recognises the form of each line.
+        split: Largest number of tokens of a piece of a document; None: documents are not split.
+        allow_outside_root: Whether paths of media may leave their root.
+        tokenizer: Folder of the tokenizer.
+    """
+
+    state: State
+    sources: tuple[Source, ...]
+    budget: Budget
+    form: Form
+    split: int | None
+    allow_outside_root: bool
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class _Line:
+    """A line, or a text file.
+
+    Attributes:
+        path: The file.
+        number: Number of the line; 1 for a text file.
+        place: Number of the sample within the source, from 1, which is its key.
+        data: Its bytes, truncated if too many.
+    """
+
+    path: Path
+    number: int
+    place: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A sample to write into the shard, with its counts."""
+
+    key: str
+    record: dict[str, Any]
+    images: Sequence[MediaFile]
+    videos: Sequence[MediaFile]
+    tokens: int
+    tiles: int
+
+
+def convert_chunk(
+    job: Job, chunk: Chunk, tokenizer: PreTrainedTokenizerBase, report: Callable[[int], None] = lambda _: None
+) -> Note:
+    """Writes one shard, its index, and its note.
+
+    A chunk without usable samples has no shard, and its number is not used.
+
+    Args:
+        job: Settings of the conversion.
+        chunk: The lines.
+        tokenizer: The tokenizer of the job.
+        report: Called with the bytes of input that are done.
+    """
+    converter = _Converter(job, chunk, tokenizer)
+    source = job.sources[chunk.source]
+    path = job.state.out / source.shard(chunk.number)
+    with open_shard(path) as shard:
+        done = 0
+        for line in _lines(source, chunk):
+            converter.add(line, shard)
+            done += len(line.data)
+            report(done)
+    if converter.totals.samples:
+        converter.totals.bytes, converter.totals.shards = os.path.getsize(path), 1
+        build_index(path, tokenizer, frame_template=job.budget.frame_template)
+    else:
+        path.unlink()
+    note = Note(chunk, converter.totals, converter.refused, converter.bad_box)
+    job.state.write_note(source, note)
+    return note
+
+
+def _lines(source: Source, chunk: Chunk) -> Iterator[_Line]:
+    if source.documents:
+        for number, path in enumerate(source.files[chunk.begin : chunk.end], start=chunk.first):
+            with path.open("rb") as file:
+                yield _Line(path, 1, number, file.read(MAX_LINE + 1))
+        return
+    path = source.files[0]
+    with path.open("rb") as file:
+        file.seek(chunk.begin)
+        for number in range(chunk.first, chunk.first + chunk.count):
+            data = file.readline(MAX_LINE + 1)
+            rest = data
+            while len(data) > MAX_LINE and rest and not rest.endswith(b"\n"):
+                rest = file.readline(MAX_LINE)
+            yield _Line(path, number, number, data)
+
+
+class _Converter:
+    """Writes the samples of one chunk and counts them."""
+
+    def __init__(self, job: Job, chunk: Chunk, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.job, self.tokenizer = job, tokenizer
+        self.source = job.sources[chunk.source]
+        self.budget = job.budget.with_tiles(self.source.max_tiles)
+        self.media = MediaRoot(self.source.root, job.allow_outside_root)
+        self.totals = Totals()
+        self.refused: list[dict[str, Any]] = []
+        self.bad_box = ""
+
+    def add(self, line: _Line, shard: Shard) -> None:
+        """Writes the sample of a line, or skips all of it."""
+        self.totals.lines += 1
+        if not line.data.strip() and not self.source.documents:
+            self.totals.blank += 1
+            return
+        sample: object = None
+        try:
+            sample = self._parse(line)
+            draft = Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.form)
+            check_draft(draft)
+            problem = box_problem(draft)
+            ready = self._prepare(f"{line.place:09d}", draft)
+        except SampleError as error:
+            self._skip(line, sample, error)
+        except RecursionError:
+            self._skip(line, sample, Refused("bad_json", TOO_DEEP))
+        except (DataError, OSError, TemplateError):
+            raise
+        except MemoryError as error:  # not the sample's fault: with more memory or fewer processes it may be usable
+            hint = "fewer --num_workers need less"
+            raise DataError(f"{line.path}, line {line.number}: not enough memory; {hint}") from error
+        except Exception as error:
+            reason = " ".join(beginning(f"{type(error).__name__}: {error}", 300).split())
+            self._skip(line, sample, Refused("unexpected", reason))
+        else:
+            if problem:
+                self.totals.bad_boxes += 1
+                self.bad_box = self.bad_box or f"{line.path}:{line.number}: {problem}"
+            self._write(ready, shard)
+
+    def _parse(self, line: _Line) -> object:
+        """Returns the parsed JSON of a line, or the text of a text file."""
+        if len(line.data) > MAX_LINE:
+            raise Refused("bad_json", f"more than {MAX_LINE} bytes")
+        data = line.data.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.data
+        try:
+            text = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise Refused("bad_text", f"invalid UTF-8 at byte {error.start}") from error
+        if self.source.documents:
+            return text
+        try:
+            return parse_json(text)
+        except JsonProblem as error:
+            raise Refused("bad_json", f"invalid JSON: {error}") from error
+
+    def _prepare(self, key: str, draft: Draft) -> list[_Ready]:
+        """Returns the samples to write: the sample itself, or the pieces of a document."""
+        pieces = self._pieces(draft)
+        if pieces is None:
+            return [self._prepare_one(key, draft)]
+        return [
+            self._prepare_one(f"{key}-{number:05d}", Draft(text=piece, kept=draft.kept))
+            for number, piece in enumerate(pieces)
+        ]
+
+    def _pieces(self, draft: Draft) -> list[str] | None:
+        """Splits a document that is too long; returns None for other samples."""
+        if self.job.split is None or draft.text is None or draft.images or draft.videos:
+            return None
+        pieces = list(split_document(draft.text, self.tokenizer, self.job.split))
+        return [piece for piece in pieces if piece.strip()] if len(pieces) > 1 else None
+
+    def _prepare_one(self, key: str, draft: Draft) -> _Ready:
+        images = [self.media.image(where) for where in draft.images]
+        record = draft.record(self.source.name)
+        try:
+            length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
+        except ValueError as error:
+            raise Refused("bad_json", "a number is too large") from error
+        if length > MAX_JSON:
+            raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
+        sizes = [image.size for image in images]
+        tokens, tiles = self.budget.measure(record, sizes, len(draft.videos), self.tokenizer)
+        videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]
+        return _Ready(key, record, images, videos, tokens, tiles)
+
+    def _write(self, ready: Sequence[_Ready], shard: Shard) -> None:
+        if len(ready) > 1:
+            self.totals.documents_cut += 1
+            self.totals.pieces += len(ready)
+        for one in ready:
+            shard.write(one.key, one.record, [(file.suffix, file.data) for file in (*one.images, *one.videos)])
+            self.totals.samples += 1
+            self.totals.tokens += one.tokens
+            self.totals.tiles += one.tiles
+            self.totals.images += len(one.images)
+            self.totals.videos += len(one.videos)
+
+    def _skip(self, line: _Line, sample: object, error: SampleError) -> None:
+        self.totals.refused += 1
+        own = sample.get("id") if isinstance(sample, dict) else None
+        self.refused.append(
+            {
+                "source": self.source.name,
+                "file": str(line.path),
+                "line": line.number,
+                "id": own if isinstance(own, str | int) else None,
+                "code": error.code if isinstance(error, Refused) else "bad_text",
+                "reason": str(error),
+            }
+        )

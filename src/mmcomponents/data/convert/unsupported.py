@@ -1,0 +1,58 @@
+"""Detection of annotation keys of other programs that training does not support; such samples are skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mmcomponents.data.convert.refused import Refused
+
+_TRAINED = ("weight", "loss", "train")
+"""Keys for the loss weight of a turn: OpenAI's, XTuner's and other programs'."""
+_TURN = ("tool_calls", "function_call", "audio")
+_SAMPLE = ("tools", "functions", "system")
+_HINTS = {"system": "; make it the first turn, of role system"}
+
+
+def check_turn(turn: Mapping[str, Any], role: str, number: int) -> None:
+    """Checks that a turn has no tool call, no audio and no loss weight.
+
+    Args:
+        turn: The turn in the annotation.
+        role: Its role; only the assistant's turns are trained on.
+        number: Number of the turn, from 1.
+
+    Raises:
+        Refused: The turn has such a key.
+    """
+    for key in _TRAINED:
+        value = turn.get(key)
+        if role == "assistant" and value is not None and value != 1:  # true is 1
+            reason = f"turn {number} has {key!r}: {_short(value)}, but all answers have the same weight in training"
+            raise Refused("unsupported", reason)
+    for key in _TURN:
+        if _is_set(turn.get(key)):
+            raise Refused("unsupported", f"turn {number} has {key!r}, which training does not support")
+
+
+def check_sample(sample: Mapping[str, Any]) -> None:
+    """Checks that a conversation has no tools, no system text beside its turns, and is not excluded from training.
+
+    Raises:
+        Refused: The sample has such a key.
+    """
+    for key, value in ((key, sample.get(key)) for key in _TRAINED):
+        if value is False or (key == "weight" and value == 0):  # "loss": 0 may be a measured loss
+            raise Refused("unsupported", f"the sample has {key!r}: {_short(value)}, which excludes it from training")
+    for key in _SAMPLE:
+        if _is_set(sample.get(key)):
+            hint = _HINTS.get(key, ", which training does not support")
+            raise Refused("unsupported", f"the sample has {key!r} beside its turns{hint}")
+
+
+def _is_set(value: object) -> bool:
+    return bool(value) and value not in ("[]", "{}")
+
+
+def _short(value: object) -> str:
+    return str(value).lower()[:40] if isinstance(value, bool) else repr(value)[:40]

@@ -1,0 +1,317 @@
+"""Construction of shard indices, in one pass over each tar file. See `shard_index` for the content."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE, frame_prompt
+from mmcomponents.data.chat.record_kinds import conversation, record_kind
+from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.data.chat.special_tokens import check_template
+from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer
+from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.format.columns import PER_SAMPLE, Columns, boundaries
+from mmcomponents.data.format.reasons import ReasonCounts
+from mmcomponents.data.format.records import (
+    Clip,
+    clips,
+    parse_record,
+    source_of,
+)
+from mmcomponents.data.format.shard_index import SUFFIX, VERSION, Header, ShardIndex, index_path, save_index
+from mmcomponents.data.format.shards import (
+    IMAGE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Member,
+    find_shards,
+    json_member,
+    list_shard,
+    media_members,
+    read_members,
+)
+from mmcomponents.data.media.images import image_size
+from mmcomponents.data.media.video import video_length
+from mmcomponents.data.storage import compressed_tars, exists, fetch, is_remote, redact
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+MAX_REASON = 500
+"""Maximum number of characters kept of a reason: it may quote the input, and a header is limited to 100 MB."""
+MAX_SOURCE = 200
+"""Maximum length of a source name in characters; a longer one is a misplaced text."""
+LOGGED = 3
+"""Number of samples logged for each reason; the index holds all of them."""
+
+
+def build_index(
+    shard: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path | None = None,
+    frame_template: str = FRAME_TEMPLATE,
+) -> Path:
+    """Builds the index of one shard from the tar file alone and returns its path.
+
+    An unusable sample is indexed with its problem, so that every run counts and names it.
+
+    Args:
+        shard: Tar file. A remote one is downloaded temporarily.
+        tokenizer: Tokenizer of the runs.
+        folder: Folder of the index; None: beside the shard.
+        frame_template: Text of one video frame, see `frame_prompt`.
+
+    Raises:
+        DataError: The shard is not a tar file, or it is remote and no folder is given.
+        TemplateError: The tokenizer lacks tokens of the chat template.
+    """
+    counts = ReasonCounts()
+    path, _ = _index_shard(shard, tokenizer, folder, frame_template, counts)
+    if more := sum(max(0, found.samples - LOGGED) for found in counts.listed()):
+        logger.warning("%s: %d more samples cannot be used for the same reasons", path.name, more)
+    return path
+
+
+def _index_shard(
+    shard: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path | None,
+    frame_template: str,
+    counts: ReasonCounts,
+) -> tuple[Path, int]:
+    """Builds one index, adds unusable samples to `counts`, and returns the path and the number of samples."""
+    target = index_path(shard, folder)
+    with ExitStack() as stack:
+        local = Path(shard)
+        if is_remote(str(shard)):
+            if folder is None:
+                raise DataError(f"{shard} is remote: name a folder for its index (--out FOLDER)")
+            local = fetch(str(shard), Path(stack.enter_context(TemporaryDirectory(prefix="mmcomponents-"))))
+        index = _measure_shard(local, tokenizer, frame_template)
+        save_index(index, target)
+    for sample, reason in index.header.problems.items():
+        name = f"{target.name.removesuffix(SUFFIX)}/{index.key(sample)}"
+        if counts.add(reason, name) <= LOGGED:
+            logger.warning("%s cannot be used: %s", name, reason)
+    return target, index.header.samples
+
+
+def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_template: str) -> ShardIndex:
+    measured: list[_Measured] = []
+    keys: list[bytes] = []
+    every: list[Sequence[Member]] = []
+    problems: dict[int, str] = {}
+    sources: dict[str, int] = {}
+    for key, members, problem in list_shard(shard):
+        sample = _Measured(problem=problem) if problem else _measure(shard, members, tokenizer, frame_template)
+        if sample.problem:
+            problems[len(measured)] = sample.problem[:MAX_REASON]
+        sources.setdefault(sample.source, len(sources))
+        measured.append(sample)
+        keys.append(key.encode("utf-8", "replace"))
+        every.append(members)
+    suffixes = {name: number for number, name in enumerate(sorted({m.suffix for members in every for m in members}))}
+    flat = [member for members in every for member in members]
+    images = [image for sample in measured for image in sample.images]
+    videos = [video for sample in measured for video in sample.videos]
+    values = {"source": [sources[sample.source] for sample in measured]}
+    values |= {name: [getattr(sample, name) for sample in measured] for name in PER_SAMPLE if name != "source"}
+    return ShardIndex(
+        header=Header(
+            version=VERSION,
+            fingerprint=fingerprint(tokenizer),
+            frame_template=frame_template,
+            shard_bytes=os.path.getsize(shard),
+            samples=len(measured),
+            sources=list(sources),
+            suffixes=list(suffixes),
+            problems=problems,
+        ),
+        columns=Columns(
+            **{name: np.array(column, bool if name == "own_system" else np.int64) for name, column in values.items()},
+            image_begin=boundaries([len(sample.images) for sample in measured]),
+            image_width=np.array([width for width, _ in images], np.int64),
+            image_height=np.array([height for _, height in images], np.int64),
+            video_begin=boundaries([len(sample.videos) for sample in measured]),
+            video_frames=np.array([frames for frames, _ in videos], np.int64),
+            video_fps=np.array([fps for _, fps in videos], np.float64),
+        ),
+        key_text=np.frombuffer(b"".join(keys), np.uint8),
+        key_begin=boundaries([len(key) for key in keys]),
+        member_begin=boundaries([len(members) for members in every]),
+        member_suffix=np.array([suffixes[member.suffix] for member in flat], np.int64),
+        member_offset=np.array([member.offset for member in flat], np.int64),
+        member_size=np.array([member.size for member in flat], np.int64),
+    )
+
+
+@dataclass
+class _Measured:
+    source: str = ""
+    text_tokens: int = 1
+    turns: int = 0
+    segments: int = 1
+    own_system: bool = True
+    problem: str = ""
+    images: Sequence[tuple[int, int]] = ()
+    videos: Sequence[tuple[int, float]] = ()
+
+
+def _measure(
+    shard: Path, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase, frame_template: str
+) -> _Measured:
+    sample = _Measured()
+    try:
+        pictures, films = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
+        text, *data = read_members(str(shard), [json_member(members), *pictures, *films])
+        record = parse_record(text)
+        source = source_of(record)
+        if len(source) > MAX_SOURCE:
+            raise SampleError(f"the name of the source has {len(source)} characters, more than {MAX_SOURCE}")
+        sample.source = source
+        images = [image_size(image) for image in data[: len(pictures)]]
+        cuts: Sequence[Clip | None] = clips(record, len(films))
+        videos = [video_length(film, clip) for film, clip in zip(data[len(pictures) :], cuts, strict=True)]
+        lengths = measure_text(record, len(images), len(videos), tokenizer, frame_template)
+        sample.text_tokens, sample.segments = sum(lengths), len(lengths)
+        kind = record_kind(record)
+        if kind != "document":
+            messages = conversation(record)
+            sample.turns = sum(message["role"] == "assistant" for message in messages)
+            sample.own_system = messages[0]["role"] == "system"
+        sample.images, sample.videos = images, videos
+    except SampleError as error:
+        sample.problem = str(error)
+    return sample
+
+
+def measure_text(
+    record: dict[str, Any],
+    images: int,
+    videos: int,
+    tokenizer: PreTrainedTokenizerBase,
+    frame_template: str = FRAME_TEMPLATE,
+) -> list[int]:
+    """Counts the tokens of each segment of a sample: no visual tokens, one frame per video, no system text.
+
+    Args:
+        record: See `mmcomponents.data.chat.record_kinds`.
+        images: Number of images.
+        videos: Number of videos.
+        tokenizer: Tokenizer with the tokens of the chat template.
+        frame_template: Text of one video frame.
+
+    Raises:
+        SampleError: The sample cannot be rendered.
+    """
+    chats, _ = render_record(record, [0] * images, [[0]] * videos, list, tokenizer, frame_template=frame_template)
+    return [len(chat.input_ids) for chat in chats]
+
+
+@dataclass
+class IndexReport:
+    """Result of indexing shards.
+
+    Attributes:
+        paths: Paths of the indices that were built.
+        samples: Number of samples in these shards.
+        reasons: Reasons why samples cannot be used.
+        failed: (shard, reason) of the shards that could not be indexed.
+        notes: Further messages.
+    """
+
+    paths: list[str] = field(default_factory=list)
+    samples: int = 0
+    reasons: ReasonCounts = field(default_factory=ReasonCounts)
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def index_shards(
+    paths: list[str],
+    tokenizer: str,
+    out: str | None = None,
+    frame_template: str = FRAME_TEMPLATE,
+    allow_pipe: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> IndexReport:
+    """Builds the index of each shard.
+
+    All arguments are checked before anything is written. A shard that cannot be read does not affect the others.
+
+    Args:
+        paths: Shards, patterns, folders or addresses.
+        tokenizer: Folder of the tokenizer of the runs.
+        out: Folder of the indices; None: beside the shards. Required for remote shards.
+        frame_template: Text of one video frame; must be that of the runs.
+        allow_pipe: Whether a `pipe:COMMAND` may run its shell command; its output is kept as a shard in `out`.
+        progress: Called with (shards done, number of shards).
+
+    Raises:
+        DataError: A shard does not exist, two shards would share an index, or the tokenizer's folder is missing.
+        TemplateError: The tokenizer lacks tokens of the chat template.
+        ValueError: The frame template does not contain exactly one `<image>`.
+    """
+    frame_prompt(1, frame_template)
+    loaded = load_tokenizer(tokenizer)
+    check_template(loaded, images=False)
+    shards = _find(paths, out, allow_pipe)
+    report = IndexReport(notes=[note for path in paths if (note := _skipped_archives(path))])
+    for done, shard in enumerate(shards):
+        if progress is not None:
+            progress(done, len(shards))
+        try:
+            path, samples = _index_shard(shard, loaded, out, frame_template, report.reasons)
+        except (DataError, SampleError) as error:
+            logger.warning("%s has no index: %s", redact(shard), error)
+            report.failed.append((redact(shard), str(error)))
+            continue
+        report.paths.append(str(path))
+        report.samples += samples
+    if progress is not None:
+        progress(len(shards), len(shards))
+    return report
+
+
+def _find(paths: Sequence[str], out: str | None, allow_pipe: bool) -> list[str]:
+    """Returns the distinct shards, after checking that they exist and that no two share an index."""
+    plain = [path for path in paths if not (allow_pipe and path.startswith("pipe:"))]
+    found = dict.fromkeys(find_shards(plain))
+    # Commands run last, so that an error in another path is reported before their output is stored.
+    for path in paths if allow_pipe else ():
+        if path.startswith("pipe:"):
+            found[str(fetch(path, Path(out or "."), allow_pipe=True))] = None
+    owners: dict[Path, str] = {}
+    for shard in found:
+        if is_remote(shard) and out is None:
+            raise DataError(f"{redact(shard)} is remote: name a folder for its index (--out FOLDER)")
+        target = index_path(shard, out)
+        if (other := owners.setdefault(target, shard)) != shard:
+            raise DataError(f"{redact(other)} and {redact(shard)} share the index {target}: index them separately")
+    try:
+        missing = [redact(shard) for shard in found if not exists(shard)]
+    except SampleError as error:  # from the storage; not a matter of a single sample here
+        raise DataError(str(error)) from error
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise DataError(f"there is no shard {missing[0]}{more}")
+    return list(found)
+
+
+def _skipped_archives(path: str) -> str:
+    names = compressed_tars(path)
+    if not names:
+        return ""
+    some = ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
+    plural = "s" * (len(names) != 1)
+    return f"skipped {len(names)} compressed archive{plural} in {path} ({some}): unpack to .tar first"

@@ -1,0 +1,26 @@
+"""Loading: planned packs become batches of a training step.
+
+    Pack ── PackDataset (read, render) ── collate ──► PackedBatch ── PackLoader ── Lookahead ──► batch with totals
+
+Prompts for generation, skipped samples and the progress of a run are here as well.
+"""
+
+from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.dataset import PackDataset
+from mmcomponents.data.loading.lookahead import Lookahead
+from mmcomponents.data.loading.opening import PackSettings, open_packs
+from mmcomponents.data.loading.prompts import PromptBatch, PromptDataset, prompt_batch
+from mmcomponents.data.media.images import TiledImage
+
+__all__ = [
+    "Lookahead",
+    "PackDataset",
+    "PackSettings",
+    "PromptBatch",
+    "PromptDataset",
+    "RenderedSample",
+    "TiledImage",
+    "collate",
+    "open_packs",
+    "prompt_batch",
+]

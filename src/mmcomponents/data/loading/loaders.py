@@ -1,0 +1,157 @@
+"""Loader of packs, with distribution over ranks and workers."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from mmcomponents.data.errors import DataError
+from mmcomponents.data.loading.prefetch import read_ahead
+from mmcomponents.data.packing.pack_plan import Pack, PackPlan
+
+B = TypeVar("B")
+
+
+class PackLoader(Generic[B]):
+    """Loads items of a dataset in a given order; the batches do not depend on the number of workers.
+
+    It is not a torch `DataLoader`, so that Lightning does not replace its sampler: packs are distributed over ranks
+    here. Without workers, a thread prefetches.
+
+    Args:
+        dataset: Dataset whose items are complete batches.
+        items: Returns the items to read, called at the start of each epoch.
+        length: Number of batches in a full epoch.
+        num_workers: Number of worker processes; 0: a thread.
+    """
+
+    def __init__(
+        self, dataset: Dataset[B], items: Callable[[], Iterable[Any]], length: int, num_workers: int = 0
+    ) -> None:
+        self.dataset, self.items, self.length, self.num_workers = dataset, items, length, num_workers
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[B]:
+        """Yields the remaining batches of an epoch.
+
+        Raises:
+            DataError: Reading failed, or a worker process died.
+        """
+        pending: deque[Any] = deque()
+        order = iter(self.items())
+
+        def remember() -> Iterator[Any]:
+            for item in order:
+                pending.append(item)
+                yield item
+
+        batches = self._with_workers(remember) if self.num_workers else read_ahead(self._read, remember())
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise DataError(_reason(error, pending)) from error
+            pending.popleft()
+            yield batch
+
+    def _read(self, item: Any) -> B:
+        batch = self.dataset[item]
+        return batch.pin_memory() if torch.cuda.is_available() else batch  # type: ignore[attr-defined]
+
+    def _with_workers(self, items: Callable[[], Iterator[Any]]) -> Iterator[B]:
+        # A new loader for each epoch: its workers stop with it, and a resumed epoch may begin at any item.
+        loader: DataLoader[B] = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=_Items(items),
+            num_workers=self.num_workers,
+            collate_fn=as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=quiet_worker,
+        )
+        yield from loader
+
+
+class _Items:
+    """Sampler that yields given items."""
+
+    def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
+        self.items = items
+
+    def __iter__(self) -> Iterator[Any]:
+        return self.items()
+
+
+def _reason(error: Exception, pending: Iterable[Any]) -> str:
+    """Describes in one line why reading a batch failed, here or in a worker."""
+    text = str(error)
+    if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
+        # Mostly out of memory, or a decoder that crashed. The pack that caused it is not known.
+        return (
+            f"a worker process that reads data died ({' '.join(text.split())}); {_being_read(pending)}. If memory ran"
+            " out, lower data.num_workers; with 0 the cause is shown"
+        )
+    lines = text.rstrip().splitlines() if text.startswith("Caught ") else traceback.format_exception_only(error)
+    while any(line.startswith(" ") for line in lines):  # the message includes the traceback of a worker
+        lines.pop(0)
+    text = re.sub(r"^[\w.]*\.(?=\w+(:|$))", "", "\n".join(lines), flags=re.ASCII)  # the error without its module
+    text = " ".join(text.split())
+    if isinstance(error, DataError):
+        return text.removeprefix(f"{DataError.__name__}: ")
+    return f"reading data failed, {_being_read(pending)}: {text}"
+
+
+def _being_read(pending: Iterable[Any]) -> str:
+    numbers = [item.number if isinstance(item, Pack) else item for item in pending]
+    known = [number for number in numbers if number is not None]
+    return f"packs {min(known)} to {max(known)} were being read" if known else "nothing was being read"
+
+
+def as_it_is(batch: B) -> B:
+    """Returns the batch unchanged: `collate_fn` for items that are batches already."""
+    return batch
+
+
+def quiet_worker(_: int) -> None:
+    """Disables the threads of tokenizers in a worker, where they only cause a warning about forking."""
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+class RankPacks:
+    """The packs of one rank in the endless sequence: `first`, `first + world`, and so on.
+
+    Args:
+        plan: Plan of the run.
+        first: Number of the first pack of this rank.
+        world: Number of ranks.
+        count: Number of packs.
+    """
+
+    def __init__(self, plan: PackPlan, first: int, world: int, count: int) -> None:
+        self.plan, self.numbers = plan, range(first, first + count * world, world)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __iter__(self) -> Iterator[Pack]:
+        return map(self.plan.pack, self.numbers)
+
+
+def one_pass(count: int, rank: int, world: int) -> list[int | None]:
+    """Returns the item numbers of one rank for a single pass over `count` items, each on exactly one rank.
+
+    All ranks get lists of the same length, padded with None, which must not be counted.
+    """
+    each = -(-count // world)
+    return [number if number < count else None for number in range(rank, each * world, world)]

@@ -1,0 +1,217 @@
+"""Batches of prompts, for generation and for tests.
+
+A prompt is a segment that ends where the assistant's answer begins. Questions about the same image are segments of one
+pack and share its visual tokens, so that the image is encoded once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from mmcomponents.batch import PackedBatch, _Movable
+from mmcomponents.data.chat.placeholders import Message, place_media
+from mmcomponents.data.chat.record_kinds import conversation
+from mmcomponents.data.chat.sample_renderer import SampleRenderer, SingleQuestion, single_questions
+from mmcomponents.data.errors import SampleError
+from mmcomponents.data.format.records import clips
+from mmcomponents.data.format.sample_index import Index
+from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.media.frames import FrameDraw, MiddleFrames, SameFrames
+from mmcomponents.data.media.images import TiledImage
+from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.data.media.video import read_video
+
+
+@dataclass
+class PromptBatch(_Movable):
+    """Batch of questions with known answers.
+
+    Attributes:
+        batch: One segment for each question; without questions, the pack with a single padding token.
+        questions: Texts of the questions, without placeholders of images.
+        answers: Reference answers.
+        kinds: Kind of each question, "" if the data has none.
+        keys: Shard and key of each question's sample.
+        pictures: File contents of the first image of each question, None for text only.
+    """
+
+    batch: PackedBatch
+    questions: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    pictures: list[bytes | None] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.questions)
+
+
+def prompt_batch(
+    conversations: Sequence[Sequence[Message]],
+    images: Sequence[Sequence[Image.Image]] | None,
+    renderer: SampleRenderer,
+    videos: Sequence[Sequence[Sequence[Image.Image]]] | None = None,
+) -> PackedBatch:
+    """Makes a pack of prompts, one segment each.
+
+    Args:
+        conversations: Conversations, each of which ends with a message of the user.
+        images: Images of each conversation. The same image objects are encoded once.
+        renderer: Renderer of the samples.
+        videos: Videos of each conversation, each a list of frames, see `read_video`. The same frame objects are encoded
+            once.
+
+    Raises:
+        ConversationError: A conversation cannot be rendered.
+        ImageError: An image is broken or too large.
+        ValueError: Conversations and lists of images or videos differ in number.
+    """
+    image_lists = [[] for _ in conversations] if images is None else [list(group) for group in images]
+    video_lists = [[] for _ in conversations] if videos is None else [list(group) for group in videos]
+    for name, groups in (("images", image_lists), ("videos", video_lists)):
+        if len(groups) != len(conversations):
+            raise ValueError(f"{len(conversations)} conversations, {len(groups)} lists of {name}")
+    tiled: dict[tuple[int, ...], list[TiledImage]] = {}
+    tiled_videos: dict[tuple[int, ...], list[TiledImage]] = {}
+    samples = []
+    for number, (messages, group, shown) in enumerate(zip(conversations, image_lists, video_lists, strict=True)):
+        same = tuple(id(image) for image in group)
+        if same not in tiled:
+            tiled[same] = renderer.tile(group)
+        keys = [tuple(id(frame) for frame in video) for video in shown]
+        for video, key in zip(shown, keys, strict=True):
+            if key not in tiled_videos:
+                tiled_videos[key] = renderer.tile_frames(video)
+        own_videos = [tiled_videos[key] for key in keys]
+        placed, tiles = place_media(messages, tiled[same], own_videos, renderer.frame_template)
+        samples.append(RenderedSample(renderer.prompt(placed, tiles), tiles, number, -1, f"prompt/{number}"))
+    return collate(samples, renderer.tokens_per_tile, renderer.pad_id)
+
+
+@dataclass(frozen=True)
+class _Prompt:
+    """A question of a sample.
+
+    Attributes:
+        segment: The question as a segment of a pack.
+        question: The question with its answer.
+        picture: File contents of the first image of its sample, None if the question uses no image.
+    """
+
+    segment: RenderedSample
+    question: SingleQuestion
+    picture: bytes | None
+
+
+class PromptDataset(Dataset[PromptBatch]):
+    """Dataset of the questions of an index, each as a prompt of its own.
+
+    Args:
+        index: Index of the samples.
+        renderer: Renderer of the samples.
+        prompts_per_batch: Largest number of questions in a batch; the questions of one sample always stay together.
+        questions: Number of questions, taken from the first samples; None: all.
+        frames: Frame sampling of videos. Default: the middle of evenly spaced parts.
+        tilings: Tilings of some sources, by source number; others use the renderer's.
+    """
+
+    def __init__(
+        self,
+        index: Index,
+        renderer: SampleRenderer,
+        prompts_per_batch: int,
+        questions: int | None = None,
+        frames: FrameDraw | None = None,
+        tilings: Mapping[int, Tiling] | None = None,
+    ) -> None:
+        if prompts_per_batch < 1 or (questions is not None and questions < 1):
+            raise ValueError(f"prompts_per_batch {prompts_per_batch} and questions {questions} must be positive")
+        self.index, self.renderer = index, renderer
+        self.frames, self.tilings = frames or SameFrames(MiddleFrames()), dict(tilings or {})
+        self.batches: list[list[tuple[int, int]]] = []  # (sample, number of its questions)
+        turns = np.concatenate([index.columns(shard).turns for shard in range(len(index.shards))])
+        left, room = int(turns.sum()) if questions is None else questions, 0
+        for sample, answers in enumerate(turns.tolist()):
+            if left <= 0:
+                break
+            asked = min(max(answers, 1), left)  # a sample with a problem has no turns, and must be reported
+            if not self.batches or asked > room:
+                self.batches.append([])
+                room = prompts_per_batch
+            self.batches[-1].append((sample, asked))
+            room, left = room - asked, left - (asked if answers else 0)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int | None) -> PromptBatch:
+        """Returns one batch; None: the batch without questions, for a rank that has none left while others do."""
+        prompts, refused = list[_Prompt](), list[str]()
+        for sample, asked in self.batches[number] if number is not None else ():
+            try:
+                prompts += self._ask(sample, asked)
+            except SampleError as error:
+                refused.append(f"{self.index.name(sample)}: {error}")
+        return self._batch(prompts, refused)
+
+    def one_question_each(self, count: int) -> PromptBatch:
+        """Returns one question of each of the first samples with an image.
+
+        The choice is fixed: the first question of the first sample, the second of the second, and so on cyclically.
+
+        Args:
+            count: Largest number of samples.
+        """
+        chosen = list[_Prompt]()
+        for sample, turns in _with_images(self.index, count):
+            with suppress(SampleError):  # reported when the sample is read as data
+                prompts = self._ask(sample, turns)
+                chosen.append(prompts[len(chosen) % len(prompts)])
+        return self._batch(chosen)
+
+    def _ask(self, sample: int, asked: int) -> list[_Prompt]:
+        """Reads and renders the first questions of one sample."""
+        stored = self.index.read(sample)
+        name, source = self.index.name(sample), self.index.source(sample)
+        images = self.renderer.decode(stored.images, self.tilings.get(source))
+        videos = [
+            self.renderer.tile_frames(read_video(video, self.frames.sampling(""), clip))
+            for video, clip in zip(stored.videos, clips(stored.record, len(stored.videos)), strict=True)
+        ]
+        messages, order = place_media(conversation(stored.record), images, videos, self.renderer.frame_template)
+        self.renderer.chat(messages, order)  # raises for samples that training would skip
+        prompts = []
+        for question in single_questions(messages, stored.record.get("kinds"))[:asked]:
+            mine = order if len(order) == 1 else order[: question.images]
+            segment = RenderedSample(self.renderer.prompt(question.messages, mine), mine, sample, source, name)
+            prompts.append(_Prompt(segment, question, stored.images[0] if stored.images and mine else None))
+        return prompts
+
+    def _batch(self, prompts: Sequence[_Prompt], refused: Sequence[str] = ()) -> PromptBatch:
+        segments = [prompt.segment for prompt in prompts]
+        return PromptBatch(
+            batch=collate(segments, self.renderer.tokens_per_tile, self.renderer.pad_id, refused),
+            questions=[one.question.messages[-1]["content"].replace("<image>", "").strip() for one in prompts],
+            answers=[one.question.answer for one in prompts],
+            kinds=[one.question.kind for one in prompts],
+            keys=[segment.key for segment in segments],
+            pictures=[one.picture for one in prompts],
+        )
+
+
+def _with_images(index: Index, count: int) -> list[tuple[int, int]]:
+    """Returns the first samples with images and answers, as (sample, number of answers)."""
+    found: list[tuple[int, int]] = []
+    for shard, first in enumerate(index.begins[:-1].tolist()):
+        columns = index.columns(shard)
+        here = np.flatnonzero((columns.turns > 0) & (columns.images > 0))[: count - len(found)]
+        found += [(first + number, int(columns.turns[number])) for number in here.tolist()]
+        if len(found) >= count:
+            break
+    return found

@@ -1,0 +1,140 @@
+"""Dynamic tiling: an image is split into a grid of square tiles, followed by a thumbnail of the complete image.
+
+Introduced by InternVL 1.5 (arXiv 2404.16821, section 3.2) and unchanged in InternVL3. The grid is the one with the
+aspect ratio closest to the image's; of equally close grids, a larger one is chosen only if the image has enough pixels
+to fill more than half of it. The image is then resized to the grid regardless of its own aspect ratio.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@lru_cache(maxsize=64)
+def _candidates(min_tiles: int, max_tiles: int) -> tuple[tuple[int, int], ...]:
+    grids = [
+        (columns, rows)
+        for columns in range(1, max_tiles + 1)
+        for rows in range(1, max_tiles // columns + 1)
+        if columns * rows >= min_tiles
+    ]
+    return tuple(sorted(grids, key=lambda grid: (grid[0] * grid[1], grid)))
+
+
+@lru_cache(maxsize=65536)
+def tile_grid(
+    width: int, height: int, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448
+) -> tuple[int, int]:
+    """Returns the (columns, rows) of tiles that an image is split into.
+
+    Args:
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+        min_tiles: Minimum number of tiles, excluding the thumbnail.
+        max_tiles: Maximum number of tiles, excluding the thumbnail.
+        tile_size: Side of a tile in pixels.
+
+    Raises:
+        ValueError: A size or a limit is below one, or `min_tiles` exceeds `max_tiles`.
+    """
+    if width < 1 or height < 1 or tile_size < 1:
+        raise ValueError(f"an image of {width}x{height} cannot be cut into tiles of {tile_size}")
+    if not 1 <= min_tiles <= max_tiles:
+        raise ValueError(f"1 <= min_tiles <= max_tiles does not hold for min_tiles {min_tiles}, max_tiles {max_tiles}")
+    ratio = width / height
+    best, best_distance = (1, 1), float("inf")
+    for columns, rows in _candidates(min_tiles, max_tiles):  # by ascending area
+        distance = abs(ratio - columns / rows)
+        fills_half = width * height > 0.5 * tile_size * tile_size * columns * rows
+        if distance < best_distance or (distance == best_distance and fills_half):
+            best, best_distance = (columns, rows), distance
+    return best
+
+
+def count_tiles(
+    width: int,
+    height: int,
+    min_tiles: int = 1,
+    max_tiles: int = 12,
+    tile_size: int = 448,
+    thumbnail: bool = True,
+) -> int:
+    """Returns the number of tiles of an image, including the thumbnail."""
+    columns, rows = tile_grid(width, height, min_tiles, max_tiles, tile_size)
+    tiles = columns * rows
+    return tiles + 1 if thumbnail and tiles > 1 else tiles
+
+
+def tile_image(
+    image: Image.Image, min_tiles: int = 1, max_tiles: int = 12, tile_size: int = 448, thumbnail: bool = True
+) -> list[Image.Image]:
+    """Splits an image into tiles, row by row, followed by a thumbnail if there are several tiles.
+
+    Args:
+        image: An RGB image.
+        min_tiles: Minimum number of tiles, excluding the thumbnail.
+        max_tiles: Maximum number of tiles, excluding the thumbnail.
+        tile_size: Side of a tile in pixels.
+        thumbnail: Whether to add the complete image, resized to one tile.
+
+    Returns:
+        Images of `tile_size` x `tile_size`.
+    """
+    columns, rows = tile_grid(image.width, image.height, min_tiles, max_tiles, tile_size)
+    canvas = image.resize((columns * tile_size, rows * tile_size))  # bicubic, Pillow's default
+    tiles = [
+        canvas.crop((left, top, left + tile_size, top + tile_size))
+        for top in range(0, rows * tile_size, tile_size)
+        for left in range(0, columns * tile_size, tile_size)
+    ]
+    if thumbnail and len(tiles) > 1:
+        tiles.append(image.resize((tile_size, tile_size)))
+    return tiles
+
+
+@dataclass(frozen=True)
+class Tiling:
+    """Settings of dynamic tiling.
+
+    Attributes:
+        min_tiles: Minimum number of tiles of an image, excluding the thumbnail.
+        max_tiles: Maximum number of tiles of all images of a sample together, excluding thumbnails.
+        tile_size: Side of a tile in pixels.
+        thumbnail: Whether several tiles are followed by a thumbnail of the complete image.
+
+    Raises:
+        ValueError: A setting is below one, or `min_tiles` exceeds `max_tiles`.
+    """
+
+    min_tiles: int = 1
+    max_tiles: int = 12
+    tile_size: int = 448
+    thumbnail: bool = True
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min_tiles <= self.max_tiles or self.tile_size < 1:
+            raise ValueError(
+                f"1 <= min_tiles <= max_tiles does not hold for min_tiles {self.min_tiles}, max_tiles {self.max_tiles},"
+                f" or tile_size {self.tile_size} is not positive"
+            )
+
+    def for_images(self, count: int) -> Tiling:
+        """Returns the settings for each of `count` images of a sample, which share the budget as InternVL does."""
+        return replace(self, max_tiles=max(self.min_tiles, self.max_tiles // max(1, count)))
+
+    def for_frames(self) -> Tiling:
+        """Returns the settings for video frames: one tile each, without a thumbnail."""
+        return replace(self, min_tiles=1, max_tiles=1, thumbnail=False)
+
+    def count(self, width: int, height: int) -> int:
+        """Returns the number of tiles of an image, including the thumbnail."""
+        return count_tiles(width, height, self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)
+
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """Returns the tiles of an image, see `tile_image`."""
+        return tile_image(image, self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)

@@ -1,0 +1,46 @@
+"""Metrics of answers.
+
+    answer, Target (references, options) ── Metric ──► score of one answer ── mean ──► figure
+
+The contract is `Metric` in `base.py`.
+"""
+
+from mmcomponents.evaluation.metrics.anls import ANLS
+from mmcomponents.evaluation.metrics.base import Metric, Target
+from mmcomponents.evaluation.metrics.captions import BLEU, ROUGE
+from mmcomponents.evaluation.metrics.checked import BoxedMatch, CheckedAnswer, FinalMatch, NumericMatch
+from mmcomponents.evaluation.metrics.exact_match import ExactMatch
+from mmcomponents.evaluation.metrics.grounding import GroundingIoU
+from mmcomponents.evaluation.metrics.multiple_choice import MultipleChoice
+from mmcomponents.evaluation.metrics.relaxed import RelaxedAccuracy
+
+METRICS: dict[str, type[Metric]] = {
+    "exact": ExactMatch,
+    "final": FinalMatch,
+    "numeric": NumericMatch,
+    "boxed": BoxedMatch,
+    "multiple_choice": MultipleChoice,
+    "relaxed": RelaxedAccuracy,
+    "anls": ANLS,
+    "grounding": GroundingIoU,
+    "bleu": BLEU,
+    "rouge": ROUGE,
+}
+"""Metrics by their names on the command line."""
+
+__all__ = [
+    "ANLS",
+    "BLEU",
+    "BoxedMatch",
+    "CheckedAnswer",
+    "ExactMatch",
+    "FinalMatch",
+    "GroundingIoU",
+    "METRICS",
+    "Metric",
+    "MultipleChoice",
+    "NumericMatch",
+    "ROUGE",
+    "RelaxedAccuracy",
+    "Target",
+]

@@ -1,0 +1,69 @@
+"""Multiple-choice accuracy."""
+
+from __future__ import annotations
+
+import re
+
+from mmcomponents.evaluation.choices import alone, only_letter, spoken, stated
+from mmcomponents.evaluation.metrics.base import Metric, Target, normal
+
+LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+
+
+class MultipleChoice(Metric):
+    """Accuracy of the chosen option. A response may be a letter, an option's text, or sentences that state one.
+
+    The first match counts: a stated letter, see `choices.stated`; the text of exactly one option; exactly one isolated
+    letter that is not negated. Text between `<think>` and `</think>` is ignored.
+    """
+
+    title = "multiple-choice accuracy"
+
+    def extract(self, response: str, target: Target) -> str | None:
+        """Returns the letter; None if no option is chosen."""
+        return _letter(response, target)
+
+    def score(self, response: str, target: Target) -> float:
+        """Returns 1 or 0; a response without a letter is wrong."""
+        found = _letter(response, target)
+        return float(found is not None and found in {_reference(r, target) for r in target.references})
+
+    def check(self, target: Target) -> str:
+        """Returns an error message if a reference is neither a letter nor the text of an option."""
+        for reference in target.references:
+            if _reference(reference, target) is None:
+                known = ", ".join(target.options) or "one letter"
+                return f"the answer {reference!r:.60} is not an option ({known})"
+        return ""
+
+
+def _reference(text: str, target: Target) -> str | None:
+    allowed = target.options or LETTERS
+    only = only_letter(text)
+    if only is not None and only in allowed:
+        return only
+    return _by_text(text, target)
+
+
+def _by_text(text: str, target: Target) -> str | None:
+    """Returns the only option with this text."""
+    plain = normal(text).rstrip(".")
+    same = [letter for letter, option in target.options.items() if normal(option).rstrip(".") == plain]
+    return same[0] if len(same) == 1 else None
+
+
+def _letter(response: str, target: Target) -> str | None:
+    text, allowed = spoken(response), target.options or LETTERS
+    letter = stated(text, allowed) or _by_text(text, target) or _mentioned(text, target)
+    return letter or alone(text, allowed)
+
+
+def _mentioned(response: str, target: Target) -> str | None:
+    """Returns the only option whose text occurs in the response as separate words."""
+    text = normal(response)
+    found = [
+        letter
+        for letter, option in target.options.items()
+        if normal(option) and re.search(rf"(?<!\w){re.escape(normal(option))}(?!\w)", text)
+    ]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,251 @@
+"""Samplers: autoregressive decoding of packs of prompts."""
+
+from __future__ import annotations
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmcomponents.batch import ModelState, PackedBatch
+from mmcomponents.component import Component
+from mmcomponents.generation.past import Past
+from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.runtime import Runtime
+
+_FULL = 0.6
+"""Share of unfinished forked segments above which finished ones stay in the batch."""
+
+
+def keyed(*words: object) -> np.random.Generator:
+    """Returns a random generator that depends only on the words, on every machine."""
+    digest = hashlib.sha256("\0".join(map(repr, words)).encode("utf-8", "surrogatepass")).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
+
+
+@dataclass(frozen=True)
+class Draws:
+    """One uniform number for each segment and step, so that draws do not depend on the other segments of the batch.
+
+    Attributes:
+        uniform: `[S, steps]` fp64 in [0, 1).
+        greedy: `[S]` whether a segment is decoded greedily. None: none is.
+    """
+
+    uniform: Tensor
+    greedy: Tensor | None = None
+
+    @classmethod
+    def of(cls, seed: int, samples: Sequence[tuple[str, int]], steps: int, greedy: Sequence[bool] = ()) -> Draws:
+        """Draws numbers that depend only on (seed, key, sample, step).
+
+        Args:
+            seed: Seed of all draws.
+            samples: (key of the question, number of the sample) of each segment.
+            steps: Maximum number of tokens; a larger value does not change the first numbers.
+            greedy: Whether each segment is decoded greedily. Empty: none is.
+        """
+        rows = [keyed(seed, key, sample).random(steps) for key, sample in samples]
+        uniform = torch.from_numpy(np.stack(rows) if rows else np.zeros((0, steps)))
+        return cls(uniform, torch.tensor(list(greedy)) if any(greedy) else None)
+
+    def to(self, device: torch.device) -> Draws:
+        """Copies the numbers to a device."""
+        return Draws(self.uniform.to(device), None if self.greedy is None else self.greedy.to(device))
+
+    def pick(self, logits: Tensor, step: int, segments: Tensor) -> Tensor:
+        """Samples tokens `[n]` by the inverse cumulative distribution, summed in fp64.
+
+        Args:
+            logits: `[n, vocab]`, minus infinity for excluded tokens.
+            step: Index of the step.
+            segments: `[n]` indices of the segments.
+        """
+        sums = logits.double().softmax(-1).cumsum_(-1)
+        # The last sum is 1 except for rounding. `right=True` skips tokens of probability 0, which leave the sum as is.
+        level = self.uniform[segments, step, None] * sums[:, -1:]
+        tokens = torch.searchsorted(sums, level, right=True)[:, 0]
+        if self.greedy is not None:
+            tokens = torch.where(self.greedy[segments], logits.argmax(-1), tokens)
+        return tokens
+
+
+class Sampler(Component):
+    """Base class of samplers, which generate an answer for each segment of a pack of prompts."""
+
+    @abstractmethod
+    def forward(
+        self,
+        model: MultimodalModel,
+        prompts: PackedBatch,
+        stop_ids: Collection[int],
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """Generates the answer of each segment.
+
+        Args:
+            model: The model.
+            prompts: Pack with one prompt per segment.
+            stop_ids: Tokens that end an answer.
+            generator: Random generator on the model's device. None: torch's global generator.
+
+        Returns:
+            New token ids of each segment, without the stop token.
+        """
+
+
+class Autoregressive(Sampler):
+    """Autoregressive decoding with a key-value cache, for all prompts of a pack at the same time.
+
+    The position of a new token continues from the last position of its prompt, not from the prompt's length: V2PE
+    compresses positions.
+
+    Args:
+        max_new_tokens: Maximum number of tokens of an answer.
+        temperature: 0 selects the most likely token. From 0.0001 on, logits are divided by it and a token is sampled.
+        top_p: Samples from the smallest set of tokens whose probabilities sum to this value (arXiv 1904.09751).
+        top_k: Samples from the k most likely tokens. 0: from all.
+        head: Name of the language-model head.
+    """
+
+    def __init__(
+        self,
+        max_new_tokens: int = 256,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        head: str = "lm",
+    ) -> None:
+        super().__init__()
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+        if not (temperature == 0 or 1e-4 <= temperature < float("inf")) or not 0 < top_p <= 1 or top_k < 0:
+            raise ValueError(
+                "need temperature >= 0 (finite, and 0 or at least 0.0001), "
+                f"0 < top_p <= 1 and top_k >= 0, got {temperature}, {top_p} and {top_k}"
+            )
+        self.max_new_tokens = max_new_tokens
+        self.temperature = temperature
+        self.top_p = top_p
+        self.top_k = top_k
+        self.head = head
+
+    def forward(
+        self,
+        model: MultimodalModel,
+        prompts: PackedBatch,
+        stop_ids: Collection[int],
+        generator: torch.Generator | None = None,
+    ) -> list[list[int]]:
+        """See the base class."""
+        answers: list[list[int]] = [[] for _ in range(prompts.num_segments)]
+        for new in self.steps(model, prompts, stop_ids, generator):
+            for segment, token in new.items():
+                answers[segment].append(token)
+        return answers
+
+    @torch.no_grad()
+    def steps(
+        self,
+        model: MultimodalModel,
+        prompts: PackedBatch,
+        stop_ids: Collection[int],
+        generator: torch.Generator | None = None,
+        past: Past | None = None,
+        ended: Callable[[int], bool] | None = None,
+        draws: Draws | None = None,
+        repeats: Sequence[int] | None = None,
+    ) -> Generator[dict[int, int], None, None]:
+        """Decodes step by step.
+
+        Args:
+            model: The model.
+            prompts: Pack with one prompt per segment.
+            stop_ids: Tokens that end an answer.
+            generator: Random generator on the model's device. None: torch's global generator.
+            past: State of the tokens before the prompts; updated in place.
+            ended: Called after each step with each segment; returns whether its answer is complete without a stop
+                token.
+            draws: Random numbers of each answer, on the model's device; they replace the generator.
+            repeats: Number of answers of each prompt, which is prefilled once for all of them. None: one answer each.
+                Segments are then the answers, those of the first prompt first.
+
+        Yields:
+            The new token of each segment that has one; segments that stop are left out.
+        """
+        past = past or Past()
+        rows = list(range(prompts.num_segments))  # segment of the batch of each unfinished answer
+        if repeats is not None:
+            rows = [row for row, count in zip(rows, repeats, strict=True) for _ in range(count)]
+        active = list(range(len(rows)))  # answer of each row; -1: finished
+        batch = past.follow(prompts)
+        for step in range(self.max_new_tokens):
+            logits = self._last_logits(model, batch, past)
+            if step == 0 and repeats is not None:
+                logits = logits[torch.tensor(rows, device=logits.device)]
+            tokens = self._choose(logits, generator, draws, step, active).tolist()
+            past.advance(model, batch)
+            new = {s: token for s, token in zip(active, tokens, strict=True) if s >= 0 and token not in stop_ids}
+            yield new
+            going = [place for place, s in enumerate(active) if s in new and not (ended is not None and ended(s))]
+            if not _any_rank(bool(going), prompts.input_ids.device) or step == self.max_new_tokens - 1:
+                break
+            # All ranks take the same number of steps: a finished rank continues one segment without recording tokens.
+            kept = going or [0]
+            if repeats is not None and len(kept) > _FULL * len(active):
+                kept = list(range(len(active)))  # decoding a few finished segments costs less than moving the cache
+            going_on = set(going)
+            active = [active[place] if place in going_on else -1 for place in kept]
+            batch = past.one_more(batch, [tokens[place] for place in kept], [rows[place] for place in kept])
+            rows = list(range(len(kept)))
+
+    def pick(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Selects the next tokens `[S]` from logits `[S, vocab]`."""
+        if self.temperature == 0:
+            return logits.argmax(-1)
+        return torch.multinomial(self._allowed(logits).softmax(-1), 1, generator=generator)[:, 0]
+
+    def _choose(
+        self, logits: Tensor, generator: torch.Generator | None, draws: Draws | None, step: int, active: list[int]
+    ) -> Tensor:
+        if draws is None or self.temperature == 0:
+            return self.pick(logits, generator)
+        segments = torch.tensor(active, device=logits.device)  # -1 indexes any segment: its token is not used
+        return draws.pick(self._allowed(logits), step, segments)
+
+    def _allowed(self, logits: Tensor) -> Tensor:
+        """Divides logits by the temperature and sets those that top-k and top-p exclude to minus infinity."""
+        logits = logits.float() / self.temperature
+        if self.top_k:
+            worst = logits.topk(min(self.top_k, logits.shape[-1])).values[:, -1:]
+            logits = logits.masked_fill(logits < worst, -torch.inf)
+        if self.top_p < 1:
+            ordered, order = logits.sort(descending=True)
+            probs = ordered.softmax(-1)
+            outside = probs.cumsum(-1) - probs >= self.top_p  # the token that crosses the limit is kept
+            logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
+        return logits
+
+    def _last_logits(self, model: MultimodalModel, batch: PackedBatch, past: Past) -> Tensor:
+        last = batch.layout.cu_seqlens[1:].long() - 1
+
+        def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:
+            assert state.hidden is not None
+            logits: Tensor = heads[self.head](ModelState(hidden=state.hidden[last]), batch)
+            return logits
+
+        logits: Tensor = model(batch, Runtime(cache=past.cache), read)
+        return logits
+
+
+def _any_rank(going: bool, device: torch.device) -> bool:
+    """Returns whether any rank has an unfinished segment."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return going
+    flag = torch.tensor(int(going), device=device)
+    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
+    return bool(flag)

@@ -1,0 +1,195 @@
+"""Utilities that wrap models of other libraries as components."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class PassThrough(nn.Module):
+    """Replaces a removed module and returns its first argument."""
+
+    def forward(self, x: Any, *args: Any, **kwargs: Any) -> Any:
+        """Returns the first argument."""
+        return x
+
+
+def check_config(config: dict[str, Any] | str, known: Iterable[str]) -> None:
+    """Checks that a configuration is a mapping with a known model type or a local path; nothing is downloaded.
+
+    Args:
+        config: Fields of the configuration, or path.
+        known: Model types of the library.
+
+    Raises:
+        ValueError: The fields name no known `model_type`, or the path does not exist.
+    """
+    if isinstance(config, dict):
+        if "model_type" not in config:
+            raise ValueError(f"the config names no model_type, only {', '.join(map(str, config)) or 'nothing'}")
+        kind, kinds = str(config["model_type"]), list(known)
+        if kind not in kinds:
+            near = difflib.get_close_matches(kind, kinds, n=3)
+            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            raise ValueError(f"transformers has no model_type {kind!r}{hint}")
+    elif not Path(config).exists():
+        raise ValueError(f"{config!r} does not exist: config must be a local folder, a config.json or its fields")
+
+
+def check_attention(body: type[Any] | None, attention: str) -> None:
+    """Checks that a model class supports an attention implementation.
+
+    Raises:
+        ValueError: It does not; the message names the implementation that every model supports.
+    """
+    if body is not None and attention == "sdpa" and not getattr(body, "_supports_sdpa", True):
+        raise ValueError(f"{body.__name__} has no sdpa attention: give attn_implementation: eager")
+
+
+def named_types(body: nn.Module, names: set[str]) -> tuple[type[nn.Module], ...]:
+    """Returns the module types of a model that have one of these names."""
+    return tuple(sorted({type(m) for m in body.modules() if type(m).__name__ in names}, key=lambda t: t.__name__))
+
+
+class Starts:
+    """Initial values of the vectors and buffers of a wrapped model, computed once by its library; plain tensors.
+
+    A library may initialise norms with 0, layer scales with 0.1 and frequencies with a series; a model on the meta
+    device has none of these values. Each module that owns such a tensor is copied to the CPU and initialised by the
+    library's own function. Values that differ between seeds are random, and drawn by name like all matrices.
+
+    Args:
+        body: The model, on any device.
+        initialise: Function that fills the tensors of one module.
+
+    Raises:
+        ValueError: A model on the meta device has a buffer that cannot be recomputed.
+    """
+
+    def __init__(self, body: nn.Module, initialise: Callable[[nn.Module], None]) -> None:
+        self._initialise = initialise
+        self._vectors: dict[str, Tensor] = {}
+        self._random: dict[str, tuple[nn.Module, str]] = {}  # a meta copy of the owner, and the name in it
+        self._buffers: dict[str, Tensor] = {}
+        self._transposed = {f"{n}.weight" for n, m in body.named_modules() if type(m).__name__ == "Conv1D"}
+        for prefix, module in body.named_modules():
+            self._record(prefix + "." if prefix else "", module, initialise)
+
+    def keep_only(self, body: nn.Module) -> None:
+        """Drops the buffers of modules that were removed from the model."""
+        present = {name for name, _ in body.named_buffers()}
+        self._buffers = {name: value for name, value in self._buffers.items() if name in present}
+
+    def draw(self, name: str, value: Tensor, generator: torch.Generator) -> bool:
+        """Fills a parameter of the model; returns False if the default initialisation of a component applies."""
+        if name in self._vectors:
+            value.copy_(self._vectors[name])
+        elif name in self._random:
+            module, own = self._random[name]
+            seed = int(torch.randint(2**62, (), generator=generator))
+            value.copy_(_initialised(module, self._initialise, seed).get_parameter(own))
+        elif name in self._transposed:  # [in, out]
+            nn.init.normal_(value, std=value.shape[0] ** -0.5, generator=generator)
+        elif value.ndim == 3:  # embeddings [1, positions, width] and stacked experts [experts, out, in]
+            nn.init.normal_(value, std=value.shape[-1] ** -0.5, generator=generator)
+        else:
+            return False
+        return True
+
+    @torch.no_grad()
+    def restore(self, body: nn.Module) -> None:
+        """Restores the values and dtypes of the buffers outside the state dict, on their present devices.
+
+        `to_empty` leaves them uninitialised, and a cast to half precision rounds frequencies.
+        """
+        for name, value in self._buffers.items():
+            prefix, _, own = name.rpartition(".")
+            module = body.get_submodule(prefix)
+            device = module.get_buffer(own).device
+            if device.type != "meta":
+                setattr(module, own, value.to(device, copy=True))
+
+    def _record(self, prefix: str, module: nn.Module, initialise: Callable[[nn.Module], None]) -> None:
+        buffers = dict(module.named_buffers(recurse=False))
+        is_custom = not type(module).__module__.startswith("torch.nn")
+        own = module.named_parameters(recurse=False)
+        vectors = [n for n, p in own if is_custom and p.ndim < 2 and not n.endswith("bias")]
+        for name, buffer in buffers.items():
+            if not buffer.is_meta and name in module._non_persistent_buffers_set:
+                self._buffers[prefix + name] = buffer.detach().cpu().clone()
+        missing = [n for n, b in buffers.items() if b.is_meta]
+        is_stack = any(isinstance(m, nn.ModuleList) for m in module.modules())  # a stack of layers is too large to copy
+        for name in missing:
+            value = None if is_stack else _initialised(module, initialise, 0).get_buffer(name)
+            if value is None or _untouched(value) or name not in module._non_persistent_buffers_set:
+                raise ValueError(f"the buffer {prefix}{name} cannot be recomputed: build this model on a real device")
+            self._buffers[prefix + name] = value
+        if vectors and not is_stack:
+            one, two = (_initialised(module, initialise, seed) for seed in (0, 1))
+            for name in vectors:
+                first, second = one.get_parameter(name).detach(), two.get_parameter(name).detach()
+                if torch.equal(first, second):
+                    self._vectors[prefix + name] = first.clone()
+                else:
+                    self._random[prefix + name] = (copy.deepcopy(module).to("meta"), name)
+
+
+_UNTOUCHED = -12321
+
+
+def _initialised(module: nn.Module, initialise: Callable[[nn.Module], None], seed: int) -> nn.Module:
+    """Returns a copy of a module on the CPU with the initial values of its library."""
+    fresh = copy.deepcopy(module).to_empty(device="cpu")
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"), torch.no_grad():
+        torch.manual_seed(seed)
+        for parameter in fresh.parameters():
+            parameter.fill_(1.0)  # default for vectors that the library does not initialise
+        for buffer in fresh.buffers():
+            buffer.fill_(_UNTOUCHED)
+        initialise(fresh)
+    return fresh
+
+
+def _untouched(value: Tensor) -> bool:
+    return bool((value == _UNTOUCHED).all())
+
+
+def matrix_flops(body: nn.Module, tokens: float, share_of_experts: float = 1.0) -> float:
+    """Returns two operations per multiply-add of a model's matrices over `tokens` positions, without embeddings."""
+    embeddings = {id(m.weight) for m in body.modules() if isinstance(m, nn.Embedding)}
+    total = 0.0
+    for parameter in body.parameters():
+        if parameter.ndim == 2 and id(parameter) not in embeddings:
+            total += math.prod(parameter.shape)
+        elif parameter.ndim == 3 and parameter.shape[0] > 1:
+            total += share_of_experts * math.prod(parameter.shape)
+    return 2.0 * tokens * total
+
+
+def load_whole(kind: Any, folder: str | Path, **options: Any) -> Any:
+    """Loads a transformers model from a local folder that must contain all of its weights.
+
+    Args:
+        kind: Class with `from_pretrained`.
+        folder: Local folder.
+        options: Passed to `from_pretrained`.
+
+    Raises:
+        ValueError: The folder cannot be read, or lacks weights, which would keep random values.
+    """
+    try:
+        model, info = kind.from_pretrained(
+            str(folder), local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True, **options
+        )
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"{folder}: transformers cannot read it: {str(error).splitlines()[0]}") from error
+    if missing := sorted(info["missing_keys"]):
+        raise ValueError(f"{folder} lacks {', '.join(missing[:3])} and {max(len(missing) - 3, 0)} more weights")
+    return model

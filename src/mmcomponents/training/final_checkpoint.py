@@ -1,0 +1,109 @@
+"""Writing of a run's checkpoints."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from mmcomponents.data.storage.atomic_write import atomic_path
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its final path and renames it: an interrupted run keeps the last complete one.
+
+    Lightning writes to the system's temporary folder. If that is another file system, it then copies over the last
+    checkpoint, and a run killed during the copy has no checkpoint.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
+        """Writes a checkpoint; remote paths are left to Lightning."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(target, shared=False) as part, part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class FinalCheckpoint(ModelCheckpoint):
+    """Lightning's ModelCheckpoint, which also writes `last.ckpt` at the end of the run.
+
+    Lightning writes `last.ckpt` only when an interval is complete: of 2,700 steps with an interval of 500, the last 200
+    would be lost. A new run overwrites the files of the previous run, so that `last.ckpt` is always the most recent.
+
+    Args:
+        dirpath: Folder.
+        every_n_train_steps: Interval in optimizer steps. None: at the end of each epoch.
+        filename: Name of the files other than `last.ckpt`.
+        monitor: Logged value that ranks the checkpoints. None: the newest is the best.
+        mode: Whether small ("min") or large ("max") values are better.
+        save_top_k: Number of best checkpoints to keep. -1: all.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | None = None,
+        every_n_train_steps: int | None = None,
+        filename: str | None = "{step}",
+        monitor: str | None = None,
+        mode: str = "min",
+        save_top_k: int = 1,
+    ) -> None:
+        super().__init__(
+            dirpath=dirpath,
+            filename=filename,
+            monitor=monitor,
+            mode=mode,
+            save_top_k=save_top_k,
+            save_last=True,
+            every_n_train_steps=every_n_train_steps,
+            enable_version_counter=False,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Installs `WholeCheckpointIO` unless another checkpoint IO is configured."""
+        super().setup(trainer, pl_module, stage)
+        if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves as Lightning does, but only at the end of an optimizer step.
+
+        After a resume Lightning does not know which step was saved last and saves again within the next accumulation
+        window, whose accumulated gradients no checkpoint contains.
+        """
+        if not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves as Lightning does; with weight averaging, also writes `last.ckpt` at the end of the run.
+
+        Lightning's averaging copies the average into the model when training ends, before this callback is called: a
+        run resumed from a checkpoint written then would continue from the average.
+        """
+        super().on_train_epoch_end(trainer, pl_module)
+        is_last = trainer.should_stop or trainer.global_step == trainer.max_steps
+        is_last = is_last or trainer.current_epoch + 1 == trainer.max_epochs
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        if is_last and any(isinstance(callback, WeightAveraging) for callback in callbacks):
+            self._save_end(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes `last.ckpt` unless the last step is already saved."""
+        self._save_end(trainer)
+
+    def _save_end(self, trainer: Trainer) -> None:
+        if self._last_global_step_saved != trainer.global_step and trainer.global_step > 0:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))

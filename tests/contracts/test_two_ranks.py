@@ -1,0 +1,155 @@
+"""Contracts 7 and 10: two ranks equal one, sharded equals unsharded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from checkpoints_models import hf_model
+from contracts.cases import language_model, tower
+from contracts.pair import Pair, Sized, all_reduce, folder_of, micro_batches, train, train_as_rank
+from mmcomponents.heads import LMHead
+from mmcomponents.positions import V2PE
+from mmcomponents.training import FSDP2Strategy, SlotOptions
+
+STEPS, WINDOW = 20, 2
+
+
+@pytest.fixture(scope="module")
+def pair() -> Iterator[Pair]:
+    made = Pair()
+    yield made
+    made.close()
+
+
+def alone(steps: int = STEPS, **options: Any) -> dict[str, Any]:
+    """Trains one process on the same global batches."""
+    packs = [pack for batches in micro_batches(steps, 2, WINDOW) for ranked in batches for pack in ranked]
+    return train(packs, 2 * WINDOW, None, **options)
+
+
+def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
+    torch.testing.assert_close(two["losses"], one["losses"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(two["norms"], one["norms"], rtol=1e-5, atol=1e-5)
+    assert two["weights"].keys() == one["weights"].keys()
+    for name, value in one["weights"].items():
+        torch.testing.assert_close(two["weights"][name], value, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "untied": {},
+    "tied": {"heads": {"lm": partial(LMHead, tied=True)}},
+    "transformers": {
+        "vision": partial(tower, "clip_vision_model"),
+        "backbone": partial(language_model, "llama"),
+    },
+    "transformers with its own positions": {
+        "vision": partial(tower, "dinov3_vit", pos_embed_rescale=None),  # else positions are jittered at random
+        "backbone": partial(language_model, "llama"),
+        "position": None,
+    },
+    "vision frozen": {"slots": {"vision": SlotOptions(trainable=False)}},
+}
+
+
+@pytest.mark.parametrize(("case", "strategy"), [*((case, "fsdp2") for case in CASES), ("untied", "ddp")])
+def test_two_ranks_equal_one(pair, case, strategy) -> None:
+    options = {"task": CASES[case]}
+    one = alone(**options)
+    assert len(one["losses"]) == len(one["norms"]) == STEPS
+    assert max(one["norms"]) > 0.5, "clipping is active"
+    first, second = pair.run(train_as_rank, strategy, STEPS, WINDOW, options)
+    assert_alike(one, first)
+    assert_alike(first, second)
+
+
+def test_two_ranks_start_from_a_folder_as_one_does(pair, tmp_path: Path) -> None:
+    hf_model("300m", "qwen2", False).save_pretrained(tmp_path)
+    options = {"task": {"weights": str(tmp_path), "position": partial(V2PE, base=10_000.0)}}
+    one = alone(steps=4, **options)
+    first, _ = pair.run(train_as_rank, "fsdp2", 4, WINDOW, options)
+    assert_alike(one, first)
+    drawn = alone(steps=4, task={"position": partial(V2PE, base=10_000.0)})
+    assert abs(drawn["losses"][0] - one["losses"][0]) > 0.01, "the weights of the folder are used"
+
+
+def bf16_as_rank(rank: int) -> dict[str, Any]:
+    """Trains in mixed precision: bf16 computation over fp32 weights."""
+    mine = [ranked[rank] for batches in micro_batches(3, 2, WINDOW) for ranked in batches]
+    strategy = FSDP2Strategy(compute_dtype="bf16")
+    return train(mine, WINDOW, all_reduce, strategy=strategy, devices=2)
+
+
+def test_bf16_computation_over_fp32_weights(pair) -> None:
+    one = alone(steps=3)
+    first, second = pair.run(bf16_as_rank)
+    assert first["losses"] == second["losses"]
+    assert {w.dtype for w in first["weights"].values()} == {torch.float32}
+    torch.testing.assert_close(first["losses"], one["losses"], rtol=2e-2, atol=0)
+    assert first["losses"] != one["losses"]
+
+
+def as_rank_with_its_own_mean(rank: int, strategy: str, steps: int) -> dict[str, Any]:
+    """Negative test: each micro-batch is divided by its own count."""
+    mine = [ranked[rank] for batches in micro_batches(steps, 2, WINDOW) for ranked in batches]
+    return train(mine, WINDOW, lambda own: own, strategy=strategy, devices=2)
+
+
+def test_break_of_contract_7_a_denominator_for_each_rank(pair) -> None:
+    one = alone(steps=3)
+    wrong, _ = pair.run(as_rank_with_its_own_mean, "ddp", 3)
+    with pytest.raises(AssertionError):
+        assert_alike(one, wrong)
+
+
+def test_a_run_goes_on_from_a_sharded_checkpoint_on_two_ranks_or_one(pair, tmp_path: Path) -> None:
+    path = str(tmp_path / "half.ckpt")
+    whole, _ = pair.run(train_as_rank, "fsdp2", 4, WINDOW, {})
+    pair.run(train_as_rank, "fsdp2", 2, WINDOW, {"save_to": path})
+    assert "meta.pt" in folder_of(Path(path))
+    assert not Path(path + ".part").exists()
+    both = pair.run(resume_as_rank, path, 2)
+    single = Pair(1)
+    try:
+        one = single.run(resume_as_rank, path, 1)
+    finally:
+        single.close()
+    for resumed in (*both, *one):
+        assert_alike({**whole, "losses": whole["losses"][2:], "norms": whole["norms"][2:]}, resumed)
+
+
+def resume_as_rank(rank: int, path: str, world: int) -> dict[str, Any]:
+    """Trains steps 3 and 4 from the checkpoint, as a second epoch, on `world` ranks."""
+    batches = [ranked for step in micro_batches(4, 2, WINDOW)[2:] for ranked in step]
+    mine = [pack for ranked in batches for pack in ranked[rank::world]]
+    return train(mine, 2 * WINDOW // world, all_reduce, strategy="fsdp2", devices=world, ckpt_path=path, max_epochs=2)
+
+
+def test_packs_differ_between_ranks() -> None:
+    batches = micro_batches(1, 2, WINDOW)[0]
+    assert [[p.images is None for p in ranked] for ranked in batches] == [[False, True]] * WINDOW
+    counts = {int((p.labels >= 0).sum()) for ranked in batches for p in ranked}
+    assert len(counts) > 1
+    assert batches[0][0].num_tokens != batches[0][1].num_tokens
+
+
+def as_rank_whose_data_ends_early(rank: int) -> dict[str, Any]:
+    """Rank 1 declares as many packs as rank 0 and yields three fewer."""
+    mine = [ranked[rank] for batches in micro_batches(4, 2, WINDOW) for ranked in batches]
+
+    class Early(Sized):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(self.packs[:-3] if rank else self.packs)
+
+    return train(mine, WINDOW, all_reduce, strategy="fsdp2", devices=2, loader=Early)
+
+
+def test_all_ranks_stop_when_one_has_no_data_left(pair) -> None:
+    first, second = pair.run(as_rank_whose_data_ends_early)
+    assert len(first["losses"]) == 2, "eight packs against five are two whole windows of two"
+    assert_alike(first, second)

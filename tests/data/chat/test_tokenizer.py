@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from transformers import PreTrainedTokenizerFast
+
+from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, GROUNDING_TOKENS
+from mmcomponents.data.chat.template import render_chat
+from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from mmcomponents.data.errors import DataError
+
+TEXTS = ["Add up the digits, step by step.", "3 + 17 = 20\nAnswer: 20", "naïve café 你好"] * 4
+
+
+def test_a_small_tokenizer(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    assert len(tokenizer) <= 300
+    assert len(train_tokenizer(TEXTS * 3, 280)) == 280
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert tokenizer.pad_token == "<|endoftext|>"
+    for token in (*CONTROL_TOKENS, *GROUNDING_TOKENS):
+        assert tokenizer.encode(token) == [tokenizer.convert_tokens_to_ids(token)]
+    for text in (*TEXTS, "  ünseen  \n\n text 日本\t!", "1024"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert len(tokenizer.encode("1024")) == 4
+
+
+def test_making_one_is_deterministic_and_saving_keeps_it(tmp_path: Path) -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    assert fingerprint(tokenizer) == fingerprint(train_tokenizer(TEXTS, 300))
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    assert fingerprint(loaded) == fingerprint(tokenizer)
+    chat = [{"role": "user", "content": "<image>\n3 + 4?"}, {"role": "assistant", "content": "7"}]
+    assert render_chat(chat, loaded, [2]) == render_chat(chat, tokenizer, [2])
+
+
+def test_other_tokenizers_have_other_fingerprints(qwen: PreTrainedTokenizerFast) -> None:
+    marks = {fingerprint(t) for t in (train_tokenizer(TEXTS, 300), train_tokenizer(TEXTS, 290), qwen)}
+    assert len(marks) == 3
+
+
+def test_a_call_that_truncates_leaves_no_trace() -> None:
+    tokenizer = train_tokenizer(TEXTS, 300)
+    before = fingerprint(tokenizer)
+    chat = [{"role": "user", "content": "step " * 50}, {"role": "assistant", "content": "7"}]
+    length = len(render_chat(chat, tokenizer, []).input_ids)
+    tokenizer("step " * 50, truncation=True, max_length=5)
+    assert len(render_chat(chat, tokenizer, []).input_ids) == length
+    assert fingerprint(tokenizer) == before
+
+
+def test_errors(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="vocab_size 200 is less than 256 bytes and 12 special tokens"):
+        train_tokenizer(TEXTS, 200)
+    with pytest.raises(DataError, match="no tokenizer folder"):
+        load_tokenizer(tmp_path / "absent")
+    with pytest.raises(DataError, match="contains no tokenizer"):
+        load_tokenizer(tmp_path)
+    train_tokenizer(TEXTS, 300).save_pretrained(str(tmp_path))
+    file = tmp_path / "tokenizer.json"
+    made = json.loads(file.read_text())
+    made["model"]["vocab"].pop(made["model"]["merges"][0][0])  # which a merge still names
+    file.write_text(json.dumps(made))
+    with pytest.raises(DataError, match="contains no tokenizer that transformers can load: "):
+        load_tokenizer(tmp_path)

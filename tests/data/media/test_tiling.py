@@ -1,0 +1,52 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from data.conftest import golden
+from mmcomponents.data.media.images import NORMALIZATIONS, pixels
+from mmcomponents.data.media.tiling import Tiling, count_tiles, tile_grid, tile_image
+
+FIGURES = golden("a_dynamic_tiling")
+
+
+def test_every_decision_of_the_reference() -> None:
+    rows = FIGURES["decisions"]
+    assert len(rows) > 300
+    for row in rows:
+        limits = row["width"], row["height"], row["min_num"], row["max_num"]
+        assert tile_grid(*limits) == (row["cols"], row["rows"]), row
+        assert count_tiles(*limits) == row["num_tiles_with_thumbnail"]
+        assert count_tiles(*limits, thumbnail=False) == row["num_tiles_no_thumbnail"]
+
+
+def synthetic(width: int, height: int) -> Image.Image:
+    x, y = np.meshgrid(np.arange(width), np.arange(height))
+    channels = [x * 255 // (width - 1), y * 255 // (height - 1), (3 * x + 5 * y) % 256]
+    return Image.fromarray(np.stack(channels, -1).astype(np.uint8))
+
+
+@pytest.mark.parametrize("figure", FIGURES["pixel_checks"], ids=lambda f: f"{f['width']}x{f['height']}")
+def test_pixels_of_the_reference(figure: dict) -> None:
+    image = synthetic(figure["width"], figure["height"])
+    tiles = tile_image(image, figure["min_num"], figure["max_num"], thumbnail=figure["use_thumbnail"])
+    assert [len(tiles), 3, 448, 448] == figure["shape"]
+    at = [(0, 0), (447, 0), (0, 447), (447, 447), (300, 200)]  # (column, row)
+    corners = np.array([[tile.getpixel(place) for place in at] for tile in tiles], dtype=int)
+    assert np.abs(corners - np.array(figure["tile_corner_pixels_uint8"])).max() <= 1
+    means = np.array([np.asarray(tile).reshape(-1, 3).mean(0) for tile in tiles])
+    assert np.abs(means - np.array(figure["tile_channel_mean_uint8"])).max() < 0.05
+    values = pixels(tiles, *NORMALIZATIONS["imagenet"])
+    assert list(values.shape) == figure["shape"]
+    assert np.abs(values.mean((2, 3)).numpy() - np.array(figure["normalized_channel_mean"])).max() < 1e-3
+
+
+def test_several_images_share_the_budget() -> None:
+    tiling = Tiling(1, 12)
+    assert [tiling.for_images(n).max_tiles for n in (0, 1, 2, 5, 30)] == [12, 12, 6, 2, 1]
+    assert Tiling(3, 12).for_images(12).max_tiles == 3
+
+
+@pytest.mark.parametrize("limits", [(0, 5, 1, 1), (5, 5, 0, 3), (5, 5, 4, 3)])
+def test_impossible_limits_are_refused(limits: tuple[int, int, int, int]) -> None:
+    with pytest.raises(ValueError, match="tiles"):
+        tile_grid(*limits)

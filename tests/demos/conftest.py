@@ -1,0 +1,1 @@
+from data.conftest import handwriting  # noqa: F401  (a fixture)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from mmcomponents.evaluation.checkers import MultipleChoice
+from mmcomponents.evaluation.choices import alone, only_letter, spoken, stated
+from mmcomponents.evaluation.metrics import MultipleChoice as Metric
+from mmcomponents.evaluation.metrics import Target
+
+TARGET = Target(("B",), {"A": "a cat", "B": "a dog", "C": "a bird", "D": "a horse"})
+
+SAID = [
+    ("The answer is B. Option A is wrong because there is no cat.", "B"),
+    ("Option B is correct. Option C is incorrect.", "B"),
+    ("The answer is B, not option C.", "B"),
+    ("B. The choice A would need whiskers.", "B"),
+    ("answer is B\n\nExplanation: the answer A is wrong", "B"),
+    ("<think>Option A?</think>B", "B"),
+    ("Option A?\n</think>\nB", "B"),
+    ("<think>the answer is A", None),  # cut off before the answer
+    ("So the answer cannot be A. It is B.", "B"),
+    ("The answer is not A. It is B", "B"),
+    ("The correct answer is not A but B", "B"),
+    ("The answer isn't A. Option B", "B"),
+    ("Option A is wrong, so B", "B"),
+    ("Neither A nor C: B", "B"),
+    ("Option A is clearly wrong; option C can be ruled out.", None),
+    ("I think it is B", "B"),
+    ("I choose B", "B"),
+    ("The correct option is B", "B"),
+    ("The correct choice would be B.", "B"),
+    ("Answer:\nB", "B"),
+    ("**Answer:** B", "B"),
+    ("Answer: $B$", "B"),
+    ("$B$", "B"),
+    ("The answer is: (B) a dog", "B"),
+    ("The answer is option **B**.", "B"),
+    (r"The answer is \boxed{B}. Option A shows a cat.", "B"),
+    ("正确答案是B", "B"),
+    ("答案：B", "B"),
+    ("选B", "B"),
+    ("答案不是A，选B", "B"),
+    ("The answer is A or B", None),
+    ("Both A and B", None),
+    ("no idea", None),
+    ("", None),
+]
+
+
+@pytest.mark.parametrize(("response", "letter"), SAID)
+def test_the_checker_and_the_metric_find_the_same_letter(response, letter) -> None:
+    assert MultipleChoice().extract(response) == letter
+    if "wrong; option" not in response:
+        assert Metric().extract(response, TARGET) == letter
+
+
+def test_an_article_is_no_letter() -> None:
+    assert MultipleChoice()("The answer is a dog", "A") is None
+    assert MultipleChoice()("I think of a dog", "A") is None
+    assert Metric().extract("The answer is a dog", TARGET) == "B"  # by its text
+    assert MultipleChoice()("The answer is a", "A") is True
+
+
+def test_other_letters_do_not_count() -> None:
+    assert stated("The answer is K", "ABC") is None
+    assert alone("A K", "ABC") == "A"
+    assert only_letter(" (b). ") == "B"
+    assert only_letter("bc") is None
+    assert spoken("<think>a</think> b <think> c") == " b "
+
+
+@pytest.mark.parametrize(
+    "piece", ["answer is ", "answer" + " " * 500, "答案" + ": " * 500, "not A ", "(", "\\boxed{" + " " * 500, "<think>"]
+)
+def test_long_texts_take_no_time(piece) -> None:
+    text = piece * (20_000 // len(piece))
+    begin = time.perf_counter()
+    MultipleChoice().extract(text)
+    assert time.perf_counter() - begin < 1
