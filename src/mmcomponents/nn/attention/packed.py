@@ -86,7 +86,7 @@ def _why_not(name: str, device: str, dtype: torch.dtype, head_dim: int) -> str |
     if device != "cuda":
         return f"has no {device} kernel"
     if name == "xformers":
-        return None if importlib.util.find_spec("xformers") else "is not installed (pip install mmcomponents[xformers])"
+        return None if importlib.util.find_spec("xformers") else "is not installed (pip install xformers)"
     if importlib.util.find_spec("torch.nn.attention.varlen") is None:
         return f"is not part of torch {torch.__version__}"
     if dtype not in (torch.float16, torch.bfloat16):
