@@ -136,16 +136,16 @@ class PromptDataset(Dataset[PromptBatch]):
         self.frames, self.tilings = frames or SameFrames(MiddleFrames()), dict(tilings or {})
         self.batches: list[list[tuple[int, int]]] = []  # (sample, number of its questions)
         turns = np.concatenate([index.columns(shard).turns for shard in range(len(index.shards))])
-        left, room = int(turns.sum()) if questions is None else questions, 0
+        left, capacity = int(turns.sum()) if questions is None else questions, 0
         for sample, answers in enumerate(turns.tolist()):
             if left <= 0:
                 break
             asked = min(max(answers, 1), left)  # a sample with a problem has no turns, and must be reported
-            if not self.batches or asked > room:
+            if not self.batches or asked > capacity:
                 self.batches.append([])
-                room = prompts_per_batch
+                capacity = prompts_per_batch
             self.batches[-1].append((sample, asked))
-            room, left = room - asked, left - (asked if answers else 0)
+            capacity, left = capacity - asked, left - (asked if answers else 0)
 
     def __len__(self) -> int:
         return len(self.batches)
