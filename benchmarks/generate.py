@@ -60,7 +60,7 @@ def our_model(theirs: PreTrainedModel) -> MultimodalModel:
 def prompts(lengths: list[int]) -> list[Tensor]:
     """Returns consecutive parts of a text with the given lengths in tokens."""
     folder, file = weights()
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file)
+    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, trust_remote_code=False)
     ids = torch.tensor(tokenizer.encode(TEXT.read_text(encoding="utf-8")))
     return list(ids[: sum(lengths)].split(lengths))
 
@@ -168,7 +168,9 @@ def main() -> None:
         parser.error("--rounds must be at least 1")
     torch.set_num_threads(options.threads)
     folder, file = weights()
-    theirs = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32).eval()
+    theirs = AutoModelForCausalLM.from_pretrained(
+        folder, gguf_file=file, dtype=torch.float32, trust_remote_code=False
+    ).eval()
     ours = our_model(theirs)
     print(f"{file}, fp32, {options.threads} threads, {NEW_TOKENS} new tokens, medians of {options.rounds} rounds")
     rows, ratios = [], {}

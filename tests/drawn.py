@@ -33,7 +33,7 @@ class Folder:
     def __init__(self, model, tokenizer) -> None:
         self.model, self.words = model, tokenizer
 
-    def load(self, device, dtype):
+    def load(self, device, dtype, allow_nonfinite):
         return self.model.to(device, dtype)
 
     def tokenizer(self):

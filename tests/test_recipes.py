@@ -12,7 +12,7 @@ import yaml
 
 from mmcomponents.cli.recipes.flags import Flags, apply
 from mmcomponents.cli.recipes.recipe import SHIPPED, load, merge, shipped
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.model import MultimodalModel

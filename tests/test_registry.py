@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from mmcomponents import registry
-from mmcomponents.registry import PartError, available, resolve, slots
+from mmcomponents.compose import build
+from mmcomponents.registry import PartError, available, load, resolve, slots
 
 Install = Callable[[str, str, str], Path]
 
@@ -116,3 +117,20 @@ def test_listing_imports_neither_torch_nor_parts() -> None:
     assert (done.returncode, done.stderr.strip()) == (0, "set()")
     assert " InternViT " in done.stdout
     assert seconds < 5  # far below an import of torch and lightning on a busy machine; 0.2 on an idle one
+
+
+def test_a_model_is_built_of_subclasses_of_the_bases_only(tmp_path: Path) -> None:
+    """Not by a recipe: the mapping may come from the configuration of a folder."""
+    touch = {"class_path": "os.mkdir", "init_args": {"path": str(tmp_path / "made")}}
+    for slot in ("vision", "position", "heads"):
+        with pytest.raises(PartError, match=r"os.mkdir is not a"):
+            build({slot: {"lm": touch} if slot == "heads" else touch}, 10, None)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(PartError, match=r"^cannot import nowhere.Part: ModuleNotFoundError"):
+        build({"vision": {"class_path": "nowhere.Part"}}, 10, None)
+
+
+def test_a_module_that_fails_or_exits_is_reported(install: Install) -> None:
+    install("odd", "", "raise SystemExit(3)\n")
+    with pytest.raises(PartError, match=r"^cannot import odd.Odd: SystemExit: 3$"):
+        load("projector", "odd.Odd")

@@ -12,7 +12,7 @@ import pytest
 from mmcomponents import registry
 from mmcomponents.cli.main import main
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.training import MultimodalTask

@@ -20,7 +20,7 @@ from mmcomponents.data.chat.tokenizer import check_vocab_size, train_tokenizer
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.shards import ShardWriter
-from mmcomponents.data.loading.loaders import as_it_is, quiet_worker
+from mmcomponents.data.loading.worker_batches import as_it_is, quiet_worker
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.handwriting.scenes import SceneStyle, load_scans, lookalikes, split_scans
 

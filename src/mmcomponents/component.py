@@ -17,6 +17,10 @@ class WiringError(ValueError):
     """Two components of a model do not fit together; the message names both and their sizes."""
 
 
+class NonFiniteError(ValueError):
+    """A loss, a gradient, a logit or a score is NaN or infinite; the message says where."""
+
+
 class Component(LightningModule):
     """Base class of components, each built by its constructor and usable on its own with tensors.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +16,7 @@ from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
-from mmcomponents.registry import PartError, resolve, slots
+from mmcomponents.registry import load
 from mmcomponents.vision import VisionEncoder
 
 Width = int | tuple[int, ...]
@@ -41,8 +40,18 @@ class Factories:
         """Builds the components in the order of the data flow and composes them.
 
         Raises:
-            WiringError: Two components do not fit, or one needs a neighbour or a vocabulary size that is missing.
+            WiringError: Two components do not fit, one needs a neighbour or a vocabulary size that is missing, or there
+                is not enough memory.
         """
+        try:
+            return self._build(vocab_size, image_token_id)
+        except RuntimeError as error:
+            text = str(error).lower()
+            if not any(words in text for words in ("allocate", "out of memory", "storage size")):
+                raise
+            raise WiringError(f"the model is too large to be built: {str(error).splitlines()[0]}") from error
+
+    def _build(self, vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
         backbone = self.backbone() if self.backbone else None
         vision = self.vision() if self.vision else None
         width: Width | None = vision.hidden_size if vision else None
@@ -84,7 +93,7 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
         image_token_id: Token id of the placeholder of a visual token.
 
     Raises:
-        PartError: A component is not found.
+        PartError: A component is not found, or is not a subclass of its slot's base.
         WiringError: Two components do not fit together.
     """
     made = {slot: _factory(slot, part) for slot, part in parts.items() if part and slot != "heads"}
@@ -93,19 +102,7 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
 
 
 def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
-    path = resolve(slot, str(part["class_path"]))
-    found, base = _imported(slot, path), _imported(slot, slots()[slot])
-    if not (isinstance(found, type) and issubclass(found, base)):
-        raise PartError(f"{path} is not a {base.__name__}, as the slot {slot} requires")
-    return partial(found, **(part.get("init_args") or {}))
-
-
-def _imported(slot: str, path: str) -> Any:
-    module, _, name = path.rpartition(".")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise PartError(f"the {slot} {path!r} cannot be imported: {error}") from error
+    return partial(load(slot, str(part["class_path"])), **(part.get("init_args") or {}))
 
 
 def _needed(value: _T | None, part: str, what: str) -> _T:

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 import ast
 import difflib
+import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from typing import Any
 
 from mmcomponents.moved import current_path
 
@@ -107,6 +109,40 @@ def resolve(slot: str, name: str) -> str:
     names = sorted({part.name for part in parts})
     listing = ", ".join(names) if names else "none"
     raise PartError(f"no {slot} is called {name!r}{near(name, names)} (available: {listing}; a dotted path works too)")
+
+
+def load(slot: str, name: str) -> type:
+    """Imports the class of a component. Nothing else than a subclass of the slot's base is accepted.
+
+    Args:
+        slot: Name of the slot.
+        name: Short name or dotted path.
+
+    Raises:
+        PartError: The component is not found, cannot be imported, or is not such a class.
+    """
+    path, base_path = resolve(slot, name), slots()[slot]
+    found, base = imported(path), imported(base_path)
+    if not (isinstance(found, type) and issubclass(found, base)) or found is base:
+        raise PartError(f"{path} is not a {slot}, a subclass of {base_path}")
+    return found
+
+
+def imported(path: str) -> Any:
+    """Returns the object at a dotted path.
+
+    Raises:
+        PartError: It cannot be imported. The import runs code of the module, so any of its exceptions is caught.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise PartError(f"cannot import {path}: {reason}") from error
+    if not hasattr(module, name):
+        raise PartError(f"{module_name} has no {name}{near(name, dir(module))}")
+    return getattr(module, name)
 
 
 def near(name: str, names: Iterable[str]) -> str:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +216,7 @@ def test_a_folder_runs_no_code_of_others(tmp_path: Path) -> None:
     folder = _ours(tmp_path, vision=attack)
     with pytest.raises(CheckpointError, match=r"names third-party code \(pathlib.Path.touch\)"):
         mmcomponents.load(folder)
-    with pytest.raises(CheckpointError, match=r"cannot be imported|is not a VisionEncoder"):
+    with pytest.raises(CheckpointError, match=r"cannot import|is not a vision"):
         read(folder, trust_remote_code=True).load()
     remote = {"class_path": "TransformersLM", "init_args": {"config": ".", "trust_remote_code": True}}
     with pytest.raises(CheckpointError, match="TransformersLM with trust_remote_code"):
@@ -254,3 +256,80 @@ def test_broken_tokenizer_files_and_whole_numbers_are_told(official_folder: Path
     (official_folder / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"id": 3}]}))
     with pytest.raises(CheckpointError, match="its configuration is wrong"):
         mmcomponents.load(official_folder)
+
+
+def test_weights_that_are_not_finite_are_loaded_only_when_asked_for(official_folder: Path) -> None:
+    state = load_file(official_folder / "model.safetensors")
+    state["mlp1.1.weight"][0, :3] = float("nan")
+    state["mlp1.3.weight"][0, 0] = 1e30
+    save_file(state, official_folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"official: projector\.fc1\.weight has 3 NaN in"):
+        mmcomponents.load(official_folder)
+    assert mmcomponents.load(official_folder, allow_nonfinite=True).projector.fc1.weight.isnan().sum() == 3
+    state["mlp1.1.weight"][0, :3] = 0
+    save_file(state, official_folder / "model.safetensors")
+    mmcomponents.load(official_folder)
+    with pytest.raises(CheckpointError, match=r"official as torch\.float16: projector\.fc2\.weight has 1 Inf"):
+        mmcomponents.load(official_folder, dtype=torch.float16)
+
+
+def test_code_of_others_is_imported_by_load_when_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = f"their_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text("from mmcomponents.positions import RoPE\nclass Their(RoPE):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = _ours(tmp_path, position={"class_path": f"{name}.Their"})
+    with pytest.raises(CheckpointError, match="names third-party code"):
+        mmcomponents.load(folder)
+    assert type(mmcomponents.load(folder, trust_remote_code=True).position).__name__ == "Their"
+
+
+ABSURD: list[tuple[str, tuple[str, ...], Any]] = [
+    (form, path, value)
+    for form, path in (
+        ("official", ("llm_config", "num_hidden_layers")),
+        ("official", ("vision_config", "num_attention_heads")),
+        ("official", ("max_dynamic_patch",)),
+        ("official", ("select_layer",)),
+        ("transformers", ("text_config", "num_hidden_layers")),
+        ("transformers", ("vision_config", "hidden_size")),
+        ("transformers", ("vision_config", "patch_size")),
+        ("mmcomponents", ("model", "backbone", "init_args", "num_layers")),
+        ("mmcomponents", ("processing", "max_tiles")),
+        ("mmcomponents", ("processing", "normalization")),
+        ("mmcomponents", ("processing", "system")),
+        ("mmcomponents", ("model_type",)),
+    )
+    for value in (10**7, 10**12, -7, 2.5, True, float("nan"), [[2]])  # of layers, heads, pixels, tiles and text alike
+]
+
+
+def test_configurations_out_of_range_cost_little(tmp_path: Path) -> None:
+    hf_model(*STYLES[0]).save_pretrained(tmp_path / "transformers")
+    for form in ("official", "mmcomponents"):
+        convert(read(tmp_path / "transformers"), tmp_path / form, form)
+    start = time.process_time()
+    for form, path, value in ABSURD:
+        file = tmp_path / form / "config.json"
+        whole = file.read_text()
+        changed = part = json.loads(whole)
+        for key in path[:-1]:
+            part = part[key]
+        part[path[-1]] = value
+        file.write_text(json.dumps(changed))
+        with pytest.raises(CheckpointError) as caught:
+            mmcomponents.load(tmp_path / form)
+        assert "\n" not in str(caught.value), (path, value)
+        file.write_text(whole)
+    assert time.process_time() - start < 10
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, '{"model_type": [], "architectures": 3}', "null"])
+def test_a_broken_configuration_is_told_in_one_line(official_folder: Path, text: str) -> None:
+    (official_folder / "config.json").write_text(text)
+    with pytest.raises(CheckpointError, match=r"config\.json is n|holds a") as caught:
+        read(official_folder)
+    assert "\n" not in str(caught.value)
+    (official_folder / "config.json").unlink()
+    os.mkfifo(official_folder / "config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json is a pipe"):
+        read(official_folder)

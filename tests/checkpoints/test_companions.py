@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -441,3 +442,16 @@ def test_a_second_export_changes_nothing(small_folder: Path, tmp_path: Path) -> 
     assert names == sorted(file.name for file in (tmp_path / "again").iterdir())
     for name in names:
         assert (first / name).read_bytes() == (tmp_path / "again" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("name", ["vocab.txt", "generation_config.json", "additional_chat_templates/a.jinja"])
+def test_a_link_to_a_file_outside_is_not_copied(small_folder: Path, tmp_path: Path, name: str) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    out.mkdir()
+    shutil.copytree(small_folder, source)
+    (tmp_path / "secret").write_text("{}")
+    (source / name).parent.mkdir(exist_ok=True)
+    (source / name).symlink_to(tmp_path / "secret")
+    with pytest.raises(CheckpointError, match=rf"{name} is a link to a file outside of the folder"):
+        write_companions(out, "mmcomponents", spec_for(400, 1), source)
+    assert not (out / name).exists()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,45 @@ def test_a_file_where_a_folder_belongs_is_told_what_to_do(tmp_path) -> None:
     (tmp_path / "last.ckpt").touch()
     with pytest.raises(CheckpointError, match=r"last\.ckpt is a file, not a checkpoint folder; .*mmcomponents export"):
         check_folder(tmp_path / "last.ckpt")
+
+
+def test_weights_that_are_not_finite_are_written_only_when_asked_for(tmp_path: Path) -> None:
+    state = {"a": lazy(torch.tensor([1.0, float("inf")]))}
+    with pytest.raises(CheckpointError, match="the weights: a has 1 Inf in 2 values"):
+        write_weights(tmp_path, state)
+    write_weights(tmp_path, state, allow_nonfinite=True)
+    assert read_weights(tmp_path)["a"].load().isinf().any()
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model-1.safetensors", "pytorch_model.bin", INDEX])
+def test_files_that_are_no_files_are_not_opened(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    os.mkfifo(folder / name)
+    with pytest.raises(CheckpointError, match=rf"{name} is a pipe or a device"):
+        read_weights(folder, allow_pickle=True)
+
+
+def test_weights_may_be_linked_and_text_may_not(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_weights(tmp_path, {"a": lazy(torch.ones(3))})
+    (folder / "model.safetensors").symlink_to("../model.safetensors")
+    assert read_weights(folder)["a"].load().tolist() == [1, 1, 1]
+    (tmp_path / "secret").write_text('{"weight_map": {"a": "model.safetensors"}}')
+    (folder / INDEX).symlink_to("../secret")
+    with pytest.raises(CheckpointError, match=rf"{INDEX} is a link to a file outside of the folder"):
+        read_weights(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize("size", [0, 5, 200])
+def test_files_that_are_cut_are_told(tmp_path: Path, name: str, size: int) -> None:
+    if name.endswith("bin"):
+        torch.save({"a": torch.ones(100)}, tmp_path / name)
+    else:
+        write_weights(tmp_path, {"a": lazy(torch.ones(100))})
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:size])
+    with pytest.raises(CheckpointError, match=r"is broken or not a safetensors|is not a file of PyTorch") as caught:
+        read_weights(tmp_path, allow_pickle=True)
+    assert "\n" not in str(caught.value)

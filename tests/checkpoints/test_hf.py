@@ -86,6 +86,13 @@ def test_what_the_format_cannot_express_is_named(slot: str, arguments: dict[str,
         HFInternVL().config(spec, {})
 
 
+def test_defaults_of_parts_may_be_left_out() -> None:
+    spec, written = (HFInternVL().spec(_config(), []) for _ in range(2))
+    for name in ("merger", "projector"):
+        spec.parts[name]["init_args"] = {}
+    assert HFInternVL().config(spec, {}) == HFInternVL().config(written, {})
+
+
 def test_the_image_token_has_to_be_known() -> None:
     spec = HFInternVL().spec(_config(), [])
     spec.image_token_id = None
@@ -101,3 +108,23 @@ def test_v2pe_is_exported_as_the_positions_that_it_has_for_text() -> None:
     spec.parts["position"] = {"class_path": "their.Position"}
     with pytest.raises(CheckpointError, match="needs RoPE or V2PE as position, and this model has Position"):
         HFInternVL().config(spec, {})
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_names_of_weights_and_not_the_configuration_say_whether_a_head_is_tied(said: bool) -> None:
+    config = _config(tie_word_embeddings=said)
+    config["text_config"]["tie_word_embeddings"] = said
+    for names, tied in (([], True), (["language_model.lm_head.weight"], False)):
+        assert HFInternVL().spec(config, names).parts["heads"]["lm"]["init_args"]["tied"] is tied
+
+
+@pytest.mark.parametrize("text", ["qwen2", "qwen3", "llama"])
+def test_a_configuration_comes_back_as_it_was(text: str) -> None:
+    config: dict[str, Any] = hf_model("300m", text, False).config.to_dict()
+    written = HFInternVL().config(HFInternVL().spec(config, ["language_model.lm_head.weight"]), {})
+    apart = {"architectures", "vision_config", "text_config", "eos_token_id"}
+    for part in ("vision_config", "text_config", None):
+        before, after = (config, written) if part is None else (config[part], written[part])
+        both = set(before) & set(after) - apart
+        assert {key: after[key] for key in both} == {key: before[key] for key in both}
+    assert "image_seq_length" in both

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import mmcomponents
 import tiny
@@ -113,3 +115,13 @@ def test_other_settings_than_the_weights_were_trained_with_are_told(
         "more settings differ",
     ):
         assert line in caplog.text
+
+
+def test_weights_that_are_not_finite_are_refused(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "bad")
+    state = load_file(folder / "model.safetensors")
+    name = next(name for name in state if name.endswith("mlp.down_proj.weight"))
+    state[name][0, :2] = float("nan")
+    save_file(state, tmp_path / "bad" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"bad: backbone\.layers\.0\.mlp\.down_proj\.weight has 2 NaN"):
+        load_initial(mmcomponents.load(folder), tmp_path / "bad")

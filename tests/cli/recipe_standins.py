@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -15,6 +16,50 @@ from mmcomponents.batch import VisualFeatures
 from mmcomponents.component import WiringError
 from mmcomponents.heads.base import Head
 from mmcomponents.projectors.base import Projector
+
+CALLED: list[str] = []
+"""What `called` and `Called` were given."""
+
+
+def called(cmd: str = "") -> nn.Module:
+    """A function that is no part."""
+    CALLED.append(cmd)
+    return nn.Identity()
+
+
+class Called:
+    """A class that is no part; its instances can be called."""
+
+    def __init__(self, cmd: str = "") -> None:
+        CALLED.append(cmd)
+
+    def __call__(self, *_: object) -> None:
+        CALLED.append("call")
+
+
+class Open(Callback):
+    """A callback whose arguments accept much.
+
+    Args:
+        anything: Any value.
+        hook: A function.
+        table: A mapping.
+        untyped: A value without a type.
+        inner: A part.
+    """
+
+    def __init__(
+        self,
+        anything: Any = None,
+        hook: Callable | None = None,
+        table: dict[str, Any] | None = None,
+        untyped=None,
+        inner: Callable[[int, int], Projector] | None = None,
+        each: list[Callback] | None = None,
+        act: Callable[[Tensor], Tensor] = torch.relu,
+    ) -> None:
+        super().__init__()
+        self.inner, self.each, self.act = inner, each, act
 
 
 @dataclass

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import logging
 from pathlib import Path
 
 import pytest
@@ -19,18 +20,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("a", "b"):
         with open_shard(tmp_path / f"{name}.tar") as shard:
             for number in range(30):
-                shard.write(f"{number}", {"text": "word"} if number else {"caption": "\x1b[31m[red]", "[b]\x1b[1m": 1})
+                shard.write(
+                    f"{number}" if number else "0\x1b[7m",
+                    {"text": "word"} if number else {"caption": "\x1b[31m[red]", "[b]\x1b[1m": 1},
+                )
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
-def test_samples_are_counted(folder: Path, capsys: Capture) -> None:
+def test_samples_are_counted(folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("mmcomponents"), "propagate", False)  # as without handlers of pytest
     assert main(["data", "index", "a.tar", "--tokenizer", "tokenizer", "b.tar"]) == 0
-    printed = capsys.readouterr().out
+    printed, logged = capsys.readouterr()
     assert printed.startswith("indexed 2 shards: 60 samples, 58 usable, 2 skipped\n")
     assert 'but "[b]\\u001b[1m", "caption"' in printed
-    assert "│       2 │ a/0" in printed
-    assert "\x1b" not in printed
+    assert "│       2 │ a/0<U+001B>[7m" in printed
+    assert "a/0<U+001B>[7m cannot be used: " in logged
+    assert "\x1b" not in printed + logged
     assert (folder / "b.index.safetensors").is_file()
     assert main(["data", "index", "--tokenizer=tokenizer", "a.tar"]) == 0
     assert capsys.readouterr().out.startswith("indexed 1 shard: 30 samples")

@@ -142,9 +142,11 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
         ("--config quickstart --part val --data.val null --data.tokenizer tokenizer", "set data.val"),
         ("--config quickstart --html none/page.html", "there is no folder none"),
         ("--config quickstart --html tokenizer", "--html tokenizer is a folder"),
+        ("--config pipe.yaml", "data.allow_pipe (pipe.yaml): a recipe cannot set this; add --data.allow_pipe true"),
     ],
 )
 def test_errors_are_one_line(capsys: Capture, line: str, complaint: str) -> None:
+    Path("pipe.yaml").write_text("data: {allow_pipe: true, train: 'pipe:true'}\n")
     assert complaint in refused(capsys, *line.split())
 
 

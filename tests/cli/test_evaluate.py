@@ -110,6 +110,8 @@ def test_selectors_by_name(folder, capsys) -> None:
     assert main([*few, "--selectors", dotted, "--out", "b"]) == 0
     assert "did you mean 'oracle'?" in line_of_error(capsys, *few, "--selectors", "oracl")
     assert "no selector is called 'Frist'; did you mean 'First'?" in line_of_error(capsys, *few, "--selectors", "Frist")
+    function = line_of_error(capsys, *few, "--selectors", "os.getcwd")
+    assert "os.getcwd is not a selector, a subclass of mmcomponents.evaluation.selectors.Selector" in function
 
 
 def test_several_benchmarks_and_some_questions(folder, write: Write, capsys) -> None:

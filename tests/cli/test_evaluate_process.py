@@ -13,7 +13,7 @@ import tiny
 from mmcomponents import checkpoints
 from mmcomponents.cli.main import main
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule
@@ -35,7 +35,7 @@ class Folder:
         heads = {"lm": LMHead(tiny.WIDTH, vocab)}
         self.model = tiny.model(embedder=TokenEmbedder(vocab, tiny.WIDTH), heads=heads)
 
-    def load(self, device, dtype):
+    def load(self, device, dtype, allow_nonfinite):
         return self.model
 
     def tokenizer(self):

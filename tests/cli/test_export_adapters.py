@@ -14,7 +14,7 @@ from torch import Tensor
 from mmcomponents.checkpoints import merge_adapters, read
 from mmcomponents.cli.main import main
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule

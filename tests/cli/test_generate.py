@@ -129,7 +129,7 @@ class Folder:
         self.words = tokenizer
         self.asked: dict[str, object] = {}
 
-    def load(self, device, dtype):
+    def load(self, device, dtype, allow_nonfinite):
         self.asked = {"device": device, "dtype": dtype}
         return self.model
 
@@ -200,6 +200,19 @@ def test_stops_and_pieces(folder, monkeypatch) -> None:
     assert main(["generate", "m", "--prompt", "What?", "--stop", "dog", "cow"]) == 0
     assert sys.stdout.getvalue() == "It is a cat, a \n"
     assert sys.stdout.flushes > 3
+
+
+def test_answers_cannot_control_a_terminal(folder, monkeypatch, capsys) -> None:
+    folder("It is \x1b[2Ja cat")
+    ask = ["generate", "m", "--prompt", "What?", "Who?"]
+    assert main(ask) == 0
+    assert capsys.readouterr().out == "It is \x1b[2Ja cat\n" * 2, "to a pipe the answer is data"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    for more in ([], ["--json"]):
+        assert main([*ask, *more]) == 0
+        printed = capsys.readouterr().out
+        assert "\x1b" not in printed
+        assert printed.count("[2Ja cat") == 2
 
 
 def test_boxes_are_drawn(folder, capsys) -> None:

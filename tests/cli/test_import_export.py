@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mmcomponents.checkpoints import read
 from mmcomponents.cli.main import main
 from mmcomponents.cli.models.run_weights import load_weights, model_weights
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.training import MultimodalTask
@@ -174,7 +174,7 @@ OFFICIAL, TRANSFORMERS = (["--out", "o", "--format", name] for name in ("officia
         (["export", "x", *RUN, *OFFICIAL], "cannot be combined with the folder x"),
         (["export", *R, "--ckpt_path", "lst.ckpt", *OFFICIAL], "no checkpoint 'lst.ckpt'; did you mean 'last.ckpt'?"),
         (["export", *R, "--ckpt_path", "tok", *OFFICIAL], "tok is not a checkpoint of a run"),
-        (["export", *R, "--ckpt_path", "r.yaml", *OFFICIAL], "r.yaml is not a checkpoint of a run"),
+        (["export", *R, "--ckpt_path", "r.yaml", *OFFICIAL], "not a checkpoint of a run"),
         (["export", *RUN, "--format", "causal_lm", "--out", "o"], "has no images"),
         (["export", *RUN, *TRANSFORMERS, "--model.merger.order", "v1"], "export it as official"),
         (["export", *RUN, *OFFICIAL, "--model.backbone.num_layers", "3"], "lacks backbone.layers.2"),
@@ -186,6 +186,35 @@ def test_errors_are_one_line(
 ) -> None:
     assert words in refused(capsys, *argv)
     assert not Path("o").exists()
+
+
+def test_weights_that_are_not_finite_are_converted_only_with_allow_nonfinite(
+    task: MultimodalTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *RUN, "--format", "official", "--out", "official"]) == 0
+    state = tensors("official")
+    state["mlp1.1.weight"][0, :2] = float("nan")
+    save_file(state, "official/model.safetensors", metadata={"format": "pt"})
+    told = "projector.fc1.weight has 2 NaN"
+    assert told in refused(capsys, "import", "official", "--out", "ours")
+    assert told in refused(capsys, "generate", "official", "--prompt", "x")
+    assert not Path("ours").exists()
+    assert main(["import", "official", "--out", "ours", "--allow_nonfinite"]) == 0
+    assert tensors("ours")["projector.fc1.weight"].isnan().sum() == 2
+    assert main(["generate", "ours", "--prompt", "x", "--max_new_tokens", "1", "--allow_nonfinite"]) in (0, 2)
+    assert told not in capsys.readouterr().err
+
+
+def test_a_run_that_is_not_finite_is_exported_only_with_allow_nonfinite(
+    task: MultimodalTask, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.no_grad():
+        next(task.model.projector.parameters())[:2] = float("nan")  # type: ignore[union-attr]
+    torch.save({"state_dict": dict(task.state_dict()), "epoch": 0}, "last.ckpt")
+    export = ["export", *RUN, "--format", "mmcomponents", "--out", "ours"]
+    assert "has 2 NaN in" in refused(capsys, *export)
+    assert main([*export, "--allow_nonfinite"]) == 0
+    assert sum(int(value.isnan().sum()) for value in tensors("ours").values()) == 2
 
 
 def test_pickles_are_read_only_with_allow_pickle(task: MultimodalTask, capsys: pytest.CaptureFixture[str]) -> None:

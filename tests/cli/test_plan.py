@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_a_training_recipe_needs_no_data_and_builds_no_trainer(
     def build(*_: object, **__: object) -> None:
         raise AssertionError("a trainer was built")
 
-    monkeypatch.setattr("mmcomponents.cli.trainer.RecipeCLI.instantiate_trainer", build)
+    monkeypatch.setattr("mmcomponents.cli.recipes.recipe_cli.RecipeCLI.instantiate_trainer", build)
     write("mine.yaml", "extends: quickstart\ndata: {tokenizer: nowhere}\n")
     found = planned(capsys, "--config", "mine.yaml")
     assert found["parameters"]["head"] == 0  # tied: the embedder has it
@@ -125,3 +126,24 @@ def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], argv: str, message: str) -> None:
     assert message in refused(capsys, *argv.split())
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--model.backbone.num_layers", "10000000"),
+        ("--model.backbone.num_heads", "-1"),
+        ("--model.vision.patch_size", "0"),
+        ("--model.vision.image_size", "100000000000"),
+        ("--model.vocab_size", "-5"),
+        ("--model.merger.rows", "0"),
+        ("--model.backbone.eps", ".nan"),
+        ("--model.backbone.hidden_size", "2.5"),
+    ],
+)
+def test_sizes_out_of_range_are_refused_before_a_model_is_built(
+    flag: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = time.process_time()
+    assert flag.rpartition(".")[2] in refused(capsys, "--config", "quickstart", flag, value)
+    assert time.process_time() - start < 5

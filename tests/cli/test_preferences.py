@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference
 from mmcomponents.training import MultimodalTask

@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,9 +15,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from recipe_standins import Data, Task
 
+from mmcomponents.checkpoints.runs import run_lock
 from mmcomponents.cli import main as command
+from mmcomponents.cli.recipes.differences import differences, report_differences
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.trainer import RecipeCLI, run
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+from mmcomponents.cli.trainer import run
 from mmcomponents.cli.user_error import UserError
 
 Write = Callable[[str, str], Path]
@@ -29,6 +36,12 @@ model:
   width: ${data.width}
 data: {width: 3}
 """
+
+
+SAVING = [
+    "--trainer.enable_checkpointing=true",
+    "--trainer.callbacks=[{class_path: mmcomponents.training.FinalCheckpoint, init_args: {dirpath: runs/x}}]",
+]
 
 
 @pytest.fixture
@@ -136,7 +149,7 @@ def test_the_resolved_recipe_is_printed_and_loads_again(
     assert ended.value.code == 0
     text = capsys.readouterr().out
     tree = yaml.safe_load(text)
-    assert tree["model"]["width"] == 4
+    assert tree["model"]["width"] == "${data.width}"
     assert tree["model"]["projector"] == {
         "class_path": "recipe_standins.Wide",
         "init_args": {"hidden": 7, "tag": "plain"},
@@ -165,7 +178,7 @@ def test_fit_saves_its_recipe_and_a_checkpoint_overrides_nothing(
     saved = tmp_path / "runs/x/recipe.yaml"
     tree = yaml.safe_load(saved.read_text())
     assert set(tree) == {"seed_everything", "trainer", "model", "data"}
-    assert (tree["data"]["batch_size"], tree["model"]["width"]) == (2, 3)
+    assert (tree["data"]["batch_size"], tree["model"]["width"]) == (2, "${data.width}")
     again = build("--config", "runs/x/recipe.yaml", verb="test")
     assert again.config.model.as_dict() == cli.config.model.as_dict()
     assert again.config.data.as_dict() == cli.config.data.as_dict()
@@ -187,13 +200,105 @@ def test_fit_saves_its_recipe_and_a_checkpoint_overrides_nothing(
         run("test", ["--config", recipe, "--ckpt_path", "lst.ckpt"], Task, Data)
 
 
+def test_a_folder_keeps_the_recipe_of_its_checkpoint_until_the_next_one(recipe: str, monkeypatch) -> None:
+    saving = ["--config", recipe, *SAVING]
+    run("fit", [*saving, "--model.label", "first"], Task, Data)
+    saved = Path("runs/x/recipe.yaml")
+    checkpoint = Path("runs/x/last.ckpt")
+
+    def labels() -> tuple[str, str]:
+        weights = torch.load(checkpoint, weights_only=True)
+        return yaml.safe_load(saved.read_text())["model"]["label"], weights["hyper_parameters"]["label"]
+
+    assert labels() == ("first", "first")
+
+    def fail(self: Task, *_: Any) -> None:
+        raise RuntimeError("the run ends before its first checkpoint")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "training_step", fail)
+        with pytest.raises(RuntimeError, match="before its first checkpoint"):
+            run("fit", [*saving, "--model.label", "second"], Task, Data)
+    assert labels() == ("first", "first")
+    run("fit", [*saving, "--model.label", "third"], Task, Data)
+    assert labels() == ("third", "third")
+
+
+def test_a_second_run_in_a_folder_is_refused(recipe: str) -> None:
+    run("fit", ["--config", recipe], Task, Data)
+    with run_lock(Path("runs/x")):
+        with pytest.raises(UserError, match=r"another run writes into runs/x: process \d+"):
+            run("fit", ["--config", recipe], Task, Data)
+        run("fit", ["--config", recipe, "--trainer.default_root_dir", "runs/y"], Task, Data)
+        run("test", ["--config", recipe], Task, Data)
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(recipe: str, monkeypatch) -> None:
+    Path("runs").write_text("a file")
+    with pytest.raises(UserError, match=r"^runs/x cannot be written: "):
+        run("fit", ["--config", recipe], Task, Data)
+
+    def full(self: Task, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/y/events")
+
+    monkeypatch.setattr(Task, "test_step", full)
+    with pytest.raises(UserError, match=r"^runs/y/events: No space left on device$"):
+        run("test", ["--config", recipe, "--trainer.default_root_dir", "y"], Task, Data)
+
+
+def test_a_checkpoint_that_a_killed_run_was_replacing_is_found(recipe: str, caplog) -> None:
+    cli = run("fit", ["--config", recipe], Task, Data)
+    cli.trainer.save_checkpoint("runs/x/last.ckpt.replaced")
+    for name in ("other.ckpt.part", "last.ckpt.old"):
+        Path("runs/x", name).write_text("half")
+    elsewhere = Path("runs/y/other.ckpt.part")
+    elsewhere.parent.mkdir()
+    elsewhere.write_text("another run writes it")
+    resume = ["--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "3"]
+    run("fit", ["--config", recipe, *SAVING, *resume], Task, Data)
+    assert re.search(r"killed while it saved: renamed \S+/runs/x/last.ckpt.replaced back to last.ckpt", caplog.text)
+    assert not Path("runs/x/other.ckpt.part").exists()
+    assert Path("runs/x/last.ckpt.old").exists(), "no checkpoint is removed that the library has not written"
+    changed = [flag.replace("runs/x", "runs/y") for flag in SAVING]
+    run("fit", ["--config", recipe, *changed, "--trainer.max_steps", "3"], Task, Data)
+    assert elsewhere.exists(), "the lock does not cover this folder"
+
+
+def test_settings_that_only_training_uses_are_compared_for_training(recipe: str, capsys) -> None:
+    saved = {"optimizer": {"init_args": {"lr": 0.1}}, "label": "first"}
+    torch.save({"hyper_parameters": saved}, "last.ckpt")
+    ours = {"optimizer": {"init_args": {"lr": 0.2}}, "label": "second"}
+    report_differences(Path("last.ckpt"), ours, training=False)
+    assert [line.split(" = ")[0].split()[-1] for line in capsys.readouterr().err.splitlines()] == ["model.label"]
+    report_differences(Path("last.ckpt"), ours, training=True)
+    assert "model.optimizer.init_args.lr = 0.1" in capsys.readouterr().err
+
+
+def test_settings_that_differ_from_a_checkpoint_are_named() -> None:
+    saved = {
+        "rate": 0.1,
+        "pair": (1, 2),
+        "odd": (1,),
+        "gone": 1,
+        "none": None,
+        "class_path": "mmcomponents.data.plan.Budgets",
+    }
+    ours = {"rate": 0.2, "pair": [1, 2], "odd": [2], "new": 1, "none": 3}
+    ours["class_path"] = "mmcomponents.data.packing.pack_plan.Budgets"
+    assert differences({"part": saved}, {"part": ours}, "model") == [
+        "model.part.rate = 0.1; the recipe's 0.2 is used",
+        "model.part.odd = (1,); the recipe's [2] is used",
+        "model.part.none = None; the recipe's 3 is used",
+    ]
+
+
 def test_a_verb_without_a_recipe_is_refused() -> None:
     with pytest.raises(UserError, match="fit needs --config RECIPE"):
         build("--model.width", "3", verb="fit")
 
 
 def test_a_long_recipe_with_arbitrary_text_is_parsed_unchanged(recipe: str, write: Write) -> None:
-    names = [f"ä 😀 '{i}': \\ \" # x" for i in range(2000)]
+    names = [f"ä 😀 '{i}': \\ \" # x" for i in range(500)]
     write("long.yaml", json.dumps({"extends": "r.yaml", "data": {"names": names}}, ensure_ascii=False))
     assert build("--config", "long.yaml").datamodule.names == names
 
@@ -217,3 +322,85 @@ def test_a_terminated_training_exits_with_143(recipe: str, monkeypatch: pytest.M
     with pytest.raises(SystemExit) as ended:
         run("fit", ["--config", recipe], Task, Data)
     assert ended.value.code == 143
+
+
+def test_values_of_the_environment_are_in_no_file_of_a_run(
+    recipe: str, write: Write, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PLACE", "hunter2")
+    write(
+        "env.yaml",
+        """
+        extends: r.yaml
+        trainer:
+          logger: {class_path: CSVLogger, init_args: {save_dir: "${trainer.default_root_dir}/logs"}}
+        model: {label: "${oc.env:PLACE}"}
+        data: {names: ["of-${model.label}"]}
+        """,
+    )
+    cli = run("fit", ["--config", "env.yaml"], Task, Data)
+    assert (cli.model.label, cli.datamodule.names) == ("hunter2", ["of-hunter2"])
+    cli.trainer.save_checkpoint("runs/x/last.ckpt")
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert {"recipe.yaml", "hparams.yaml", "last.ckpt"} <= {path.name for path in files}
+    assert [path for path in files if b"hunter2" in path.read_bytes()] == []
+
+    capsys.readouterr()
+    again = run("fit", ["--config", "runs/x/recipe.yaml", "--trainer.default_root_dir", "runs/y"], Task, Data)
+    assert (again.model.label, again.datamodule.names) == ("hunter2", ["of-hunter2"])
+    assert Path(again.trainer.logger.save_dir) == Path("runs/y/logs")
+    run("test", ["--config", "runs/x/recipe.yaml", "--ckpt_path", "runs/x/last.ckpt"], Task, Data)
+    with pytest.raises(SystemExit):
+        build("--config", "runs/x/recipe.yaml", "--print_config", verb="fit")
+    printed = capsys.readouterr()
+    assert "save_dir: ${trainer.default_root_dir}/logs" in printed.out
+    assert "hunter2" not in printed.out + printed.err
+    assert "the checkpoint was trained with" not in printed.err
+
+
+class Pipes(Data):
+    """Data that can run a command."""
+
+    def __init__(self, width: int = 2, allow_pipe: bool = False) -> None:
+        super().__init__(width)
+        self.allow_pipe = allow_pipe
+
+
+@pytest.mark.parametrize("value", ["true", "'yes'", "1", "'${model.width}'"])
+def test_a_recipe_cannot_permit_its_own_commands(recipe: str, write: Write, value: str) -> None:
+    write("pipe.yaml", f"extends: r.yaml\ndata: {{allow_pipe: {value}}}\n")
+    with pytest.raises(
+        UserError, match=r"^data.allow_pipe \(pipe.yaml\): a recipe cannot set this; add --data.allow_pipe"
+    ):
+        RecipeCLI("generate", sort_flags(["--config", "pipe.yaml"]), Task, Pipes)
+    # A file may be called as the command line is called in messages, and a section may name a file.
+    write("the command line", f"extends: r.yaml\ndata: {{allow_pipe: {value}}}\n")
+    write("pipe.yaml", "extends: the command line\n")
+    with pytest.raises(UserError, match=r"^data.allow_pipe \(the command line\): a recipe cannot set this"):
+        RecipeCLI("generate", sort_flags(["--config", "pipe.yaml"]), Task, Pipes)
+    write("data.yaml", "allow_pipe: true\n")
+    write("pipe.yaml", "extends: r.yaml\nmodel: {width: 3}\ndata: data.yaml\n")
+    with pytest.raises(UserError, match=r"^data \(pipe.yaml\): a mapping is expected"):
+        RecipeCLI("generate", sort_flags(["--config", "pipe.yaml"]), Task, Pipes)
+    write("pipe.yaml", "extends: r.yaml\ndata: {allow_pipe: false}\n")
+    flags = sort_flags(["--config", "pipe.yaml", "--data.allow_pipe", "true"])
+    assert RecipeCLI("generate", flags, Task, Pipes).datamodule.allow_pipe is True
+
+
+def test_a_recipe_cannot_permit_the_code_of_a_checkpoint(recipe: str, write: Write) -> None:
+    write("code.yaml", "extends: r.yaml\nckpt_path: x.ckpt\nweights_only: false\n")
+    with pytest.raises(UserError, match=r"^weights_only \(code.yaml\): a recipe cannot set this"):
+        build("--config", "code.yaml", verb="test")
+
+
+def test_a_dead_worker_is_reported_with_what_helps(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(Trainer, "fit", killed)
+    with pytest.raises(UserError) as caught:
+        run("fit", ["--config", recipe], Task, Data)
+    assert str(caught.value) == (
+        "a data loader worker process died (DataLoader worker (pid 7) is killed by signal: Killed.). "
+        "If memory ran out, set fewer data.num_workers"
+    )

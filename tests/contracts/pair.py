@@ -24,7 +24,10 @@ from torch.optim import SGD, Optimizer
 import tiny
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.loading.lookahead import Lookahead
+from mmcomponents.data.loading.lookahead import Lookahead, Sums
+from mmcomponents.data.loading.skipped import SkippedSamples
+from mmcomponents.data.loading.step_counts import StepCounts
+from mmcomponents.data.packing.pack_plan import Budgets
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
@@ -108,21 +111,29 @@ def whole(value: Tensor) -> Tensor:
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
-def all_reduce(sums: dict[str, float]) -> dict[str, float]:
-    names = sorted(sums)
-    values = torch.tensor([sums[n] for n in names], dtype=torch.float64)
-    torch.distributed.all_reduce(values)
-    return dict(zip(names, values.tolist(), strict=True))
+class OwnCounts(StepCounts):
+    """Counts that are not summed over ranks, for negative tests."""
+
+    def reduce(self, sums: Sums) -> Sums:
+        return sums
+
+
+def look_ahead(
+    loader: Sized, window: int, run: Trainer, sources: int = 1, counts: type[StepCounts] = StepCounts
+) -> Lookahead:
+    """Returns a loader that attaches the totals of each step, made as `PackedDataModule` makes it."""
+    made = counts(SkippedSamples("train", len(loader), 1.0), sources, Budgets(1000))
+    return Lookahead(loader, window, lambda batch: made.of(batch, run), made.reduce)
 
 
 def train(
     packs: list[PackedBatch],
     window: int,
-    reduce: Callable[[dict[str, float]], dict[str, float]] | None,
     task: dict[str, Any] | None = None,
     ckpt_path: str | None = None,
     save_to: str | None = None,
     loader: type[Sized] = Sized,
+    counts: type[StepCounts] = StepCounts,
     max_epochs: int = 1,
     more_callbacks: Sequence[Callback] = (),
     **trainer: Any,
@@ -142,7 +153,7 @@ def train(
         default_root_dir=tempfile.gettempdir(),
         **trainer,
     )
-    run.fit(module, Lookahead(loader(packs), window, module.counts, reduce), ckpt_path=ckpt_path)
+    run.fit(module, look_ahead(loader(packs), window, run, counts=counts), ckpt_path=ckpt_path)
     if save_to is not None:
         run.save_checkpoint(save_to)
     assert module.model is not None
@@ -153,7 +164,7 @@ def train(
 def train_as_rank(rank: int, strategy: str, steps: int, window: int, options: dict[str, Any]) -> dict[str, Any]:
     """Trains one rank of a run over two ranks."""
     mine = [ranked[rank] for batches in micro_batches(steps, 2, window) for ranked in batches]
-    return train(mine, window, all_reduce, strategy=strategy, devices=2, **options)
+    return train(mine, window, strategy=strategy, devices=2, **options)
 
 
 def _serve(rank: int, world: int, port: int, asked: Any, answered: Any) -> None:
@@ -219,11 +230,10 @@ class Pair:
                     return f"rank {rank} gave no answer in time", None
 
     def close(self) -> None:
-        for line in self.asked:
-            line.put(None)
         for process in self.processes:
-            process.join(10)
-            process.kill()
+            process.kill()  # they hold nothing: an orderly end takes seconds
+        for process in self.processes:
+            process.join()
 
 
 def folder_of(path: Path) -> list[str]:

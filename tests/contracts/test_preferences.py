@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from peft import LoraConfig
 
 import tiny
-from contracts.pair import Pair, all_reduce, make_task, train
+from contracts.pair import Pair, make_task, train
 from mmcomponents.batch import PackedBatch
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference
 from mmcomponents.objectives import mpo as module
@@ -58,7 +57,6 @@ def micro_batches(steps: int = STEPS, window: int = WINDOW) -> list[list[list[Pa
 def step(
     packs: list[PackedBatch],
     window: int,
-    reduce: Any,
     reference: str,
     parts: dict[str, Any] | None = None,
     **options: Any,
@@ -68,25 +66,25 @@ def step(
     task: dict[str, Any] = {"objective": partial(MPO, reference=references[reference])} | (parts or {})
     if reference == "adapters":
         task["slots"] = FROZEN | {"backbone": SlotOptions(adapter=LORA)}
-    found = train(packs, window, reduce, task=task, more_callbacks=[delta], **options)
+    found = train(packs, window, task, more_callbacks=[delta], **options)
     return found | {"delta": delta.seen}
 
 
 def as_rank(rank: int, strategy: Any, reference: str, window: int, options: dict[str, Any]) -> dict[str, Any]:
     mine = [ranked[rank] for batches in micro_batches(window=window) for ranked in batches]
-    return step(mine, window, all_reduce, reference, strategy=strategy, devices=2, **options)
+    return step(mine, window, reference, strategy=strategy, devices=2, **options)
 
 
 def alone(reference: str, window: int = WINDOW, **options: Any) -> dict[str, Any]:
     packs = [pack for batches in micro_batches(window=window) for ranked in batches for pack in ranked]
-    return step(packs, 2 * window, None, reference, **options)
+    return step(packs, 2 * window, reference, **options)
 
 
-@pytest.fixture(scope="module")
-def ranks() -> Iterator[Pair]:
-    made = Pair()
-    yield made
-    made.close()
+@pytest.fixture
+def ranks(request: pytest.FixtureRequest) -> Pair:
+    """The shared pair of ranks; `pair` is a function of this module."""
+    shared: Pair = request.getfixturevalue("pair")
+    return shared
 
 
 def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -146,12 +144,12 @@ class Reports(logging.Handler):
         self.texts.append(record.getMessage())
 
 
-def reports(packs: list[PackedBatch], window: int, reduce: Any, **options: Any) -> list[str]:
+def reports(packs: list[PackedBatch], window: int, **options: Any) -> list[str]:
     """Returns the messages of a run with drop path whose stored references are of another model."""
     handler = Reports()
     module.logger.addHandler(handler)
     try:
-        step(packs, window, reduce, "stored", {"vision": partial(tiny.vision, drop_path=0.5)}, **options)
+        step(packs, window, "stored", {"vision": partial(tiny.vision, drop_path=0.5)}, **options)
     finally:
         module.logger.removeHandler(handler)
     return handler.texts
@@ -159,13 +157,13 @@ def reports(packs: list[PackedBatch], window: int, reduce: Any, **options: Any) 
 
 def reports_as_rank(rank: int, strategy: str) -> list[str]:
     mine = [ranked[rank] for batches in micro_batches() for ranked in batches]
-    return reports(mine, WINDOW, all_reduce, strategy=strategy, devices=2)
+    return reports(mine, WINDOW, strategy=strategy, devices=2)
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_the_first_step_is_measured_without_noise_over_all_ranks(ranks, strategy) -> None:
     packs = [pack for batches in micro_batches() for ranked in batches for pack in ranked]
-    one = reports(packs, 2 * WINDOW, None)
+    one = reports(packs, 2 * WINDOW)
     assert len(one) == 1
     assert "before any training the preference terms are" in one[0]
     assert ranks.run(reports_as_rank, strategy) == [one, []]
@@ -207,10 +205,10 @@ def test_delta_travels_with_a_sharded_checkpoint(ranks, tmp_path: Path, whole_fi
 def save_as_rank(rank: int, path: str, whole_file: bool) -> dict[str, Any]:
     mine = [ranked[rank] for batches in micro_batches()[:2] for ranked in batches]
     strategy = FSDP2Strategy(save_distributed_checkpoint=not whole_file)
-    return step(mine, WINDOW, all_reduce, "frozen", strategy=strategy, devices=2, save_to=path)
+    return step(mine, WINDOW, "frozen", strategy=strategy, devices=2, save_to=path)
 
 
 def resume_as_rank(rank: int, path: str, whole_file: bool) -> dict[str, Any]:
     mine = [ranked[rank] for batches in micro_batches()[2:] for ranked in batches]
     strategy = FSDP2Strategy(save_distributed_checkpoint=not whole_file)
-    return step(mine, WINDOW, all_reduce, "frozen", strategy=strategy, devices=2, ckpt_path=path, max_epochs=2)
+    return step(mine, WINDOW, "frozen", strategy=strategy, devices=2, ckpt_path=path, max_epochs=2)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -12,11 +11,12 @@ import torch
 
 import step_packs
 import tiny
-from contracts.pair import Pair, all_reduce, micro_batches, train
+from contracts.pair import OwnCounts, micro_batches, train
 from contracts.test_contracts import MIXED, TOLERANCE, assert_gradients_close, loss_and_gradients
 from contracts.test_two_ranks import assert_alike
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.loading.collation import steps_of
+from mmcomponents.data.loading.step_counts import StepCounts
 from mmcomponents.heads import Verbalizer
 from mmcomponents.objectives import ProcessReward
 
@@ -63,20 +63,13 @@ def task(tied: bool = False) -> dict[str, Any]:
 
 def as_rank(rank: int, strategy: str, tied: bool, own_mean: bool) -> dict[str, Any]:
     mine = [ranked[rank] for ranked in critic_batches(STEPS)]
-    reduce = (lambda own: own) if own_mean else all_reduce
-    return train(mine, WINDOW, reduce, task=task(tied), strategy=strategy, devices=2)
-
-
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    made = Pair()
-    yield made
-    made.close()
+    counts = OwnCounts if own_mean else StepCounts
+    return train(mine, WINDOW, task(tied), counts=counts, strategy=strategy, devices=2)
 
 
 def alone(tied: bool = False) -> dict[str, Any]:
     packs = [pack for ranked in critic_batches(STEPS) for pack in ranked]
-    return train(packs, 2 * WINDOW, None, task=task(tied))
+    return train(packs, 2 * WINDOW, task(tied))
 
 
 @pytest.mark.parametrize(("strategy", "tied"), [("fsdp2", False), ("fsdp2", True), ("ddp", False)])

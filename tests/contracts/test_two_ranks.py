@@ -9,10 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
+import tiny
 from checkpoints_models import hf_model
 from contracts.cases import language_model, tower
-from contracts.pair import Pair, Sized, all_reduce, folder_of, micro_batches, train, train_as_rank
+from contracts.pair import Notes, OwnCounts, Pair, Sized, folder_of, make_task, micro_batches, train, train_as_rank
+from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.heads import LMHead
 from mmcomponents.positions import V2PE
 from mmcomponents.training import FSDP2Strategy, SlotOptions
@@ -20,17 +24,10 @@ from mmcomponents.training import FSDP2Strategy, SlotOptions
 STEPS, WINDOW = 20, 2
 
 
-@pytest.fixture(scope="module")
-def pair() -> Iterator[Pair]:
-    made = Pair()
-    yield made
-    made.close()
-
-
 def alone(steps: int = STEPS, **options: Any) -> dict[str, Any]:
     """Trains one process on the same global batches."""
     packs = [pack for batches in micro_batches(steps, 2, WINDOW) for ranked in batches for pack in ranked]
-    return train(packs, 2 * WINDOW, None, **options)
+    return train(packs, 2 * WINDOW, **options)
 
 
 def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
@@ -82,7 +79,7 @@ def bf16_as_rank(rank: int) -> dict[str, Any]:
     """Trains in mixed precision: bf16 computation over fp32 weights."""
     mine = [ranked[rank] for batches in micro_batches(3, 2, WINDOW) for ranked in batches]
     strategy = FSDP2Strategy(compute_dtype="bf16")
-    return train(mine, WINDOW, all_reduce, strategy=strategy, devices=2)
+    return train(mine, WINDOW, strategy=strategy, devices=2)
 
 
 def test_bf16_computation_over_fp32_weights(pair) -> None:
@@ -97,7 +94,7 @@ def test_bf16_computation_over_fp32_weights(pair) -> None:
 def as_rank_with_its_own_mean(rank: int, strategy: str, steps: int) -> dict[str, Any]:
     """Negative test: each micro-batch is divided by its own count."""
     mine = [ranked[rank] for batches in micro_batches(steps, 2, WINDOW) for ranked in batches]
-    return train(mine, WINDOW, lambda own: own, strategy=strategy, devices=2)
+    return train(mine, WINDOW, counts=OwnCounts, strategy=strategy, devices=2)
 
 
 def test_break_of_contract_7_a_denominator_for_each_rank(pair) -> None:
@@ -105,6 +102,39 @@ def test_break_of_contract_7_a_denominator_for_each_rank(pair) -> None:
     wrong, _ = pair.run(as_rank_with_its_own_mean, "ddp", 3)
     with pytest.raises(AssertionError):
         assert_alike(one, wrong)
+
+
+def train_on_shards(folder: str, world: int) -> dict[str, Any]:
+    """Trains three steps of four packs with the library's data module; returns losses and norms."""
+    data = PackedDataModule(
+        f"{folder}/tokenizer", tiny.VISUAL_TOKENS, f"{folder}/train-*.tar", tile_size=28, max_tiles=1, pack_tokens=600,
+        pack_tiles=4, num_workers=0,
+    )  # fmt: skip
+    notes = Notes()
+    run = Trainer(
+        accelerator="cpu", devices=world, strategy="ddp" if world > 1 else "auto", max_steps=3, logger=False,
+        accumulate_grad_batches=4 // world, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[notes], default_root_dir=folder,
+    )  # fmt: skip
+    task = make_task(
+        vision=partial(tiny.vision, image_size=28, patch_size=7),
+        vocab_size=len(data.tokenizer),
+        image_token_id=data.tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+    )
+    run.fit(task, datamodule=data)
+    return {"losses": notes.losses, "norms": notes.norms, "weights": {}}
+
+
+def train_on_shards_as_rank(rank: int, folder: str) -> dict[str, Any]:
+    return train_on_shards(folder, 2)
+
+
+def test_two_ranks_of_the_data_module_equal_one(pair, tmp_path: Path) -> None:
+    make_handwriting(str(tmp_path), scenes=24, held_out=1, val_scenes=1, vocab_size=400)
+    one = train_on_shards(str(tmp_path), 1)
+    assert len(one["losses"]) == 3
+    for found in pair.run(train_on_shards_as_rank, str(tmp_path)):
+        assert_alike(one, found)
 
 
 def test_a_run_goes_on_from_a_sharded_checkpoint_on_two_ranks_or_one(pair, tmp_path: Path) -> None:
@@ -127,7 +157,7 @@ def resume_as_rank(rank: int, path: str, world: int) -> dict[str, Any]:
     """Trains steps 3 and 4 from the checkpoint, as a second epoch, on `world` ranks."""
     batches = [ranked for step in micro_batches(4, 2, WINDOW)[2:] for ranked in step]
     mine = [pack for ranked in batches for pack in ranked[rank::world]]
-    return train(mine, 2 * WINDOW // world, all_reduce, strategy="fsdp2", devices=world, ckpt_path=path, max_epochs=2)
+    return train(mine, 2 * WINDOW // world, strategy="fsdp2", devices=world, ckpt_path=path, max_epochs=2)
 
 
 def test_packs_differ_between_ranks() -> None:
@@ -146,7 +176,7 @@ def as_rank_whose_data_ends_early(rank: int) -> dict[str, Any]:
         def __iter__(self) -> Iterator[Any]:
             return iter(self.packs[:-3] if rank else self.packs)
 
-    return train(mine, WINDOW, all_reduce, strategy="fsdp2", devices=2, loader=Early)
+    return train(mine, WINDOW, strategy="fsdp2", devices=2, loader=Early)
 
 
 def test_all_ranks_stop_when_one_has_no_data_left(pair) -> None:

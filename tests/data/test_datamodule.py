@@ -16,6 +16,9 @@ from mmcomponents.data.chat.special_tokens import TemplateError
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.loading.progress import PackProgress
+from mmcomponents.data.media.frames import DrawnFrames
+from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.data.packing.pack_plan import Budgets
 
 from .conftest import png, record
 
@@ -99,6 +102,14 @@ def test_without_validation_data(handwriting: Path, tmp_path: Path) -> None:
     assert reader.validated == []
 
 
+def test_validation_reads_in_the_order_of_the_shards(handwriting: Path) -> None:
+    data = module_of(handwriting, val=str(handwriting / "train-*.tar"), block=4)
+    data.setup("validate")
+    keys = [key for batch in data.val_dataloader() for key in batch.keys]
+    blocks = [sorted(keys[begin : begin + 4]) for begin in range(0, len(keys), 4)]
+    assert [key for block in blocks for key in block] == sorted(keys)
+
+
 @pytest.mark.parametrize("stop", [4, 7, 10, 16])
 def test_a_resumed_run_equals_an_uninterrupted_one(stop: int, handwriting: Path, tmp_path: Path) -> None:
     whole = Reader()
@@ -142,6 +153,32 @@ def test_resume_by_lightnings_own_checkpoint(handwriting: Path, tmp_path: Path) 
     )
     assert first.trained == whole.trained[:7]
     assert second.trained == whole.trained[5:]
+
+
+def test_a_bookmark_of_another_plan_is_not_used(handwriting: Path) -> None:
+    data, fresh = (module_of(handwriting, block=8) for _ in range(2))
+    for module in (data, fresh):
+        module.setup("fit")
+    wanted = [data.train_packs.plan.pack(number) for number in range(20)]
+    another = data.train_packs.plan.bookmark(15)._replace(pack=2)
+    fresh.load_state_dict({"packs": 0, "batches": 0, "plan": "of another run", "bookmark": tuple(another)})
+    assert [fresh.train_packs.plan.pack(number) for number in range(20)] == wanted
+    own = {"plan": fresh.train_packs.plan.fingerprint(), "bookmark": tuple(another)}
+    fresh.load_state_dict({"packs": 0, "batches": 0, **own})
+    assert [fresh.train_packs.plan.pack(number) for number in range(20)] != wanted, "one of its own is believed"
+
+
+def test_the_bookmark_is_that_of_the_last_pack_and_a_new_run_starts_at_the_first(
+    handwriting: Path, tmp_path: Path
+) -> None:
+    first, second = Reader(), Reader()
+    data = module_of(handwriting, block=1)  # a pack each
+    trainer_of(tmp_path, max_steps=6).fit(first, datamodule=data)
+    state = data.state_dict()
+    assert (state["packs"], state["bookmark"][2]) == (6, 5)
+    data.load_state_dict(state | {"packs": 12, "world": 2})  # as by two ranks
+    trainer_of(tmp_path, max_steps=2).fit(second, datamodule=data)
+    assert second.trained == first.trained[:2]
 
 
 def test_totals_are_those_of_the_optimizer_step(handwriting: Path, tmp_path: Path) -> None:
@@ -284,6 +321,32 @@ def test_what_cannot_be_used_is_known_before_the_run(
     assert "train-000000/0030" in caplog.text
     assert "tokens, a pack takes 300" in caplog.text
     assert "train-000000/0031: not an image" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "good", "bad"),
+    [
+        ("num_workers", 0, -1),
+        ("worker_timeout", 0, -0.5),
+        ("seed", 0, -1),
+        ("block", 1, 0),
+        ("eval_frames", 1, 0),
+        ("max_refused", 0.0, -0.01),
+        ("max_refused", 1.0, 1.01),
+    ],
+)
+def test_settings_have_limits(name: str, good: float, bad: float) -> None:
+    module_of(Path("nowhere"), **{name: good})
+    with pytest.raises(ValueError, match=f"data.*{name} "):
+        module_of(Path("nowhere"), **{name: bad})
+
+
+def test_defaults_are_those_of_internvl3() -> None:
+    data = PackedDataModule("nowhere", 256)
+    assert data.tiling == Tiling(min_tiles=1, max_tiles=12, tile_size=448, thumbnail=True)
+    assert data.budgets == Budgets(tokens=16384, tiles=48)
+    assert data.train_frames == DrawnFrames(8, 32)
+    assert (data.normalization, data.delta_log2, data.jpeg) == ("imagenet", None, None)
 
 
 def test_missing_files_are_named_with_the_command_that_makes_them(tmp_path: Path, handwriting: Path) -> None:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-import gc
 import io
 import json
 import logging
+import multiprocessing
 import os
 import re
 import signal
 import struct
 import tarfile
+import threading
+import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.batch import PackedBatch
@@ -65,11 +68,10 @@ def bomb() -> bytes:
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """torch waits five seconds for each worker of a loader that failed."""
+def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch waits five seconds for each worker of a loader that failed, and as long before it looks for dead ones."""
     monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
-    yield
-    gc.collect()
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
 
 
 @pytest.fixture
@@ -272,7 +274,7 @@ def test_a_shard_that_may_not_be_read(
     def forbidden(*_: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(local, "open", forbidden, raising=False)
+    monkeypatch.setattr(local, "open_regular", forbidden)
     seen, refused = read(data)
     assert seen == []
     assert len(refused) == 5
@@ -341,7 +343,7 @@ def test_a_worker_that_dies_stops_the_run_with_one_line(
     data = data_of(folder, num_workers=2)
     data.setup("fit")
     told = (
-        r"^a worker process that reads data died \(DataLoader worker [^\n]*\);"
+        r"^a worker process that reads data died \(DataLoader worker [^\n]*: SIGKILL\);"
         r" packs \d+ to \d+ were being read\. [^\n]*$"
     )
     with pytest.raises(DataError, match=told):
@@ -353,9 +355,62 @@ def test_a_worker_that_dies_under_a_trainer(
 ) -> None:
     indexed(folder, good(30), tokenizer)
     spoil(monkeypatch, lambda: os._exit(3))
-    # torch learns of it by a signal, which may arrive at any time, not only while it waits for a batch
-    with pytest.raises((DataError, RuntimeError), match=r"DataLoader worker .*exited unexpectedly"):
+    with pytest.raises(DataError, match=r"DataLoader worker .*exited unexpectedly: exit code 3"):
         trainer_of(folder, max_epochs=1).fit(Reader(), datamodule=data_of(folder, num_workers=2))
+
+
+def stop(process: int) -> None:
+    os.kill(process, signal.SIGSTOP)
+
+
+@pytest.mark.parametrize("part", ["train", "val"])
+def test_a_worker_that_stops_ends_the_run_with_one_line(
+    part: str, folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(folder, good(60), tokenizer)
+    data = data_of(folder, num_workers=2, worker_timeout=3, val=str(folder / "train-*.tar"))
+    data.setup("fit")
+    before = multiprocessing.active_children()
+    if part == "val":
+        spoil(monkeypatch, lambda: stop(os.getpid()))
+    told = (
+        r"^worker [12] of 2 that reads data \(process (\d+)\) is stopped: no batch came for 3 s"
+        r" \(data.worker_timeout; 0: no limit\); packs \d+ to \d+ were being read\. [^\n]*$"
+    )
+
+    def give_up() -> None:  # the test fails instead of waiting
+        for child in set(multiprocessing.active_children()) - set(before):
+            child.kill()
+
+    def read_all() -> None:
+        for _ in data.train_dataloader() if part == "train" else data.val_dataloader():
+            time.sleep(0.5 * (part == "train"))
+            for child in set(multiprocessing.active_children()) - set(before) if part == "train" else ():
+                stop(child.pid or 0)  # when the next batches are ready, but not fetched
+
+    limit = threading.Timer(20, give_up)
+    limit.daemon = True
+    limit.start()
+    with pytest.raises(DataError, match=told) as error:
+        read_all()
+    assert limit.is_alive(), "the wait did not end by itself"
+    limit.cancel()
+    process = int(re.findall(r"process (\d+)", str(error.value))[0])
+    for child in set(multiprocessing.active_children()) - set(before):
+        child.join(5)
+    assert not Path(f"/proc/{process}").exists(), "a stopped worker is killed: nothing waits for it at exit"
+
+
+def test_a_worker_that_is_slow_is_waited_for(
+    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    indexed(folder, good(10), tokenizer)
+    spoil(monkeypatch, lambda: time.sleep(1.5))
+    data = data_of(folder, num_workers=1, worker_timeout=4)  # with a look each second
+    data.setup("fit")
+    assert len(read(data)[0]) == 10
+    with pytest.raises(ValueError, match=r"data\.worker_timeout must be at least 0, not nan"):
+        data_of(folder, worker_timeout=float("nan"))
 
 
 @WORKERS

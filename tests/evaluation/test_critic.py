@@ -11,6 +11,7 @@ from PIL import Image
 
 import tiny
 from mmcomponents.batch import ModelState
+from mmcomponents.component import NonFiniteError
 from mmcomponents.data.chat.critic_prompt import critique
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.errors import DataError, SampleError
@@ -220,3 +221,10 @@ def test_settings_tell_all_that_scores_depend_on(judge, renderer) -> None:
     ):
         changed = Critic(judge, replace(renderer, **{name: value})).settings()
         assert [key for key in base if changed[key] != base[key]] == [name]
+
+
+def test_scores_of_nan_are_an_error_that_names_the_question(judge, renderer) -> None:
+    with torch.no_grad():
+        judge.backbone.layers[0].mlp.down_proj.weight[0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"^q1: the critic's scores are NaN: its weights are damaged$"):
+        Critic(judge, renderer).score([Solution(ask("q1"), ANSWER)])

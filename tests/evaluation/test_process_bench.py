@@ -73,7 +73,9 @@ def test_steps_are_scored_as_the_file_has_them(folder, critic) -> None:
     assert [len(found) for found in scores] == [3, 2, 1, 3]
     flat = sorted(score for found in scores for score in found)
     threshold = (flat[4] + flat[5]) / 2
-    report = evaluate_process(critic, path, folder, threshold)
+    told: list[tuple[int, int]] = []
+    report = evaluate_process(critic, path, folder, threshold, progress=lambda *counts: told.append(counts))
+    assert told[-1] == (len(RECORDS), len(RECORDS))
     truth = [
         (n, label) for record, n in zip(records, scores, strict=True) for n, label in zip(n, record.labels, strict=True)
     ]
@@ -85,6 +87,16 @@ def test_steps_are_scored_as_the_file_has_them(folder, critic) -> None:
     assert (report.overall.right, report.overall.wrong, report.overall.neutral) == (5, 3, 1)
     assert list(report.sources) == ["MathVista", "WeMath"]
     assert report.sources["WeMath"].records == 2
+
+
+def test_images_may_be_links_that_leave_the_folder(folder, tmp_path_factory) -> None:
+    (folder / "images" / "a.png").rename(elsewhere := tmp_path_factory.mktemp("elsewhere") / "a.png")
+    (folder / "images" / "a.png").symlink_to(elsewhere)
+    records, _ = read_process_bench(write(folder, *RECORDS), folder)
+    media = records[0].solution.question.media
+    assert media is not None
+    images, _ = media()
+    assert [image.size for image in images] == [(16, 16)]
 
 
 def test_the_metric_is_the_mean_over_both_classes_and_leaves_neutral_steps_out(folder) -> None:
@@ -101,6 +113,18 @@ def test_the_metric_is_the_mean_over_both_classes_and_leaves_neutral_steps_out(f
     assert strict.f1_wrong == pytest.approx(4 / 5)
     alone = process_report(records[:1], {"1": [0.9, 0.9, 0.1]}, 0.5).overall
     assert (alone.macro_f1, alone.neutral) == (1.0, 1)
+
+
+def test_a_score_equal_to_the_threshold_is_not_above_it(folder) -> None:
+    records, _ = read_process_bench(write(folder, labelled(-1, 1)), folder)
+    report = process_report(records, {"1": [0.5, 0.75]}, 0.5)
+    assert (report.overall.f1_wrong, report.overall.f1_right) == (1.0, 1.0)
+
+
+def test_neutral_steps_alone_count_for_nothing(folder) -> None:
+    records, _ = read_process_bench(write(folder, labelled(0, 0)), folder)
+    found = process_report(records, {"1": [0.9, 0.1]}, 0.5).overall
+    assert (found.f1_right, found.f1_wrong, found.macro_f1, found.neutral) == (0.0, 0.0, 0.0, 2)
 
 
 def test_overall_is_over_all_steps_together(folder) -> None:

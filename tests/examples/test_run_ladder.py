@@ -14,7 +14,7 @@ from scipy.stats import binomtest
 
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe import load
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule

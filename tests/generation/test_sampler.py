@@ -2,10 +2,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import Tensor
 
 import tiny
-from mmcomponents.batch import PackedBatch, TokenType
+from contracts.pair import Pair
+from mmcomponents.batch import ModelState, PackedBatch, TokenType
+from mmcomponents.component import NonFiniteError
 from mmcomponents.generation.sampler import Autoregressive, Draws
+from mmcomponents.heads import LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE, RoPE
 
@@ -77,6 +81,17 @@ def test_top_k_and_top_p_limit_what_is_drawn() -> None:
         "greedy": Autoregressive(),
     }.items()}  # fmt: skip
     assert drawn == {"all": {0, 1, 2, 3, 4}, "top_k": {0, 1}, "top_p": {0, 1}, "one": {0}, "greedy": {0}}
+
+
+def test_top_p_is_of_the_distribution_at_the_temperature() -> None:
+    logits = torch.tensor([[2.0, 1.0, 0.0]]).repeat(2000, 1)  # 0.67, 0.24, 0.09; at temperature 0.5: 0.87, 0.12, 0.02
+    drawn = {t: set(Autoregressive(temperature=t, top_p=0.8).pick(logits).tolist()) for t in (0.5, 1.0, 4.0)}
+    assert drawn == {0.5: {0}, 1.0: {0, 1}, 4.0: {0, 1, 2}}
+
+
+def test_top_p_is_full_at_its_boundary() -> None:
+    """Half of four equal probabilities are two tokens: the third would begin where the limit is reached."""
+    assert len(set(Autoregressive(temperature=1.0, top_p=0.5).pick(torch.zeros(2000, 4)).tolist())) == 2
 
 
 def test_temperature_sharpens() -> None:
@@ -158,3 +173,66 @@ def test_a_forked_prompt_goes_on_as_several_would(position) -> None:
 
 def _cut(answer: list[int], stop: set[int]) -> list[int]:
     return answer[: next((place for place, token in enumerate(answer) if token in stop), len(answer))]
+
+
+class Overflow(LMHead):
+    """Head whose logits become NaN, or infinite, for one segment after the first token."""
+
+    value = torch.nan
+
+    def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
+        logits = super().forward(state, batch)
+        if batch.visual_index.max() < 0:  # a decoding step
+            logits[1:2, 5] = self.value
+        return logits
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize("sampler", [Autoregressive(4), Autoregressive(4, temperature=1.0, top_p=0.9, top_k=30)])
+@pytest.mark.parametrize("drawn", [False, True])
+def test_logits_that_are_not_finite_name_the_prompt(value: float, sampler: Autoregressive, drawn: bool) -> None:
+    head = Overflow(tiny.WIDTH, tiny.VOCAB)
+    head.value = value
+    model, batch = tiny.model(heads={"lm": head}), tiny.pack(*PROMPTS)
+    draws = Draws.of(1, [("q", n) for n in range(3)], 4) if drawn else None
+    steps = sampler.steps(model, batch, set(), draws=draws)
+    assert set(next(steps)) == {0, 1, 2}
+    with pytest.raises(NonFiniteError, match=r"^the logits of tiny/1 are NaN or infinite at new token 2: the model's"):
+        next(steps)
+
+
+def fails_as_rank(rank: int) -> str:
+    """Only the second rank has logits of NaN."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    head = (LMHead, Overflow)[rank](tiny.WIDTH, tiny.VOCAB)
+    try:
+        return str(Autoregressive(4)(tiny.model(heads={"lm": head}), tiny.pack(*PROMPTS), set()))
+    except NonFiniteError as error:
+        return str(error)
+
+
+def test_all_ranks_stop_for_the_logits_of_one(pair: Pair) -> None:
+    first, second = pair.run(fails_as_rank)
+    assert first == second
+    assert second.startswith("the logits of tiny/1 are NaN or infinite at new token 2")
+
+
+def test_a_prompt_without_a_key_is_named_by_its_number() -> None:
+    model = tiny.model(heads={"lm": Overflow(tiny.WIDTH, tiny.VOCAB)})
+    batch = replace(tiny.pack(*PROMPTS), keys=["", "", ""])
+    with pytest.raises(NonFiniteError, match="the logits of prompt 2 are NaN"):
+        Autoregressive(4)(model, batch, set())
+
+
+def test_a_finished_answer_that_stays_in_the_batch_is_not_judged() -> None:
+    model, batch = tiny.model(heads={"lm": Overflow(tiny.WIDTH, tiny.VOCAB)}), tiny.pack(*PROMPTS)
+    (first,) = (token for segment, token in next(Autoregressive(1).steps(model, batch, set())).items() if segment == 1)
+    found = list(Autoregressive(2).steps(model, batch, {first}, repeats=[1, 1, 1]))
+    assert [sorted(new) for new in found] == [[0, 2], [0, 2]]
+
+
+def test_single_logits_of_minus_infinity_exclude_their_tokens() -> None:
+    logits = torch.tensor([[-torch.inf, 1.0, 0.0], [-torch.inf] * 3, [0.0, torch.nan, 1.0]])
+    for sampler in (Autoregressive(), Autoregressive(temperature=1.0, top_p=0.5)):
+        assert sampler.pick(logits).tolist() == [1, -1, -1]

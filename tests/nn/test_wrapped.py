@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.nn.wrapped import PassThrough, Starts, matrix_flops
+from mmcomponents.nn import wrapped
+from mmcomponents.nn.wrapped import PassThrough, Starts, check_attention, matrix_flops, read_config
 
 
 class Norm(nn.Module):
@@ -77,3 +83,77 @@ def test_a_buffer_that_nobody_can_make_anew_is_refused() -> None:
 def test_flops_count_matrices_and_no_tables() -> None:
     body = nn.Sequential(nn.Linear(3, 5), nn.Embedding(100, 3), nn.LayerNorm(5), PassThrough())
     assert matrix_flops(body, 2) == 2 * 2 * 15
+
+
+class Auto:
+    """Stand-in for `AutoConfig`, which reads what it is given."""
+
+    def for_model(self, **fields: Any) -> dict[str, Any]:
+        if "wrong" in fields:
+            raise TypeError("several\nlines")
+        return fields
+
+    def from_pretrained(self, path: str, *, local_files_only: bool, trust_remote_code: bool) -> str:
+        assert local_files_only
+        assert not trust_remote_code
+        return path
+
+
+def test_a_configuration_is_read_from_fields_a_file_or_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "their"}))
+    for config in ({"model_type": "qwen2"}, str(tmp_path), str(tmp_path / "config.json")):
+        assert read_config(Auto(), ["qwen2"], config, False) == config
+    with pytest.raises(ValueError, match="'nowhere' does not exist"):
+        read_config(Auto(), ["qwen2"], "nowhere", False)
+    with pytest.raises(ValueError, match=r"^the configuration: transformers cannot read it: several lines$"):
+        read_config(Auto(), ["qwen2"], {"model_type": "qwen2", "wrong": 1}, False)
+    os.mkfifo(tmp_path / "vocab.json")
+    with pytest.raises(ValueError, match=r"vocab\.json is a pipe or a device"):
+        read_config(Auto(), ["qwen2"], str(tmp_path), False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 10**7}, "num_hidden_layers must be from 1 to 1,000"),
+        ({"n_layer": 10**7}, "n_layer must be a number of at most 1,000"),
+        ({"depths": [2, 10**7]}, "depths must be a number of at most 1,000"),
+        ({"num_attention_heads": -1}, "num_attention_heads must be from 1"),
+        ({"hidden_size": 2.5}, "hidden_size must be a whole number"),
+        ({"vocab_size": 10**12}, "vocab_size must be from 1"),
+        ({"hidden_size": 10**9}, "hidden_size must be from 1 to 1,000,000"),
+        ({"n_embd": 10**9}, "n_embd must be a number of at most 1,000,000"),
+        ({"initializer_range": float("nan")}, "initializer_range must be a number"),
+        ({"attn_implementation": "org/name"}, "attn_implementation 'org/name' is not one of eager"),
+        ({"_attn_implementation": {"": "org/name"}}, "attn_implementation .* is not one of eager"),
+        ({"_attn_implementation_internal": "org/name"}, "attn_implementation 'org/name' is not one of eager"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config, which is not supported"),
+        ({"transformers_weights": "other.bin"}, "transformers_weights, which is not supported"),
+        ({"architecture": "hf-hub:org/name"}, "is in a hub: nothing is downloaded"),
+    ],
+)
+@pytest.mark.parametrize("depth", [0, 2])
+def test_fields_that_are_out_of_range_or_reach_outside_are_refused(
+    fields: dict[str, Any], message: str, depth: int, tmp_path: Path
+) -> None:
+    whole = {"model_type": "qwen2", **fields} if not depth else {"model_type": "qwen2", "text_config": {"a": [fields]}}
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    for config in (whole, str(tmp_path)):
+        with pytest.raises(ValueError, match=message):
+            read_config(Auto(), ["qwen2"], config, False)
+
+
+def test_attention_is_known_installed_and_not_replaced_by_a_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = type("Body", (), {"_compatible_flash_implementations": ["org/kernel"]})
+    for name in ("org/kernel", "kernels-community/flash-attn", "paged|sdpa", ["sdpa"]):
+        with pytest.raises(ValueError, match="is not one of eager, sdpa, flex_attention, flash_attention_2"):
+            check_attention(body, name)
+    installed: set[str] = set()
+    monkeypatch.setattr(wrapped, "find_spec", lambda package: package if package in installed else None)
+    with pytest.raises(ValueError, match="the package flash_attn is not installed"):
+        check_attention(None, "flash_attention_2")
+    installed.add("flash_attn")
+    check_attention(None, "flash_attention_2")
+    with pytest.raises(ValueError, match="the model needs another"):
+        check_attention(body, "flash_attention_2")
+    check_attention(body, "sdpa")

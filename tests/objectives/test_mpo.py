@@ -420,3 +420,10 @@ def test_a_pair_knows_its_segments() -> None:
     pairs = join(*singles()).pairs
     assert isinstance(pairs, Pairs)
     assert (pairs.chosen.tolist(), pairs.rejected.tolist()) == ([0, 2, 4], [1, 3, 5])
+
+
+def test_rewards_of_nan_leave_delta_as_it_was() -> None:
+    objective, reference = MPO().train(), torch.zeros(2, 2)
+    before = objective.terms(torch.tensor([[-1.0, -3.0], [-2.0, -5.0]]), reference)["delta"]
+    assert objective.terms(torch.full((2, 2), torch.nan), reference)["delta"] == before
+    assert objective.terms(torch.tensor([[-1.0, -3.0]]), reference)["delta"].isfinite()

@@ -19,9 +19,10 @@ from contracts.cases import language_model
 from contracts.pair import Pair, Sized, make_task, micro_batches, train, train_as_rank
 from mmcomponents.checkpoints import CheckpointError, merge_adapters
 from mmcomponents.data.loading.lookahead import Lookahead
-from mmcomponents.heads import LMHead
+from mmcomponents.heads import Head, LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE
+from mmcomponents.projectors import MLPProjector
 from mmcomponents.training import MultimodalTask, SlotOptions, adapters, task
 from mmcomponents.training.adapters import AdapterError
 from mmcomponents.training.flops import step_factors
@@ -29,6 +30,7 @@ from mmcomponents.training.slots import param_groups
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 LORA = peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS)
+TWINS = ["heads.one", "heads.two"]
 BATCH = tiny.pack([("t", 5), ("i", 1), ("t", 6)])
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(4)]
 METHODS: dict[str, tuple[peft.PeftConfig, float]] = {  # with the tolerance for rounding of a neutral initialisation
@@ -75,8 +77,9 @@ def test_start_off_and_merge(method: str) -> None:
     move(made.model)
     moved = logits(made)
     assert (moved - logits(plain)).abs().max() > 0.05
+    layers = [m for m in made.modules() if isinstance(m, BaseTunerLayer)]
+    assert {layer.base_was_changed for layer in layers} == {method == "PiSSA"}
     if method != "PiSSA":  # PiSSA moves weight from the base into the adapter
-        layers = [m for m in made.modules() if isinstance(m, BaseTunerLayer)]
         for layer in layers:
             layer.enable_adapters(False)
         assert torch.equal(logits(made), logits(plain))
@@ -100,6 +103,25 @@ def test_the_start_depends_on_the_seed_and_moves_no_random_numbers() -> None:
     assert not torch.equal(one.model.get_parameter(name), other.model.get_parameter(name))
     assert not torch.equal(one.model.get_parameter(name), one.model.get_parameter(name.replace("1", "0")))
     assert peft.LoraConfig(r=4, lora_alpha=8, target_modules=TARGETS) == LORA  # peft modified a copy
+
+
+class Twin(Head):
+    """Head with a linear map, whose layers have the same names in every head of the class."""
+
+    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+        super().__init__()
+        self.proj = torch.nn.Linear(hidden_size, vocab_size)
+
+    def forward(self, state: Any, batch: Any) -> Tensor:
+        return self.proj(state.hidden)
+
+
+def test_slots_with_layers_of_the_same_name_start_differently() -> None:
+    lora = peft.LoraConfig(r=4, target_modules=["proj"])
+    made = built(heads={"lm": LMHead, "one": Twin, "two": Twin}, slots={n: SlotOptions(adapter=lora) for n in TWINS})
+    one, two = (made.model.get_parameter(f"{name}.proj.lora_A.default.weight") for name in TWINS)
+    assert one.std() > 0
+    assert not torch.equal(one, two)
 
 
 def test_only_the_adapter_of_the_slot_is_trained() -> None:
@@ -169,12 +191,21 @@ def test_what_cannot_be_adapted_is_one_clear_error(slot: str, config: peft.PeftC
         make_task(slots={slot: SlotOptions(adapter=config)}).check()
 
 
+class Reading(MLPProjector):
+    """Projector that gets the embedding weight."""
+
+    needs_embedding_weight = True
+
+
 def test_a_embedding_weight_that_others_read_takes_no_adapter() -> None:
     slots = {"embedder": SlotOptions(adapter=peft.LoraConfig(target_modules=["embedding"]))}
     with pytest.raises(
         AdapterError, match=r"the embedding weight cannot have an adapter, since heads\.lm is tied to it"
     ):
         make_task(slots=slots, heads={"lm": partial(LMHead, tied=True)}).check()
+    with pytest.raises(AdapterError, match="cannot have an adapter, since the projector reads it"):
+        make_task(slots=slots, projector=Reading).check()
+    make_task(slots=slots, vision=None, merger=None, projector=None).check()
     torch.testing.assert_close(logits(built(slots=slots)), logits(built()), rtol=0, atol=0)
 
 
@@ -249,7 +280,7 @@ def train_without_start(rank: int) -> dict[str, Any]:
 
 def test_two_ranks_equal_one(pair: Pair) -> None:
     packs = [pack for rows in micro_batches(2, 2, 2) for row in rows for pack in row]
-    one = train(packs, 4, None, task=TWO_RANKS)
+    one = train(packs, 4, TWO_RANKS)
     first, second = pair.run(train_as_rank, "fsdp2", 2, 2, {"task": TWO_RANKS})
     for found in (first, second):
         torch.testing.assert_close(found["losses"], one["losses"], rtol=1e-5, atol=1e-5)

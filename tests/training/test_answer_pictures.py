@@ -13,14 +13,16 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 import tiny
 from contracts.pair import Pair, make_task
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.heads import LMHead
 from mmcomponents.training import AnswerPictures
 
 
@@ -64,7 +66,7 @@ class Data(LightningDataModule):
         return PromptBatch(prompts, ["what?", "and?"], ["1", "2"], ["", ""], ["a", "b"], pictures)
 
 
-def fit(logger: Any, data: LightningDataModule, **trainer: Any) -> None:
+def fit(logger: Any, data: LightningDataModule, task: dict[str, Any] | None = None, **trainer: Any) -> None:
     run = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -76,7 +78,7 @@ def fit(logger: Any, data: LightningDataModule, **trainer: Any) -> None:
         callbacks=[AnswerPictures()],
         **trainer,
     )
-    run.fit(make_task(sampler=lambda: Autoregressive(max_new_tokens=3, temperature=1.0)), data)
+    run.fit(make_task(sampler=lambda: Autoregressive(max_new_tokens=3, temperature=1.0), **(task or {})), data)
 
 
 def pictures(folder: str) -> list[tuple[int, Image.Image]]:
@@ -95,6 +97,21 @@ def test_each_validation_adds_a_picture_of_the_same_questions(tmp_path: Path) ->
     assert data.asked == 1
     assert all(p.width > 400 and p.height < 250 for _, p in found)  # one question wide: the other has no image
     assert np.asarray(found[0][1]).std() > 0
+
+
+class Overflow(LMHead):
+    """Head whose logits are NaN."""
+
+    def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
+        return super().forward(state, batch) * torch.nan
+
+
+def test_logits_that_are_not_finite_end_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = TensorBoardLogger(str(tmp_path))
+    with caplog.at_level("WARNING", "mmcomponents"):
+        fit(logger, Data(), {"heads": {"lm": Overflow}})
+    assert pictures(logger.log_dir) == []
+    assert "no image of answers: the logits of " in caplog.text
 
 
 @pytest.mark.parametrize("logged", [False, True])

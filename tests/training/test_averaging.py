@@ -18,7 +18,9 @@ import tiny
 from contracts.pair import Sized, make_task
 from mmcomponents.cli.models.run_weights import load_weights, model_weights
 from mmcomponents.data.loading.lookahead import Lookahead
+from mmcomponents.objectives import MPO, NextToken, Objective
 from mmcomponents.training import FinalCheckpoint, FSDP2Strategy, MultimodalTask, SlotOptions
+from pair_packs import pair, with_reference
 
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(4)]
 DECAY = 0.7
@@ -44,15 +46,20 @@ def weights(task: LightningModule) -> dict[str, Tensor]:
 
 
 def run(
-    folder: Path, packs: list[Any], epochs: int = 1, ckpt: Path | None = None, callback: Callback | None = None
+    folder: Path,
+    packs: list[Any],
+    epochs: int = 1,
+    ckpt: Path | None = None,
+    callback: Callback | None = None,
+    objective: type[Objective] = NextToken,
 ) -> tuple[MultimodalTask, Path_]:
-    seen, task = Path_(), make_task(slots=SLOTS)
+    seen, task = Path_(), make_task(slots=SLOTS, objective=objective)
     trainer = Trainer(
         accelerator="cpu", max_epochs=epochs, logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=folder, num_sanity_val_steps=0,
         callbacks=[FinalCheckpoint(str(folder), 3), seen, callback or EMAWeightAveraging(decay=DECAY)],
     )  # fmt: skip
-    val = torch.utils.data.DataLoader(PACKS[:1], batch_size=None)
+    val = torch.utils.data.DataLoader(packs[:1], batch_size=None)
     trainer.fit(task, Lookahead(Sized(packs), 1, task.counts), val, ckpt_path=ckpt)
     return task, seen
 
@@ -93,3 +100,16 @@ def test_a_sharded_model_is_refused() -> None:
     strategy._lightning_module = SimpleNamespace(trainer=SimpleNamespace(callbacks=[EMAWeightAveraging()]))
     with pytest.raises(MisconfigurationException, match="EMAWeightAveraging copies the model, which fsdp2 shards"):
         strategy.shard(tiny.model(), 0)
+
+
+def test_the_objectives_state_is_the_trained_one_and_not_that_of_the_averaged_copy(tmp_path: Path) -> None:
+    """The average is a copy of the task, whose objective keeps its state from the start of the run."""
+    pairs = [with_reference(pair([("t", 4), ("i", 1), ("t", 3)], 5, 4, seed=n)) for n in range(2)]
+    trained, _ = run(tmp_path, pairs, objective=MPO)
+    fresh = make_task(slots=SLOTS, objective=MPO)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=tmp_path)
+    val = torch.utils.data.DataLoader(pairs, batch_size=None)
+    trainer.validate(fresh, val, ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    state = fresh.objective.get_extra_state()
+    assert state[:2].ne(0).all()
+    assert torch.equal(state, trained.objective.get_extra_state())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -62,13 +61,6 @@ def test_one_process(data: Path, tmp_path: Path) -> None:
     assert torch.load(last, weights_only=True)["global_step"] == STOP, "the last step is saved"
     assert fit(data, tmp_path / "c", f"--ckpt_path={last}") == first[STOP:]
     assert fit(data, tmp_path / "d", "--seed_everything=1", "--data.seed=1", "--model.seed=1") != first
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    made = Pair()
-    yield made
-    made.close()
 
 
 def test_two_processes(pair: Pair, data: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from torch.optim import SGD
 
 import tiny
-from contracts.pair import Sized, all_reduce, make_task
+from contracts.pair import Sized, look_ahead, make_task
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.heads import LMHead
@@ -139,7 +140,7 @@ def as_rank(rank: int, strategy: str, task: dict[str, Any], steps: int) -> str:
     module: MultimodalTask = make_task(**task)
     try:
         # After the sanity check FSDP2 keeps a tied weight unsharded: another parameter than the one with the gradient.
-        trainer.fit(module, Lookahead(Sized(mine), 1, module.counts, all_reduce), Sized(packs(IMAGE, IMAGE)))
+        trainer.fit(module, look_ahead(Sized(mine), 1, trainer), Sized(packs(IMAGE, IMAGE)))
     except NoGradientError as error:
         return f"{trainer.global_step}: {error}"
     return f"{trainer.global_step}: healthy"
@@ -151,3 +152,24 @@ def test_two_ranks_end_together(pair, strategy) -> None:
     assert answers[0] == answers[1]
     assert answers[0].startswith("2: projector (Cut) received no gradient in the first 3 steps with images")
     assert pair.run(as_rank, strategy, {"heads": {"lm": partial(LMHead, tied=True)}}, 4) == ["4: healthy"] * 2
+
+
+def flags_as_rank(rank: int) -> str:
+    """The only gradient of a part is in the shard of rank zero, which alone has an image."""
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
+    module, watch, run = make_task(), GradientWatch(1), SimpleNamespace(world_size=2)
+    module.configure_model()
+    for p in module.model.parameters():
+        p.grad = torch.full_like(p, float(rank == 0))
+    watch.on_train_start(run, module)
+    watch.on_train_batch_start(run, module, packs((IMAGE, TEXT)[rank])[0], 0)
+    try:
+        watch.on_before_optimizer_step(run, module, None)
+    except NoGradientError as error:
+        return str(error)
+    return f"{watch._checked} checked, {len(watch._waiting)} waiting"
+
+
+def test_a_gradient_or_an_image_on_one_rank_counts_for_all(pair) -> None:
+    assert pair.run(flags_as_rank) == ["1 checked, 0 waiting"] * 2

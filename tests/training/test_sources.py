@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 import tiny
-from contracts.pair import Pair, Sized, all_reduce, make_task
+from contracts.pair import Pair, Sized, look_ahead, make_task
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.objectives import NextToken
@@ -31,13 +31,12 @@ PACKS = [pack([0, 1], [5, 2], 0), pack([0, -1], [3, 4], 1), pack([1], [6], 2), p
 class Data(LightningDataModule):
     """Datamodule with packs and source names."""
 
-    def __init__(self, packs: list[PackedBatch], names: list[str], reduce: Any = None) -> None:
+    def __init__(self, packs: list[PackedBatch], names: list[str]) -> None:
         super().__init__()
-        self.packs, self.source_names, self.reduce = packs, names, reduce
+        self.packs, self.source_names = packs, names
 
     def train_dataloader(self) -> Lookahead:
-        window = self.trainer.accumulate_grad_batches
-        return Lookahead(Sized(self.packs), window, self.trainer.lightning_module.counts, self.reduce)
+        return look_ahead(Sized(self.packs), self.trainer.accumulate_grad_batches, self.trainer, len(NAMES))
 
 
 class Kept(CSVLogger):
@@ -113,7 +112,7 @@ def as_rank(rank: int, strategy: str, folder: str) -> dict[int, dict[str, float]
     """The ranks have different sources."""
     mine = [PACKS[:2], PACKS[2:]][rank]
     logger = Kept(folder)
-    fit(Data(mine, NAMES, all_reduce), logger, accumulate_grad_batches=2, strategy=strategy, devices=2)
+    fit(Data(mine, NAMES), logger, accumulate_grad_batches=2, strategy=strategy, devices=2)
     return logger.kept
 
 

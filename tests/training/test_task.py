@@ -9,10 +9,12 @@ import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch.optim import SGD
+from torch.optim.lr_scheduler import StepLR
 
 import tiny
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import PackedBatch
+from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead, Verbalizer
@@ -196,6 +198,13 @@ def test_wrong_recipes_are_refused() -> None:
         task().counts(PACKS[0])
 
 
+@pytest.mark.parametrize("schedule", [partial(StepLR, step_size=2), partial(WarmupCosine, total_steps=5)])
+def test_a_schedule_that_knows_its_length_needs_no_trainer(schedule: Any) -> None:
+    made = task(scheduler=schedule)
+    made.configure_model()
+    assert made.configure_optimizers()["lr_scheduler"]["interval"] == "step"
+
+
 def test_check_builds_no_weights() -> None:
     checked = task()
     checked.check()
@@ -218,7 +227,22 @@ def test_warmup_then_cosine() -> None:
         WarmupCosine(optimizer, total_steps=0)
 
 
-def test_the_data_is_told_which_tokens_a_head_reads_as_verdicts() -> None:
+def test_weights_of_the_start_are_looked_for_before_a_model_is_built_unless_the_run_goes_on(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = trainer(tmp_path, max_steps=1)
+    first.fit(task(), loader(PACKS))
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    gone = {"weights": str(tmp_path / "gone")}
+    later = trainer(tmp_path, max_steps=2)
+    later.ckpt_path = str(tmp_path / "last.ckpt")  # as the command sets it
+    later.fit(task(**gone), loader(PACKS))
+    monkeypatch.setattr(MultimodalTask, "_compose", lambda self: pytest.fail("a model was built"))
+    with pytest.raises(CheckpointError, match="gone"):
+        task(**gone).configure_model()
+
+
+def test_the_data_is_told_about_the_model() -> None:
     class Data(LightningDataModule):
         """Records the arguments."""
 
@@ -227,6 +251,14 @@ def test_the_data_is_told_which_tokens_a_head_reads_as_verdicts() -> None:
 
     data = Data()
     task().check(data)
-    assert data.model["verdict_ids"] is None
+    assert data.model == {
+        "tokens_per_tile": tiny.VISUAL_TOKENS,
+        "image_size": tiny.TILE,
+        "vocab_size": tiny.VOCAB,
+        "image_token_id": tiny.IMAGE_TOKEN,
+        "verdict_ids": None,
+    }
+    task(vision=None, merger=None, projector=None).check(data)
+    assert (data.model["tokens_per_tile"], data.model["image_size"]) == (None, None)
     task(heads={"lm": partial(Verbalizer, token_ids=(3, 5))}).check(data)
     assert data.model["verdict_ids"] == (3, 5)

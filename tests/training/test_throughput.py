@@ -13,9 +13,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
 import tiny
-from contracts.pair import Pair, Sized, all_reduce, make_task
+from contracts.pair import Pair, Sized, look_ahead, make_task
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.training import FSDP2Strategy, SlotOptions, Throughput
 from mmcomponents.training.throughput import Step, compute_dtype, summary
 
@@ -41,7 +40,7 @@ class Kept(Callback):
         self.steps.append({n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("perf/")})
 
 
-def fit(packs: list[PackedBatch], reduce: Any = None, slow: bool = False, task: Any = None, **trainer: Any) -> Kept:
+def fit(packs: list[PackedBatch], slow: bool = False, task: Any = None, **trainer: Any) -> Kept:
     kept, module = Kept(), make_task(**(task or {}))
     settings = {"log_every_n_steps": 1, "accumulate_grad_batches": 1} | trainer
     run = Trainer(
@@ -55,7 +54,7 @@ def fit(packs: list[PackedBatch], reduce: Any = None, slow: bool = False, task: 
         **settings,
     )
     loader = (Slow if slow else Sized)(packs)
-    run.fit(module, Lookahead(loader, settings["accumulate_grad_batches"], module.counts, reduce))
+    run.fit(module, look_ahead(loader, settings["accumulate_grad_batches"], run))
     return kept
 
 
@@ -123,7 +122,7 @@ def test_the_type_of_matrix_products(precision, compute, expected) -> None:
 
 def as_rank(rank: int) -> dict[str, float]:
     mine = [PACKS[rank], PACKS[2 + rank]]
-    return fit(mine, all_reduce, strategy="fsdp2", devices=2).steps[-1]
+    return fit(mine, strategy="fsdp2", devices=2).steps[-1]
 
 
 def test_two_ranks_count_the_work_of_both(pair: Pair) -> None:

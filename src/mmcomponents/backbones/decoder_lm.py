@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import Exact, Layout, PackedBatch
+from mmcomponents.limits import MAX_LAYERS, check_numbers, check_sizes
 from mmcomponents.nn.attention import Segments, attention, cached_attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
@@ -115,6 +116,9 @@ class DecoderLM(Backbone):
         qk_norm: Whether there is an RMSNorm over each head of queries and keys.
         eps: Epsilon of all norms.
         attention: Attention backend.
+
+    Raises:
+        ValueError: A size is out of range, or is not a multiple of another.
     """
 
     shard_units = (DecoderLayer,)
@@ -133,13 +137,17 @@ class DecoderLM(Backbone):
         attention: Backend = "auto",
     ) -> None:
         super().__init__()
-        num_kv_heads = num_kv_heads or num_heads
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        check_sizes(MAX_LAYERS, num_layers=num_layers)
+        check_sizes(hidden_size=hidden_size, intermediate_size=intermediate_size)
+        check_sizes(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=1 if head_dim is None else head_dim)
+        check_numbers(eps=eps)
         if num_heads % num_kv_heads:
             raise ValueError(f"num_heads {num_heads} is not a multiple of num_kv_heads {num_kv_heads}")
         if head_dim is None and hidden_size % num_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: give head_dim")
         self.hidden_size = hidden_size
-        self.head_dim = head_dim or hidden_size // num_heads
+        self.head_dim = hidden_size // num_heads if head_dim is None else head_dim
         self.layers = nn.ModuleList(
             DecoderLayer(
                 DecoderAttention(

@@ -18,7 +18,7 @@ from mmcomponents.batch import Exact, Layout, PackedBatch, TokenType
 from mmcomponents.component import WiringError
 from mmcomponents.nn.cache import KVCache
 from mmcomponents.nn.padding import Padded
-from mmcomponents.nn.wrapped import Starts, check_attention, check_config, load_whole, matrix_flops, named_types
+from mmcomponents.nn.wrapped import Starts, check_attention, load_whole, matrix_flops, named_types, read_config
 
 log = logging.getLogger(__name__)
 
@@ -170,12 +170,8 @@ def _build(config: dict[str, Any] | str, attention: str, trust_remote_code: bool
         AutoModel,
     )
 
-    check_config(config, CONFIG_MAPPING.keys())
-    if isinstance(config, dict):
-        settings: Any = AutoConfig.for_model(**config)
-    else:
-        settings = AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=trust_remote_code)
-    settings = settings.get_text_config(decoder=True)
+    check_attention(None, attention)
+    settings = read_config(AutoConfig, CONFIG_MAPPING.keys(), config, trust_remote_code).get_text_config(decoder=True)
     known = type(settings) in MODEL_FOR_CAUSAL_LM_MAPPING
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in (getattr(settings, "auto_map", None) or {})):
         raise ValueError(f"transformers has no causal language model for model_type {settings.model_type!r}")
@@ -219,9 +215,10 @@ def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str,
     Raises:
         ValueError: The folder does not contain such a model, or lacks some of its weights.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM
 
-    model = load_whole(AutoModelForCausalLM, folder, trust_remote_code=trust_remote_code)
+    settings = read_config(AutoConfig, CONFIG_MAPPING.keys(), str(folder), trust_remote_code)
+    model = load_whole(AutoModelForCausalLM, folder, settings, trust_remote_code)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
     found = {f"backbone.body.{name}": value for name, value in model.base_model.named_parameters()}
     found = {name: value for name, value in found.items() if value is not embedding}

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks.config_values import integer
 from mmcomponents.checkpoints.decoder_families import (
     IGNORED,
     decoder_config,
@@ -16,6 +17,7 @@ from mmcomponents.checkpoints.decoder_families import (
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.rules import Rule
 from mmcomponents.checkpoints.spec import ModelSpec
+from mmcomponents.limits import MAX_ROWS
 
 
 class CausalLM(Format):
@@ -31,7 +33,7 @@ class CausalLM(Format):
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
         """See the base class."""
         tied = not {"lm_head.weight", "output.weight"} & set(names)
-        return ModelSpec(decoder_parts(config, tied), int(config["vocab_size"]))
+        return ModelSpec(decoder_parts(config, tied), integer(config, "vocab_size", most=MAX_ROWS))
 
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
         """See the base class."""

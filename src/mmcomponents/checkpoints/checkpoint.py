@@ -13,19 +13,22 @@ from torch import nn
 
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
+from mmcomponents.checkpoints.checks.weight_names import check_layers, check_names
 from mmcomponents.checkpoints.files import check_folder, read_json, read_weights
+from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.official import InternViTAlone, Official
 from mmcomponents.checkpoints.rules import Lazy, to_ours
-from mmcomponents.checkpoints.spec import ModelSpec
+from mmcomponents.checkpoints.spec import ModelSpec, Processing
 from mmcomponents.compose import build
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
 from mmcomponents.data.chat.tokenizer import load_tokenizer
-from mmcomponents.data.media.images import Normalization
+from mmcomponents.data.media.images import NORMALIZATIONS, Normalization
 from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.model import MultimodalModel
 
 if TYPE_CHECKING:
@@ -64,15 +67,22 @@ class Checkpoint:
         check_names(f"{self.folder}", {n: p.shape for n, p in wanted.items()}, self.weights)
         return model
 
-    def load(self, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> MultimodalModel:
+    def load(
+        self,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        *,
+        allow_nonfinite: bool = False,
+    ) -> MultimodalModel:
         """Loads the model, in evaluation mode.
 
         Args:
             device: Device of the weights.
             dtype: Data type of the weights. None: as stored.
+            allow_nonfinite: Whether to load weights with NaN or infinities.
 
         Raises:
-            CheckpointError: The weights do not match the configuration, or cannot be read.
+            CheckpointError: The weights do not match the configuration, cannot be read, or are not finite.
         """
         model = self.build()
         state = {}
@@ -80,6 +90,8 @@ class Checkpoint:
         for name, stored in sorted(self.weights.items(), key=lambda item: -item[1].nbytes):
             value = torch.empty(stored.meta.shape, dtype=dtype or stored.meta.dtype, device=device)
             value.copy_(stored.load())
+            if not allow_nonfinite:
+                check_finite(f"{self.folder}" if dtype is None else f"{self.folder} as {dtype}", name, value)
             state[name] = nn.Parameter(value)
         model.load_state_dict(state, strict=False, assign=True)  # a tied head has no weight of its own
         model.tie_weights()
@@ -103,9 +115,8 @@ class Checkpoint:
         """
         check_template(tokenizer, images=tokens_per_tile is not None)
         processing = self.spec.processing
-        tiling = Tiling(processing.min_tiles, processing.max_tiles, processing.tile_size, processing.thumbnail)
         normalization = cast(Normalization, processing.normalization)
-        return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling, normalization, processing.system)
+        return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling_of(processing), normalization, processing.system)
 
     @cached_property
     def source(self) -> tuple[str, dict[str, Any]]:
@@ -153,9 +164,13 @@ def read(
             )
         ours = to_ours(weights, found.rules(config, spec), found.ignored)
         ours = {name: value for name, value in ours.items() if not _is_unused(name, spec)}
+        check_layers(spec, ours)
+        _check_inputs(spec)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}") from error
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+    except ValueError as error:
+        raise CheckpointError(f"{folder}: its configuration is wrong: {error}") from error
+    except (LookupError, TypeError, ArithmeticError, AttributeError) as error:
         raise CheckpointError(f"{folder}: its configuration is wrong: {type(error).__name__} {error}") from error
     return Checkpoint(folder, found, config, spec, ours)
 
@@ -166,6 +181,8 @@ def load(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     image_token_id: int | None = None,
+    allow_nonfinite: bool = False,
+    trust_remote_code: bool = False,
 ) -> MultimodalModel:
     """Loads a model from a folder: a native export, a transformers `-hf` folder or an official InternVL folder.
 
@@ -174,14 +191,17 @@ def load(
         device: Device of the weights.
         dtype: Data type of the weights. None: as stored.
         image_token_id: Token id of the placeholder of a visual token, for a folder without tokenizer.
+        allow_nonfinite: Whether to load weights with NaN or infinities.
+        trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
 
     Returns:
         The model, in evaluation mode.
 
     Raises:
-        CheckpointError: The folder is missing, broken, or of no known format.
+        CheckpointError: The folder is missing, broken, or of no known format, or a weight is not finite.
     """
-    return read(path, image_token_id=image_token_id).load(device, dtype)
+    found = read(path, image_token_id=image_token_id, trust_remote_code=trust_remote_code)
+    return found.load(device, dtype, allow_nonfinite=allow_nonfinite)
 
 
 def meta_model(spec: ModelSpec) -> MultimodalModel:
@@ -193,8 +213,34 @@ def meta_model(spec: ModelSpec) -> MultimodalModel:
     try:
         with torch.device("meta"):
             return build(spec.parts, spec.vocab_size, spec.image_token_id)
-    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-        raise CheckpointError(f"the model cannot be built: {error}") from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"the model cannot be built: {reason}") from error
+
+
+def tiling_of(processing: Processing) -> Tiling:
+    """Returns the tiling of a model's images.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    return Tiling(processing.min_tiles, processing.max_tiles, processing.tile_size, processing.thumbnail)
+
+
+def _check_inputs(spec: ModelSpec) -> None:
+    """Checks how a model's inputs are made.
+
+    Raises:
+        ValueError: A setting is out of range or unknown.
+    """
+    how = spec.processing
+    tiling_of(how)
+    if how.normalization not in NORMALIZATIONS:
+        raise ValueError(f"normalization {how.normalization!r} is not one of {', '.join(NORMALIZATIONS)}")
+    if not isinstance(how.system, str | None):
+        raise ValueError(f"the system text is a {type(how.system).__name__}")
+    if spec.image_token_id:  # 0 is an id too
+        check_sizes(MAX_ROWS, image_token_id=spec.image_token_id)
 
 
 def _is_unused(name: str, spec: ModelSpec) -> bool:
@@ -207,41 +253,15 @@ def _is_unused(name: str, spec: ModelSpec) -> bool:
     return bool(int(block[1]) >= highest)
 
 
-def check_names(where: str, wanted: dict[str, torch.Size], given: dict[str, Lazy]) -> None:
-    """Checks that names, types and shapes of weights are those of a model.
-
-    Raises:
-        CheckpointError: They differ; the message has the first few names.
-    """
-    missing = [name for name in wanted if name not in given]
-    surplus = [name for name in given if name not in wanted]
-    if missing or surplus:
-        reasons = [f"lacks {_few(missing)}"] if missing else []
-        reasons += [f"has {_few(surplus)}, which the model does not have"] if surplus else []
-        raise CheckpointError(f"{where} {' and '.join(reasons)}")
-    integers = [name for name, value in given.items() if not value.meta.is_floating_point()]
-    if integers:
-        kind = str(given[integers[0]].meta.dtype).removeprefix("torch.")
-        raise CheckpointError(f"{where}: {_few(integers)} is of type {kind}; quantised weights are not supported")
-    wrong = [name for name, shape in wanted.items() if given[name].meta.shape != shape]
-    if wrong:
-        shapes = f"{list(given[wrong[0]].meta.shape)}, the model has {list(wanted[wrong[0]])}"
-        raise CheckpointError(f"{where}: {wrong[0]} is {shapes} (and {len(wrong) - 1} more)")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
 def added_tokens(folder: Path) -> dict[str, int]:
     """Returns the ids of the added tokens of a folder's tokenizer, read from its files without building it."""
     found: dict[str, int] = {}
-    if (folder / "tokenizer.json").is_file():
+    if (folder / "tokenizer.json").exists():
         for token in read_json(folder / "tokenizer.json").get("added_tokens") or []:
             found[str(token["content"])] = int(token["id"])
-    if (folder / "tokenizer_config.json").is_file():
+    if (folder / "tokenizer_config.json").exists():
         table = read_json(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
         found |= {str(token["content"]): int(number) for number, token in table.items()}
-    if (folder / "added_tokens.json").is_file():
+    if (folder / "added_tokens.json").exists():
         found |= {str(token): int(number) for token, number in read_json(folder / "added_tokens.json").items()}
     return found

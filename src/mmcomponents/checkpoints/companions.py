@@ -22,22 +22,7 @@ from mmcomponents.data.chat.special_tokens import (
     START,
 )
 from mmcomponents.data.media.images import NORMALIZATIONS
-
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "*.model",
-    "*.tiktoken",
-    "chat_template.jinja",
-    "chat_template.json",
-    "additional_chat_templates/*.jinja",
-)
-"""Files of tokenizers of all kinds."""
+from mmcomponents.model_files import TOKENIZER_FILES, ModelFileError, check_file
 
 NAMED_TOKENS = {
     "start_image_token": IMAGE_START,
@@ -150,6 +135,10 @@ def _clip_config(processing: Processing) -> dict[str, Any]:
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:
     for file in sorted({file for pattern in TOKENIZER_FILES for file in source.glob(pattern)}):
+        try:
+            check_file(file, source)
+        except ModelFileError as error:
+            raise CheckpointError(str(error)) from error
         target = folder / file.relative_to(source)
         target.parent.mkdir(exist_ok=True)
         shutil.copyfile(file, target)
@@ -217,7 +206,7 @@ def _end_with_turns(folder: Path, ids: Mapping[str, int]) -> None:
 def _write_generation(folder: Path, source: Path, ids: Mapping[str, int]) -> None:
     """Writes the generation settings of the source with the actual end-of-turn and padding tokens."""
     file = "generation_config.json"
-    settings = read_json(source / file) if (source / file).is_file() else {}
+    settings = read_json(source / file) if (source / file).exists() else {}
     # Marks settings derived from the model's configuration: transformers would derive them again, with the wrong end.
     settings.pop("_from_model_config", None)
     ends = settings.get("eos_token_id")

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks.config_values import integer, number
 from mmcomponents.checkpoints.rules import Grouped, Rule, rename
 from mmcomponents.checkpoints.spec import ModelSpec
+from mmcomponents.limits import MAX_LAYERS, MAX_ROWS
 
 ARCHITECTURES = {
     "qwen2": "Qwen2ForCausalLM",
@@ -24,10 +26,11 @@ IGNORED = (r".*rotary_emb\.inv_freq",)
 
 def decoder_type(config: Mapping[str, Any]) -> str | None:
     """Returns the model type of a language model's configuration; None if `DecoderLM` does not support it."""
-    if config.get("model_type") in ARCHITECTURES:
+    if str(config.get("model_type")) in ARCHITECTURES:
         return str(config["model_type"])
-    classes = config.get("architectures") or []
-    return next((kind for kind, name in ARCHITECTURES.items() if name in classes), None)
+    classes = config.get("architectures")
+    names = classes if isinstance(classes, list) else []
+    return next((kind for kind, name in ARCHITECTURES.items() if name in names), None)
 
 
 def decoder_parts(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
@@ -47,18 +50,18 @@ def decoder_parts(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
             f"a language model of type {name} is not one of {', '.join(ARCHITECTURES)}; TransformersLM wraps others"
         )
     _refuse(config, kind)
-    heads, width = int(config["num_attention_heads"]), int(config["hidden_size"])
+    heads, width = integer(config, "num_attention_heads"), integer(config, "hidden_size")
     bias = {"qwen2": True, "internlm3": bool(config.get("qkv_bias", False))}.get(kind, False)
     backbone = {
         "hidden_size": width,
-        "num_layers": int(config["num_hidden_layers"]),
+        "num_layers": integer(config, "num_hidden_layers", most=MAX_LAYERS),
         "num_heads": heads,
-        "num_kv_heads": int(config.get("num_key_value_heads") or heads),
-        "intermediate_size": int(config["intermediate_size"]),
-        "head_dim": int(config.get("head_dim") or width // heads),
+        "num_kv_heads": integer(_given(config), "num_key_value_heads", heads),
+        "intermediate_size": integer(config, "intermediate_size"),
+        "head_dim": integer(_given(config), "head_dim", width // heads),
         "qkv_bias": bias,
         "qk_norm": kind == "qwen3",
-        "eps": float(config.get("rms_norm_eps", 1e-6)),
+        "eps": number(config, "rms_norm_eps", 1e-6),
     }
     head = {"class_path": "LMHead", "init_args": {"tied": tied}}
     return {
@@ -67,6 +70,11 @@ def decoder_parts(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
         "backbone": {"class_path": "DecoderLM", "init_args": backbone},
         "heads": {"lm": head},
     }
+
+
+def _given(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a configuration without the keys that are None."""
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def _refuse(config: Mapping[str, Any], kind: str) -> None:
@@ -93,8 +101,8 @@ def _rope_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def rope_base(config: Mapping[str, Any]) -> float | None:
     """Returns the rotary base of a configuration; None if it has none."""
-    found = _rope_config(config).get("rope_theta") or config.get("rope_theta")
-    return None if found is None else float(found)
+    found = _given({**_given(config), **_given(_rope_config(config))})
+    return number(found, "rope_theta", 0.0) if "rope_theta" in found else None
 
 
 def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -103,9 +111,9 @@ def _rope(config: Mapping[str, Any]) -> dict[str, Any]:
     if kind not in ("default", "dynamic"):
         raise CheckpointError(f"rotary scaling of type {kind} is not supported, only default and dynamic")
     return {
-        "base": rope_base(config) or 10_000.0,
-        "ntk_factor": float(table["factor"]) if kind == "dynamic" else None,
-        "max_position_embeddings": int(config.get("max_position_embeddings") or 32768),
+        "base": 10_000.0 if (base := rope_base(config)) is None else base,
+        "ntk_factor": number({"factor": table["factor"]}, "factor", 1.0) if kind == "dynamic" else None,
+        "max_position_embeddings": integer(_given(config), "max_position_embeddings", 32768, MAX_ROWS),
     }
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from torch import Tensor
 
-from mmcomponents.checkpoints.checkpoint import FORMATS, Checkpoint, check_names, meta_model
+from mmcomponents.checkpoints.checkpoint import FORMATS, Checkpoint, meta_model
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks.weight_names import check_names
 from mmcomponents.checkpoints.companions import write_companions
 from mmcomponents.checkpoints.files import MAX_SHARD, write_json, write_weights
 from mmcomponents.checkpoints.formats import Format
@@ -100,6 +101,7 @@ def write(
     tokenizer_folder: Path | None = None,
     max_shard: int = MAX_SHARD,
     progress: Callable[[int], None] | None = None,
+    allow_nonfinite: bool = False,
 ) -> None:
     """Writes configuration, weights, tokenizer and the other files of a format, atomically.
 
@@ -114,9 +116,10 @@ def write(
         tokenizer_folder: Folder of the tokenizer.
         max_shard: Maximum number of bytes of a weight file.
         progress: Called with the number of bytes of each written file.
+        allow_nonfinite: Whether to write weights with NaN or infinities.
 
     Raises:
-        CheckpointError: The folder exists, the format cannot express the model, or weights are missing.
+        CheckpointError: The folder exists, the format cannot express the model, or weights are missing or not finite.
     """
     if folder.exists():
         raise CheckpointError(f"{folder} already exists")
@@ -136,7 +139,7 @@ def write(
     try:
         write_json(part / "config.json", config)
         write_companions(part, format.name, spec, tokenizer_folder)
-        write_weights(part, state, max_shard, progress)
+        write_weights(part, state, max_shard, progress, allow_nonfinite)
         part.rename(folder)
     except BaseException:
         shutil.rmtree(part, ignore_errors=True)

@@ -15,7 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks import checksums
+from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.model_files import ModelFileError, check_weights_file, read_json_file
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 PICKLES = ("pytorch_model*.bin", "*.pth", "*.pt")
@@ -59,16 +62,16 @@ def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object.
 
     Raises:
-        CheckpointError: The file is missing or holds something else.
+        CheckpointError: The file is missing, is not opened (see `check_file`), or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = read_json_file(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"no {path.name} in {path.parent}") from error
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
     except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON: {error}") from error
+        raise CheckpointError(str(error)) from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a {type(value).__name__}, not an object")
     return value
@@ -106,9 +109,9 @@ def read_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Lazy]:
 
 def _shards(folder: Path) -> list[Path]:
     index = folder / INDEX
-    if not index.is_file():
+    if not index.exists():
         single = folder / WEIGHTS
-        return [single] if single.is_file() else sorted(folder.glob("*.safetensors"))
+        return [single] if single.exists() else sorted(folder.glob("*.safetensors"))
     table = read_json(index).get("weight_map")
     if not isinstance(table, dict) or not table:
         raise CheckpointError(f"{index} has no weight_map")
@@ -116,7 +119,7 @@ def _shards(folder: Path) -> list[Path]:
     outside = [name for name in names if Path(name).name != name]
     if outside:
         raise CheckpointError(f"{index} names a shard outside of its folder: {outside[0]!r}")
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not (folder / name).exists()]
     if missing:
         raise CheckpointError(
             f"{len(missing)} of {len(names)} shards are missing in {folder}: {', '.join(missing[:3])}"
@@ -127,36 +130,68 @@ def _shards(folder: Path) -> list[Path]:
 def _tensors(shard: Path) -> Iterator[tuple[str, Lazy]]:
     """Yields the tensors of a shard with names and shapes from its header."""
     try:
+        _check(shard)
         with safe_open(shard, framework="pt") as file:
+            sums = checksums.from_metadata(file.metadata(), shard)
             for name in file.offset_keys():
                 part = file.get_slice(name)
                 kind = _TYPES.get(part.get_dtype())
                 if kind is None:
                     raise CheckpointError(f"{name} in {shard} is of type {part.get_dtype()}, which is not supported")
-                yield name, Lazy(torch.empty(part.get_shape(), dtype=kind, device="meta"), partial(_read, shard, name))
+                if sums is not None and name not in sums:
+                    raise CheckpointError(f"{shard} is damaged: it has no checksum of {name}")
+                read = partial(_read, shard, name, None if sums is None else sums[name])
+                yield name, Lazy(torch.empty(part.get_shape(), dtype=kind, device="meta"), read)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{shard} is broken or not a safetensors file: {error}") from error
 
 
-def _read(shard: Path, name: str) -> Tensor:
+def _read(shard: Path, name: str, checksum: int | None) -> Tensor:
     # Opened for each tensor: pages that were read stay in memory until the memory mapping is closed.
     try:
         with safe_open(shard, framework="pt") as file:
             tensor: Tensor = file.get_tensor(name)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{shard}: {name} cannot be read: {error}") from error
+    if checksum is not None and checksums.crc32(tensor) != checksum:
+        raise CheckpointError(
+            f"{shard} is damaged: {name} differs from its checksum in the file's metadata (a program that changes"
+            f" weights on purpose has to drop the key {checksums.KEY})"
+        )
     return tensor
 
 
+def _check(path: Path) -> None:
+    """Checks a file of weights before it is opened."""
+    try:
+        check_weights_file(path)
+    except ModelFileError as error:
+        raise CheckpointError(str(error)) from error
+
+
 def _unpickled(path: Path) -> Iterator[tuple[str, Lazy]]:
+    _check(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError) as error:
-        raise CheckpointError(f"{path} is not a file of PyTorch weights: {str(error).splitlines()[0]}") from error
+    except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, OSError, ValueError) as error:
+        reason = (str(error).splitlines() or ["it is cut off"])[0]
+        raise CheckpointError(f"{path} is not a file of PyTorch weights: {reason}") from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a dict of tensors")
     for name, value in state.items():
         yield str(name), lazy(value)
+
+
+def _sort_metadata(file: Path) -> None:
+    """Sorts the metadata in a header, which safetensors writes in random order: equal weights give equal files."""
+    with file.open("r+b") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(length))
+        found = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+        text = json.dumps(found, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) <= length:
+            opened.seek(8)
+            opened.write(text.ljust(length))
 
 
 def write_weights(
@@ -164,17 +199,19 @@ def write_weights(
     state: Mapping[str, Lazy],
     max_shard: int = MAX_SHARD,
     progress: Callable[[int], None] | None = None,
+    allow_nonfinite: bool = False,
 ) -> None:
-    """Writes tensors in order, shard by shard, with an index if there are several shards.
+    """Writes tensors in order with their checksums, shard by shard, with an index if there are several shards.
 
     Args:
         folder: Existing folder.
         state: Tensors by name.
         max_shard: Maximum number of bytes of a shard; a larger tensor gets its own shard.
         progress: Called with the number of bytes of each written shard.
+        allow_nonfinite: Whether to write weights with NaN or infinities.
 
     Raises:
-        CheckpointError: A file cannot be written.
+        CheckpointError: A file cannot be written, or a weight is not finite.
     """
     shards: list[list[str]] = [[]]
     size = 0
@@ -188,8 +225,12 @@ def write_weights(
     for number, names in enumerate(shards, start=1):
         file = WEIGHTS if len(shards) == 1 else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {name: state[name].load().contiguous() for name in names}
+        if not allow_nonfinite:
+            for name, tensor in tensors.items():
+                check_finite("the weights", name, tensor)
         try:
-            save_file(tensors, folder / file, metadata={"format": "pt"})
+            save_file(tensors, folder / file, metadata=checksums.as_metadata(tensors))
+            _sort_metadata(folder / file)
         except SafetensorError as error:  # for example a full disk
             raise CheckpointError(f"{folder / file} cannot be written: {error}") from error
         (folder / file).chmod(folder.stat().st_mode & 0o666)  # created for its owner only; servers are other users

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks.config_values import integer, number
 from mmcomponents.checkpoints.decoder_families import (
     IGNORED,
     decoder_config,
@@ -21,6 +22,7 @@ from mmcomponents.checkpoints.official import layers_of
 from mmcomponents.checkpoints.rules import Rule, Thirds, rename
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 from mmcomponents.data.media.images import NORMALIZATIONS
+from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_TILES
 
 _EMBEDDINGS = {
     "cls_token": "class_embedding",
@@ -72,10 +74,10 @@ class HFInternVL(Format):
         vision = _vision_arguments(config["vision_config"])
         level = config.get("vision_feature_layer", -1)
         if level != -1:
-            if not isinstance(level, int):
+            if not isinstance(level, int) or isinstance(level, bool):
                 raise CheckpointError(f"vision_feature_layer {level}: MLPProjector needs a single level")
             vision["levels"] = [level]
-        block = round(1 / float(config.get("downsample_ratio", 0.5)))
+        block = round(1 / number(config, "downsample_ratio", 0.5))
         parts = {
             "vision": {"class_path": "InternViT", "init_args": vision},
             "merger": {"class_path": "PixelUnshuffle", "init_args": {"rows": block, "columns": block, "order": "v2"}},
@@ -83,7 +85,9 @@ class HFInternVL(Format):
             **decoder_parts(text, tied),
         }
         processing = Processing(tile_size=vision["image_size"])
-        return ModelSpec(parts, int(text["vocab_size"]), config.get("image_token_id", 151667), processing)
+        return ModelSpec(
+            parts, integer(text, "vocab_size", most=MAX_ROWS), config.get("image_token_id", 151667), processing
+        )
 
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
         """See the base class; names are those on disk."""
@@ -98,15 +102,15 @@ class HFInternVL(Format):
     def refined(self, spec: ModelSpec, folder: Path) -> ModelSpec:
         """Adds tiling and normalisation from the processor files, of which transformers' versions have two kinds."""
         found: dict[str, Any] = {}
-        if (folder / "processor_config.json").is_file():
+        if (folder / "processor_config.json").exists():
             found |= read_json(folder / "processor_config.json").get("image_processor") or {}
-        if (folder / "preprocessor_config.json").is_file():
+        if (folder / "preprocessor_config.json").exists():
             found |= read_json(folder / "preprocessor_config.json")
         # `crop_to_patches` is ignored: InternVLProcessor sets it in every call, and published files have False.
         processing = replace(
             spec.processing,
-            min_tiles=int(found.get("min_patches", 1)),
-            max_tiles=int(found.get("max_patches", 12)),
+            min_tiles=integer(found, "min_patches", 1, MAX_TILES),
+            max_tiles=integer(found, "max_patches", 12, MAX_TILES),
             normalization=_normalization(found),
         )
         return replace(spec, processing=processing)
@@ -204,21 +208,21 @@ def _vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     for key, allowed in wrong.items():
         if config.get(key, allowed[0]) not in allowed:
             raise CheckpointError(f"{key} {config[key]} of the vision encoder is not supported")
-    qk_norm, eps = bool(config.get("use_qk_norm", False)), float(config.get("layer_norm_eps", 1e-6))
+    qk_norm, eps = bool(config.get("use_qk_norm", False)), number(config, "layer_norm_eps", 1e-6)
     if qk_norm and eps != QK_NORM_EPS:
         raise CheckpointError(f"layer_norm_eps {eps} differs from that of the q/k norms, {QK_NORM_EPS}")
     return {
-        "hidden_size": int(config.get("hidden_size", 1024)),
-        "num_layers": int(config.get("num_hidden_layers", 24)),
-        "num_heads": int(config.get("num_attention_heads", 16)),
-        "intermediate_size": int(config.get("intermediate_size", 4096)),
-        "image_size": int(sizes["image_size"]),
-        "patch_size": int(sizes["patch_size"]),
+        "hidden_size": integer(config, "hidden_size", 1024),
+        "num_layers": integer(config, "num_hidden_layers", 24, MAX_LAYERS),
+        "num_heads": integer(config, "num_attention_heads", 16),
+        "intermediate_size": integer(config, "intermediate_size", 4096),
+        "image_size": integer(sizes, "image_size"),
+        "patch_size": integer(sizes, "patch_size"),
         "norm": config.get("norm_type", "layer_norm"),
         "qkv_bias": bool(config.get("attention_bias", False)),
         "qk_norm": qk_norm,
         "eps": eps,
-        "layer_scale": float(config.get("layer_scale_init_value", 0.1)),
+        "layer_scale": number(config, "layer_scale_init_value", 0.1),
     }
 
 

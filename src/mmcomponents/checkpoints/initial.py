@@ -19,6 +19,7 @@ from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
 from mmcomponents.checkpoints.decoder_families import rope_base
 from mmcomponents.checkpoints.files import read_json
+from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.checkpoints.transformers_folder import ForeignFolder
@@ -63,7 +64,8 @@ def load_initial(model: MultimodalModel, folders: Folders) -> None:
         folders: Folders of any format that `read` or transformers supports.
 
     Raises:
-        CheckpointError: A folder is wrong, lacks weights of a slot, or has no part in common with the model.
+        CheckpointError: A folder is wrong, lacks weights of a slot, has weights that are not finite, or has no part in
+            common with the model.
     """
     parts = model.parts()
     chosen: dict[str, Checkpoint | ForeignFolder]
@@ -175,6 +177,7 @@ def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> Non
         if have != want and not (has_vocab and len(have) == 2 == len(want) and have[1] == want[1]):
             raise CheckpointError(f"{folder.folder}: {slot}.{name} is {list(have)}, the model has {list(want)}")
         value = stored.load().to(parameter.dtype)
+        check_finite(f"{folder.folder}", f"{slot}.{name}", value)
         if have != want:
             value = _resized(slot, value, parameter)
         put(parameter, value)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks.config_values import integer, number
 from mmcomponents.checkpoints.decoder_families import (
     IGNORED,
     decoder_config,
@@ -16,6 +17,7 @@ from mmcomponents.checkpoints.decoder_families import (
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.rules import Rule, rename
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
+from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_TILES
 
 _PROJECTOR = {"0": "norm", "1": "fc1", "3": "fc2"}
 
@@ -38,9 +40,11 @@ class Official(Format):
             raise CheckpointError("pad2square is set, and this library tiles images without padding")
         if config.get("image_fold"):
             raise CheckpointError(f"image_fold {config['image_fold']} is not supported")
-        block = round(1 / float(config.get("downsample_ratio", 0.5)))
+        block = round(1 / number(config, "downsample_ratio", 0.5))
         vision = vision_arguments(config["vision_config"])
-        level = int(config.get("select_layer", -1))
+        level = config.get("select_layer", -1)
+        if not isinstance(level, int) or isinstance(level, bool):
+            raise CheckpointError(f"select_layer must be a whole number, got {level!r}")
         if level != -1:
             vision["levels"] = [level]
         order = config.get("ps_version", "v1")  # the released code's default; checkpoints have v2
@@ -54,14 +58,15 @@ class Official(Format):
         size = int(config.get("force_image_size") or vision["image_size"])
         if size != vision["image_size"]:
             raise CheckpointError(f"force_image_size is {size} and the encoder's image_size {vision['image_size']}")
+        tiles = {key: value for key, value in config.items() if value is not None}
         processing = Processing(
             tile_size=size,
-            min_tiles=int(config.get("min_dynamic_patch") or 1),
-            max_tiles=int(config.get("max_dynamic_patch") or 12) if dynamic else 1,
+            min_tiles=integer(tiles, "min_dynamic_patch", 1, MAX_TILES),
+            max_tiles=integer(tiles, "max_dynamic_patch", 12, MAX_TILES) if dynamic else 1,
             thumbnail=bool(config.get("use_thumbnail", True)),
             system=config.get("system_message") or None,
         )
-        return ModelSpec(parts, int(text["vocab_size"]), config.get("image_token_id"), processing)
+        return ModelSpec(parts, integer(text, "vocab_size", most=MAX_ROWS), config.get("image_token_id"), processing)
 
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
         """See the base class."""
@@ -142,18 +147,18 @@ def vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     if config.get("hidden_act", "gelu") != "gelu":
         raise CheckpointError(f"hidden_act {config['hidden_act']} of the vision encoder is not supported, only gelu")
     return {
-        "hidden_size": int(config["hidden_size"]),
-        "num_layers": int(config.get("num_hidden_layers", 48)),
-        "num_heads": int(config["num_attention_heads"]),
-        "intermediate_size": int(config["intermediate_size"]),
-        "image_size": int(config["image_size"]),
-        "patch_size": int(config["patch_size"]),
+        "hidden_size": integer(config, "hidden_size"),
+        "num_layers": integer(config, "num_hidden_layers", 48, MAX_LAYERS),
+        "num_heads": integer(config, "num_attention_heads"),
+        "intermediate_size": integer(config, "intermediate_size"),
+        "image_size": integer(config, "image_size"),
+        "patch_size": integer(config, "patch_size"),
         "norm": config.get("norm_type", "rms_norm"),
         "qkv_bias": bool(config.get("qkv_bias", False)),
         "qk_norm": bool(config.get("qk_normalization", True)),
-        "eps": float(config.get("layer_norm_eps", 1e-6)),
-        "layer_scale": float(config.get("initializer_factor", 0.1)),
-        "drop_path": float(config.get("drop_path_rate", 0.0)),
+        "eps": number(config, "layer_norm_eps", 1e-6),
+        "layer_scale": number(config, "initializer_factor", 0.1),
+        "drop_path": number(config, "drop_path_rate", 0.0),
     }
 
 

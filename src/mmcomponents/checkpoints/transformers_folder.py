@@ -13,6 +13,7 @@ from mmcomponents.checkpoints.adapter_weights import own_parameters
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.files import check_folder, read_json
 from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.model_files import ModelFileError, check_model_files
 from mmcomponents.vision import TransformersVision
 from mmcomponents.vision.transformers_vision import pretrained as pretrained_vision
 
@@ -24,12 +25,18 @@ class ForeignFolder:
         folder: Local folder.
 
     Raises:
-        CheckpointError: The folder or its `config.json` does not exist.
+        CheckpointError: The folder or its `config.json` does not exist, or one of its files is not opened.
     """
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
         read_json(folder / "config.json")
+        if (folder / "adapter_config.json").exists():
+            raise CheckpointError(f"{folder} holds an adapter of peft: merge it into its model first")
+        try:
+            check_model_files(folder)
+        except ModelFileError as error:
+            raise CheckpointError(str(error)) from error
         self.folder = folder
 
     @staticmethod

@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import DownloadColumn
 from rich.table import Column, Table
 
 from mmcomponents.cli.data_index import inputs_first
 from mmcomponents.cli.terminal.parser import parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
-from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -87,7 +86,7 @@ def _close(report: ConversionReport, console: Console) -> None:
     if report.codes:
         console.print(_skipped(report))
     for note in report.notes:
-        console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"note: {note}")
     files = ["pack.json", "recipe.yaml", *(["refused.jsonl"] if report.codes else [])]
     shards = report.totals.shards
     written = "1 shard with its index" if shards == 1 else f"{shards:,} shards with their indices"
@@ -96,7 +95,7 @@ def _close(report: ConversionReport, console: Console) -> None:
     if report.totals.samples:
         lines.append(f"{report.out / 'recipe.yaml'} contains the data section of a recipe")
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 def _samples(report: ConversionReport) -> Table:
@@ -108,7 +107,7 @@ def _samples(report: ConversionReport) -> Table:
         table.add_column(head, justify="right", no_wrap=True)
     rows = [(name, source.totals) for name, source in report.sources.items()]
     for name, totals in rows:
-        table.add_row(escape(name), *_row(totals, heads))
+        table.add_row(cell(name), *_row(totals, heads))
     if len(rows) > 1:
         table.add_section()
         table.add_row("all", *_row(total, heads))
@@ -134,5 +133,5 @@ def _skipped(report: ConversionReport) -> Table:
     for code, count in report.codes.items():
         example = report.examples[code]
         first = f"{example['file']}:{example['line']}: {example['reason']}"
-        table.add_row(code, f"{count:,}", escape(first))
+        table.add_row(code, f"{count:,}", cell(first))
     return table

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from mmcomponents.cli.terminal.parser import parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
+from mmcomponents.cli.terminal.tables import print_line
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 LINE = "write a small data set of real handwritten digits as shards"
@@ -29,5 +30,5 @@ def main(verb: str, argv: list[str]) -> int:
             )
     except ModuleNotFoundError as error:  # scikit-learn
         raise UserError(f"{command}: {' '.join(str(error).split())}") from error
-    Console().print(str(folder), markup=False, highlight=False, soft_wrap=True)
+    print_line(Console(), str(folder))
     return 0

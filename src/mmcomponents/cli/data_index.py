@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING
 from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Column, Table
-from rich.text import Text
 
 from mmcomponents.cli.terminal.parser import parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
-from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import errors_in_one_line
 
 if TYPE_CHECKING:
@@ -65,14 +64,12 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
 
 def close(report: IndexReport, console: Console) -> int:
     """Prints the counts; returns the exit code, which is 1 if a shard has no index."""
-    from mmcomponents.data.inspection.token_text import plain  # deferred: it imports torch
-
     bad = report.reasons.samples
     shards = f"{len(report.paths):,} shard{'' if len(report.paths) == 1 else 's'}"
     lines = [f"indexed {shards}: {report.samples:,} samples, {report.samples - bad:,} usable, {bad:,} skipped"]
-    lines += [f"note: {plain(note)}" for note in report.notes]
+    lines += [f"note: {note}" for note in report.notes]
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
     if bad:
         console.print(_reasons(report))
     if report.failed:
@@ -81,8 +78,6 @@ def close(report: IndexReport, console: Console) -> int:
 
 
 def _reasons(report: IndexReport) -> Table:
-    from mmcomponents.data.inspection.token_text import plain
-
     table = Table(
         Column("skipped because of", overflow="fold"),
         Column("samples", justify="right"),
@@ -90,19 +85,17 @@ def _reasons(report: IndexReport) -> Table:
     )
     reasons = report.reasons.listed()
     for reason in reasons[:_LISTED]:
-        table.add_row(Text(plain(reason.reason)), f"{reason.samples:,}", Text(plain(reason.first)))
+        table.add_row(cell(reason.reason), f"{reason.samples:,}", cell(reason.first))
     if rest := reasons[_LISTED:]:
         table.add_row(f"{len(rest):,} more reasons", f"{sum(reason.samples for reason in rest):,}", "")
     return table
 
 
 def _failed(report: IndexReport) -> Table:
-    from mmcomponents.data.inspection.token_text import plain
-
     table = Table(Column("shard without an index", overflow="fold"), Column("reason", overflow="fold"))
     for shard, reason in report.failed[:_LISTED]:
         # Most reasons begin with the name of the shard, which is in the first column.
-        table.add_row(Text(plain(shard)), Text(plain(reason.removeprefix(shard).strip())))
+        table.add_row(cell(shard), cell(reason.removeprefix(shard).strip()))
     if (rest := len(report.failed) - _LISTED) > 0:
         table.add_row(f"{rest:,} more", "")
     return table

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 
-from mmcomponents.cli.recipes.check import check_keys
+from mmcomponents.cli.recipes.check import check_flag_only, check_keys
 from mmcomponents.cli.recipes.flags import COMMAND_LINE, Flags, apply, sort_flags
 from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
 from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
 from mmcomponents.cli.terminal.progress_bar import progress_bar
-from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError, errors_in_one_line, one_line
 from mmcomponents.registry import near
 
@@ -66,7 +66,7 @@ def main(verb: str, argv: list[str]) -> int:
         more = f", {broken} of them skipped when read" if broken else ""
         size = page.stat().st_size / 1e6
         line = f"wrote {page} with {len(shown)} samples{more}; {size:.1f} MB"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
     return 0
 
 
@@ -90,7 +90,7 @@ def _from_recipe(flags: Flags) -> PackedDataModule:
         top = key.partition(".")[0]
         if top not in _SECTIONS or (key == top and top != "seed_everything"):
             raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *_SECTIONS])}")
-    return _built(apply(recipe, flags.settings), "data.")
+    return _built(apply(recipe, flags.settings), "data.", flags)
 
 
 def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule:
@@ -105,13 +105,15 @@ def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule
     if not any(key == "tokenizer" for key, _ in flags.settings):
         raise UserError("data inspect: SHARDS need --tokenizer FOLDER, the tokenizer of the run")
     recipe = Recipe().overlay({"data": {**_SHARDS_ALONE, part: shards}}, COMMAND_LINE)
-    return _built(apply(recipe, [(f"data.{key}", value) for key, value in flags.settings]), "--")
+    return _built(apply(recipe, [(f"data.{key}", value) for key, value in flags.settings]), "--", flags)
 
 
-def _built(recipe: Recipe, prefix: str) -> PackedDataModule:
+def _built(recipe: Recipe, prefix: str, flags: Flags) -> PackedDataModule:
     from mmcomponents.data.datamodule import PackedDataModule
 
-    data = recipe.resolved().get("data")
+    tree = recipe.resolved()
+    check_flag_only(tree, recipe, [f"data.{key.removeprefix('data.')}" for key, _ in flags.settings])
+    data = tree.get("data")
     if not isinstance(data, dict):
         remedy = "set data.train, data.tokenizer and data.tokens_per_tile, or use SHARDS instead"
         raise UserError(f"data inspect: the recipe has no data section; {remedy}")

@@ -16,7 +16,7 @@ from mmcomponents.cli.models.model_options import add_model_options, check_model
 from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.synthesis_options import bar
 from mmcomponents.cli.terminal.parser import Parser, recipe_verb_parser
-from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def main(verb: str, argv: list[str]) -> int:
     from mmcomponents.evaluation.process_bench import REPORT, STEPS
 
     files = " and ".join(str(Path(options.out) / name) for name in (REPORT, STEPS))
-    table_console().print(f"wrote {files}", markup=False, highlight=False, soft_wrap=True)
+    print_line(table_console(), f"wrote {files}")
     return 0
 
 
@@ -95,7 +95,7 @@ def _run(verb: str, options: argparse.Namespace, folder: str | None, flags: Flag
             )
     except KeyboardInterrupt:
         where = Path(options.out) / STEPS
-        Console(stderr=True).print(f"stopped; the same command resumes from {where}", markup=False)
+        print_line(Console(stderr=True), f"stopped; the same command resumes from {where}")
         raise
 
 
@@ -110,14 +110,14 @@ def _close(report: ProcessReport, console: Console) -> None:
         shares = [f"{figures[name]:.1%}" for name in ("f1_right", "f1_wrong", "macro_f1")]
         if source == "all steps":
             table.add_section()
-        table.add_row(source, *counts, *shares)
+        table.add_row(cell(source), *counts, *shares)
     console.print(table)
     if report.refused:
-        console.print(f"{len(report.refused)} skipped records:", markup=False, highlight=False)
+        print_line(console, f"{len(report.refused)} skipped records:")
         for line in report.refused[:_SHOWN]:
-            console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+            print_line(console, f"  {line}")
         if len(report.refused) > _SHOWN:
-            console.print(f"  and {len(report.refused) - _SHOWN} more, see report.json", highlight=False)
+            print_line(console, f"  and {len(report.refused) - _SHOWN} more, see report.json")
 
 
 def _parser(verb: str) -> Parser:

@@ -13,7 +13,7 @@ from rich.console import Console
 from mmcomponents.cli.models.model_options import load_model, make_sampling
 from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
-from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
 
@@ -71,7 +71,7 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
         for name, critic in critics.items():
             _score(verb, runs, name, critic, options)
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"stopped; the same command resumes from {out}", markup=False)
+        print_line(Console(stderr=True), f"stopped; the same command resumes from {out}")
         raise
     for run in runs:
         _close(run, metric, table_console())
@@ -109,20 +109,14 @@ def make_selectors(verb: str, options: argparse.Namespace) -> dict[str, Selector
 
 def _custom_selector(verb: str, name: str) -> Selector:
     """Builds a selector from its class name or its dotted path."""
-    import importlib
-
     from mmcomponents import registry
-    from mmcomponents.evaluation.selectors import Selector
 
     if "." not in name and (hint := near(name, SELECTORS)) and name.islower():
         raise UserError(f"{verb}: no selector {name!r}{hint}; there are {', '.join(SELECTORS)}")
     try:
-        module, _, attribute = registry.resolve("selector", name).rpartition(".")
-        selector = getattr(importlib.import_module(module), attribute)()
-    except (registry.PartError, ImportError, AttributeError, TypeError) as error:
+        selector: Selector = registry.load("selector", name)()
+    except (registry.PartError, TypeError) as error:
         raise UserError(f"{verb}: the selector {name!r} cannot be built: {error}") from error
-    if not isinstance(selector, Selector):
-        raise UserError(f"{verb}: {name} is not a selector")
     return selector
 
 
@@ -174,7 +168,7 @@ def _benchmarks(verb: str, options: argparse.Namespace) -> list[Benchmark]:
     for where in options.benchmark:
         benchmark = open_benchmark(where, options.images, options.split)
         for line in benchmark.refused:
-            Console(stderr=True).print(f"{benchmark.name}: skipped {line}", markup=False, soft_wrap=True)
+            print_line(Console(stderr=True), f"{benchmark.name}: skipped {line}")
         benchmark.check(options.max_refused)
         if any(benchmark.name == other.name for other in found):
             raise UserError(f"{verb}: two benchmarks are named {benchmark.name}; evaluate them separately")
@@ -185,7 +179,7 @@ def _benchmarks(verb: str, options: argparse.Namespace) -> list[Benchmark]:
 def _check_critic(verb: str, path: str) -> None:
     """Checks that a critic exists and has its verdict tokens, before answers are sampled for hours."""
     from mmcomponents.checkpoints import read
-    from mmcomponents.cli.trainer import RecipeCLI
+    from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
     from mmcomponents.data.chat.critic_prompt import WORDS
     from mmcomponents.data.chat.verdicts import Verdicts
     from mmcomponents.data.datamodule import PackedDataModule
@@ -248,9 +242,9 @@ def _close(run: Evaluation, metric: Metric, console: Console) -> None:
     if report["by_category"]:
         console.print(category_table(report))
     if report["cut"]:
-        console.print(f"answers truncated at max_new_tokens: {report['cut']:.1%}", highlight=False)
+        print_line(console, f"answers truncated at max_new_tokens: {report['cut']:.1%}")
     for name, reason in (("refused", "skipped questions"), ("unjudged", "answers without a verdict")):
         if count := len(report[name]):
-            console.print(f"{reason}: {count}, listed in report.json", highlight=False)
+            print_line(console, f"{reason}: {count}, listed in report.json")
     names = ("report.json", "results.jsonl", "accuracy.png")
-    console.print("wrote " + ", ".join(str(run.folder / name) for name in names), markup=False, soft_wrap=True)
+    print_line(console, "wrote " + ", ".join(str(run.folder / name) for name in names))

@@ -50,16 +50,22 @@ def main(verb: str, argv: list[str]) -> int:
     return 0
 
 
-_OPTIONS = "[--dtype bfloat16] [--max_shard_size 5GB] [--overwrite] [--allow_pickle] [--trust_remote_code]"
-_FLAGS = ("--out", "--format", "--dtype", "--max_shard_size", "--overwrite", "--allow_pickle", "--trust_remote_code")
+_OPTIONS = (
+    "[--dtype bfloat16] [--max_shard_size 5GB] [--overwrite] [--allow_pickle] [--allow_nonfinite] [--trust_remote_code]"
+)
+_FLAGS = (
+    "--out", "--format", "--dtype", "--max_shard_size", "--overwrite", "--allow_pickle", "--allow_nonfinite",
+    "--trust_remote_code",
+)  # fmt: skip
 
 
 def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str]) -> None:
     from mmcomponents.checkpoints.adapter_weights import merged_weights
     from mmcomponents.checkpoints.checkpoint import meta_model
     from mmcomponents.cli.models.run_weights import model_weights
+    from mmcomponents.cli.recipes.differences import report_differences
     from mmcomponents.cli.recipes.flags import sort_flags
-    from mmcomponents.cli.trainer import RecipeCLI
+    from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
     from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.training import MultimodalTask
     from mmcomponents.training.adapters import inject_adapters
@@ -73,12 +79,13 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     if not options.ckpt_path:
         raise UserError(f"{verb}: --ckpt_path is missing; without a checkpoint the weights would be random")
     cli = RecipeCLI(verb, flags, MultimodalTask, PackedDataModule)
+    report_differences(Path(options.ckpt_path), cli.config_dump["model"], training=False)
     spec = recipe_spec(cli.config["model"].as_dict(), cli.datamodule)
     # A tied head has no weight of its own: it exposes the embedding weight.
     model = meta_model(spec)
     own = {name for name, _ in model.named_parameters()}
     inject_adapters(model, cast(MultimodalTask, cli.model).slots)
-    saved = merged_weights(model, model_weights(Path(options.ckpt_path))).items()
+    saved = merged_weights(model, model_weights(Path(options.ckpt_path), options.allow_nonfinite)).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     write_out(options, spec, weights, options.format, source=None, folder=Path(cli.datamodule.tokenizer_path))
 

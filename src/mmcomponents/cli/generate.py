@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from mmcomponents.cli.interactive import Interactive, write
+from mmcomponents.cli.interactive import Interactive, shown, write
 from mmcomponents.cli.models.media_inputs import Media, check_boxes, draw_boxes
 from mmcomponents.cli.models.model_loading import Loaded, apply_prompt_options
 from mmcomponents.cli.models.model_options import add_model_options, check_model, load_model, parse_arguments
@@ -114,9 +114,9 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
         answers = functions["batch"](loaded.model, loaded.tokenizer, prompts, images, videos=videos, **settings)
         if options.json:
             pairs = [{"prompt": p, "answer": a} for p, a in zip(options.prompt, answers, strict=True)]
-            sys.stdout.write(json.dumps(pairs, ensure_ascii=False, indent=2) + "\n")
+            sys.stdout.write(shown(json.dumps(pairs, ensure_ascii=False, indent=2)) + "\n")
         else:
-            sys.stdout.write("".join(f"{text}\n" for text in answers))
+            sys.stdout.write("".join(f"{shown(text)}\n" for text in answers))
     if options.boxes:
         draw_boxes(answers[0], media.images[0], options.boxes)
     return 0

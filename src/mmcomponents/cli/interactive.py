@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import sys
 from collections.abc import Iterator
 from typing import Protocol
@@ -13,6 +12,7 @@ from PIL import Image
 
 from mmcomponents.cli.models.media_inputs import Media
 from mmcomponents.cli.user_error import UserError
+from mmcomponents.plain_text import plain_line, plain_lines
 
 HELP = """\
 /image PATH   add an image to the next question
@@ -20,8 +20,6 @@ HELP = """\
 /reset        start a new conversation
 /quit         exit (as Ctrl-D); Ctrl-C stops an answer
 """
-
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # an answer must not control the terminal
 
 
 class Talk(Protocol):
@@ -96,7 +94,7 @@ class Interactive:
         try:
             self._command(line) if line.startswith("/") else self._ask(line)
         except ValueError as error:
-            sys.stderr.write(f"mmcomponents: {' '.join(str(error).split())}\n")
+            sys.stderr.write(f"mmcomponents: {plain_line(' '.join(str(error).split()))}\n")
             return False
         except KeyboardInterrupt:  # at a terminal: stop the answer or the reading of a video
             if not self.tty:
@@ -123,13 +121,18 @@ class Interactive:
         write(answer)
 
 
+def shown(text: str) -> str:
+    """Returns a text of the model as it is printed: unchanged, except on a terminal, which it must not control."""
+    return plain_lines(text) if sys.stdout.isatty() else text
+
+
 def write(pieces: Iterator[str]) -> str:
     """Writes the pieces of an answer as they arrive, then a line break; returns the text. Ctrl-C is raised again."""
     text = ""
     try:
         for piece in pieces:
             text += piece
-            sys.stdout.write(_CONTROLS.sub("\ufffd", piece) if sys.stdout.isatty() else piece)
+            sys.stdout.write(shown(piece))
             sys.stdout.flush()
     except KeyboardInterrupt:
         close = getattr(pieces, "close", None)

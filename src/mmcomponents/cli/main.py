@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable
 
 from mmcomponents import __version__
+from mmcomponents.cli.terminal.log_lines import plain_logs
 from mmcomponents.cli.user_error import UserError
+from mmcomponents.plain_text import plain_line
 from mmcomponents.registry import near
 
 VERBS: dict[str, tuple[str, str]] = {
@@ -43,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     try:
-        code = _dispatch(words)
+        with plain_logs(logging.getLogger("mmcomponents")):
+            code = _dispatch(words)
         sys.stdout.flush()
         return code
     except KeyboardInterrupt:
@@ -53,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except UserError as error:
-        sys.stderr.write(f"mmcomponents: {error}\n")
+        sys.stderr.write(f"mmcomponents: {plain_line(str(error))}\n")
         return 2
 
 

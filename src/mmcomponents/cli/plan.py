@@ -13,9 +13,9 @@ from rich.filesize import decimal, pick_unit_and_suffix
 from rich.table import Table
 
 from mmcomponents.cli.recipes.flags import check_options, sort_flags
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
 from mmcomponents.cli.terminal.tables import table_console
-from mmcomponents.cli.trainer import RecipeCLI
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.adapters import inject_adapters

@@ -18,6 +18,7 @@ from mmcomponents.cli.models.model_options import add_draw_options, add_model_op
 from mmcomponents.cli.recipes.flags import check_options, sort_flags
 from mmcomponents.cli.terminal.parser import Parser
 from mmcomponents.cli.terminal.progress_bar import progress_bar
+from mmcomponents.cli.terminal.tables import cell, print_line
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -215,7 +216,7 @@ def telling(call: Call) -> Iterator[None]:
             yield
     except KeyboardInterrupt:
         where = Path(call.options.out)
-        Console(stderr=True).print(f"stopped; the same command resumes from {where / 'journal.jsonl'}", markup=False)
+        print_line(Console(stderr=True), f"stopped; the same command resumes from {where / 'journal.jsonl'}")
         raise
 
 
@@ -230,14 +231,14 @@ def counts_table(title: str, rows: Iterable[tuple[str, int, int]]) -> Table:
     table.add_column("count", justify="right", no_wrap=True)
     table.add_column("share", justify="right", no_wrap=True)
     for name, count, of in rows:
-        table.add_row(name, f"{count:,}", f"{count / of:.1%}" if of else "")
+        table.add_row(cell(name), f"{count:,}", f"{count / of:.1%}" if of else "")
     return table
 
 
 def print_lines(console: Console, *lines: str) -> None:
     """Prints lines without markup, highlighting or wrapping."""
     for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print_line(console, line)
 
 
 class _Rate(ProgressColumn):

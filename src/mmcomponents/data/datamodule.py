@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning.pytorch import LightningDataModule
+from torch.utils.data import Dataset
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE
@@ -19,7 +20,7 @@ from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shards import find_shards
 from mmcomponents.data.loading.dataset import PackDataset
-from mmcomponents.data.loading.loaders import PackLoader, RankPacks, one_pass
+from mmcomponents.data.loading.loaders import WORKER_TIMEOUT, PackLoader, RankPacks, one_pass
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.data.loading.opening import PackSettings, check_text_alone, open_packs, open_pairs, source_tilings
 from mmcomponents.data.loading.progress import PackProgress, batches_trained
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
+
+B = TypeVar("B")
 
 
 class PackedDataModule(LightningDataModule):
@@ -67,7 +70,9 @@ class PackedDataModule(LightningDataModule):
         pack_tiles: Largest number of tiles of a pack, with thumbnails; None: no limit.
         system: System text for conversations that have none; None: no system block.
         delta_log2: V2PE's choices of k in training, delta = 2**-k; None: the position encoding's own delta.
-        num_workers: Number of worker processes of each loader.
+        num_workers: Number of worker processes of each loader; 0: a thread of the process itself reads.
+        worker_timeout: Seconds after which a run ends if a worker process returns nothing, because it is stopped or
+            waits for a file; 0: no limit.
         seed: Random seed.
         block: Number of samples that are packed together.
         max_refused: Largest share of samples that may be skipped.
@@ -84,7 +89,8 @@ class PackedDataModule(LightningDataModule):
         eval_frames: Number of frames of a video in validation and tests.
         frame_template: Text of one frame; must be the one that the indices were made with.
         index_folder: Folder of the indices; None: beside the shards.
-        allow_pipe: Whether a `pipe:COMMAND` among the shards may run its shell command.
+        allow_pipe: Whether a `pipe:COMMAND` among the shards may run its shell command. A recipe cannot set it, only
+            the flag `--data.allow_pipe true`.
         verdicts: The positive and the negative verdict word of a critic's training data, such as ["+", "-"], each a
             single token. Every sample of train and val must then be a chat in which each assistant turn is one of them.
             All input verdicts are the positive word, as when a critic scores all steps in one forward, before any
@@ -112,6 +118,7 @@ class PackedDataModule(LightningDataModule):
         system: str | None = None,
         delta_log2: list[int] | None = None,
         num_workers: int = 2,
+        worker_timeout: float = WORKER_TIMEOUT,
         seed: int = 0,
         block: int = BLOCK,
         max_refused: float = 0.01,
@@ -132,12 +139,13 @@ class PackedDataModule(LightningDataModule):
         super().__init__()
         at_least = {
             "num_workers": (num_workers, 0),
+            "worker_timeout": (worker_timeout, 0),
             "seed": (seed, 0),
             "block": (block, 1),
             "eval_frames": (eval_frames, 1),
         }
         for name, (value, least) in at_least.items():
-            if value < least:
+            if not value >= least:
                 raise ValueError(f"data.{name} must be at least {least}, not {value}")
         if not 0 <= max_refused <= 1:
             raise ValueError(f"data.max_refused must be a share between 0 and 1, got {max_refused}")
@@ -164,7 +172,8 @@ class PackedDataModule(LightningDataModule):
         self.reference_folder = reference_logps
         if reference_logps is not None:
             check_undisturbed({"jpeg_quality": jpeg_quality, "delta_log2": delta_log2})
-        self.num_workers, self.seed, self.max_refused = num_workers, seed, max_refused
+        self.num_workers, self.worker_timeout = num_workers, worker_timeout
+        self.seed, self.max_refused = seed, max_refused
         self.prompts_per_batch, self.test_questions = prompts_per_batch, test_questions
         self._datasets: dict[str, PackDataset | PromptDataset] = {}
         self._skipped: dict[str, SkippedSamples] = {}
@@ -348,7 +357,7 @@ class PackedDataModule(LightningDataModule):
         """Returns the loader of this rank's packs, with the totals of each optimizer step."""
         dataset = self._packs("train")
         self._progress.adopt(self.trainer, dataset.plan.epoch_length())
-        loader = PackLoader(dataset, self._next_packs, self._epoch_length(), self.num_workers)
+        loader = self._loader(dataset, self._next_packs, self._epoch_length())
         counts = StepCounts(self._skipped["train"], len(dataset.index.sources), self.budgets)
         return Lookahead(loader, self._window, lambda batch: counts.of(batch, self.trainer), counts.reduce, self._place)
 
@@ -361,7 +370,7 @@ class PackedDataModule(LightningDataModule):
         dataset, (rank, world) = self._datasets["test"], self._ranks()
         assert isinstance(dataset, PromptDataset)
         items = one_pass(len(dataset), rank, world)
-        return Watched(PackLoader(dataset, lambda: items, len(items), self.num_workers), self._skipped["test"])
+        return Watched(self._loader(dataset, lambda: items, len(items)), self._skipped["test"])
 
     def predict_dataloader(self) -> Watched[PackedBatch] | Watched[PromptBatch]:
         """Returns the loader of the pairs of `predict`, each on one rank, or of the test questions."""
@@ -371,7 +380,10 @@ class PackedDataModule(LightningDataModule):
         dataset, (rank, world) = self._packs(part), self._ranks()
         items = one_pass(dataset.plan.packs_in_epoch(0), rank, world)
         packs = [None if number is None else dataset.plan.pack(number) for number in items]
-        return Watched(PackLoader(dataset, lambda: packs, len(packs), self.num_workers), self._skipped[part])
+        return Watched(self._loader(dataset, lambda: packs, len(packs)), self._skipped[part])
+
+    def _loader(self, dataset: Dataset[B], items: Callable[[], Iterable[Any]], length: int) -> PackLoader[B]:
+        return PackLoader(dataset, items, length, self.num_workers, self.worker_timeout)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the progress in packs, equal on all ranks."""

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.embedders.base import Embedder
+from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.nn.runtime import Runtime
 
 
@@ -20,6 +21,8 @@ class TokenEmbedder(Embedder):
 
     def __init__(self, vocab_size: int, hidden_size: int) -> None:
         super().__init__()
+        check_sizes(MAX_ROWS, vocab_size=vocab_size)
+        check_sizes(hidden_size=hidden_size)
         self.hidden_size = hidden_size
         self.embedding = nn.Embedding(vocab_size, hidden_size)
         self.init_weights()

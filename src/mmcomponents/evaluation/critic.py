@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcomponents.batch import ModelState, PackedBatch
+from mmcomponents.component import NonFiniteError
 from mmcomponents.data.chat.critic_prompt import SYSTEM, WORDS, critique, question_text
 from mmcomponents.data.chat.placeholders import place_media
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
@@ -143,6 +144,7 @@ class Critic:
                 error is raised.
 
         Raises:
+            NonFiniteError: The critic computes NaN; the message contains the question's key.
             SampleError: A solution cannot be scored and `refuse` is None; the message contains the question's key.
         """
         scores: list[list[float]] = [[] for _ in solutions]
@@ -175,7 +177,9 @@ class Critic:
         batch = collate(samples, self.renderer.tokens_per_tile, self.renderer.pad_id).to(self.model.device)
         with evaluating(self.model), torch.no_grad():
             found = self._verdicts(batch).cpu().split([len(sample.verdicts or ()) for sample in samples])
-        for (number, _), part in zip(pack, found, strict=True):
+        for (number, sample), part in zip(pack, found, strict=True):
+            if part.isnan().any():
+                raise NonFiniteError(f"{sample.key}: the critic's scores are NaN: its weights are damaged")
             yield number, part.tolist()
 
     def _verdicts(self, batch: PackedBatch) -> Tensor:

@@ -12,13 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from mmcomponents.batch import ModelState, PackedBatch
-from mmcomponents.component import Component
+from mmcomponents.component import Component, NonFiniteError
 from mmcomponents.generation.past import Past
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.runtime import Runtime
 
 _FULL = 0.6
 """Share of unfinished forked segments above which finished ones stay in the batch."""
+
+_NOT_FINITE = -1
+"""Stands for the next token of a segment whose logits are not finite."""
+
+_SHOWN = 8
+"""Maximum number of prompts in an error."""
+
+_ENDED, _GOING, _FAILED = range(3)
+"""State of decoding on a rank; the largest one over all ranks determines what all do."""
 
 
 def keyed(*words: object) -> np.random.Generator:
@@ -176,23 +185,38 @@ class Autoregressive(Sampler):
 
         Yields:
             The new token of each segment that has one; segments that stop are left out.
+
+        Raises:
+            NonFiniteError: The logits of a segment are NaN or infinite; raised on all ranks in the same step.
         """
         past = past or Past()
         rows = list(range(prompts.num_segments))  # segment of the batch of each unfinished answer
         if repeats is not None:
             rows = [row for row, count in zip(rows, repeats, strict=True) for _ in range(count)]
         active = list(range(len(rows)))  # answer of each row; -1: finished
+        names = [prompts.keys[row] or f"prompt {row + 1}" for row in rows]
         batch = past.follow(prompts)
         for step in range(self.max_new_tokens):
             logits = self._last_logits(model, batch, past)
             if step == 0 and repeats is not None:
                 logits = logits[torch.tensor(rows, device=logits.device)]
             tokens = self._choose(logits, generator, draws, step, active).tolist()
+            # Checked here, where the tokens have been copied to the host: no further synchronisation with the device.
+            failed = [names[s] for s, token in zip(active, tokens, strict=True) if s >= 0 and token == _NOT_FINITE]
+            if failed and not _has_ranks():
+                raise _not_finite(failed, step)
             past.advance(model, batch)
-            new = {s: token for s, token in zip(active, tokens, strict=True) if s >= 0 and token not in stop_ids}
+            new = {
+                s: token
+                for s, token in zip(active, tokens, strict=True)
+                if s >= 0 and token != _NOT_FINITE and token not in stop_ids
+            }
             yield new
             going = [place for place, s in enumerate(active) if s in new and not (ended is not None and ended(s))]
-            if not _any_rank(bool(going), prompts.input_ids.device) or step == self.max_new_tokens - 1:
+            state = _over_ranks(_FAILED if failed else _GOING if going else _ENDED, prompts.input_ids.device)
+            if state == _FAILED:
+                raise _not_finite(_of_all_ranks(failed), step)
+            if state == _ENDED or step == self.max_new_tokens - 1:
                 break
             # All ranks take the same number of steps: a finished rank continues one segment without recording tokens.
             kept = going or [0]
@@ -204,18 +228,28 @@ class Autoregressive(Sampler):
             rows = list(range(len(kept)))
 
     def pick(self, logits: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Selects the next tokens `[S]` from logits `[S, vocab]`."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        return torch.multinomial(self._allowed(logits).softmax(-1), 1, generator=generator)[:, 0]
+        """Selects the next tokens `[S]` from logits `[S, vocab]`; -1 for a segment whose logits are not finite.
+
+        Single logits may be minus infinity, which excludes their tokens.
+        """
+        return self._choose(logits, generator, None, 0, [])
 
     def _choose(
         self, logits: Tensor, generator: torch.Generator | None, draws: Draws | None, step: int, active: list[int]
     ) -> Tensor:
-        if draws is None or self.temperature == 0:
-            return self.pick(logits, generator)
-        segments = torch.tensor(active, device=logits.device)  # -1 indexes any segment: its token is not used
-        return draws.pick(self._allowed(logits), step, segments)
+        if self.temperature:
+            logits = self._allowed(logits)
+        best = logits.max(-1)  # NaN if any logit is, minus infinity only if all are
+        usable = best.values.isfinite()
+        if not self.temperature:
+            return best.indices.where(usable, _NOT_FINITE)
+        logits = logits.where(usable[:, None], 0.0)  # drawing from NaN is an error, on CUDA one that ends the process
+        if draws is None:
+            tokens = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+        else:
+            segments = torch.tensor(active, device=logits.device)  # -1 indexes any segment: its token is not used
+            tokens = draws.pick(logits, step, segments)
+        return tokens.where(usable, _NOT_FINITE)
 
     def _allowed(self, logits: Tensor) -> Tensor:
         """Divides logits by the temperature and sets those that top-k and top-p exclude to minus infinity."""
@@ -242,10 +276,31 @@ class Autoregressive(Sampler):
         return logits
 
 
-def _any_rank(going: bool, device: torch.device) -> bool:
-    """Returns whether any rank has an unfinished segment."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return going
-    flag = torch.tensor(int(going), device=device)
-    torch.distributed.all_reduce(flag, torch.distributed.ReduceOp.MAX)
-    return bool(flag)
+def _has_ranks() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def _over_ranks(state: int, device: torch.device) -> int:
+    """Returns the largest state of all ranks."""
+    if not _has_ranks():
+        return state
+    value = torch.tensor(state, device=device)
+    torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+    return int(value)
+
+
+def _of_all_ranks(names: list[str]) -> list[str]:
+    """Returns the names that each rank gives, together."""
+    gathered: list[list[str]] = [[] for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather_object(gathered, names)
+    return [name for own in gathered for name in own]
+
+
+def _not_finite(failed: list[str], step: int) -> NonFiniteError:
+    """Returns the error about the prompts whose logits are not finite."""
+    names = list(dict.fromkeys(failed))
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return NonFiniteError(
+        f"the logits of {', '.join(names[:_SHOWN])}{more} are NaN or infinite at new token"
+        f" {step + 1}: the model's weights are damaged, or its activations exceed the range of its dtype"
+    )

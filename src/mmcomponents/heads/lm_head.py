@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import IGNORE, ModelState, PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.heads.base import Head
+from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.nn.linear import linear
 from mmcomponents.nn.linear_nll import linear_nll, weighted_linear_nll
 
@@ -27,6 +28,8 @@ class LMHead(Head):
 
     def __init__(self, in_features: int, vocab_size: int, tied: bool = False) -> None:
         super().__init__()
+        check_sizes(in_features=in_features)
+        check_sizes(MAX_ROWS, vocab_size=vocab_size)
         self.in_features = in_features
         self.is_tied = tied
         self.weight = nn.Parameter(torch.empty(vocab_size, in_features))

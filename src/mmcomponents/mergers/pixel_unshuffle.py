@@ -6,6 +6,7 @@ from typing import Literal
 
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.component import WiringError
+from mmcomponents.limits import check_sizes
 from mmcomponents.mergers.base import Merger
 
 
@@ -33,6 +34,7 @@ class PixelUnshuffle(Merger):
             raise WiringError(f"PixelUnshuffle takes one feature map and is given {len(in_features)}: {in_features}")
         if order not in ("v1", "v2"):
             raise ValueError(f"order must be 'v1' or 'v2', got {order!r}")
+        check_sizes(rows=rows, columns=columns)
         self.in_features = in_features
         self.rows = rows
         self.columns = columns

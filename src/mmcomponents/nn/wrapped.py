@@ -5,12 +5,17 @@ from __future__ import annotations
 import copy
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
+from mmcomponents.model_files import check_model_files, read_json_file
 
 
 class PassThrough(nn.Module):
@@ -21,16 +26,104 @@ class PassThrough(nn.Module):
         return x
 
 
-def check_config(config: dict[str, Any] | str, known: Iterable[str]) -> None:
-    """Checks that a configuration is a mapping with a known model type or a local path; nothing is downloaded.
+ATTENTIONS = {
+    "eager": None,
+    "sdpa": None,
+    "flex_attention": None,
+    "flash_attention_2": "flash_attn",
+    "flash_attention_3": "flash_attn_interface",
+}
+"""Attention implementations of transformers, and the package that each needs. Other names are kernels of a hub."""
+
+_ATTENTION_KEYS = ("attn_implementation", "_attn_implementation", "_attn_implementation_internal")
+
+
+def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, trust_remote_code: bool) -> Any:
+    """Returns a configuration object of transformers; nothing is downloaded.
 
     Args:
-        config: Fields of the configuration, or path.
-        known: Model types of the library.
+        auto: `AutoConfig` of transformers.
+        known: Its model types.
+        config: Fields of the configuration, or a local folder or config.json.
+        trust_remote_code: Whether code in a local folder is executed.
 
     Raises:
-        ValueError: The fields name no known `model_type`, or the path does not exist.
+        ValueError: The configuration is unknown, out of range, or names files or code outside of itself.
     """
+    if isinstance(config, dict):
+        check_fields(config)
+    else:
+        path = Path(config)
+        if not path.exists():
+            raise ValueError(f"{config!r} does not exist: config must be a local folder, a config.json or its fields")
+        if path.is_dir():
+            check_model_files(path)
+            path = path / "config.json"
+        fields = read_json_file(path)
+        check_fields(fields if isinstance(fields, dict) else {})
+    _check_type(config, known)
+    try:
+        if isinstance(config, dict):
+            return auto.for_model(**config)
+        return auto.from_pretrained(config, local_files_only=True, trust_remote_code=trust_remote_code)
+    except Exception as error:  # transformers checks the types of fields with an exception of its own
+        where = "the configuration" if isinstance(config, dict) else config
+        raise ValueError(f"{where}: transformers cannot read it: {' '.join(str(error).split())[:300]}") from error
+
+
+def check_fields(fields: Mapping[str, Any]) -> None:
+    """Checks the fields of a configuration of transformers, at every depth, before they are used.
+
+    Raises:
+        ValueError: A number is out of range, or a field names a quantisation, or code or files outside of the folder.
+    """
+    for key, value in fields.items():
+        if key in _ATTENTION_KEYS and value is not None:
+            check_attention(None, value)
+        if key in ("quantization_config", "transformers_weights") and value is not None:
+            raise ValueError(f"the configuration has {key}, which is not supported")
+        for item in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(item, Mapping):
+                check_fields(item)
+            elif isinstance(item, str) and item.startswith(("hf-hub:", "hf_hub:")):
+                raise ValueError(f"{key} {item!r} is in a hub: nothing is downloaded")
+            elif key in _SIZES and item is not None:
+                check_sizes(_limit(key), **{key: item})
+            elif isinstance(item, int | float):
+                _check_number(str(key), item)
+
+
+def _limit(key: str) -> int:
+    """Returns the largest value of a field, by the words in its name: the classes of transformers differ in names."""
+    if any(word in key for word in ("layers", "n_layer", "depth", "stages", "blocks", "num_experts")):
+        return MAX_LAYERS
+    wide = any(word in key for word in ("size", "dim", "embd", "d_model", "width", "channels", "head"))
+    return MAX_WIDTH if wide and "vocab" not in key else MAX_ROWS
+
+
+def _check_number(key: str, value: float) -> None:
+    most = _limit(key)
+    if value != value or (isinstance(value, int) and value > most):
+        raise ValueError(f"{key} must be a number of at most {most:,}, got {shortened(value)}")
+
+
+_SIZES = (
+    "hidden_size",
+    "intermediate_size",
+    "vocab_size",
+    "image_size",
+    "patch_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "max_position_embeddings",
+)
+"""Fields that most configurations have."""
+
+
+def _check_type(config: dict[str, Any] | str, known: Iterable[str]) -> None:
+    """Checks that fields of a configuration have a known model type."""
     if isinstance(config, dict):
         if "model_type" not in config:
             raise ValueError(f"the config names no model_type, only {', '.join(map(str, config)) or 'nothing'}")
@@ -39,16 +132,24 @@ def check_config(config: dict[str, Any] | str, known: Iterable[str]) -> None:
             near = difflib.get_close_matches(kind, kinds, n=3)
             hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
             raise ValueError(f"transformers has no model_type {kind!r}{hint}")
-    elif not Path(config).exists():
-        raise ValueError(f"{config!r} does not exist: config must be a local folder, a config.json or its fields")
 
 
-def check_attention(body: type[Any] | None, attention: str) -> None:
-    """Checks that a model class supports an attention implementation.
+def check_attention(body: type[Any] | None, attention: object) -> None:
+    """Checks that an attention implementation is known and installed, and that a model class supports it.
+
+    transformers takes other names as repositories of compiled code, and downloads a kernel in place of a package that
+    is missing or that the class does not support.
 
     Raises:
-        ValueError: It does not; the message names the implementation that every model supports.
+        ValueError: It is not; the message names the implementation that every model supports.
     """
+    if not isinstance(attention, str) or attention not in ATTENTIONS:
+        raise ValueError(f"attn_implementation {shortened(attention)} is not one of {', '.join(ATTENTIONS)}")
+    package = ATTENTIONS[attention]
+    others = getattr(body, "_compatible_flash_implementations", None)
+    if package is not None and (find_spec(package) is None or (others and attention not in others)):
+        reason = f"the package {package} is not installed" if find_spec(package) is None else "the model needs another"
+        raise ValueError(f"attn_implementation {attention!r} cannot be used: {reason}")
     if body is not None and attention == "sdpa" and not getattr(body, "_supports_sdpa", True):
         raise ValueError(f"{body.__name__} has no sdpa attention: give attn_implementation: eager")
 
@@ -173,23 +274,31 @@ def matrix_flops(body: nn.Module, tokens: float, share_of_experts: float = 1.0) 
     return 2.0 * tokens * total
 
 
-def load_whole(kind: Any, folder: str | Path, **options: Any) -> Any:
+def load_whole(kind: Any, folder: str | Path, settings: Any, trust_remote_code: bool) -> Any:
     """Loads a transformers model from a local folder that must contain all of its weights.
 
     Args:
         kind: Class with `from_pretrained`.
         folder: Local folder.
-        options: Passed to `from_pretrained`.
+        settings: Configuration of the model.
+        trust_remote_code: Whether code in the folder is executed.
 
     Raises:
         ValueError: The folder cannot be read, or lacks weights, which would keep random values.
     """
     try:
         model, info = kind.from_pretrained(
-            str(folder), local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True, **options
+            str(folder),
+            config=settings,
+            local_files_only=True,
+            use_safetensors=True,
+            dtype="auto",
+            output_loading_info=True,
+            trust_remote_code=trust_remote_code,
         )
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ValueError(f"{folder}: transformers cannot read it: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # safetensors and the checks of a configuration have exceptions of their own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{folder}: transformers cannot read it: {reason}") from error
     if missing := sorted(info["missing_keys"]):
         raise ValueError(f"{folder} lacks {', '.join(missing[:3])} and {max(len(missing) - 3, 0)} more weights")
     return model

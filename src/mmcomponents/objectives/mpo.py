@@ -227,7 +227,8 @@ class MPO(Objective):
         self._pairs += pairs
         if self.bco_weight:
             before = self._delta.to(rewards.device)  # stays on the device: a copy to the CPU would synchronise
-            self._delta = before + (rewards / 2 - pairs * before) / self._pairs
+            change = (rewards / 2 - pairs * before) / self._pairs
+            self._delta = before + change.where(change.isfinite(), 0.0)  # a step that is skipped must leave no NaN
 
     def _check_start(self, rewards: Tensor, pairs: float) -> None:
         """Reports a first step whose reference cannot be the trained model.

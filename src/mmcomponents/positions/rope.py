@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mmcomponents.batch import TICKS, Exact, Layout
+from mmcomponents.limits import MAX_ROWS, check_numbers, check_sizes
 from mmcomponents.positions.base import Position
 from mmcomponents.positions.frequencies import frequencies, tables
 
@@ -32,6 +33,10 @@ class RoPE(Position):
         max_position_embeddings: int = 32768,
     ) -> None:
         super().__init__()
+        check_sizes(head_dim=head_dim)
+        check_numbers(least=1.0, base=base)
+        check_numbers(least=1.0, ntk_factor=1.0 if ntk_factor is None else ntk_factor)
+        check_sizes(MAX_ROWS, max_position_embeddings=max_position_embeddings)
         if head_dim % 2 or head_dim < 4:
             raise ValueError(f"rotary positions need an even head_dim of at least 4, got {head_dim}")
         self.head_dim = head_dim

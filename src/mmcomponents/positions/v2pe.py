@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mmcomponents.batch import TICKS, Exact, Layout
+from mmcomponents.limits import check_numbers, check_sizes
 from mmcomponents.positions.base import Position
 from mmcomponents.positions.frequencies import frequencies, tables
 
@@ -33,6 +34,8 @@ class V2PE(Position):
 
     def __init__(self, head_dim: int, base: float = 1_000_000.0, delta: float = 1.0, realign: bool = True) -> None:
         super().__init__()
+        check_sizes(head_dim=head_dim)
+        check_numbers(least=1.0, base=base)
         if head_dim % 2 or head_dim < 4:
             raise ValueError(f"rotary positions need an even head_dim of at least 4, got {head_dim}")
         self.head_dim = head_dim

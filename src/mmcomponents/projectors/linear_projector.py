@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
+from mmcomponents.limits import check_sizes
 from mmcomponents.projectors.base import Projector
 
 
@@ -19,6 +20,7 @@ class LinearProjector(Projector):
 
     def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
         super().__init__()
+        check_sizes(in_features=in_features, out_features=out_features)
         self.in_features = in_features
         self.out_features = out_features
         self.linear = nn.Linear(in_features, out_features, bias=bias)

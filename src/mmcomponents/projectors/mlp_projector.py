@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
+from mmcomponents.limits import check_numbers, check_sizes
 from mmcomponents.projectors.base import Projector
 
 
@@ -20,6 +21,8 @@ class MLPProjector(Projector):
 
     def __init__(self, in_features: int, out_features: int, eps: float = 1e-5) -> None:
         super().__init__()
+        check_sizes(in_features=in_features, out_features=out_features)
+        check_numbers(eps=eps)
         self.in_features = in_features
         self.out_features = out_features
         self.norm = nn.LayerNorm(in_features, eps=eps)

@@ -11,6 +11,7 @@ from mmcomponents.training.critic_metrics import StepF1
 from mmcomponents.training.final_checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.gradient_watch import GradientWatch, NoGradientError
+from mmcomponents.training.non_finite import NonFiniteGuard
 from mmcomponents.training.reference_logps import ReferenceLogps
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import SlotOptions
@@ -27,6 +28,7 @@ __all__ = [
     "GradientWatch",
     "MultimodalTask",
     "NoGradientError",
+    "NonFiniteGuard",
     "ReferenceLogps",
     "SlotOptions",
     "StepF1",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,13 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from mmcomponents.component import NonFiniteError
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.evaluation.metrics.exact_match import exact_match
 from mmcomponents.training.answer_sheet import Row, answer_sheet
 from mmcomponents.training.task import MultimodalTask
+
+log = logging.getLogger(__name__)
 
 
 class AnswerPictures(Callback):
@@ -21,7 +25,8 @@ class AnswerPictures(Callback):
 
     The questions are those of the first validation samples with an image, the same in each validation. Every rank
     answers them, so that ranks stay synchronised; rank zero draws the image. The callback does nothing without
-    TensorBoard, validation data or a datamodule with prompts (`validation_prompts`).
+    TensorBoard, validation data or a datamodule with prompts (`validation_prompts`). Logits that are not finite are
+    logged as a warning, in place of the image.
 
     Args:
         questions: Number of questions.
@@ -48,7 +53,12 @@ class AnswerPictures(Callback):
             self._prompts = make_prompts(self.questions)
         if self._prompts is None or not len(self._prompts):
             return
-        answers = answer(trainer, pl_module, self._prompts)
+        try:
+            answers = answer(trainer, pl_module, self._prompts)
+        except NonFiniteError as error:  # raised on all ranks
+            if trainer.is_global_zero:
+                log.warning("no image of answers: %s", error)
+            return
         if trainer.is_global_zero:
             rows = sheet_rows(self._prompts, answers)
             if rows:

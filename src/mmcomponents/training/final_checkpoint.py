@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.runs import check_contents, verify, write_error
 from mmcomponents.data.storage.atomic_write import atomic_path
 
 
@@ -23,16 +26,40 @@ class WholeCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint; remote paths are left to Lightning."""
+        """Writes a checkpoint; remote paths are left to Lightning.
+
+        Raises:
+            CheckpointError: The file cannot be written; the previous one is unchanged.
+        """
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_path(target, shared=False) as part, part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_path(target, shared=False) as part, part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+        except (OSError, RuntimeError) as error:
+            raise CheckpointError(write_error(target, error)) from error
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads a checkpoint after its checksums are verified; remote paths are left to Lightning.
+
+        Raises:
+            CheckpointError: The file is damaged, is not a checkpoint, or would run code.
+        """
+        if "://" not in str(path):
+            verify(Path(path))
+        try:
+            loaded = super().load_checkpoint(path, map_location, True if weights_only is None else weights_only)
+        except pickle.UnpicklingError:
+            raise CheckpointError(f"{path} holds more than plain data and weights, and could run code") from None
+        check_contents(Path(path), loaded)
+        return loaded
 
 
 class FinalCheckpoint(ModelCheckpoint):
@@ -73,8 +100,7 @@ class FinalCheckpoint(ModelCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Installs `WholeCheckpointIO` unless another checkpoint IO is configured."""
         super().setup(trainer, pl_module, stage)
-        if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = WholeCheckpointIO()
+        use_whole_checkpoints(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -107,3 +133,16 @@ class FinalCheckpoint(ModelCheckpoint):
     def _save_end(self, trainer: Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and trainer.global_step > 0:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+
+def use_whole_checkpoints(trainer: Trainer) -> None:
+    """Makes a trainer read and write checkpoints with `WholeCheckpointIO`, unless it has another checkpoint IO."""
+    if type(getattr(trainer.strategy, "checkpoint_io", None)) is TorchCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO()
+
+
+def checkpoint_folders(trainer: Trainer) -> list[Path]:
+    """Returns the existing local folders into which the callbacks of a trainer write checkpoints."""
+    callbacks = trainer.checkpoint_callbacks
+    given = [str(c.dirpath) for c in callbacks if isinstance(c, ModelCheckpoint) and c.dirpath is not None]
+    return [folder for folder in map(Path, given) if folder.is_dir()]

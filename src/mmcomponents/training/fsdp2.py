@@ -2,25 +2,48 @@
 
 from __future__ import annotations
 
-import shutil
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from pickle import UnpicklingError
+from typing import Any, Literal, TypeVar
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.runs import (
+    PlainPlanner,
+    ShardReader,
+    check_contents,
+    checksums,
+    part_of,
+    remove,
+    replace,
+    verify,
+    write_checksums,
+    write_error,
+)
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.sharding import is_sharded, materialize, shard_model
 
 _DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+_T = TypeVar("_T")
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -79,18 +102,95 @@ class FSDP2Strategy(ModelParallelStrategy):
             materialize(model, self.root_device, seed)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
-        """Writes a checkpoint beside its final path and renames it: an interrupted run keeps the last complete one."""
+        """Writes a checkpoint with its checksums, then replaces the previous one, which stays if anything fails.
+
+        Raises:
+            CheckpointError: A rank could not write; raised on all ranks.
+        """
+        if self.is_global_zero:
+            with suppress(OSError):  # then the writing fails too
+                remove(part_of(Path(filepath)))  # before the broadcast, so that no other rank has begun to write
         path = Path(self.broadcast(filepath))
-        part = path.with_name(f"{path.name}.part")
+        part, error, found = part_of(path), None, {}
+        try:
+            super().save_checkpoint(checkpoint, part, storage_options)
+            if part.is_dir():
+                found = checksums(part, self.global_rank)
+        except (OSError, RuntimeError, CheckpointException) as failure:
+            error = write_error(part, failure)
+        except CheckpointError as failure:
+            error = str(failure)
+        errors, shares = zip(*self._gathered((error, found)), strict=True)
+        error = next((text for text in errors if text), None)
         if self.is_global_zero:
-            _remove(part)
-        self.barrier()
-        super().save_checkpoint(checkpoint, part, storage_options)
-        self.barrier()
-        if self.is_global_zero:
-            _remove(path)
-            part.rename(path)
-        self.barrier()
+            try:
+                if error:
+                    remove(part)
+                else:
+                    if part.is_dir():
+                        write_checksums(part, {name: value for share in shares for name, value in share.items()})
+                    replace(part, path)
+            except OSError as failure:
+                error = error or write_error(part, failure)
+        self._raise_together(error)
+
+    def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads a checkpoint after all ranks together have verified its files.
+
+        Raises:
+            CheckpointError: The checkpoint is damaged, or reading it would run code; raised on all ranks.
+        """
+        path, error = Path(self.broadcast(checkpoint_path)), None
+        if weights_only is False:  # the caller trusts the checkpoint with code
+            return super().load_checkpoint(path, weights_only=False)
+        try:
+            verify(path, self.global_rank, self.world_size)
+            if path.is_dir():
+                check_contents(path / "meta.pt", torch.load(path / "meta.pt", map_location="cpu", weights_only=True))
+        except (CheckpointError, OSError, RuntimeError, EOFError) as failure:
+            error = str(failure)
+        except UnpicklingError:
+            error = f"{path / 'meta.pt'} holds more than plain data, and could run code"
+        self._raise_together(error)
+        if path.is_dir():
+            return self._load_shards(path)
+        return super().load_checkpoint(path, weights_only=True)
+
+    def _load_shards(self, path: Path) -> dict[str, Any]:
+        """Loads weights and optimizer states, as Lightning does, with a reader that runs no code."""
+        assert self.model is not None
+        assert self.lightning_module is not None
+        reader, planner = ShardReader(path), PlainPlanner()
+        weights = {"state_dict": get_model_state_dict(self.model)}
+        load(weights, storage_reader=reader, planner=planner)
+        self.model.load_state_dict(weights["state_dict"], strict=self.lightning_module.strict_loading)
+        for number, optimizer in enumerate(self.optimizers):
+            name = f"optimizer_{number}"
+            state = {name: get_optimizer_state_dict(self.model, optimizer)}
+            load(state, storage_reader=reader, planner=planner)
+            set_optimizer_state_dict(
+                self.model,
+                optimizer,
+                optim_state_dict=state[name],
+                options=StateDictOptions(cpu_offload=True),
+            )
+        contents: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
+        return contents
+
+    def _raise_together(self, error: str | None) -> None:
+        """Raises an error on all ranks if one of them has one.
+
+        Raises:
+            CheckpointError: The error of the first rank that has one.
+        """
+        if failed := [text for text in self._gathered(error) if text]:
+            raise CheckpointError(failed[0])
+
+    def _gathered(self, value: _T) -> list[_T]:
+        """Returns the value of each rank."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
 
     def _shard_mesh(self) -> DeviceMesh:
         """Returns a mesh of one dimension (shard) or two (replicate, shard)."""
@@ -98,13 +198,6 @@ class FSDP2Strategy(ModelParallelStrategy):
             return self.device_mesh["data_parallel"]
         shape = (self.replicate, self.world_size // self.replicate)
         return init_device_mesh(self.root_device.type, shape, mesh_dim_names=("replicate", "shard"))
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    elif path.exists():
-        path.unlink()
 
 
 def register() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
+from math import isfinite
+
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from mmcomponents.batch import LossOutput
 from mmcomponents.objectives import Objective
+
+logger = logging.getLogger(__name__)
 
 
 class ValidationMeans:
@@ -18,6 +23,7 @@ class ValidationMeans:
     """
 
     def __init__(self) -> None:
+        self._has_warned = False
         self._sums: dict[str, Tensor] = {}
         self._counts: dict[str, float] = {}
 
@@ -42,6 +48,8 @@ class ValidationMeans:
     def write(self, task: LightningModule, objective: Objective) -> None:
         """Logs the means as `val/NAME`; a collective operation that every rank must call, also without packs.
 
+        The first mean that is not finite is also logged as a warning; it does not end the run.
+
         Args:
             task: The validated module.
             objective: Objective of the loss.
@@ -52,12 +60,25 @@ class ValidationMeans:
         reduced = task.trainer.strategy.reduce(torch.stack((sums, counts)), reduce_op="sum")
         assert isinstance(reduced, Tensor)
         means = dict(zip(names, reduced[0] / reduced[1], strict=True))
+        self._warn(task, names, *reduced.tolist())
         if objective.loss_weights:
             terms = [weight * means[name] for name, weight in objective.loss_weights.items()]
             means["loss"] = torch.stack(terms).sum()
         for name, value in means.items():
             task.log(f"val/{name}", value, prog_bar=name == "loss", batch_size=1)
         self.clear()
+
+    def _warn(self, task: LightningModule, names: list[str], sums: list[float], counts: list[float]) -> None:
+        wrong = [name for name, value, count in zip(names, sums, counts, strict=True) if count and not isfinite(value)]
+        if not wrong or self._has_warned or not task.trainer.is_global_zero:
+            return
+        self._has_warned = True
+        logger.warning(
+            "step %d: %s %s NaN or infinite; later such values are only logged",
+            task.trainer.global_step,
+            ", ".join(f"val/{name}" for name in wrong),
+            "is" if len(wrong) == 1 else "are",
+        )
 
 
 def _counted(objective: Objective) -> dict[str, str]:

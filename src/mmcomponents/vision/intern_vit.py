@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
+from mmcomponents.limits import MAX_LAYERS, check_numbers, check_sizes
 from mmcomponents.nn.attention import Segments, attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.drop_path import DropPath
@@ -108,6 +109,9 @@ class InternViT(VisionEncoder):
         drop_path: Drop rate of the last block; the rate grows linearly from 0 over the depth.
         levels: Maps to return: 0 is the input of the first block, k the output of block k, -1 that of the last block.
         attention: Attention backend.
+
+    Raises:
+        ValueError: A size is out of range or does not fit another, or `norm` is unknown.
     """
 
     shard_units = (InternViTBlock,)
@@ -130,6 +134,10 @@ class InternViT(VisionEncoder):
         attention: Backend = "auto",
     ) -> None:
         super().__init__()
+        check_sizes(MAX_LAYERS, num_layers=num_layers)
+        check_sizes(hidden_size=hidden_size, num_heads=num_heads, intermediate_size=intermediate_size)
+        check_sizes(image_size=image_size, patch_size=patch_size)
+        check_numbers(eps=eps, layer_scale=layer_scale, drop_path=drop_path)
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
         if norm not in ("layer_norm", "rms_norm"):

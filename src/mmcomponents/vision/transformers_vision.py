@@ -15,10 +15,10 @@ from mmcomponents.nn.wrapped import (
     PassThrough,
     Starts,
     check_attention,
-    check_config,
     load_whole,
     matrix_flops,
     named_types,
+    read_config,
 )
 from mmcomponents.vision.base import VisionEncoder, patch_grid
 
@@ -52,6 +52,7 @@ class TransformersVision(VisionEncoder):
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
+        check_attention(None, attn_implementation)
         settings = _read(config, trust_remote_code)
         self.image_size = _side(settings, "image_size")
         self.patch_size = _side(settings, "patch_size")
@@ -146,11 +147,7 @@ class TransformersVision(VisionEncoder):
 def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:
     from transformers import CONFIG_MAPPING, AutoConfig  # takes seconds, so it is imported on use
 
-    check_config(config, CONFIG_MAPPING.keys())
-    if isinstance(config, dict):
-        settings: Any = AutoConfig.for_model(**config)
-    else:
-        settings = AutoConfig.from_pretrained(config, local_files_only=True, trust_remote_code=trust_remote_code)
+    settings = read_config(AutoConfig, CONFIG_MAPPING.keys(), config, trust_remote_code)
     return getattr(settings, "vision_config", settings)
 
 
@@ -199,5 +196,5 @@ def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str,
 
     settings = _read(str(folder), trust_remote_code)
     kind = MODEL_MAPPING.get(type(settings), AutoModel)
-    model = load_whole(kind, folder, config=settings, trust_remote_code=trust_remote_code)
+    model = load_whole(kind, folder, settings, trust_remote_code)
     return {f"vision.body.{name}": value for name, value in model.named_parameters()}

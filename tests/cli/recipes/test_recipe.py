@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from mmcomponents.cli.recipes.recipe import load, merge, shipped
 from mmcomponents.cli.user_error import UserError
 
 Write = Callable[[str, str], Path]
+
+LAUGHS = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
 
 
 def test_bases_are_merged_first_and_origins_are_recorded(write: Write) -> None:
@@ -69,6 +72,15 @@ def test_a_missing_recipe_names_the_near_one(write: Write, tmp_path: Path, monke
         ("- 1\n", "a recipe is a mapping"),
         ("1: 2\n", "whose keys are names"),
         ("extends: {a: 1}\n", "extends takes a recipe or a list"),
+        ("a: " + "9" * 10_000, "bad.yaml cannot be read: Exceeds the limit"),
+        ("a: " + "[" * 3000 + "]" * 3000, "bad.yaml is nested too deeply"),
+        ("a: " + "{b: " * 3000 + "1" + "}" * 3000, "bad.yaml is nested too deeply"),
+        ("# " + "x" * 1_000_000, "bad.yaml has 1,000,002 bytes; a recipe has at most 1,000,000"),
+        ("a: [" + "1, " * 100_000 + "]", "bad.yaml has more than 20,000 values"),
+        (LAUGHS, "bad.yaml cannot be read: YAML node expansion"),
+        (LAUGHS.replace(": &", ": &").replace("[*", "{<<: [*").replace("]", "]}"), "bad.yaml cannot be read"),
+        ("a: &a [*a]", "bad.yaml cannot be read"),
+        ("a: !!python/object/apply:os.getcwd []", "bad.yaml cannot be read: could not determine a constructor"),
     ],
 )
 def test_an_invalid_file_is_refused_in_one_line(write: Write, text: str, words: str) -> None:
@@ -166,3 +178,46 @@ def test_the_command_line_is_sorted() -> None:
         sort_flags(["--seed"])
     with pytest.raises(UserError, match=r"'recipe\.yaml' is not a flag"):
         sort_flags(["recipe.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "".join(f"a{i}: ${{a{i + 1}}}${{a{i + 1}}}\n" for i in range(60)) + "a60: x",
+            "expand to more than 20,000 values",
+        ),
+        (
+            "".join(f'a{i}: ["${{a{i + 1}}}", "${{a{i + 1}}}"]\n' for i in range(60)) + "a60: x",
+            "expand to more than 20,000 values",
+        ),
+        ('a: {x: "${b}"}\nb: {x: "${a}"}', "the recipe is nested too deeply"),
+    ],
+)
+def test_interpolations_without_end_are_refused(write: Write, text: str, words: str) -> None:
+    write("bad.yaml", text)
+    with pytest.raises(UserError, match=words):
+        load(["bad.yaml"]).resolved()
+
+
+def test_only_files_are_read_and_not_too_many(write: Write, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "/dev/zero", str(tmp_path)):
+        with pytest.raises(UserError, match=f"there is no recipe {name!r}"):
+            load([name])
+    with pytest.raises(UserError, match="File name too long"):
+        load(["x" * 3000])
+    for i in range(7):
+        write(f"e{i}.yaml", f"extends: [e{i + 1}, e{i + 1}]\n")
+    write("e7.yaml", "seed_everything: 1\n")
+    with pytest.raises(UserError, match=r"^e0.yaml: the recipe extends more than 100 files$"):
+        load(["e0"])
+
+
+def test_flags_nested_too_deeply_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--data.names is nested too deeply"):
+        apply(recipes.Recipe(), [("data.names", "[" * 300 + "]" * 300)])
+    with pytest.raises(UserError, match=r"^--data\.a\.[a.]{30,50}… is nested too deeply$"):
+        apply(recipes.Recipe(), [("data" + ".a" * 3000, "1")])
+    with pytest.raises(UserError, match=r"--data.names: .*YAML node expansion"):
+        apply(recipes.Recipe(), [("data.names", "{" + ", ".join(LAUGHS.splitlines()) + "}")])

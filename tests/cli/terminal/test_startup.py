@@ -18,14 +18,17 @@ from rich.console import Console
 import tiny
 from contracts.pair import Pair, Sized, make_task
 from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.startup import StartupTable, data_table, default_callbacks, slot_table
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.trainer import run_verb
 from mmcomponents.cli.user_error import UserError
+from mmcomponents.component import NonFiniteError
 from mmcomponents.data.datamodule import PackedDataModule
+from mmcomponents.data.packing.mixture import GroupShare
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.heads import LMHead
-from mmcomponents.training import GradientWatch, NoGradientError
+from mmcomponents.training import GradientWatch, NoGradientError, NonFiniteGuard
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -85,12 +88,8 @@ def as_rank(rank: int) -> str:
     return printed(strategy="fsdp2", devices=2)
 
 
-def test_counts_are_of_unsharded_weights_and_only_rank_zero_prints() -> None:
-    pair = Pair()
-    try:
-        first, second = pair.run(as_rank)
-    finally:
-        pair.close()
+def test_counts_are_of_unsharded_weights_and_only_rank_zero_prints(pair: Pair) -> None:
+    first, second = pair.run(as_rank)
     assert second == ""
     assert rows(first) == rows(printed())
 
@@ -99,10 +98,11 @@ def test_the_summary_setting_of_a_recipe_takes_precedence() -> None:
     def kinds(given: list[Any], summary: bool | None) -> list[type]:
         return [type(c) for c in default_callbacks(given, summary)]
 
-    assert kinds([], None) == [StartupTable, GradientWatch]
-    assert kinds([RichModelSummary()], None) == kinds([ModelSummary()], None) == [GradientWatch]
-    assert kinds([], True) == kinds([], False) == [GradientWatch]
-    assert kinds([GradientWatch(0)], None) == [StartupTable]
+    checks = [GradientWatch, NonFiniteGuard]
+    assert kinds([], None) == [StartupTable, *checks]
+    assert kinds([RichModelSummary()], None) == kinds([ModelSummary()], None) == checks
+    assert kinds([], True) == kinds([], False) == checks
+    assert kinds([GradientWatch(0), NonFiniteGuard(2)], None) == [StartupTable]
 
 
 RECIPE = """
@@ -116,27 +116,37 @@ def kinds_of(write: Callable[[str, str], Path], verb: str, *flags: str) -> list[
     write("r.yaml", RECIPE)
     cli = RecipeCLI(verb, sort_flags(["--config", "r.yaml", *flags]), Task, Data)
     names = [type(c).__name__ for c in cli.trainer.callbacks]
-    return [n for n in names if n in ("StartupTable", "GradientWatch", "ModelSummary", "RichModelSummary")]
+    return [
+        n for n in names if n in ("StartupTable", "GradientWatch", "NonFiniteGuard", "ModelSummary", "RichModelSummary")
+    ]
 
 
 def test_only_fit_adds_callbacks(write: Callable[[str, str], Path]) -> None:
-    assert kinds_of(write, "fit") == ["StartupTable", "GradientWatch"]
+    assert kinds_of(write, "fit") == ["StartupTable", "GradientWatch", "NonFiniteGuard"]
     assert "StartupTable" not in kinds_of(write, "fit", "--trainer.enable_model_summary", "true")
-    assert "GradientWatch" not in kinds_of(write, "test")
+    guard = ["--trainer.callbacks+", "mmcomponents.training.NonFiniteGuard"]
+    skipping = kinds_of(write, "fit", *guard, "--trainer.callbacks.max_skipped_steps", "3")
+    assert skipping == ["StartupTable", "GradientWatch", "NonFiniteGuard"]
+    assert kinds_of(write, "test", "--trainer.enable_model_summary", "false") == []
 
 
-def test_a_part_without_gradient_is_reported_in_one_line(
-    write: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [NoGradientError("projector (Wide) received\nno gradient"), NonFiniteError("a\nb")])
+def test_what_the_checks_find_is_reported_in_one_line_on_rank_zero(
+    write: Callable[[str, str], Path], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     write("r.yaml", RECIPE)
     cli = RecipeCLI("fit", sort_flags(["--config", "r.yaml"]), Task, Data)
 
-    def silent(**_: Any) -> None:
-        raise NoGradientError("projector (Wide) received no gradient")
+    def stopped(**_: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(cli.trainer, "fit", silent)
-    with pytest.raises(UserError, match=r"^projector \(Wide\) received no gradient$"):
-        cli.run_verb()
+    monkeypatch.setattr(cli.trainer, "fit", stopped)
+    with pytest.raises(UserError) as caught:
+        run_verb(cli)
+    assert str(caught.value) == str(error).replace("\n", " ")
+    monkeypatch.setattr(type(cli.trainer), "is_global_zero", False)
+    with pytest.raises(SystemExit):
+        run_verb(cli)
 
 
 def test_the_data_of_a_run_are_shown(tmp_path: Path) -> None:
@@ -154,3 +164,13 @@ def test_the_data_of_a_run_are_shown(tmp_path: Path) -> None:
     console.print(data_table(data.mixture))
     samples, passes, _, share = rows(console.file.getvalue())["handwriting"]
     assert (samples, passes, share) == ("20", "2.5", "100.0%")
+
+
+def test_the_names_of_sources_are_shown_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    class OneSource:
+        def shares(self) -> list[GroupShare]:
+            return [GroupShare("[red]a\x1b[2J\nb", 1, 1.0, 1.0)]
+
+    console = Console(width=100)
+    console.print(data_table(OneSource()))  # type: ignore[arg-type]
+    assert "│ [red]a<U+001B>[2J b │" in capsys.readouterr().out

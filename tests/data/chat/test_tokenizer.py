@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -65,4 +66,36 @@ def test_errors(tmp_path: Path) -> None:
     made["model"]["vocab"].pop(made["model"]["merges"][0][0])  # which a merge still names
     file.write_text(json.dumps(made))
     with pytest.raises(DataError, match="contains no tokenizer that transformers can load: "):
+        load_tokenizer(tmp_path)
+
+
+def test_code_of_a_folder_is_not_run_and_not_asked_about(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_tokenizer(TEXTS, 300).save_pretrained(tmp_path)
+    (tmp_path / "their.py").write_text(f"open({str(tmp_path / 'harm')!r}, 'w')\nclass Their: pass\n")
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda text="": asked.append(text) or "y")
+    settings = tmp_path / "tokenizer_config.json"
+    given = json.loads(settings.read_text()) | {"auto_map": {"AutoTokenizer": ["their.Their", None]}}
+    settings.write_text(json.dumps(given | {"tokenizer_class": "Their"}))
+    with pytest.raises(DataError, match=r"needs Python code of its own, which is not run") as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+    settings.write_text(json.dumps(given))
+    assert load_tokenizer(tmp_path).eos_token == "<|im_end|>"
+    assert not asked
+    assert not (tmp_path / "harm").exists()
+
+
+def test_files_that_are_no_files_are_not_opened(tmp_path: Path) -> None:
+    train_tokenizer(TEXTS, 300).save_pretrained(tmp_path)
+    os.mkfifo(tmp_path / "vocab.json")
+    with pytest.raises(DataError, match=r"vocab\.json is a pipe or a device"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.json").unlink()
+    half = (tmp_path / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(half[: len(half) // 2])
+    with pytest.raises(DataError, match="contains no tokenizer that transformers can load"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"tokenizer_config\.json is nested more than 100 deep"):
         load_tokenizer(tmp_path)

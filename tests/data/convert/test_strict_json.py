@@ -6,6 +6,8 @@ from mmcomponents.data.convert.strict_json import JsonProblem, parse_json
 
 
 def test_json_is_parsed() -> None:
+    assert parse_json("[" * 100 + "]" * 100)
+    assert parse_json(f"[{'[],' * 200}[]]")
     assert parse_json('{"a": [1, {"a": 2.5}], "b": null}') == {"a": [1, {"a": 2.5}], "b": None}
 
 
@@ -20,6 +22,8 @@ def test_json_is_parsed() -> None:
         ("[-Infinity]", "-Infinity is not JSON", 0),
         ("1" * 5000, "^a number has too many digits$", 0),
         ("[" * 100_000, "nested too deeply", 0),
+        ("[" * 101 + "]" * 101, "nested too deeply", 0),
+        ('{"a": [' * 51 + "]}" * 51, "nested too deeply", 0),
     ],
 )
 def test_what_is_no_json(text: str, reason: str, line: int) -> None:

@@ -128,7 +128,10 @@ def test_names_that_come_up_twice_or_leave_the_folder(tmp_path: Path) -> None:
     assert ["leaves the folder" in sample.problem for sample in outside] == [True, True, False]
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"messages": 3}', b"\xff\xfe", b"[" * 100_000])
+DEEP = b'{"text": "x", "more": ' + b"[" * 100 + b"]" * 100 + b"}"
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"messages": 3}', b"\xff\xfe", b"[" * 100_000, DEEP])
 def test_wrong_json(data: bytes) -> None:
     with pytest.raises(SampleError, match="wrong JSON"):
         parse_record(data)

@@ -6,7 +6,7 @@ from transformers import PreTrainedTokenizerFast
 from mmcomponents.batch import IGNORE
 from mmcomponents.data.chat.document import render_document
 from mmcomponents.data.chat.template import render_chat
-from mmcomponents.data.inspection.token_text import cut_text, odd_marks, plain
+from mmcomponents.data.inspection.token_text import cut_text
 
 from .conftest import HOSTILE
 
@@ -38,10 +38,3 @@ def test_a_part_of_a_segment(tokenizer: PreTrainedTokenizerFast) -> None:
     halves = [*cut_text(chat, tokenizer, 0, 3), *cut_text(chat, tokenizer, 3)]
     assert "".join(piece.text for piece in halves) == "some words<|endoftext|>"
     assert halves[0].tokens == 3
-
-
-def test_what_cannot_be_seen_is_marked() -> None:
-    assert list(odd_marks("a\u202eb")) == [("a", ""), ("U+202E", "RIGHT-TO-LEFT OVERRIDE"), ("b", "")]
-    harmless = "👩\u200d👧 שלום\n\tمی\u200cخواهم"
-    assert list(odd_marks(harmless)) == [(harmless, "")]
-    assert plain("red\x1b[31m\ud800 and\nmore") == "red<U+001B>[31m<U+D800> and more"

@@ -1,18 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch.utils.data import DataLoader
+from transformers import PreTrainedTokenizerFast
 
+from data.conftest import png, record
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.tokenizer import load_tokenizer
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.loading.dataset import PackDataset
 from mmcomponents.data.loading.opening import PackSettings, open_packs
 from mmcomponents.data.media.augmentation import JpegRecompression
+from mmcomponents.data.media.images import TiledImage
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.data.packing.pack_plan import Budgets, Pack
 
@@ -53,6 +57,24 @@ def test_a_draw_depends_on_seed_epoch_and_sample_alone(index: Index, handwriting
     other = dataset_of(index, handwriting, delta_log2=[1, 3, 5, 7], seed=2)[Pack(0, 2, samples)].layout.delta_log2
     assert other is not None
     assert other.tolist() != together.tolist()
+
+
+def test_each_image_has_draws_of_its_own(write_shard: Callable[..., Path], tokenizer: PreTrainedTokenizerFast) -> None:
+    """JPEG qualities depend on the epoch, the copy and the image; V2PE's delta is drawn for each image."""
+    shard = write_shard([(record("<image>" * 8), [png(56, 56)] * 8)])
+    renderer = SampleRenderer(tokenizer, 4, Tiling(1, 32, 28))
+    settings = PackSettings(Budgets(1500), jpeg=JpegRecompression(1, 100), delta_log2=list(range(9)))
+    dataset = open_packs(Index.open([shard], tokenizer), renderer, settings)[0]
+
+    def images(epoch: int = 0, copy: int = 0) -> list[TiledImage]:
+        return list(dataset.render(0, epoch, copy)[0].images)
+
+    first, again = images(), images()
+    assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(first, again, strict=True))
+    for other in (first[1], images(epoch=1)[0], images(copy=1)[0]):
+        assert other.pixels.shape == first[0].pixels.shape
+        assert not torch.equal(other.pixels, first[0].pixels)
+    assert len({image.delta_log2 for image in first}) > 1
 
 
 @pytest.mark.parametrize("deltas", [[], [9], [-1, 2]])

@@ -19,6 +19,12 @@ def test_every_decision_of_the_reference() -> None:
         assert count_tiles(*limits, thumbnail=False) == row["num_tiles_no_thumbnail"]
 
 
+def test_of_equally_close_grids_the_larger_needs_more_than_half_of_its_area() -> None:
+    assert 2 * 896 * 1008 == 9 * 448 * 448
+    assert tile_grid(896, 1008, 1, 12) == (2, 2)
+    assert tile_grid(897, 1009, 1, 12) == (3, 3)
+
+
 def synthetic(width: int, height: int) -> Image.Image:
     x, y = np.meshgrid(np.arange(width), np.arange(height))
     channels = [x * 255 // (width - 1), y * 255 // (height - 1), (3 * x + 5 * y) % 256]
@@ -46,7 +52,26 @@ def test_several_images_share_the_budget() -> None:
     assert Tiling(3, 12).for_images(12).max_tiles == 3
 
 
-@pytest.mark.parametrize("limits", [(0, 5, 1, 1), (5, 5, 0, 3), (5, 5, 4, 3)])
-def test_impossible_limits_are_refused(limits: tuple[int, int, int, int]) -> None:
+@pytest.mark.parametrize(
+    "limits", [(0, 5, 1, 1), (5, 0, 1, 1), (-5, -5, 1, 1), (5, 5, 0, 3), (5, 5, 4, 3), (5, 5, 1, 1, 0)]
+)
+def test_impossible_limits_are_refused(limits: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="tiles"):
         tile_grid(*limits)
+
+
+def test_the_least_limits() -> None:
+    assert tile_grid(1, 1, 1, 1, 1) == (1, 1)
+    for bad in ({"min_tiles": 0}, {"min_tiles": 4, "max_tiles": 3}, {"tile_size": 0}):
+        with pytest.raises(ValueError, match="tile"):
+            Tiling(**bad)
+    assert Tiling(1, 1, 1).count(1, 1) == 1
+
+
+def test_without_settings_those_of_internvl3_hold() -> None:
+    for width, height in ((300, 200), (5000, 200), (900, 900), (20, 3000)):
+        assert tile_grid(width, height) == tile_grid(width, height, 1, 12, 448)
+        assert (
+            count_tiles(width, height) == Tiling().count(width, height) == Tiling(1, 12, 448, True).count(width, height)
+        )
+    assert [tile.size for tile in tile_image(synthetic(900, 450))] == [(448, 448)] * 3

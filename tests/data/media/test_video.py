@@ -119,6 +119,10 @@ def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None
     assert [number_of(image) for image in read_video(data, These(1, 46, 88))] == [1, 46, 88]
     assert decoded <= 2 + 2 + 14 + 3
     decoded = 0
+    group = encoded(gop=500, options={"x264-params": "scenecut=0"})
+    assert [number_of(image) for image in read_video(group, These(1, 40, 60))] == [1, 40, 60]
+    assert decoded <= 61 + 3, "frames of one group are decoded once"
+    decoded = 0
     read_video(encoded("libvpx", "webm", b_frames=0), These(5))
     assert decoded == FRAMES + 6, "counted once, then decoded to the frame"
 
@@ -216,6 +220,18 @@ def test_no_damage_gives_another_error() -> None:
         assert refused
 
 
+def test_a_stream_that_the_header_lacks_is_refused() -> None:
+    class Container:
+        """Reads a packet of a stream that PyAV does not know."""
+
+        def demux(self, stream: Any) -> Any:
+            yield from ()
+            raise IndexError("list index out of range")
+
+    with pytest.raises(VideoError, match="a stream that is missing in the header"):
+        list(video._packets(Container(), None))  # type: ignore[arg-type]
+
+
 def test_what_is_no_video_is_refused() -> None:
     sound = io.BytesIO()
     with av.open(sound, "w", format="matroska") as out:
@@ -247,11 +263,54 @@ def test_a_video_cannot_name_other_files_or_hosts(playlist: str, tmp_path: Path)
         read_video(playlist.format(path=secret).encode(), MiddleFrames(1))
 
 
+def test_only_video_formats_are_opened() -> None:
+    """Without the list of containers, FFmpeg would open text, pictures and subtitles as videos."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48)).save(file, "png")
+    with pytest.raises(VideoError, match="not a video"):
+        read_video(file.getvalue(), MiddleFrames(1))
+
+
+def test_a_format_that_names_files_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a supported format could name other files, the protocols would still be refused."""
+    monkeypatch.chdir(tmp_path)
+    Path("secret.mp4").write_bytes(encoded(frames=3))
+    monkeypatch.setattr(video, "CONTAINERS", f"{video.CONTAINERS},concat")
+    with pytest.raises(VideoError):
+        read_video(b"ffconcat version 1.0\nfile secret.mp4\n", MiddleFrames(1))
+
+
+def test_a_gif_of_few_bytes_and_many_pixels_is_refused_before_it_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    file = io.BytesIO()
+    frames = [Image.new("L", (200, 100), 40 * shade) for shade in range(6)]
+    frames[0].save(file, "gif", save_all=True, append_images=frames[1:])
+    assert video.video_length(file.getvalue())[0] == 6
+    monkeypatch.setattr(video, "MAX_GIF_PIXELS", 119_999)
+    monkeypatch.setattr(video, "_decoded", None)
+    for read in (video.video_length, lambda data: read_video(data, MiddleFrames(1))):
+        with pytest.raises(VideoError, match="GIF too large: 6 frames of 200x100 are more than 119999 pixels"):
+            read(file.getvalue())
+
+
+def test_videos_without_end_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(video, "MAX_FRAMES", 10)
+    for container in ("mp4", "avi"):
+        with pytest.raises(VideoError, match="video too long: it has more than 10 frames"):
+            video.video_length(encoded(container=container, frames=20, b_frames=0))
+
+
 def test_large_videos_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     data = encoded(frames=5)
     with pytest.raises(VideoError, match="64x48 is more than 3000 pixels"):
         read_video(data, MiddleFrames(1), max_pixels=3000)
     monkeypatch.setattr(video, "MAX_CHOSEN_PIXELS", 3 * WIDTH * HEIGHT)
     assert len(read_video(data, MiddleFrames(3))) == 3
+    monkeypatch.setattr(video, "_decoded", lambda *_: iter(()))
     with pytest.raises(VideoError, match="4 frames of 64x48 are more than 9216 pixels: choose fewer"):
         read_video(data, MiddleFrames(4))
+
+
+def test_a_rate_that_an_index_refuses_is_an_error() -> None:
+    timeline = video._Timeline([0.0, 1e-7, 2e-7], 30.0, [], [])
+    with pytest.raises(VideoError, match=r"3 frames in 2e-07 s are more than 1e\+06 per second"):
+        video._rate(timeline, 0, 3)

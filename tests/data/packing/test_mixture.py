@@ -154,6 +154,19 @@ def test_many_small_sources_keep_the_token_share(write_shard: Write, tokenizer: 
             assert sum(part.tokens for part in mixture.parts(epoch)) == tokens.sum(), "parts know their tokens"
 
 
+def test_what_one_source_falls_short_of_is_made_up_by_the_next(
+    write_shard: Write, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    texts = [write_shard([(record("six words of the same length", source=f"t{n}"), [])], f"t{n}") for n in range(6)]
+    pictures = write_shard([(record(source="pictures"), [png(90, 30)])] * 40, "pictures")
+    index = Index.open([*texts, pictures], tokenizer)
+    tokens = {group.text: group.tokens for group in packs_of(index, tokenizer, share=TokenShare())[1].groups}
+    target = 6 * 1.4 * tokens[True]  # each source alone would be rounded down to one pass
+    _, mixture = packs_of(index, tokenizer, share=TokenShare(target, tokens[False]))
+    made = sum(part.tokens for group, part in zip(mixture.groups, mixture.parts(0), strict=True) if group.text)
+    assert abs(made - target) <= 0.5 * tokens[True]
+
+
 def test_every_block_has_its_share_of_each_group(index: Index, tokenizer: PreTrainedTokenizerFast) -> None:
     _, mixture = packs_of(index, tokenizer, sources={"short": SourceOptions(repeat=2)})
     for number in range(mixture.blocks(0)):
@@ -236,3 +249,16 @@ def test_other_frames_are_another_plan(mixed_shard: Path, tokenizer: PreTrainedT
         for frames in (DrawnFrames(2, 9), DrawnFrames(8, 9), SameFrames(MiddleFrames(9)))
     }
     assert len(prints) == 3
+
+
+def test_tokens_of_videos_are_those_of_their_first_occurrence(
+    mixed_shard: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    index = Index.open([mixed_shard], tokenizer)
+    _, mixture = packs_of(index, tokenizer, frames=DrawnFrames(1, 40))
+    samples = np.arange(len(index))
+    first, second = (
+        int(mixture.sizes.of(index.take(samples), samples, np.full_like(samples, copy), 0)[0].sum()) for copy in (0, 1)
+    )
+    assert first != second
+    assert sum(share.tokens for share in mixture.shares()) == first

@@ -115,11 +115,20 @@ def test_a_budget_may_be_filled_exactly(pack: object) -> None:
     assert all((sizes[items].sum(0) < 1 + 1e-6).all() for items in bins)
 
 
+def test_a_sample_may_fill_a_pack_alone() -> None:
+    budgets = Budgets(10, 3)
+    assert budgets.fit(np.array([10, 11, 10]), np.array([3, 3, 4])).tolist() == [True, False, False]
+    assert plan_of([10, 10], [3, 3], 10, 3).packs_in_epoch(0) == 2
+
+
 def test_impossible_plans_are_refused() -> None:
     with pytest.raises(ValueError, match="no sample is left of 2: 2 exceed"):
         plan_of([10, 20], [1, 1], 5, 5)
     with pytest.raises(ValueError, match="0 tokens"):
         plan_of([1], [1], 0, 5)
+    with pytest.raises(ValueError, match="0 tiles"):
+        plan_of([1], [1], 5, 0)
+    assert plan_of([1], [1], 1, 1).packs_in_epoch(0) == 1
     assert plan_of([1, 1], [99, 99], 2, None).packs_in_epoch(0) == 1
 
 

@@ -33,13 +33,13 @@ def test_a_file_is_opened_once(file: Path, monkeypatch: pytest.MonkeyPatch) -> N
     import mmcomponents.data.storage.local as local
 
     opened = []
-    real = open
+    real = local.open_regular
 
-    def count(path: str, mode: str) -> IO[bytes]:
+    def count(path: str) -> IO[bytes]:
         opened.append(path)
-        return real(path, mode)
+        return real(path)
 
-    monkeypatch.setattr(local, "open", count, raising=False)
+    monkeypatch.setattr(local, "open_regular", count)
     read_ranges(str(file), [(0, 1), (100, 1), (200, 1)])
     assert len(opened) == 1
 

@@ -98,6 +98,7 @@ def test_aggregates() -> None:
     scored = Candidates(list("abc"), scores=steps)
     chosen = {name: BestOfN(aggregate=kind()).choose(scored) for name, kind in AGGREGATES.items()}
     assert chosen == {"mean": 2, "min": 1, "max": 0}
+    assert BestOfN().choose(scored) == chosen["mean"]
     assert [kind()([0.2, 0.6]) for kind in (Mean, Min, Max)] == pytest.approx([0.4, 0.2, 0.6])
 
 

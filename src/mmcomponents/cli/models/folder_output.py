@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmcomponents.cli.terminal.parser import add_trust_options
 from mmcomponents.cli.terminal.progress_bar import progress_bar
-from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError
 
 if TYPE_CHECKING:
@@ -87,6 +87,7 @@ def write_out(
                 tokenizer_folder=folder,
                 max_shard=options.max_shard_size,
                 progress=lambda size: bar.advance(task, size),
+                allow_nonfinite=options.allow_nonfinite,
             )
 
     _replace(out, folder, options.overwrite, save)
@@ -163,4 +164,4 @@ def _report(out: Path, format_name: str, weights: Mapping[str, Lazy], missing: l
     console = table_console()
     console.print(table, markup=False, highlight=False)
     for line in missing:
-        console.print(f"warning: {line}", markup=False, highlight=False, soft_wrap=True)
+        print_line(console, f"warning: {line}")

@@ -14,6 +14,7 @@ from mmcomponents.data.media.boxes import draw_groundings, parse_groundings
 from mmcomponents.data.media.frames import MiddleFrames
 from mmcomponents.data.media.images import load_image
 from mmcomponents.data.media.video import read_video
+from mmcomponents.plain_text import plain_line
 
 
 @dataclass
@@ -76,7 +77,7 @@ def draw_boxes(answer: str, image: Image.Image, out: str) -> None:
     """Draws the boxes of an answer on its image; what cannot be parsed is reported on standard error."""
     found = parse_groundings(answer, *image.size)
     for problem in found.problems or ([] if found.groundings else ["the answer contains no boxes"]):
-        sys.stderr.write(f"mmcomponents: {problem}\n")
+        sys.stderr.write(f"mmcomponents: {plain_line(problem)}\n")
     try:
         draw_groundings(image, found.groundings).save(out)
     except OSError as error:

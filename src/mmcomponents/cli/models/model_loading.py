@@ -10,8 +10,9 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from mmcomponents.cli.models.run_weights import load_weights
+from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import Flags
-from mmcomponents.cli.trainer import RecipeCLI
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError, near_file
 
 
@@ -36,6 +37,7 @@ def from_folder(
     dtype: torch.dtype | None,
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
+    allow_nonfinite: bool = False,
 ) -> Loaded:
     """Reads a checkpoint folder in this library's, the transformers (`-hf`) or the official format.
 
@@ -55,7 +57,7 @@ def from_folder(
     try:
         checkpoint = read(path, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         tokenizer = checkpoint.tokenizer()
-        model = checkpoint.load(device=device, dtype=dtype)
+        model = checkpoint.load(device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
         if model.backbone is None or not len(model.heads):
             raise UserError(f"{path} contains no language model, so it cannot answer")
         return Loaded(model, tokenizer, checkpoint.renderer(tokenizer, model.tokens_per_tile))
@@ -70,6 +72,7 @@ def from_recipe(
     classes: tuple[type[LightningModule], type[LightningDataModule]],
     device: torch.device,
     dtype: torch.dtype | None,
+    allow_nonfinite: bool = False,
 ) -> Loaded:
     """Builds the model of a recipe and loads the weights of a checkpoint; its hyperparameters are ignored.
 
@@ -79,10 +82,11 @@ def from_recipe(
     cli = RecipeCLI(verb, flags, *classes)
     if not ckpt_path:
         raise UserError(f"{verb}: --ckpt_path is missing; without a checkpoint the weights would be random")
+    report_differences(Path(ckpt_path), cli.config_dump["model"], training=False)
     task: Any = cli.model
     task.weights = None  # the initial weights of the run are not needed
     task.configure_model()
-    load_weights(task, Path(ckpt_path))
+    load_weights(task, Path(ckpt_path), allow_nonfinite)
     task.eval()
     return Loaded(task.model.to(device=device, dtype=dtype), cli.datamodule.tokenizer, cli.datamodule.renderer)
 

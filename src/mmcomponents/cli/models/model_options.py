@@ -159,11 +159,13 @@ def load_model(
 
     device, dtype = device_and_dtype(options)
     if folder is not None:
-        return from_folder(folder, device, dtype, options.allow_pickle, options.trust_remote_code)
+        return from_folder(
+            folder, device, dtype, options.allow_pickle, options.trust_remote_code, options.allow_nonfinite
+        )
     known: Any = classes
     if known is None:
         from mmcomponents.data.datamodule import PackedDataModule
         from mmcomponents.training import MultimodalTask
 
         known = (MultimodalTask, PackedDataModule)
-    return from_recipe(verb, flags, options.ckpt_path, known, device, dtype)
+    return from_recipe(verb, flags, options.ckpt_path, known, device, dtype, options.allow_nonfinite)

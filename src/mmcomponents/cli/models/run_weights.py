@@ -13,33 +13,34 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
+from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.checkpoints.runs import PlainPlanner, ShardReader, verify
 from mmcomponents.cli.user_error import UserError, near_file, one_line
 
 _STATE, _MODEL = "state_dict.", "model."
 
 
-def load_weights(task: LightningModule, path: Path) -> None:
+def load_weights(task: LightningModule, path: Path, allow_nonfinite: bool = False) -> None:
     """Loads the weights of a checkpoint into a task; the checkpoint's hyperparameters are ignored.
 
     Raises:
-        UserError: The checkpoint is missing or does not match the recipe.
+        UserError: The checkpoint is missing, damaged, or does not match the recipe; or weights are NaN or infinite.
     """
-    state = {name: value.load() for name, value in saved_state(path).items()}
-    try:
-        task.load_state_dict(state)
-    except RuntimeError as error:
-        reason = _differences(task.state_dict(), state) or one_line(str(error))[:200]
-        raise UserError(f"checkpoint {path.as_posix()} does not match the recipe: {reason}") from None
+    stored = saved_state(path, allow_nonfinite)
+    # Names and shapes are compared before any value is read.
+    if reason := _differences(task.state_dict(), stored):
+        raise UserError(f"checkpoint {path.as_posix()} does not match the recipe: {reason}")
+    task.load_state_dict({name: value.load() for name, value in stored.items()})
 
 
-def _differences(expected: dict[str, Any], given: dict[str, Tensor]) -> str:
+def _differences(expected: dict[str, Tensor], given: dict[str, Lazy]) -> str:
     """Describes which weights differ, by their number and the first names."""
-    other = [name for name in expected if name in given and expected[name].shape != given[name].shape]
+    other = [name for name in expected if name in given and expected[name].shape != given[name].meta.shape]
     kinds = {
         "missing": [name for name in expected if name not in given],
         "unexpected": [name for name in given if name not in expected],
@@ -52,20 +53,25 @@ def _differences(expected: dict[str, Any], given: dict[str, Tensor]) -> str:
     )
 
 
-def model_weights(path: Path) -> dict[str, Lazy]:
+def model_weights(path: Path, allow_nonfinite: bool = False) -> dict[str, Lazy]:
     """Returns the weights of a checkpoint's model by the model's names; each is read lazily.
 
     Raises:
         UserError: The checkpoint is missing or contains no model.
     """
-    found = {name.removeprefix(_MODEL): value for name, value in saved_state(path).items() if name.startswith(_MODEL)}
+    stored = saved_state(path, allow_nonfinite)
+    found = {name.removeprefix(_MODEL): value for name, value in stored.items() if name.startswith(_MODEL)}
     if not found:
         raise UserError(f"{path.as_posix()} contains no weights of a model")
     return found
 
 
-def saved_state(path: Path) -> dict[str, Lazy]:
+def saved_state(path: Path, allow_nonfinite: bool = False) -> dict[str, Lazy]:
     """Returns the state of a checkpoint's task, independent of the number of ranks that wrote it.
+
+    Args:
+        path: File, or folder of shards.
+        allow_nonfinite: Whether weights of the model may be NaN or infinite; otherwise reading one is an error.
 
     Raises:
         UserError: The checkpoint is missing or invalid.
@@ -81,11 +87,31 @@ def saved_state(path: Path) -> dict[str, Lazy]:
         hint = f"; it contains {inside}" if inside else ""
         raise UserError(f"the folder {path.as_posix()} is not a checkpoint of a run: it has no .metadata{hint}")
     try:
-        return dict(_shards(path)) if path.is_dir() else _file(path)
+        verify(path)
+        found = dict(_shards(path)) if path.is_dir() else _file(path)
+    except CheckpointError as error:
+        raise UserError(str(error)) from None
     except pickle.UnpicklingError:  # torch's message has many lines, with advice on loading untrusted files
         raise UserError(f"{path.as_posix()} is not a checkpoint of a run: it is not a file of weights") from None
     except (RuntimeError, CheckpointException, KeyError, EOFError, OSError) as error:
         raise UserError(f"{path.as_posix()} is not a checkpoint of a run: {one_line(str(error))[:200]}") from None
+    if allow_nonfinite:
+        return found
+    return {n: _finite(path, n, value) if n.startswith(_MODEL) else value for n, value in found.items()}
+
+
+def _finite(path: Path, name: str, value: Lazy) -> Lazy:
+    """Returns a weight that is checked when it is read."""
+
+    def load() -> Tensor:
+        tensor = value.load()
+        try:
+            check_finite(path.as_posix(), name, tensor)
+        except CheckpointError as error:
+            raise UserError(str(error)) from None
+        return tensor
+
+    return Lazy(value.meta, load)
 
 
 def _file(path: Path) -> dict[str, Lazy]:
@@ -97,18 +123,19 @@ def _file(path: Path) -> dict[str, Lazy]:
 
 
 def _shards(path: Path) -> Iterator[tuple[str, Lazy]]:
-    for key, stored in FileSystemReader(path).read_metadata().state_dict_metadata.items():
+    reader = ShardReader(path)
+    for key, stored in reader.metadata.state_dict_metadata.items():
         if key.startswith(_STATE) and isinstance(stored, TensorStorageMetadata):
             meta = torch.empty(stored.size, dtype=stored.properties.dtype, device="meta")
-            yield key.removeprefix(_STATE), Lazy(meta, partial(_read, path, key, meta))
+            yield key.removeprefix(_STATE), Lazy(meta, partial(_read, reader, key, meta))
 
 
-def _read(path: Path, key: str, meta: Tensor) -> Tensor:
+def _read(reader: ShardReader, key: str, meta: Tensor) -> Tensor:
     state = {key: torch.empty_like(meta, device="cpu")}
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # intended by no_dist
-            load_shards(state, checkpoint_id=path, no_dist=True)
+            load_shards(state, storage_reader=reader, planner=PlainPlanner(), no_dist=True)
     except (RuntimeError, CheckpointException, OSError) as error:
-        raise UserError(f"{path.as_posix()}: {key} cannot be read: {one_line(str(error))[:200]}") from None
+        raise UserError(f"{reader.path}: {key} cannot be read: {one_line(str(error))[:200]}") from None
     return state[key]

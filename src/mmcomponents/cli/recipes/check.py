@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields, is_dataclass
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 from mmcomponents import registry
+from mmcomponents.cli.recipes.classes import argument_types
 from mmcomponents.cli.recipes.recipe import Recipe, Tree
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
@@ -41,11 +42,11 @@ def resolve_parts(tree: Tree, recipe: Recipe) -> None:
     model = tree.get("model")
     if not isinstance(model, dict):
         return
-    for slot, base in registry.slots().items():
+    for slot in registry.slots():
         holder, prefix = (model.get("heads"), "model.heads") if slot == "head" else (model, "model")
         if isinstance(holder, dict):
             for key in holder if slot == "head" else [slot]:
-                _resolve_part(holder, key, slot, base, f"{prefix}.{key}", recipe)
+                _resolve_part(holder, key, slot, f"{prefix}.{key}", recipe)
 
 
 def check_keys(tree: Tree, known: Mapping[str, Iterable[str]], owners: Mapping[str, Any], recipe: Recipe) -> None:
@@ -64,10 +65,38 @@ def check_keys(tree: Tree, known: Mapping[str, Iterable[str]], owners: Mapping[s
     for top, below in tree.items():
         if known[top] and isinstance(below, dict):
             _refuse_unknown(below, known[top], f"{top}.", recipe)
-            hints = _hints(owners[top]) if top in owners else {}
+            hints = argument_types(owners[top]) if top in owners else {}
             for key, value in below.items():
                 _check_dataclass(value, hints.get(key), f"{top}.{key}", recipe)
                 _check_arguments(value, f"{top}.{key}", recipe)
+
+
+def check_flag_only(tree: Tree, recipe: Recipe, by_flag: Collection[str]) -> None:
+    """Refuses options that a recipe file sets and that only the command line may set.
+
+    With `data.allow_pipe` a file could run the shell command that it names as a shard, with `weights_only: false` the
+    code in the checkpoint that it names.
+
+    Args:
+        tree: Resolved tree.
+        recipe: Recipe that holds the origins of keys.
+        by_flag: Keys that the command line sets.
+
+    Raises:
+        UserError: A recipe file sets such an option, or a section is a text, which the parser takes for a file.
+    """
+    for section in ("model", "data", "trainer"):
+        if isinstance(tree.get(section), str):
+            raise UserError(f"{section}{recipe.place(section)}: a mapping is expected; a file is named by `extends`")
+    options = {
+        "data.allow_pipe": ((tree.get("data") or {}).get("allow_pipe"), False),
+        "weights_only": (tree.get("weights_only"), True),
+    }
+    for key, (value, harmless) in options.items():
+        if value not in (None, harmless) and not {key, key.partition(".")[0]} & {*by_flag}:
+            raise UserError(
+                f"{key}{recipe.place(key)}: a recipe cannot set this; add --{key} {str(value).lower()} to the command"
+            )
 
 
 def complete(tree: Tree, defaults: Mapping[str, Any]) -> None:
@@ -96,34 +125,25 @@ def suggest_class(message: str) -> str:
     return near(wanted, names)
 
 
-def _resolve_part(holder: Tree, key: str, slot: str, base: str, shown: str, recipe: Recipe) -> None:
+def _resolve_part(holder: Tree, key: str, slot: str, shown: str, recipe: Recipe) -> None:
     part = holder.get(key)
     name = part if isinstance(part, str) else part.get("class_path") if isinstance(part, dict) else None
     if name is None:
         return
-    where = _place(shown, recipe)
+    where = recipe.place(shown)
     try:
         path = registry.resolve(slot, str(name))
+        registry.load(slot, path)
     except registry.PartError as error:
         raise UserError(f"{shown}{where}: {error}") from None
-    found, expected = _import(path, f"{shown}{where}"), _import(base, f"slot {slot}")
-    if inspect.isclass(found) and not issubclass(found, expected):
-        raise UserError(f"{shown}{where}: {path} is not a {slot}, a subclass of {base}")
     holder[key] = {**part, "class_path": path} if isinstance(part, dict) else {"class_path": path}
 
 
 def _import(path: str, shown: str) -> Any:
-    """Returns the object at a dotted path. Importing a third-party part runs its code, so any exception is caught."""
-    module_name, _, name = path.rpartition(".")
     try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        raise UserError(
-            f"{shown}: cannot import {path}: {type(error).__name__}: {' '.join(str(error).split())}"
-        ) from None
-    if not hasattr(module, name):
-        raise UserError(f"{shown}: {module_name} has no {name}{near(name, dir(module))}")
-    return getattr(module, name)
+        return registry.imported(path)
+    except registry.PartError as error:
+        raise UserError(f"{shown}: {error}") from None
 
 
 def _check_arguments(value: Any, shown: str, recipe: Recipe) -> None:
@@ -165,12 +185,7 @@ def _refuse_unknown(node: Tree, accepted: Iterable[str], prefix: str, recipe: Re
     for key in node:
         if key not in names:
             shown = prefix + key
-            raise UserError(f"unknown key {shown}{_place(shown, recipe)}{near(key, names)}")
-
-
-def _place(key: str, recipe: Recipe) -> str:
-    origin = recipe.origin(key)
-    return f" ({origin})" if origin else ""
+            raise UserError(f"unknown key {shown}{recipe.place(shown)}{near(key, names)}")
 
 
 def _named(name: str, shown: str) -> Any:
@@ -182,8 +197,8 @@ def _named(name: str, shown: str) -> Any:
 
 
 def _parameters(target: Callable[..., Any] | None) -> list[str] | None:
-    """Returns the names of a callable's arguments; None if it takes any keyword or has no signature."""
-    if target is None:
+    """Returns the names of a class's arguments; None if it takes any keyword or has no signature."""
+    if not inspect.isclass(target):
         return None
     try:
         parameters = inspect.signature(target).parameters
@@ -192,10 +207,3 @@ def _parameters(target: Callable[..., Any] | None) -> list[str] | None:
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return None
     return list(parameters)
-
-
-def _hints(owner: Any) -> dict[str, Any]:
-    try:
-        return get_type_hints(owner.__init__)
-    except NameError:  # a type that is imported for type checkers only
-        return {}

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from mmcomponents.cli.recipes.recipe import Recipe, Tree, merge
 from mmcomponents.cli.user_error import UserError
@@ -20,6 +22,10 @@ from mmcomponents.registry import near
 COMMAND_LINE = "the command line"
 
 _KEY = re.compile(r"--[A-Za-z_]\w*(\.\w+)*\+?")
+_CONSTANTS = {"null": None, "true": True, "false": False}
+
+_DEEPEST = 50
+
 # Flags that request output of the parser instead of setting a key.
 _REQUEST = re.compile(r"(-h|--help|--print_config(=.*)?|--[\w.]+\.help(=.*)?)")
 
@@ -85,8 +91,14 @@ def check_options(command: str, flags: Flags, options: Iterable[str]) -> None:
 
 
 def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
-    """Returns the recipe with the settings of a command line, applied in order."""
+    """Returns the recipe with the settings of a command line, applied in order.
+
+    Raises:
+        UserError: A value is no YAML, a key is below a value that is no mapping, or one is nested too deeply.
+    """
     for key, text in settings:
+        if key.count(".") > _DEEPEST:
+            raise UserError(f"--{key[:40]}… is nested too deeply")
         append = key.endswith("+")
         path = key.removesuffix("+").split(".")
         tree = merge({}, recipe.tree)
@@ -102,11 +114,13 @@ def _value(key: str, text: str) -> Any:
 
     Other scalars stay text, as their type depends on the argument, which only the parser has.
     """
-    if text.lstrip()[:1] not in ("[", "{") and text not in ("null", "true", "false"):
-        return text
+    if text.lstrip()[:1] not in ("[", "{"):
+        return _CONSTANTS.get(text, text)
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except RecursionError:
+        raise UserError(f"--{key} is nested too deeply") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"--{key}: {' '.join(str(error).split())}") from None
 
 

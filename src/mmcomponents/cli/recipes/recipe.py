@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from mmcomponents.cli.recipes.expansion import Expansion
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.moved import current_path
 from mmcomponents.registry import near
@@ -29,6 +31,11 @@ SHIPPED = (_PACKAGE / "_recipes", _PACKAGE.parents[1] / "recipes")
 
 # A dotted path, or a short name, which begins with a capital: `ddp` and `auto` are plain values.
 _CLASS_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)+|[A-Z]\w*")
+
+_MOST_FILES = 100
+_MOST_BYTES = 1_000_000
+_MOST_VALUES = 20_000
+"""Limits of a chain of `extends`, of a file, and of a resolved recipe: a few lines can expand to any size."""
 
 
 @dataclass
@@ -53,14 +60,24 @@ class Recipe:
             key = key.rpartition(".")[0]
         return self.origins.get(key, "")
 
+    def place(self, key: str) -> str:
+        """Returns the origin of a key in parentheses, for a message; empty if unknown."""
+        origin = self.origin(key)
+        return f" ({origin})" if origin else ""
+
     def resolved(self) -> Tree:
         """Returns the tree with all interpolations resolved and former class paths replaced by their current ones.
 
         Raises:
-            UserError: An interpolation refers to a missing key, or a mandatory value (`???`) is missing.
+            UserError: An interpolation refers to a missing key, a mandatory value (`???`) is missing, or the tree is
+                nested too deeply or becomes too large.
         """
         try:
+            if Expansion(self.tree).size() > _MOST_VALUES:
+                raise UserError(f"the recipe's interpolations expand to more than {_MOST_VALUES:,} values")
             tree = OmegaConf.to_container(OmegaConf.create(self.tree), resolve=True, throw_on_missing=True)
+        except RecursionError:
+            raise UserError("the recipe is nested too deeply") from None
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None) or ""
             where = self.origin(key)
@@ -74,8 +91,9 @@ class Recipe:
 def load(names: Iterable[str]) -> Recipe:
     """Loads recipes by path or shipped name and merges them; later ones take precedence."""
     recipe = Recipe()
+    read: list[Path] = []
     for name in names:
-        recipe = _extend(recipe, _find(name, Path(), f"--config {name}"), ())
+        recipe = _extend(recipe, _find(name, Path(), f"--config {name}"), (), read)
     return recipe
 
 
@@ -109,26 +127,32 @@ def shipped() -> list[str]:
     return sorted(names)
 
 
-def _extend(recipe: Recipe, file: Path, chain: tuple[Path, ...]) -> Recipe:
-    """Merges the bases of a file, then the file, into `recipe`."""
+def _extend(recipe: Recipe, file: Path, chain: tuple[Path, ...], read: list[Path]) -> Recipe:
+    """Merges the bases of a file, then the file, into `recipe`; adds each file to `read`."""
     if file in chain:
         raise UserError(f"recipes extend each other in a cycle: {' -> '.join(map(_shown, [*chain, file]))}")
+    read.append(file)
+    if len(read) > _MOST_FILES:
+        raise UserError(f"{_shown(read[0])}: the recipe extends more than {_MOST_FILES} files")
     tree = _read(file)
     parents = tree.pop("extends", None) or []
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise UserError(f"{_shown(file)}: extends takes a recipe or a list of recipes, not {parents!r}")
     for parent in parents:
-        recipe = _extend(recipe, _find(parent, file.parent, f"extends of {_shown(file)}"), (*chain, file))
+        recipe = _extend(recipe, _find(parent, file.parent, f"extends of {_shown(file)}"), (*chain, file), read)
     return recipe.overlay(tree, _shown(file))
 
 
 def _find(name: str, folder: Path, reference: str) -> Path:
     """Returns the file of a recipe: a path relative to `folder`, with or without suffix, or a shipped name."""
     tried = [root / (name + suffix) for root in (folder, *SHIPPED) for suffix in ("", ".yaml")]
-    for file in tried:
-        if file.is_file():
-            return file.resolve()
+    try:
+        for file in tried:
+            if file.is_file():
+                return file.resolve()
+    except OSError as error:
+        raise UserError(f"{reference}: {error.strerror}") from None
     beside = [path.with_suffix("").as_posix() for path in (folder / name).parent.glob("*.yaml")]
     known = shipped()
     listing = f"; shipped recipes: {', '.join(known)}" if known else ""
@@ -137,8 +161,18 @@ def _find(name: str, folder: Path, reference: str) -> Path:
 
 def _read(file: Path) -> Tree:
     try:
+        size = file.stat().st_size
+        if size > _MOST_BYTES:
+            raise UserError(f"{_shown(file)} has {size:,} bytes; a recipe has at most {_MOST_BYTES:,}")
+        events = yaml.parse(file.read_text(encoding="utf-8-sig"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+        if sum(1 for _ in islice(events, _MOST_VALUES + 1)) > _MOST_VALUES:  # reading stops there
+            raise UserError(f"{_shown(file)} has more than {_MOST_VALUES:,} values")
         tree = OmegaConf.to_container(OmegaConf.load(file), resolve=False)
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError, OSError) as error:
+    except UserError:
+        raise
+    except RecursionError:
+        raise UserError(f"{_shown(file)} is nested too deeply") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         raise UserError(f"{_shown(file)} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in _flat(tree)):
         raise UserError(f"{_shown(file)}: a recipe is a mapping whose keys are names")

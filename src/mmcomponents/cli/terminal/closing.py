@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmcomponents.cli.recipes.flags import Flags
+from mmcomponents.cli.terminal.tables import cell, print_line
 from mmcomponents.training.reference_logps import ReferenceLogps, WrittenLogps
 
 _OF_PREDICT = ("data.predict", "trainer.callbacks", "model.objective.init_args.reference", "data.reference_logps")
@@ -46,13 +47,13 @@ def close(
         for logps in written:
             _print_logps(logps, flags, console)
     elif verb == "predict":
-        console.print(f"wrote {_write_predictions(folder, result)}")
+        print_line(console, f"wrote {_write_predictions(folder, result)}")
     elif verb == "test" and (folder / "report.json").is_file():
         console.print(score_table(json.loads((folder / "report.json").read_text())))
         files = [
             name for name in ("report.json", "answers.jsonl", "answers.png", "example.png") if (folder / name).is_file()
         ]
-        console.print("wrote " + ", ".join(str(folder / name) for name in files))
+        print_line(console, "wrote " + ", ".join(str(folder / name) for name in files))
     if verb in ("fit", "test") and checkpoint:
         _print_next(verb, config, checkpoint, folder, console)
 
@@ -64,19 +65,18 @@ def _print_logps(logps: WrittenLogps, flags: Flags, console: Console) -> None:
         if count
     ]
     files = "1 file" if logps.files == 1 else f"{logps.files} files"
-    console.print(
+    print_line(
+        console,
         f"wrote log-probabilities of {logps.pairs} pairs to {logps.folder} ({', '.join([files, *left])}):"
         f" mean {logps.chosen:.4g} for chosen, {logps.rejected:.4g} for rejected answers",
-        soft_wrap=True,
-        highlight=False,
     )
     repeated = [(key, value) for key, value in flags.settings if not key.startswith(_OF_PREDICT)]
     words = [_program(), "fit", *(word for config in flags.configs for word in ("--config", config))]
     words += [word for key, value in repeated for word in (f"--{key}", value)]
     words += ["--data.reference_logps", str(logps.folder)]
     words += ["--model.objective.init_args.reference", "mmcomponents.objectives.StoredReference"]
-    console.print("next:")
-    console.print(f"  {shlex.join(words)}", soft_wrap=True, highlight=False, markup=False)
+    print_line(console, "next:")
+    print_line(console, f"  {shlex.join(words)}")
 
 
 def score_table(report: dict[str, Any]) -> Table:
@@ -89,7 +89,7 @@ def score_table(report: dict[str, Any]) -> Table:
     for kind, share in report["exact_match"].items():
         baseline = report["baseline"][kind]
         gain = f"{100 * (share - baseline):+.1f}"
-        table.add_row(kind, f"{share:.1%}", f"{baseline:.1%}", gain, str(report["questions"][kind]))
+        table.add_row(cell(kind), f"{share:.1%}", f"{baseline:.1%}", gain, str(report["questions"][kind]))
     return table
 
 
@@ -122,6 +122,6 @@ def _print_next(verb: str, config: str, checkpoint: str, folder: Path, console: 
             f"{name} components   # list other parts",
         ],
     }[verb]
-    console.print("next:")
+    print_line(console, "next:")
     for command in commands:
-        console.print(f"  {command}", soft_wrap=True, highlight=False)
+        print_line(console, f"  {command}")

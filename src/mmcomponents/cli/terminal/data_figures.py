@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 from rich.bar import Bar
 from rich.console import Group, RenderableType
 from rich.table import Column, Table
-from rich.text import Text
 
-from mmcomponents.data.inspection.token_text import plain
+from mmcomponents.cli.terminal.tables import cell
 
 if TYPE_CHECKING:
     from mmcomponents.data.inspection import Balance, Histogram, Packing, Report, SourceCount, Survey
@@ -26,7 +25,7 @@ def figures(report: Report) -> Group:
     budget += "" if report.budgets.tiles is None else f" and {report.budgets.tiles:,} tiles"
     parts: list[RenderableType] = [
         _sources(found),
-        *(Text(plain(note)) for note in found.notes),
+        *(cell(note) for note in found.notes),
         f"An epoch has {total.epoch_tokens:,.0f} tokens: text {found.text_share:.1%}, multimodal "
         f"{1 - found.text_share:.1%}.",
         "",
@@ -52,7 +51,7 @@ def _sources(found: Survey) -> Table:
     for head in heads:
         table.add_column(head, justify="right", no_wrap=True)
     for source in found.sources:
-        table.add_row(Text(plain(source.name)), *_counts(source))
+        table.add_row(cell(source.name), *_counts(source))
     if len(found.sources) > 1:
         table.add_section()
         table.add_row("all", *_counts(found.total))
@@ -137,7 +136,7 @@ def _skipped(found: Survey) -> Table:
         Column("first sample", overflow="fold"),
     )
     for reason in found.refusals[:_LISTED]:
-        table.add_row(Text(plain(reason.reason)), f"{reason.samples:,}", Text(plain(reason.first.name)))
+        table.add_row(cell(reason.reason), f"{reason.samples:,}", cell(reason.first.name))
     if rest := found.refusals[_LISTED:]:
         table.add_row(f"{len(rest)} more reasons", f"{sum(reason.samples for reason in rest):,}", "")
     return table

@@ -6,12 +6,16 @@ from typing import Any
 
 from rich.table import Table
 
+from mmcomponents.cli.terminal.tables import cell
+
 
 def figures_table(report: dict[str, Any]) -> Table:
     """Returns a table with the figure of each selector at N = 1, 2, 4, … and the largest N, with its interval."""
     samples = report["samples"]
     shown = [count for count in (2**power for power in range(samples.bit_length())) if count < samples] + [samples]
-    table = Table("selector", title=f"{report['metric']} on {report['benchmark']}, {report['questions']} questions")
+    table = Table(
+        "selector", title=cell(f"{report['metric']} on {report['benchmark']}, {report['questions']} questions")
+    )
     for count in shown:
         table.add_column(f"N = {count}", justify="right", no_wrap=True)
     last = str(samples)
@@ -35,5 +39,5 @@ def category_table(report: dict[str, Any]) -> Table:
         table.add_column(name.replace("_", " "), justify="right")
     for category, part in report["by_category"].items():
         values = [f"{by_count[last]['value']:.1%}" for by_count in part["figures"].values()]
-        table.add_row(category or "none", str(part["questions"]), *values)
+        table.add_row(cell(category or "none"), str(part["questions"]), *values)
     return table

@@ -39,10 +39,11 @@ def recipe_verb_parser(command: str, description: str, usage: str | None = None)
 
 
 def add_trust_options(parser: argparse.ArgumentParser) -> None:
-    """Adds `--allow_pickle` and `--trust_remote_code`, which apply to checkpoint folders."""
+    """Adds `--allow_pickle`, `--allow_nonfinite` and `--trust_remote_code`, which apply to checkpoint folders."""
     parser.add_argument(
         "--allow_pickle", action="store_true", help="read weights that are stored as pickles; only from trusted sources"
     )
+    parser.add_argument("--allow_nonfinite", action="store_true", help="accept weights with NaN or infinities")
     parser.add_argument(
         "--trust_remote_code",
         action="store_true",

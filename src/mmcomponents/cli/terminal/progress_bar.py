@@ -24,7 +24,7 @@ def progress_bar(*columns: ProgressColumn) -> Progress:
     console = Console(stderr=True)
     return Progress(
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         *(columns or (MofNCompleteColumn(),)),
         TimeElapsedColumn(),

@@ -8,9 +8,11 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmcomponents.cli.terminal.tables import cell
 from mmcomponents.data.packing.mixture import Mixture
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.gradient_watch import GradientWatch, class_name
+from mmcomponents.training.non_finite import NonFiniteGuard
 
 
 class StartupTable(Callback):
@@ -69,7 +71,7 @@ def data_table(mixture: Mixture) -> Table:
     shares = mixture.shares()
     total = sum(share.tokens for share in shares)
     for name, samples, passes, tokens in shares:
-        table.add_row(name, f"{samples:,}", f"{passes:.4g}", f"{tokens:,.0f}", f"{tokens / total:.1%}")
+        table.add_row(cell(name), f"{samples:,}", f"{passes:.4g}", f"{tokens:,.0f}", f"{tokens / total:.1%}")
     return table
 
 
@@ -85,6 +87,8 @@ def default_callbacks(given: list[Callback], summary: bool | None) -> list[Callb
         added.append(StartupTable())
     if not any(isinstance(c, GradientWatch) for c in given):
         added.append(GradientWatch())
+    if not any(isinstance(c, NonFiniteGuard) for c in given):
+        added.append(NonFiniteGuard())
     return added
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, END, GROUNDING_TOKENS, PAD, TEMPLATE
 from mmcomponents.data.errors import DataError
+from mmcomponents.model_files import ModelFileError, check_model_files, read_json_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -77,7 +77,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Loads a tokenizer from a local folder, without downloads.
 
     Raises:
-        DataError: The folder is missing or contains no tokenizer.
+        DataError: The folder is missing, contains no tokenizer, or one that needs Python code of the folder.
     """
     from transformers import AutoTokenizer, PreTrainedConfig
 
@@ -88,20 +88,33 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
             " shards, and folders of released models contain one"
         )
     # A tokenizer that names its class needs no model configuration, and ours would cause a warning.
-    named = "tokenizer_class" in _settings(folder)
+    settings = _settings(folder)
+    named = "tokenizer_class" in settings
     given = {"config": PreTrainedConfig()} if named else {}
     try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, **given)
+        # Without trust_remote_code=False, transformers asks on standard input whether to run the folder's code.
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False, **given
+        )
     except Exception as error:  # tokenizers raises no narrower type for inconsistent files
-        raise DataError(f"the folder {folder} contains no tokenizer that transformers can load: {error}") from error
+        if "auto_map" in settings:
+            raise DataError(
+                f"the tokenizer of {folder} needs Python code of its own, which is not run; save it as tokenizer.json"
+            ) from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"the folder {folder} contains no tokenizer that transformers can load: {reason}") from error
     return tokenizer
 
 
 def _settings(folder: Path) -> dict[str, object]:
+    """Returns the `tokenizer_config.json` of a folder, after a check of all files that transformers may open."""
     try:
-        found = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        check_model_files(folder)
+        found = read_json_file(folder / "tokenizer_config.json")
+    except FileNotFoundError:
         return {}
+    except (OSError, ModelFileError) as error:
+        raise DataError(str(error)) from error
     return found if isinstance(found, dict) else {}
 
 

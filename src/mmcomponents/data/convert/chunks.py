@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.storage.regular_file import open_regular
 
 _LEAST_BLOCK, _LARGEST_BLOCK = 2**16, 2**22
 
@@ -63,7 +64,7 @@ def _next(number: int, source: Source, shard: int, begin: int, first: int, lines
 
 def _skip_lines(path: Path, begin: int, lines: int) -> tuple[int, int]:
     """Returns the end in bytes of the next lines, and their number. The last line of a file may lack its line break."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(begin)
         count, place, open_line, size = 0, begin, False, _LEAST_BLOCK
         while count < lines:

@@ -16,6 +16,7 @@ from mmcomponents.data.convert.strict_json import JsonProblem, parse_json
 from mmcomponents.data.convert.wording import beginning, counted
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.indexing import MAX_SOURCE
+from mmcomponents.data.storage.regular_file import open_regular
 
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".txt",)
@@ -111,7 +112,7 @@ def _meta(path: Path) -> dict[str, Any] | None:
     """Reads a meta file; returns None for a file of JSON lines."""
     if path.suffix.lower() != ".json":
         return None
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         is_list = file.read(1024).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
     if is_list:
         raise DataError(f"{path} is a JSON list; write one sample per line: jq -c '.[]' {path} > {path.stem}.jsonl")
@@ -151,7 +152,7 @@ def _is_meta(content: dict[str, Any]) -> bool:
 def _has_lines(path: Path) -> bool:
     """Whether one of the first non-blank lines is a JSON object, or the file has no such lines."""
     looked_at = 0
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         while looked_at < _LINES_LOOKED_AT and (line := file.readline(_LARGEST_META)):
             if not line.strip():
                 continue

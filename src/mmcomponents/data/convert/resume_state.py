@@ -116,7 +116,7 @@ class State:
             shard = self.out / source.shard(number)
             if note.totals.samples and (shard.stat().st_size != note.totals.bytes or not index_path(shard).is_file()):
                 return None
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         return note
 
@@ -184,7 +184,7 @@ def file_facts(source: Source) -> dict[str, Any]:
 def _read(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

@@ -25,6 +25,7 @@ from mmcomponents.data.convert.wording import beginning
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.shards import MAX_JSON, Shard, open_shard
+from mmcomponents.data.storage.regular_file import open_regular
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -120,11 +121,11 @@ def convert_chunk(
 def _lines(source: Source, chunk: Chunk) -> Iterator[_Line]:
     if source.documents:
         for number, path in enumerate(source.files[chunk.begin : chunk.end], start=chunk.first):
-            with path.open("rb") as file:
+            with open_regular(path) as file:
                 yield _Line(path, 1, number, file.read(MAX_LINE + 1))
         return
     path = source.files[0]
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         file.seek(chunk.begin)
         for number in range(chunk.first, chunk.first + chunk.count):
             data = file.readline(MAX_LINE + 1)

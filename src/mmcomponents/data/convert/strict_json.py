@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from mmcomponents.data.convert.wording import beginning
+from mmcomponents.data.format.records import MAX_DEPTH, is_too_deep
 
 TOO_DEEP = "the JSON is nested too deeply"
 
@@ -29,7 +30,7 @@ def parse_json(text: str) -> object:
         JsonProblem: The text is not JSON, or has NaN, an infinity, a duplicate key or a number with too many digits.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_unique)
+        value: object = json.loads(text, parse_constant=_no_number, object_pairs_hook=_unique)
     except JsonProblem:
         raise
     except json.JSONDecodeError as error:
@@ -38,6 +39,9 @@ def parse_json(text: str) -> object:
         raise JsonProblem(TOO_DEEP) from None
     except ValueError:  # Python's limit on the digits of an integer
         raise JsonProblem("a number has too many digits") from None
+    if text.count("[") + text.count("{") > MAX_DEPTH and is_too_deep(value):
+        raise JsonProblem(TOO_DEEP)
+    return value
 
 
 def _no_number(name: str) -> float:

@@ -20,6 +20,7 @@ from mmcomponents.data.chat.special_tokens import check_template
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.columns import PER_SAMPLE, Columns, boundaries
+from mmcomponents.data.format.index_content import Header, ShardIndex
 from mmcomponents.data.format.reasons import ReasonCounts
 from mmcomponents.data.format.records import (
     Clip,
@@ -27,7 +28,7 @@ from mmcomponents.data.format.records import (
     parse_record,
     source_of,
 )
-from mmcomponents.data.format.shard_index import SUFFIX, VERSION, Header, ShardIndex, index_path, save_index
+from mmcomponents.data.format.shard_index import SUFFIX, VERSION, index_path, save_index
 from mmcomponents.data.format.shards import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,

@@ -11,6 +11,18 @@ from mmcomponents.data.errors import SampleError
 
 Clip = tuple[float, float]
 
+MAX_DEPTH = 100
+"""Largest depth of a JSON text. A text that can just be parsed can no longer be written or shown."""
+
+
+def is_too_deep(value: object) -> bool:
+    """Whether a JSON value is nested more than `MAX_DEPTH` deep."""
+    level = [value]
+    for _ in range(MAX_DEPTH):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, dict | list)]
+        level = [inner for part in parts for inner in part]
+    return any(isinstance(part, dict | list) for part in level)
+
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """Parses a JSON object.
@@ -20,8 +32,12 @@ def parse_object(data: bytes) -> dict[str, Any]:
     """
     try:
         record = json.loads(data)
-    except (ValueError, RecursionError) as error:  # invalid UTF-8 raises a ValueError as well
+    except RecursionError:
+        raise SampleError(f"wrong JSON: it is nested more than {MAX_DEPTH} deep") from None
+    except ValueError as error:  # invalid UTF-8 raises a ValueError as well
         raise SampleError(f"wrong JSON: {error}") from error
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and is_too_deep(record):
+        raise SampleError(f"wrong JSON: it is nested more than {MAX_DEPTH} deep")
     if not isinstance(record, dict):
         raise SampleError(f"wrong JSON: expected an object, got {type(record).__name__}")
     return record

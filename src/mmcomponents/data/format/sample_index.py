@@ -24,8 +24,9 @@ import numpy as np
 from mmcomponents.data.chat.tokenizer import fingerprint
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.columns import Columns, Integers, boundaries
+from mmcomponents.data.format.index_content import Header, ShardIndex
 from mmcomponents.data.format.records import parse_record
-from mmcomponents.data.format.shard_index import Header, ShardIndex, index_path, load_index, read_header
+from mmcomponents.data.format.shard_index import index_path, load_index, read_header
 from mmcomponents.data.format.shards import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,

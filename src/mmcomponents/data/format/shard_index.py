@@ -11,8 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -20,78 +19,12 @@ import numpy as np
 
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.columns import Column, Columns
-from mmcomponents.data.format.shards import Member
+from mmcomponents.data.format.index_check import check_columns, check_header
+from mmcomponents.data.format.index_content import Header, ShardIndex
 from mmcomponents.data.storage.atomic_write import atomic_path
 
 VERSION = 2
 SUFFIX = ".index.safetensors"
-
-
-@dataclass(frozen=True)
-class Header:
-    """Metadata of an index.
-
-    Attributes:
-        version: Version of the format.
-        fingerprint: Fingerprint of the tokenizer.
-        frame_template: Text of one video frame.
-        shard_bytes: Size of the shard in bytes.
-        samples: Number of samples of the shard.
-        sources: Names of the sources.
-        suffixes: Distinct member names without the key.
-        problems: Reasons why samples cannot be used, by sample number.
-    """
-
-    version: int
-    fingerprint: str
-    frame_template: str
-    shard_bytes: int
-    samples: int
-    sources: list[str]
-    suffixes: list[str]
-    problems: dict[int, str]
-
-
-@dataclass(frozen=True)
-class ShardIndex:
-    """Index of one shard with n samples and m members.
-
-    Attributes:
-        header: Metadata.
-        columns: Columns that packs are planned from.
-        key_text: Concatenated keys in UTF-8.
-        key_begin: `[n+1]` boundaries of the keys.
-        member_begin: `[n+1]` boundaries of each sample's members.
-        member_suffix: `[m]` numbers of the suffixes in the header.
-        member_offset: `[m]` offsets in the shard in bytes.
-        member_size: `[m]` sizes in bytes.
-    """
-
-    header: Header
-    columns: Columns
-    key_text: Column
-    key_begin: Column
-    member_begin: Column
-    member_suffix: Column
-    member_offset: Column
-    member_size: Column
-
-    @cached_property
-    def _keys(self) -> bytes:
-        return self.key_text.tobytes()
-
-    def key(self, sample: int) -> str:
-        """Returns the key of a sample."""
-        return self._keys[int(self.key_begin[sample]) : int(self.key_begin[sample + 1])].decode("utf-8", "replace")
-
-    def members(self, sample: int) -> list[Member]:
-        """Returns the files of a sample."""
-        span = slice(int(self.member_begin[sample]), int(self.member_begin[sample + 1]))
-        columns = (self.member_suffix[span], self.member_offset[span], self.member_size[span])
-        return [
-            Member(self.header.suffixes[suffix], offset, size)
-            for suffix, offset, size in zip(*(column.tolist() for column in columns), strict=True)
-        ]
 
 
 _COLUMNS = tuple(field.name for field in fields(Columns))
@@ -142,20 +75,25 @@ def _read_header(path: Path) -> tuple[Header, str]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not path.is_file():
+            raise OSError("it is no file")
         with safe_open(path, framework="np") as file:
             text = (file.metadata() or {})["index"]
+            stored = file.get_slice("source").get_shape()
         digest, text = text[: len(_hash(b""))], text[len(_hash(b"")) :]
         if _hash(text.encode()) != digest:
-            raise DataError(f"the index {path} is damaged or has another version than {VERSION}")
+            raise DataError(f"it is damaged or has another version than {VERSION}")
         found: dict[str, Any] = json.loads(text)
         about = found["header"]
         if about.get("version") != VERSION:
-            raise DataError(f"the index {path} has version {about.get('version')}, expected {VERSION}")
+            raise DataError(f"it has version {about.get('version')}, expected {VERSION}")
         about["problems"] = {int(number): reason for number, reason in about["problems"].items()}
-        return Header(**about), found["columns"]
+        header = Header(**about)
+        check_header(header)
+        if stored != [header.samples]:
+            raise DataError(f"its header has {header.samples} samples, its columns {stored}")
+        return header, found["columns"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, DataError):
-            raise
         raise DataError(f"the index {path} cannot be read ({error})") from error
 
 
@@ -172,9 +110,11 @@ def load_index(path: Path) -> ShardIndex:
     try:
         columns = load_file(path)
         if _digest(columns) != digest:
-            raise DataError(f"the index {path} is damaged")
-        return ShardIndex(
+            raise DataError("it is damaged")
+        index = ShardIndex(
             header, Columns(**{name: columns[name] for name in _COLUMNS}), **{name: columns[name] for name in _OWN}
         )
-    except (OSError, SafetensorError, KeyError) as error:
+        check_columns(index)
+        return index
+    except (OSError, SafetensorError, KeyError, TypeError, DataError) as error:
         raise DataError(f"the index {path} cannot be read ({error})") from error

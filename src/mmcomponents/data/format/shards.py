@@ -20,6 +20,7 @@ from typing import IO, Any, NamedTuple, cast
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.storage import check_member_name, expand, fetch, read_ranges, redact
 from mmcomponents.data.storage.atomic_write import atomic_path
+from mmcomponents.data.storage.regular_file import open_regular
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "avif", "jp2")
 VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv")
@@ -192,7 +193,7 @@ def list_shard(path: str | Path) -> Iterator[Listed]:
     end, broken = 0, ""
     try:
         size = os.path.getsize(path)
-        file = open(path, "rb")  # noqa: SIM115 (closed below)
+        file = open_regular(path)
     except OSError as error:
         raise DataError(f"the shard {path} cannot be read: {error.strerror or error}") from error
     with file:

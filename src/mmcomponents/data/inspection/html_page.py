@@ -17,7 +17,7 @@ from PIL import Image
 from mmcomponents.data.inspection.histogram import Histogram
 from mmcomponents.data.inspection.inspection_report import Report
 from mmcomponents.data.inspection.sample_view import ShownSample
-from mmcomponents.data.inspection.token_text import odd_marks
+from mmcomponents.plain_text import odd_marks
 
 TEMPLATE = "template.html"
 SMALL = 128

@@ -1,15 +1,9 @@
-"""Decoded text of a segment, split into control tokens, images, targets and other text.
-
-Texts of the data are not trusted: characters that change the direction of other text or control a terminal are made
-visible.
-"""
+"""Decoded text of a segment, split into control tokens, images, targets and other text."""
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from typing import TYPE_CHECKING, Literal
 
 from mmcomponents.batch import IGNORE
@@ -18,10 +12,6 @@ from mmcomponents.data.chat.template import RenderedChat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-_HARMLESS = "\n\t\u200c\u200d"
-"""Line breaks, and the joiners that Persian script and emoji need."""
-_ODD = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -78,24 +68,3 @@ def cut_text(
 
 def _decode(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> str:
     return str(tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False))
-
-
-def odd_marks(text: str) -> Iterator[tuple[str, str]]:
-    """Splits a text at characters that are invisible or change the text around them.
-
-    Yields:
-        (text, "") for ordinary text, and such as ("U+202E", "RIGHT-TO-LEFT OVERRIDE") for each other character.
-    """
-    for odd, found in groupby(text, lambda letter: unicodedata.category(letter) in _ODD and letter not in _HARMLESS):
-        letters = "".join(found)
-        if not odd:
-            yield letters, ""
-            continue
-        for letter in letters:
-            yield f"U+{ord(letter):04X}", unicodedata.name(letter, "control character")
-
-
-def plain(text: str) -> str:
-    """Returns a text in one line that is safe for a terminal: invisible characters are spelled out."""
-    marked = (f"<{part}>" if name else part for part, name in odd_marks(text))
-    return " ".join("".join(marked).split())

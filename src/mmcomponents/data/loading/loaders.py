@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import traceback
 from collections import deque
@@ -10,13 +9,17 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.loading.prefetch import read_ahead
+from mmcomponents.data.loading.worker_batches import StalledWorkerError, worker_batches
 from mmcomponents.data.packing.pack_plan import Pack, PackPlan
 
 B = TypeVar("B")
+
+WORKER_TIMEOUT = 600.0
+"""Default of `data.worker_timeout` in seconds."""
 
 
 class PackLoader(Generic[B]):
@@ -30,12 +33,19 @@ class PackLoader(Generic[B]):
         items: Returns the items to read, called at the start of each epoch.
         length: Number of batches in a full epoch.
         num_workers: Number of worker processes; 0: a thread.
+        worker_timeout: Seconds in which a worker process must return a batch that is waited for; 0: no limit.
     """
 
     def __init__(
-        self, dataset: Dataset[B], items: Callable[[], Iterable[Any]], length: int, num_workers: int = 0
+        self,
+        dataset: Dataset[B],
+        items: Callable[[], Iterable[Any]],
+        length: int,
+        num_workers: int = 0,
+        worker_timeout: float = WORKER_TIMEOUT,
     ) -> None:
-        self.dataset, self.items, self.length, self.num_workers = dataset, items, length, num_workers
+        self.dataset, self.items, self.length = dataset, items, length
+        self.num_workers, self.worker_timeout = num_workers, worker_timeout
 
     def __len__(self) -> int:
         return self.length
@@ -44,7 +54,7 @@ class PackLoader(Generic[B]):
         """Yields the remaining batches of an epoch.
 
         Raises:
-            DataError: Reading failed, or a worker process died.
+            DataError: Reading failed, or a worker process died or returned nothing for too long.
         """
         pending: deque[Any] = deque()
         order = iter(self.items())
@@ -54,7 +64,10 @@ class PackLoader(Generic[B]):
                 pending.append(item)
                 yield item
 
-        batches = self._with_workers(remember) if self.num_workers else read_ahead(self._read, remember())
+        if self.num_workers:
+            batches = worker_batches(self.dataset, remember, self.num_workers, self.worker_timeout)
+        else:
+            batches = read_ahead(self._read, remember())
         while True:
             try:
                 batch = next(batches)
@@ -69,33 +82,15 @@ class PackLoader(Generic[B]):
         batch = self.dataset[item]
         return batch.pin_memory() if torch.cuda.is_available() else batch  # type: ignore[attr-defined]
 
-    def _with_workers(self, items: Callable[[], Iterator[Any]]) -> Iterator[B]:
-        # A new loader for each epoch: its workers stop with it, and a resumed epoch may begin at any item.
-        loader: DataLoader[B] = DataLoader(
-            self.dataset,
-            batch_size=None,
-            sampler=_Items(items),
-            num_workers=self.num_workers,
-            collate_fn=as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=quiet_worker,
-        )
-        yield from loader
-
-
-class _Items:
-    """Sampler that yields given items."""
-
-    def __init__(self, items: Callable[[], Iterator[Any]]) -> None:
-        self.items = items
-
-    def __iter__(self) -> Iterator[Any]:
-        return self.items()
-
 
 def _reason(error: Exception, pending: Iterable[Any]) -> str:
     """Describes in one line why reading a batch failed, here or in a worker."""
     text = str(error)
+    if isinstance(error, StalledWorkerError):
+        return (
+            f"{text}; {_being_read(pending)}. A worker may be stopped by a signal or wait for a file system: resume"
+            " from the last checkpoint, with a higher limit if samples take that long"
+        )
     if isinstance(error, RuntimeError) and text.startswith("DataLoader worker"):
         # Mostly out of memory, or a decoder that crashed. The pack that caused it is not known.
         return (
@@ -116,16 +111,6 @@ def _being_read(pending: Iterable[Any]) -> str:
     numbers = [item.number if isinstance(item, Pack) else item for item in pending]
     known = [number for number in numbers if number is not None]
     return f"packs {min(known)} to {max(known)} were being read" if known else "nothing was being read"
-
-
-def as_it_is(batch: B) -> B:
-    """Returns the batch unchanged: `collate_fn` for items that are batches already."""
-    return batch
-
-
-def quiet_worker(_: int) -> None:
-    """Disables the threads of tokenizers in a worker, where they only cause a warning about forking."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 
 class RankPacks:

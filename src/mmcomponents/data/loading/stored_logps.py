@@ -114,12 +114,14 @@ def _load(path: Path) -> tuple[Floats, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
+        if not path.is_file():
+            raise OSError("it is a pipe or a device, not a file")
         with safe_open(path, framework="np") as file:
             about = json.loads((file.metadata() or {})["reference"])
             logps = np.array(file.get_tensor("logps"), np.float32)
         if about["version"] != VERSION or not isinstance(about["made_with"], dict):
             raise ValueError(f"version {about['version']}")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as error:
         text = f"{path} has no readable reference log-probabilities ({error}): {_REMEDY}"
         raise DataError(" ".join(text.split())) from error
     return logps, about

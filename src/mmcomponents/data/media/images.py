@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.media.rgb import array_to_image, to_rgb
+from mmcomponents.data.storage.regular_file import open_regular
 
 MAX_PIXELS = 64_000_000
 """Maximum number of pixels of an image: a few larger ones in one pack would exhaust a worker's memory."""
@@ -192,7 +193,7 @@ def load_image(source: ImageSource, max_pixels: int = MAX_PIXELS) -> Image.Image
 
 def _read(path: Path, max_pixels: int) -> Image.Image:
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _upright(_open(file, os.fstat(file.fileno()).st_size, max_pixels), ours=True)
     except FileNotFoundError:
         raise ImageError(f"there is no image file {path}") from None

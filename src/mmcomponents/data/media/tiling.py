@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from mmcomponents.limits import MAX_TILES, check_sizes
+
 if TYPE_CHECKING:
     from PIL import Image
 
@@ -108,7 +110,7 @@ class Tiling:
         thumbnail: Whether several tiles are followed by a thumbnail of the complete image.
 
     Raises:
-        ValueError: A setting is below one, or `min_tiles` exceeds `max_tiles`.
+        ValueError: A setting is below one or too large, or `min_tiles` exceeds `max_tiles`.
     """
 
     min_tiles: int = 1
@@ -117,11 +119,10 @@ class Tiling:
     thumbnail: bool = True
 
     def __post_init__(self) -> None:
-        if not 1 <= self.min_tiles <= self.max_tiles or self.tile_size < 1:
-            raise ValueError(
-                f"1 <= min_tiles <= max_tiles does not hold for min_tiles {self.min_tiles}, max_tiles {self.max_tiles},"
-                f" or tile_size {self.tile_size} is not positive"
-            )
+        check_sizes(MAX_TILES, min_tiles=self.min_tiles, max_tiles=self.max_tiles)
+        check_sizes(tile_size=self.tile_size)
+        if self.min_tiles > self.max_tiles:
+            raise ValueError(f"min_tiles {self.min_tiles} is more than max_tiles {self.max_tiles}")
 
     def for_images(self, count: int) -> Tiling:
         """Returns the settings for each of `count` images of a sample, which share the budget as InternVL does."""

@@ -17,6 +17,7 @@ starts at the keyframe before a frame; if the decoded frames do not match them, 
 
 from __future__ import annotations
 
+import errno
 import io
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ from PIL import Image
 
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.media.frames import FrameSampling
-from mmcomponents.data.media.images import MAX_PIXELS
+from mmcomponents.data.storage.regular_file import open_regular
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -38,8 +39,16 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MAX_CHOSEN_PIXELS = 2_000_000_000
-"""Maximum total number of pixels of all chosen frames; more would take over six gigabytes."""
+MAX_FRAME_PIXELS = 36_000_000
+"""Maximum number of pixels of a frame: 8192x4320. A decoder keeps up to sixteen frames."""
+MAX_CHOSEN_PIXELS = 1_200_000_000
+"""Maximum total number of pixels of all chosen frames, which take three bytes each: 128 frames of 3840x2160."""
+MAX_FRAMES = 1_000_000
+"""Maximum number of frames: nine hours at 30 per second."""
+MAX_FPS = 1e6
+"""Maximum number of frames per second, which the index of a shard repeats."""
+MAX_GIF_PIXELS = 250_000_000
+"""Maximum number of pixels of all frames of a GIF. All have to be decoded, and a few bytes may be a large frame."""
 
 CONTAINERS = "mov,mp4,matroska,webm,avi,mpegts,mpeg,flv,asf,ogg,gif,ivf,h264,hevc,m4v"
 """Supported formats, without those that refer to other files or hosts (playlists, session descriptions)."""
@@ -81,7 +90,7 @@ def read_video(
     source: str | Path | bytes,
     sampling: FrameSampling,
     clip: tuple[float, float] | None = None,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int = MAX_FRAME_PIXELS,
 ) -> list[Image.Image]:
     """Reads the chosen frames of a video as RGB images, rotated as set in the video.
 
@@ -115,7 +124,7 @@ def read_video(
 
 
 def video_length(
-    source: str | Path | bytes, clip: tuple[float, float] | None = None, max_pixels: int = MAX_PIXELS
+    source: str | Path | bytes, clip: tuple[float, float] | None = None, max_pixels: int = MAX_FRAME_PIXELS
 ) -> tuple[int, float]:
     """Returns the number of frames of a video and the frames per second, the arguments of `FrameSampling.indices`.
 
@@ -137,7 +146,7 @@ def _file(source: str | Path | bytes) -> IO[bytes]:
     if isinstance(source, bytes):
         return io.BytesIO(source)
     try:
-        return Path(source).open("rb")
+        return open_regular(source)
     except FileNotFoundError:
         raise VideoError(f"there is no video file {source!s}") from None
     except OSError as error:
@@ -165,12 +174,19 @@ def _opened(source: str | Path | bytes, max_pixels: int) -> Iterator[tuple[Input
             stream.codec_context.options = limits
             yield container, stream
     except av.FFmpegError as error:
-        raise VideoError(f"broken video, or not a video: {error.strerror}") from error
+        # FFmpeg reports a frame above the limit as any other wrong value.
+        size = f" (frames may have {max_pixels} pixels)" if error.errno == errno.EINVAL else ""
+        raise VideoError(f"broken video, or not a video: {error.strerror}{size}") from error
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise VideoError(f"video too large: {width}x{height} is more than {max_pixels} pixels")
+
+
+def _check_chosen(width: int, height: int, count: int) -> None:
+    if width * height * count > MAX_CHOSEN_PIXELS:
+        raise VideoError(f"{count} frames of {width}x{height} are more than {MAX_CHOSEN_PIXELS} pixels: choose fewer")
 
 
 def _timeline(source: str | Path | bytes, max_pixels: int) -> _Timeline:
@@ -182,6 +198,8 @@ def _timeline(source: str | Path | bytes, max_pixels: int) -> _Timeline:
             timeline = _of_packets(stream, packets, fps)
             if timeline is not None:
                 return timeline
+        elif container.format.name == "gif":
+            _check_gif(stream, sum(1 for packet in _packets(container, stream) if packet.size))
     with _opened(source, max_pixels) as (container, stream):
         times = [frame.time for frame in _decoded(container, stream)]
     if not times:
@@ -190,6 +208,14 @@ def _timeline(source: str | Path | bytes, max_pixels: int) -> _Timeline:
     if len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
         known = [number / (fps or 25.0) for number in range(len(times))]
     return _Timeline([time - known[0] for time in known], fps, [], [])
+
+
+def _check_gif(stream: VideoStream, frames: int) -> None:
+    width, height = stream.codec_context.width, stream.codec_context.height
+    if frames * width * height > MAX_GIF_PIXELS:
+        raise VideoError(
+            f"GIF too large: {frames} frames of {width}x{height} are more than {MAX_GIF_PIXELS} pixels: make it a video"
+        )
 
 
 def _check_whole(container: InputContainer, stream: VideoStream, packets: Sequence[Any]) -> None:
@@ -242,6 +268,8 @@ def _rate(timeline: _Timeline, first: int, total: int) -> float:
     if total < 2 or length <= 0:
         return timeline.fps or 25.0
     measured = (total - 1) / length
+    if measured > MAX_FPS:
+        raise VideoError(f"{total} frames in {length:g} s are more than {MAX_FPS:g} per second")
     return timeline.fps if abs(timeline.fps - measured) < 0.01 * measured else measured
 
 
@@ -253,7 +281,10 @@ def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFr
 
 def _packets(container: InputContainer, stream: VideoStream) -> Iterator[Packet[VideoStream]]:
     try:
-        yield from container.demux(stream)
+        for number, packet in enumerate(container.demux(stream)):
+            if number > MAX_FRAMES:
+                raise VideoError(f"video too long: it has more than {MAX_FRAMES} frames")
+            yield packet
     except IndexError as error:  # PyAV only supports the streams of the header
         raise VideoError("broken video: it has a stream that is missing in the header") from error
 
@@ -264,6 +295,7 @@ def _by_time(
     """Decodes the requested frames, with seeks where they save time; None if frames do not match the timeline."""
     images: dict[int, Image.Image] = {}
     with _opened(source, max_pixels) as (container, stream):
+        _check_chosen(stream.codec_context.width, stream.codec_context.height, len(wanted))
         frames, position = _decoded(container, stream), 0  # position: number of the next frame
         for number in wanted:
             key = timeline.keys[bisect_right(timeline.keys, number) - 1] if timeline.keys else 0
@@ -289,6 +321,7 @@ def _in_order(source: str | Path | bytes, wanted: Sequence[int], max_pixels: int
     images: dict[int, Image.Image] = {}
     keep = set(wanted)
     with _opened(source, max_pixels) as (container, stream):
+        _check_chosen(stream.codec_context.width, stream.codec_context.height, len(wanted))
         for number, frame in enumerate(_decoded(container, stream)):
             if number in keep:
                 images[number] = _image(frame, number, len(wanted), max_pixels)
@@ -299,10 +332,7 @@ def _in_order(source: str | Path | bytes, wanted: Sequence[int], max_pixels: int
 
 def _image(frame: VideoFrame, number: int, count: int, max_pixels: int) -> Image.Image:
     _check_size(frame.width, frame.height, max_pixels)
-    if frame.width * frame.height * count > MAX_CHOSEN_PIXELS:
-        raise VideoError(
-            f"{count} frames of {frame.width}x{frame.height} are more than {MAX_CHOSEN_PIXELS} pixels: choose fewer"
-        )
+    _check_chosen(frame.width, frame.height, count)
     if frame.is_corrupt:
         raise VideoError(f"broken video: frame {number} is damaged")
     image: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]

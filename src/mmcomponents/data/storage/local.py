@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from urllib.request import url2pathname
 
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.storage.base import Facts, MissingError, Retry, StorageError, Store, check_complete
+from mmcomponents.data.storage.regular_file import open_regular
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 
@@ -38,8 +40,9 @@ class LocalStore(Store):
         path = local_path(url)
         with _errors(path):
             status = os.stat(path)
-        if os.path.isdir(path):
-            raise MissingError(f"{path} is a folder, not a file")
+        if not stat.S_ISREG(status.st_mode):
+            kind = "a folder" if stat.S_ISDIR(status.st_mode) else "a pipe or a device"
+            raise MissingError(f"{path} is {kind}, not a file")
         return Facts(status.st_size, str(status.st_mtime_ns))
 
     def read(self, url: str, offset: int, size: int, retry: Retry) -> bytes:
@@ -50,7 +53,7 @@ class LocalStore(Store):
         """Opens the file once. Ranges are not merged, because seeks are cheap."""
         path = local_path(url)
         contents = []
-        with _errors(path), open(path, "rb") as file:
+        with _errors(path), open_regular(path) as file:
             for offset, size in ranges:
                 file.seek(offset)
                 contents.append(file.read(size))

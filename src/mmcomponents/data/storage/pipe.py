@@ -18,7 +18,10 @@ def check_allowed(url: str, allow_pipe: bool) -> None:
         DataError: The address is a `pipe:` command, and `allow_pipe` is False.
     """
     if url.startswith("pipe:") and not allow_pipe:
-        raise DataError(f"{redact(url)} runs a shell command: set allow_pipe if you trust its source")
+        raise DataError(
+            f"{redact(url)} runs a shell command: set allow_pipe if you trust its source"
+            " (--data.allow_pipe true; a recipe cannot set it)"
+        )
 
 
 class PipeStore(Store):

@@ -1,0 +1,218 @@
+"""LightningCLI for a recipe: one parser for each verb, whose keys are those of the recipe."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+import warnings
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+from mmcomponents import __version__
+from mmcomponents.cli.recipes.check import check_flag_only, check_keys, complete, resolve_parts, suggest_class
+from mmcomponents.cli.recipes.classes import check_classes
+from mmcomponents.cli.recipes.flags import Flags, apply
+from mmcomponents.cli.recipes.interpolations import Texts
+from mmcomponents.cli.recipes.recipe import Recipe, Tree, load, shipped
+from mmcomponents.cli.terminal.startup import default_callbacks
+from mmcomponents.cli.user_error import UserError, one_line
+from mmcomponents.data.storage.atomic_write import write_text
+from mmcomponents.training.final_checkpoint import checkpoint_folders, use_whole_checkpoints
+
+TRAINER_VERBS = ("fit", "validate", "test", "predict")
+
+_SECTIONS = ("seed_everything", "trainer", "model", "data")
+"""Top-level keys of a recipe; all other keys are arguments of a verb."""
+
+
+class SaveRecipe(SaveConfigCallback):
+    """Writes the recipe of a run to `recipe.yaml`, which `--config` accepts.
+
+    The folder is `trainer.default_root_dir` if the recipe sets it, else that of the logger. If there are checkpoints of
+    an earlier run, their recipe stays until the first checkpoint is written: a run that ends before leaves both.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, texts: Texts) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.texts = texts
+        self._path: Path | None = None
+        self._is_due = False
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file, or postpones it; called on rank zero only."""
+        folder = Path(self.config.trainer.default_root_dir or trainer.log_dir or trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._path = folder / "recipe.yaml"
+        self._is_due = not any(next(found.glob("*.ckpt"), None) for found in checkpoint_folders(trainer))
+        self._write_if_due()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Makes a postponed file due, which is written when the checkpoint is complete."""
+        self._is_due = True
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Writes the file if a checkpoint was written meanwhile."""
+        self._write_if_due()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Writes the file if the last checkpoint was the first; not called after an error."""
+        self._write_if_due()
+
+    def _write_if_due(self) -> None:
+        if self._path is not None and self._is_due:
+            write_text(self._path, self.texts.recipe(_dump(self.parser, self.config)))
+            self._path = None
+
+
+class RecipeCLI(LightningCLI):
+    """Builds task, data and trainer from a recipe and flags.
+
+    LightningCLI's subcommands are not used (`run=False`): each verb has one parser, whose keys are those of a recipe.
+    The parser receives the recipe, with flags merged and interpolations resolved, as one tree.
+
+    Args:
+        verb: Verb of the Trainer, or another verb, such as "generate", which needs no Trainer.
+        flags: Sorted command line.
+        task_class: LightningModule whose arguments are in `model:`.
+        data_class: LightningDataModule whose arguments are in `data:`. None for a verb that only needs the model: the
+            other sections may be missing and are not instantiated.
+    """
+
+    def __init__(
+        self, verb: str, flags: Flags, task_class: type[LightningModule], data_class: type[LightningDataModule] | None
+    ) -> None:
+        self.verb = verb
+        self.flags = flags
+        self.verb_arguments: list[str] = []
+        super().__init__(
+            task_class,
+            data_class,
+            run=False,
+            args=[],
+            auto_configure_optimizers=False,
+            seed_everything_default=False if data_class is None else 0,
+            save_config_callback=SaveRecipe if verb == "fit" else None,
+            parser_kwargs={
+                "prog": f"mmcomponents {verb}",
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "dump_header": [f"mmcomponents=={__version__}, all defaults written out"],
+            },
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds the arguments of the Trainer's method other than model and data, such as `ckpt_path`."""
+        if self.verb in TRAINER_VERBS:
+            skip: set[str | int] = set(LightningCLI.subcommands()[self.verb])
+            self.verb_arguments = parser.add_method_arguments(Trainer, self.verb, skip=skip)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Merges recipes and flags, checks the names, and parses the values."""
+        if not self.flags.configs and not self.flags.requests:
+            raise UserError(f"{self.verb} needs --config RECIPE; shipped recipes: {', '.join(shipped()) or 'none'}")
+        recipe = apply(load(self.flags.configs), self.flags.settings)
+        defaults = parser.get_defaults()
+        known = _known_keys(defaults)
+        tree = recipe.resolved()
+        check_flag_only(tree, recipe, [key for key, _ in self.flags.settings])
+        model_alone = self.datamodule_class is None
+        if model_alone:
+            tree.pop("data", None)
+        owners: dict[str, Any] = {
+            "model": self._model_class,
+            "data": self._datamodule_class,
+            "trainer": self.trainer_class,
+        }
+        class_defaults = {k: v for k, v in defaults.items() if k.endswith(".class_path")}
+        if not {"-h", "--help"} & set(self.flags.requests):
+            complete(tree, class_defaults)
+            resolve_parts(tree, recipe)
+            check_keys(tree, known, owners, recipe)
+            check_classes(tree, owners, recipe)
+        if model_alone:  # the trainer's keys are checked above, but its callbacks and loggers are not instantiated
+            tree = {key: value for key, value in tree.items() if key == "model"}
+        self.texts = Texts.of(recipe, class_defaults)
+        self.save_config_kwargs = {"texts": self.texts}
+        self.config = self._parsed(parser, tree, recipe)
+        check_classes(self.config, owners, recipe)  # also those in files that a value names
+
+    def _parsed(self, parser: LightningArgumentParser, tree: Tree, recipe: Recipe) -> Namespace:
+        """Parses the values of a resolved recipe, and answers requests such as `--help`."""
+        given = ["--config", json.dumps(tree, ensure_ascii=False)] if tree else []
+        printed = io.StringIO()
+        printing = any(word.startswith("--print_config") for word in self.flags.requests)
+        try:
+            with redirect_stdout(printed) if printing else nullcontext():
+                return parser.parse_args([*given, *self.flags.requests])
+        except argparse.ArgumentError as error:
+            text = one_line(str(error))
+            key, colon, rest = text.partition(": ")
+            where = recipe.place(key) if colon else ""
+            shown = f"{key}{where}: {rest}" if where else text
+            raise UserError(shown + suggest_class(text)) from None
+        except RecursionError:
+            raise UserError("the recipe is nested too deeply") from None
+        except SystemExit:
+            text = printed.getvalue()
+            sys.stdout.write(self.texts.recipe(text) if text.startswith("#") else text)
+            raise
+
+    def instantiate_classes(self) -> None:
+        """Builds task and data, checks that the parts fit together, and builds the trainer last."""
+        # A resolved recipe contains all defaults of peft.LoraConfig, and peft warns about this one.
+        warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored")
+        try:
+            dumped = yaml.safe_load(
+                self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
+            )
+            # What LightningCLI gives checkpoints and loggers as hyperparameters.
+            self.config_dump = self.texts.hide_environment(dumped)
+            self.config_init = self.parser.instantiate_classes(self.config)
+            self.datamodule = self.config_init.get("data")
+            self.model = self.config_init["model"]
+            # Raises for an invalid combination of parts, before any weight is created.
+            self.model.check(self.datamodule)
+            if self.verb in TRAINER_VERBS:
+                self.trainer = self.instantiate_trainer()
+        except (ValueError, ArithmeticError, OSError, MisconfigurationException) as error:
+            raise UserError(" ".join(str(error).split())) from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Builds the trainer; for `fit`, puts the default callbacks before those of the recipe."""
+        if self.verb == "fit":
+            given = self.config_init["trainer"]
+            callbacks = given.get("callbacks") or []
+            callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+            summary = given.get("enable_model_summary")
+            added = default_callbacks(callbacks, summary)
+            kwargs = {"callbacks": [*added, *callbacks], "enable_model_summary": bool(summary)} | kwargs
+        trainer = super().instantiate_trainer(**kwargs)
+        use_whole_checkpoints(trainer)
+        return trainer
+
+
+def _known_keys(defaults: Namespace) -> dict[str, set[str]]:
+    known: dict[str, set[str]] = {}
+    for key in defaults.keys():  # noqa: SIM118  (a Namespace iterates over its top level only)
+        top, _, rest = key.partition(".")
+        known.setdefault(top, set()).update({rest.partition(".")[0]} if rest else ())
+    known.pop("config", None)
+    return known
+
+
+def _dump(parser: LightningArgumentParser, config: Namespace) -> str:
+    """Returns the resolved recipe without the arguments of the verb, so that any verb accepts it."""
+    kept = config.clone()
+    for key in list(vars(kept)):
+        if key not in _SECTIONS:
+            kept.pop(key)
+    return str(parser.dump(kept, skip_none=False, skip_validation=True)).rstrip() + "\n"

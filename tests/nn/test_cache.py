@@ -1,0 +1,42 @@
+"""The cache holds every key and value at its place, however it grows."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmcomponents.batch import Layout
+from mmcomponents.nn.cache import KVCache
+
+
+def layout(*lengths: int) -> Layout:
+    ends = torch.tensor([0, *lengths]).cumsum(0)
+    total = int(ends[-1])
+    none = torch.full((total,), -1)
+    return Layout(torch.zeros(total, dtype=torch.long), ends.int(), max(lengths), none, torch.zeros(0, 3).long())
+
+
+@pytest.mark.parametrize("prompts", [(3,), (5, 2, 8)])
+def test_growth_keeps_what_is_cached(prompts: tuple[int, ...]) -> None:
+    """One position at a time over several growths, so that each happens when the block is full."""
+    cache, given = KVCache(), [list[tuple[torch.Tensor, torch.Tensor]]() for _ in prompts]
+    for step in range(280):
+        new = prompts if step == 0 else (1,) * len(prompts)
+        k, v = torch.randn(sum(new), 2, 3), torch.randn(sum(new), 2, 5)
+        cache.begin(layout(*new))
+        blocks = cache.extend("layer", k, v)
+        cache.commit()
+        for own, ks, vs in zip(given, k.split(new), v.split(new), strict=True):
+            own.append((ks, vs))
+    assert cache.lengths == [length + 279 for length in prompts]
+    for number, own in enumerate(given):
+        for block, pieces in zip(blocks, zip(*own, strict=True), strict=True):
+            assert torch.equal(block[number, :, : cache.lengths[number]], torch.cat(pieces).transpose(0, 1))
+
+
+def test_the_number_of_segments_is_fixed() -> None:
+    cache = KVCache()
+    cache.begin(layout(2, 3))
+    cache.commit()
+    with pytest.raises(ValueError, match="the cache holds 2 segments and the pack has 1"):
+        cache.begin(layout(1))
