@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install quickstart ladder test lint clean
+.PHONY: help install quickstart ladder test lint mutate clean
 
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
 	@echo "make ladder       train from random weights to best-of-N on two CPU cores, in half an hour; SEED=1 for another seed"
 	@echo "make test         run the tests"
 	@echo "make lint         check style and types"
+	@echo "make mutate       check that the tests notice known faults, in a few minutes"
 	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
 
 install: $(INSTALLED)
@@ -42,6 +43,9 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+
+mutate: $(INSTALLED)
+	$(BIN)/python tests/mutations/run_mutations.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart runs/ladder data/handwriting data/ladder build dist
