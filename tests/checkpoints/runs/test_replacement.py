@@ -72,6 +72,18 @@ def test_an_incomplete_successor_is_removed_and_the_old_one_restored(shards: Pat
     assert [entry.name for entry in path.parent.iterdir()] == ["last.ckpt"]
 
 
+def test_a_predecessor_that_cannot_be_removed_does_not_undo_a_save(shards: Path, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    part, path = folders(shards)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", fail)
+        replace(part, path)
+    assert (path / "new").exists()
+    assert recover(path.parent) == [f"removed {path}.replaced, the predecessor of a checkpoint"]
+
+
 def test_a_predecessor_is_kept_if_the_checkpoint_is_not_complete(shards: Path) -> None:
     shutil.copytree(shards, shards.with_name("last.ckpt.replaced"))
     (shards / "checksums.json").unlink()

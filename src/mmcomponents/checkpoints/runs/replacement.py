@@ -40,7 +40,10 @@ def replace(part: Path, path: Path) -> None:
     if path.exists():
         path.rename(old)
     part.rename(path)
-    remove(old)
+    with contextlib.suppress(
+        OSError
+    ):  # the new checkpoint is in place; the next save, or `recover`, removes the old one
+        remove(old)
 
 
 def recover(folder: Path) -> list[str]:
