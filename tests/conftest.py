@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 
-if TYPE_CHECKING:
-    from contracts.pair import Pair
+pytest_plugins = ["mmcomponents.testing.pytest_plugin", "pytester"]  # the first one has the fixture two_ranks
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # First what takes longest: one of two processes would be idle while the other one runs it at the end.
+    items.sort(key=lambda item: item.path.name != "test_recipes.py")
     if torch.cuda.is_available():
         return
     for item in items:
@@ -25,16 +24,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
-
-
-@pytest.fixture(scope="session")
-def pair() -> Iterator[Pair]:
-    """Two ranks that all tests share, as starting them takes seconds."""
-    from contracts.pair import Pair
-
-    made = Pair()
-    yield made
-    made.close()
 
 
 @pytest.fixture(scope="session")

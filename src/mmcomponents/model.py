@@ -150,6 +150,8 @@ class MultimodalModel(LightningModule):
         if self.vision is None:
             return None
         rows, columns = self.vision.grid((self.vision.image_size, self.vision.image_size))
+        if self.fuser is not None:
+            rows, columns = self.fuser.grid((rows, columns))
         return rows * columns if self.merger is None else self.merger.num_tokens((rows, columns))
 
     def parts(self) -> dict[str, Component]:

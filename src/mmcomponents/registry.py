@@ -18,6 +18,7 @@ import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
@@ -82,9 +83,8 @@ def available(slot: str) -> list[Part]:
     Raises:
         PartError: The slot does not exist.
     """
-    if slot not in _SLOTS:
-        raise PartError(f"no slot {slot!r}{near(slot, _SLOTS)}; the slots are {', '.join(_SLOTS)}")
-    return [*_built_in(slot), *_third_party(slot)]
+    _check_slot(slot)
+    return [*_built_in(slot, Path(__file__).parent), *_third_party(slot)]
 
 
 def resolve(slot: str, name: str) -> str:
@@ -95,11 +95,12 @@ def resolve(slot: str, name: str) -> str:
         name: Short name, or a dotted path, for which `current_path` is returned.
 
     Raises:
-        PartError: No package has a component of this name, or two packages declare it.
+        PartError: The slot does not exist, no package has a component of this name, or two packages declare it.
     """
-    parts = available(slot)
+    _check_slot(slot)
     if "." in name:
         return current_path(name)
+    parts = available(slot)
     found = [part for part in parts if part.name == name]
     if len(found) > 1:
         packages = " and ".join(f"{part.package} ({part.path})" for part in found)
@@ -157,13 +158,19 @@ def near(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
-def _built_in(slot: str) -> list[Part]:
+def _check_slot(slot: str) -> None:
+    if slot not in _SLOTS:
+        raise PartError(f"no slot {slot!r}{near(slot, _SLOTS)}; the slots are {', '.join(_SLOTS)}")
+
+
+@lru_cache
+def _built_in(slot: str, package: Path) -> tuple[Part, ...]:
     """Returns the classes that the slot's package re-exports and that derive, within it, from the slot's base."""
     folder, base = _SLOTS[slot]
     module = f"{PACKAGE}.{folder}"
-    init = Path(__file__).parent.joinpath(*folder.split("."), "__init__.py")
+    init = package.joinpath(*folder.split("."), "__init__.py")
     if not init.is_file():
-        return []
+        return ()
     parents: dict[str, set[str]] = {}
     for file in sorted(init.parent.glob("*.py")):
         if file.name != "base.py":
@@ -175,7 +182,7 @@ def _built_in(slot: str) -> list[Part]:
         return any(parent == base or derives(parent) for parent in parents.get(name, ()))
 
     exported = {alias for alias, _, _ in _imports(module, init)} | {n for n in parents if _defines(init, n)}
-    return [Part(slot, name, f"{module}.{name}", PACKAGE) for name in sorted(exported) if derives(name)]
+    return tuple(Part(slot, name, f"{module}.{name}", PACKAGE) for name in sorted(exported) if derives(name))
 
 
 def _third_party(slot: str) -> list[Part]:

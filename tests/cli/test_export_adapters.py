@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,11 +45,27 @@ def logits(model: Any) -> Tensor:
     return found
 
 
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A folder with recipe, tokenizer and two kinds of checkpoints of a run, and its task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("run"))
+        task = make_run()
+    return folder, task
+
+
 @pytest.fixture
-def task(write: Callable[[str, str], Path]) -> Any:
-    """Writes recipe, tokenizer and two kinds of checkpoints of a run to the working directory; returns its task."""
-    write("r.yaml", RECIPE)
-    write("a.yaml", ADAPTERS)
+def task(run_folder: tuple[Path, Any], write: Callable[[str, str], Path]) -> Any:
+    """Copies the run to the working directory; returns a copy of its task."""
+    folder, made = run_folder
+    shutil.copytree(folder, Path(), dirs_exist_ok=True)
+    return copy.deepcopy(made)
+
+
+def make_run() -> Any:
+    torch.manual_seed(0)
+    Path("r.yaml").write_text(RECIPE)
+    Path("a.yaml").write_text(ADAPTERS)
     train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tok")
     cli = RecipeCLI("generate", sort_flags(["--config", "a.yaml"]), MultimodalTask, PackedDataModule)
     made: Any = cli.model

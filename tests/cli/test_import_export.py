@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,10 +64,25 @@ def js(path: str) -> dict[str, Any]:
     return value
 
 
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MultimodalTask]:
+    """A folder with recipe, tokenizer and two kinds of checkpoints of a run, and its task."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder := tmp_path_factory.mktemp("run"))
+        task = make_run()
+    return folder, task
+
+
 @pytest.fixture
-def task(write: Write) -> MultimodalTask:
-    """Writes recipe, tokenizer and two kinds of checkpoints of a run to the working directory; returns its task."""
-    write("r.yaml", RECIPE)
+def task(run_folder: tuple[Path, MultimodalTask], write: Write) -> MultimodalTask:
+    """Copies the run to the working directory; returns a copy of its task."""
+    folder, made = run_folder
+    shutil.copytree(folder, Path(), dirs_exist_ok=True)
+    return copy.deepcopy(made)
+
+
+def make_run() -> MultimodalTask:
+    Path("r.yaml").write_text(RECIPE)
     train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tok")
     made: Any = RecipeCLI("generate", sort_flags(["--config", "r.yaml"]), MultimodalTask, PackedDataModule).model
     assert isinstance(made, MultimodalTask)

@@ -1,31 +1,33 @@
-"""Tiny models for the contract tests: one for each registered component and each of its variants."""
+"""Arguments of `check_component` for each registered component and each of its variants."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from peft import LoraConfig, PeftConfig
+import torch
+from torch import nn
 
-import step_packs
 import tiny
 from mmcomponents.backbones import TransformersLM
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
+from mmcomponents.fusers import Fuser
+from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
-from mmcomponents.model import MultimodalModel
-from mmcomponents.objectives import MPO, FrozenReference, NextToken, Objective, ProcessReward
+from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
 from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.projectors import LinearProjector, MLPProjector
-from mmcomponents.training import SlotOptions
-from mmcomponents.training.adapters import inject_adapters, start_adapters
+from mmcomponents.testing import NeutralStart, preference_packs, step_packs
+from mmcomponents.testing.component_check import CONTRACTS
+from mmcomponents.testing.sample_packs import VERDICTS
 from mmcomponents.vision import TransformersVision
-from pair_packs import no_pair, pair, with_reference
 
 
-def language_model(model_type: str, **fields: Any) -> TransformersLM:
-    """Returns a tiny language model of transformers."""
+def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
+    """Returns a factory of a tiny language model of transformers."""
     shape: dict[str, Any] = {
         "hidden_size": tiny.WIDTH,
         "num_hidden_layers": 2,
@@ -35,11 +37,11 @@ def language_model(model_type: str, **fields: Any) -> TransformersLM:
         "max_position_embeddings": 64,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
     }
-    return TransformersLM({"model_type": model_type, "vocab_size": tiny.VOCAB, **shape, **fields})
+    return partial(TransformersLM, {"model_type": model_type, "vocab_size": tiny.VOCAB, **shape, **fields})
 
 
-def tower(model_type: str, level: int = -1, **fields: Any) -> TransformersVision:
-    """Returns a tiny vision tower of transformers."""
+def tower(model_type: str, level: int = -1, **fields: Any) -> partial[TransformersVision]:
+    """Returns a factory of a tiny vision tower of transformers."""
     shape = {
         "hidden_size": tiny.VISION,
         "num_hidden_layers": 2,
@@ -48,85 +50,126 @@ def tower(model_type: str, level: int = -1, **fields: Any) -> TransformersVision
         "image_size": tiny.TILE,
         "patch_size": tiny.PATCH,
     }
-    return TransformersVision({"model_type": model_type, **shape, **fields}, level)
+    return partial(TransformersVision, {"model_type": model_type, **shape, **fields}, level)
 
 
-def adapted(**configs: PeftConfig) -> MultimodalModel:
-    """Returns the tiny InternVL3 with adapters, initialised as the configuration specifies."""
-    model = tiny.model()
-    inject_adapters(model, {slot: SlotOptions(adapter=config) for slot, config in configs.items()})
-    start_adapters(model, 0)
-    return model.eval()
+class GatedFuser(Fuser):
+    """Adds a gated linear map of the first of two maps to the second one."""
+
+    def __init__(self, in_features: tuple[int, int]) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, in_features[1]
+        self.linear = nn.Linear(in_features[0], in_features[1])
+        self.gate = nn.Parameter(torch.empty(in_features[1]))
+        self.init_weights()
+
+    def init_parameter(self, name, value, generator) -> None:
+        if name == "gate":
+            value.zero_()
+        else:
+            super().init_parameter(name, value, generator)
+
+    def forward(self, features: VisualFeatures) -> VisualFeatures:
+        shallow, deep = (m.tokens for m in features.maps)
+        return VisualFeatures([FeatureMap(deep + self.gate * self.linear(shallow), features.primary.hw)])
 
 
-MODELS: dict[str, Callable[[], MultimodalModel]] = {
-    "InternVL3": tiny.model,
-    "InternViT with RMSNorm and q/k norm": lambda: tiny.model(
-        vision=tiny.vision(norm="rms_norm", qkv_bias=False, qk_norm=True)
+def case(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
+    return {"slot": slot, "factory": factory, **arguments}
+
+
+def variant(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
+    """As `case`, without the tests on two ranks: another case has the same parameters, modules and reductions."""
+    alone = [name for name, contract in CONTRACTS.items() if slot in contract.slots and not contract.on_ranks]
+    return case(slot, factory, only=alone, **arguments)
+
+
+NO_POSITION = {"position": None}
+V2PE_AS_ROPE = NeutralStart(RoPE, lambda part: setattr(part, "delta_log2", 2), partial(V2PE, delta=1.0))
+NTK_AS_ROPE = NeutralStart(
+    RoPE, lambda part: setattr(part, "base", 100.0), partial(RoPE, ntk_factor=2.0, max_position_embeddings=4096)
+)
+
+PARTS: dict[str, dict[str, Any]] = {
+    "InternViT": case("vision", tiny.vision_factory()),
+    "InternViT with RMSNorm and q/k norm": variant(
+        "vision", tiny.vision_factory(norm="rms_norm", qkv_bias=False, qk_norm=True)
     ),
-    "InternViT up to an inner level": lambda: tiny.model(vision=tiny.vision(num_layers=3, levels=(2,))),
-    "PixelUnshuffle v1": lambda: tiny.model(merger=PixelUnshuffle(tiny.VISION, order="v1")),
-    "no merger": lambda: tiny.model(
-        vision=tiny.vision(patch_size=8), merger=None, projector=MLPProjector(tiny.VISION, tiny.WIDTH)
+    "InternViT up to an inner level": variant("vision", tiny.vision_factory(num_layers=3, levels=(2,))),
+    "TransformersVision as SigLIP": case("vision", tower("siglip_vision_model")),
+    "TransformersVision as CLIP, an inner level": variant("vision", tower("clip_vision_model", level=-2)),
+    "TransformersVision as DINOv2 with registers": variant("vision", tower("dinov2_with_registers")),
+    "TransformersVision as DINOv3": case(
+        "vision",
+        tower("dinov3_vit", pos_embed_rescale=None),  # else positions are jittered at random
     ),
-    "LinearProjector": lambda: tiny.model(projector=LinearProjector(4 * tiny.VISION, tiny.WIDTH)),
-    "RoPE": lambda: tiny.model(position=RoPE(tiny.HEAD)),
-    "RoPE past its length": lambda: tiny.model(position=RoPE(tiny.HEAD, ntk_factor=2.0, max_position_embeddings=12)),
-    "V2PE by the plain recurrence": lambda: tiny.model(position=V2PE(tiny.HEAD, delta=1 / 16, realign=False)),
-    "no position": lambda: tiny.model(position=None),
-    "DecoderLM as Qwen3": lambda: tiny.model(
-        backbone=tiny.backbone(qkv_bias=False, qk_norm=True, head_dim=12), position=V2PE(12, delta=0.5)
+    "a gated fuser": case(
+        "fuser",
+        GatedFuser,
+        neighbours={"vision": tiny.vision_factory(levels=(1, 2))},
+        neutral=NeutralStart(None, lambda part: nn.init.ones_(part.gate), neighbours={"vision": tiny.vision_factory()}),
     ),
-    "DecoderLM and InternViT with LoRA": lambda: adapted(
-        backbone=LoraConfig(r=4, target_modules=["q_proj", "o_proj", "up_proj"], init_lora_weights=False),
-        vision=LoraConfig(r=4, target_modules=["qkv", "fc2"], init_lora_weights=False),
+    "PixelUnshuffle": case("merger", PixelUnshuffle),
+    "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
+    "MLPProjector": case("projector", MLPProjector),
+    "MLPProjector without a merger": variant(
+        "projector", MLPProjector, neighbours={"merger": None, "vision": tiny.vision_factory(patch_size=8)}
     ),
-    "DecoderLM as Llama": lambda: tiny.model(backbone=tiny.backbone(qkv_bias=False, num_kv_heads=4)),
-    "TransformersLM as Qwen2": lambda: tiny.model(backbone=language_model("qwen2")),
-    "TransformersLM as Mistral with a window": lambda: tiny.model(
-        backbone=language_model("mistral", sliding_window=6), position=RoPE(tiny.HEAD, base=10000.0)
+    "LinearProjector": case("projector", LinearProjector),
+    "TokenEmbedder": case("embedder", TokenEmbedder),
+    "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
+    "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
+    "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
+    "RoPE past its length": variant("position", partial(RoPE, ntk_factor=2.0, max_position_embeddings=12)),
+    "DecoderLM": case("backbone", tiny.backbone_factory()),
+    "DecoderLM without positions": variant("backbone", tiny.backbone_factory(), neighbours=NO_POSITION),
+    "DecoderLM as Qwen3": variant(
+        "backbone",
+        tiny.backbone_factory(qkv_bias=False, qk_norm=True, head_dim=12),
+        neighbours={"position": partial(V2PE, delta=0.5)},
     ),
-    "TransformersLM as GPT-2, with its own positions": lambda: tiny.model(
-        backbone=language_model("gpt2"), position=None
+    "DecoderLM as Llama": variant("backbone", tiny.backbone_factory(qkv_bias=False, num_kv_heads=4)),
+    "TransformersLM as Qwen2": case("backbone", language_model("qwen2")),
+    "TransformersLM as Mistral with a window": variant(
+        "backbone",
+        language_model("mistral", sliding_window=6),
+        neighbours={"position": partial(RoPE, base=10000.0)},
     ),
-    "TransformersLM as Llama, with its own positions": lambda: tiny.model(
-        backbone=language_model("llama"), position=None
+    "TransformersLM as GPT-2, with its own positions": case(
+        "backbone", language_model("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), neighbours=NO_POSITION
     ),
-    "TransformersVision as SigLIP": lambda: tiny.model(vision=tower("siglip_vision_model")),
-    "TransformersVision as CLIP, an inner level": lambda: tiny.model(vision=tower("clip_vision_model", level=-2)),
-    "TransformersVision as DINOv2 with registers": lambda: tiny.model(vision=tower("dinov2_with_registers")),
-    "TokenEmbedder with a tied LMHead": lambda: tiny.model(
-        embedder=TokenEmbedder(tiny.VOCAB, tiny.WIDTH), heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)}
+    "TransformersLM as Llama, with its own positions": variant(
+        "backbone", language_model("llama"), neighbours=NO_POSITION
     ),
-    "Verbalizer": lambda: tiny.model(heads={"lm": Verbalizer(tiny.WIDTH, tiny.VOCAB, (7, 3))}),
+    "LMHead": case("head", LMHead),
+    "LMHead, tied": case("head", partial(LMHead, tied=True)),
+    "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
+    "NextToken by token": variant("objective", partial(NextToken, "token")),
+    "NextToken by sample": variant("objective", partial(NextToken, "sample")),
+    "NextToken by square": case("objective", partial(NextToken, "square")),
+    "MPO with stored references": case("objective", MPO, packs=preference_packs),
+    "MPO with a frozen reference": case("objective", partial(MPO, reference=FrozenReference), packs=preference_packs),
+    "MPO as DPO alone": variant(
+        "objective", partial(MPO, dpo_weight=1.0, bco_weight=0.0, nll_weight=0.0), packs=preference_packs
+    ),
+    "ProcessReward": case(
+        "objective",
+        ProcessReward,
+        packs=step_packs,
+        neighbours={"heads": {"lm": partial(Verbalizer, token_ids=VERDICTS)}},
+    ),
+    "ProcessReward with a tied head": case(
+        "objective",
+        ProcessReward,
+        packs=step_packs,
+        neighbours={"heads": {"lm": partial(Verbalizer, token_ids=VERDICTS, tied=True)}},
+    ),
+    "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),
+    "Autoregressive at temperature 1": case(
+        "sampler", partial(Autoregressive, max_new_tokens=6, temperature=1.0, top_k=20)
+    ),
+    "First": case("selector", First),
+    "SelfConsistency": case("selector", SelfConsistency),
+    "BestOfN": case("selector", partial(BestOfN, aggregate=Mean())),
+    "Oracle": case("selector", Oracle),
 }
-
-
-def frozen_reference() -> MPO:
-    """Returns MPO with a reference model of other weights, so that rewards are not zero."""
-    objective = MPO(reference=FrozenReference)
-    objective.prepare(tiny.model(), lambda: tiny.model(5))
-    return objective
-
-
-OBJECTIVES: dict[str, Callable[[], Objective]] = {
-    "NextToken by token": lambda: NextToken("token"),
-    "NextToken by sample": lambda: NextToken("sample"),
-    "NextToken by square": lambda: NextToken("square"),
-    "MPO with stored references": MPO,
-    "MPO with a frozen reference": frozen_reference,
-    "MPO as DPO alone": lambda: MPO(dpo_weight=1.0, bco_weight=0.0, nll_weight=0.0),
-    "ProcessReward": ProcessReward,
-}
-
-
-def packs_for(objective: Objective) -> list[PackedBatch]:
-    """Returns packs with targets for an objective and one without; they can be joined to one pack."""
-    if isinstance(objective, MPO):
-        prompts = [[("t", 5), ("i", 2), ("t", 4)], [("t", 7)], [("t", 2), ("i", 1), ("t", 3), ("i", 1)]]
-        pairs = [pair(p, 3 + n, 6 - n, seed=n) for n, p in enumerate(prompts)]
-        return [with_reference(pairs[0]), no_pair(seed=9), *map(with_reference, pairs[1:])]
-    mixed = ([("t", 5), ("i", 2), ("t", 4)], [("t", 7)], [("t", 2), ("i", 1), ("t", 3), ("i", 1), ("t", 6)])
-    if isinstance(objective, ProcessReward):
-        return step_packs.separate(step_packs.with_steps(tiny.pack(*mixed), [3, 0, 5]))
-    return tiny.separate(tiny.pack(*mixed, targets=[3, 2, 7]))

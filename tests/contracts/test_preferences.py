@@ -14,10 +14,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from peft import LoraConfig
 
 import tiny
-from contracts.pair import Pair, make_task, train
+from contracts.pair import make_task, train
 from mmcomponents.batch import PackedBatch
 from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredReference
 from mmcomponents.objectives import mpo as module
+from mmcomponents.testing import Ranks
 from mmcomponents.training import SlotOptions
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from pair_packs import join, no_pair, pair, with_reference
@@ -66,7 +67,7 @@ def step(
     task: dict[str, Any] = {"objective": partial(MPO, reference=references[reference])} | (parts or {})
     if reference == "adapters":
         task["slots"] = FROZEN | {"backbone": SlotOptions(adapter=LORA)}
-    found = train(packs, window, task, more_callbacks=[delta], **options)
+    found = train(packs, window, task, callbacks=[delta], **options)
     return found | {"delta": delta.seen}
 
 
@@ -81,9 +82,9 @@ def alone(reference: str, window: int = WINDOW, **options: Any) -> dict[str, Any
 
 
 @pytest.fixture
-def ranks(request: pytest.FixtureRequest) -> Pair:
+def ranks(request: pytest.FixtureRequest) -> Ranks:
     """The shared pair of ranks; `pair` is a function of this module."""
-    shared: Pair = request.getfixturevalue("pair")
+    shared: Ranks = request.getfixturevalue("two_ranks")
     return shared
 
 

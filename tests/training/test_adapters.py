@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -16,16 +17,20 @@ from torch import Tensor
 import tiny
 from checkpoints_models import hf_model
 from contracts.cases import language_model
-from contracts.pair import Pair, Sized, make_task, micro_batches, train, train_as_rank
-from mmcomponents.checkpoints import CheckpointError, merge_adapters
+from contracts.pair import Sized, make_task, micro_batches, train, train_as_rank
+from mmcomponents.checkpoints import CheckpointError, load, load_initial, merge_adapters
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.heads import Head, LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE
 from mmcomponents.projectors import MLPProjector
+from mmcomponents.testing import Ranks, small_parts, text_packs
+from mmcomponents.testing.case import Case
+from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.training import MultimodalTask, SlotOptions, adapters, task
-from mmcomponents.training.adapters import AdapterError
+from mmcomponents.training.adapters import AdapterError, inject_adapters, start_adapters
 from mmcomponents.training.flops import step_factors
+from mmcomponents.training.sharding import materialize
 from mmcomponents.training.slots import param_groups
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -88,6 +93,29 @@ def test_start_off_and_merge(method: str) -> None:
     merge_adapters(made.model)
     torch.testing.assert_close(logits(made), moved, rtol=1e-5, atol=1e-5)
     assert made.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [peft.OFTConfig(target_modules=["q_proj"], oft_block_size=8), peft.RandLoraConfig(r=4, target_modules=["q_proj"])],
+    ids=["OFT", "RandLora"],
+)
+def test_adapters_with_buffers_work_on_the_meta_device_and_with_weights(
+    config: peft.PeftConfig, tmp_path: Path
+) -> None:
+    """Their buffers are those of the adapter, not of the part, and are in no folder."""
+    slots = {"backbone": SlotOptions(adapter=config)}
+    plain, made = with_adapter(config).model, make_task(slots=slots)
+    with torch.device("meta"):
+        model = made.factories.build(made.vocab_size, made.image_token_id)
+    inject_adapters(model, slots)
+    materialize(model, torch.device("cpu"), made.seed)
+    start_adapters(model, made.seed)
+    assert [name for name, buffer in model.named_buffers() if buffer.isnan().any()] == []
+    assert torch.equal(tiny.logits(model.eval(), BATCH), tiny.logits(plain, BATCH))
+    folder = write_folder(Case("backbone", None, small_parts(position=V2PE), text_packs), built(seed=7).model, tmp_path)
+    load_initial(model, folder)
+    assert torch.equal(model.get_parameter("embedder.embedding.weight"), load(folder).embedder.embedding_weight())
 
 
 def test_the_start_depends_on_the_seed_and_moves_no_random_numbers() -> None:
@@ -218,7 +246,7 @@ def test_a_model_with_adapters_starts_from_a_folder(tmp_path) -> None:
 
 
 def test_a_model_of_transformers_takes_adapters() -> None:
-    foreign = {"backbone": partial(language_model, "llama"), "position": None}
+    foreign = {"backbone": language_model("llama"), "position": None}
     made = with_adapter(peft.LoraConfig(r=4, target_modules=["q_proj", "down_proj"]), **foreign)
     assert torch.equal(logits(made), logits(built(**foreign)))
     assert sum(p.requires_grad for p in made.model.backbone.parameters()) == 8
@@ -278,12 +306,12 @@ def train_without_start(rank: int) -> dict[str, Any]:
         task.start_adapters = adapters.start_adapters  # type: ignore[attr-defined]
 
 
-def test_two_ranks_equal_one(pair: Pair) -> None:
+def test_two_ranks_equal_one(two_ranks: Ranks) -> None:
     packs = [pack for rows in micro_batches(2, 2, 2) for row in rows for pack in row]
     one = train(packs, 4, TWO_RANKS)
-    first, second = pair.run(train_as_rank, "fsdp2", 2, 2, {"task": TWO_RANKS})
+    first, second = two_ranks.run(train_as_rank, "fsdp2", 2, 2, {"task": TWO_RANKS})
     for found in (first, second):
         torch.testing.assert_close(found["losses"], one["losses"], rtol=1e-5, atol=1e-5)
         torch.testing.assert_close(found["weights"], one["weights"], rtol=1e-5, atol=1e-5)
-    broken, _ = pair.run(train_without_start)
+    broken, _ = two_ranks.run(train_without_start)
     assert abs(broken["losses"][0] - one["losses"][0]) > 0.01

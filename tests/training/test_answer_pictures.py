@@ -16,13 +16,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 import tiny
-from contracts.pair import Pair, make_task
+from contracts.pair import make_task
 from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.heads import LMHead
+from mmcomponents.testing import Ranks
 from mmcomponents.training import AnswerPictures
 
 
@@ -137,8 +138,8 @@ def as_rank(rank: int, folder: str) -> list[int]:
     return [step for step, _ in pictures(logger.log_dir)] if rank == 0 else []
 
 
-def test_sharded_ranks_answer_together_and_one_draws(pair: Pair, tmp_path: Path) -> None:
-    assert pair.run(as_rank, str(tmp_path))[0] == [1]  # Lightning gives each rank one of the two packs
+def test_sharded_ranks_answer_together_and_one_draws(two_ranks: Ranks, tmp_path: Path) -> None:
+    assert two_ranks.run(as_rank, str(tmp_path))[0] == [1]  # Lightning gives each rank one of the two packs
     assert len(list(tmp_path.rglob("events.*"))) == 1
 
 

@@ -50,34 +50,34 @@ def load_as_rank(rank: int, path: str) -> str:
     return ""
 
 
-def test_a_save_replaces_the_checkpoint_or_leaves_it(pair, tmp_path: Path) -> None:
+def test_a_save_replaces_the_checkpoint_or_leaves_it(two_ranks, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
     (tmp_path / "last.ckpt.part").mkdir()
     (tmp_path / "last.ckpt.part" / "__7_0.distcp").touch()
-    assert pair.run(save_as_rank, str(path)) == ["", ""]
+    assert two_ranks.run(save_as_rank, str(path)) == ["", ""]
     verify(path)
     first = {file.name: file.read_bytes() for file in path.iterdir()}
     assert first.keys() == {".metadata", "__0_0.distcp", "__1_0.distcp", "checksums.json", "meta.pt"}
 
-    told = pair.run(save_as_rank, str(path), FullDisk)
+    told = two_ranks.run(save_as_rank, str(path), FullDisk)
     assert told == ["no place for it: No space left on device"] * 2, "both ranks know"
     assert {file.name: file.read_bytes() for file in path.iterdir()} == first
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
 
-def test_damage_that_one_rank_finds_stops_both(pair, tmp_path: Path) -> None:
+def test_damage_that_one_rank_finds_stops_both(two_ranks, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    pair.run(save_as_rank, str(path))
+    two_ranks.run(save_as_rank, str(path))
     names = sorted(file.name for file in path.iterdir() if file.name != "checksums.json")
     for name in (names[0], names[1]):  # the first is verified by rank 0, the second by rank 1
         given = (path / name).read_bytes()
         middle = len(given) // 2
         (path / name).write_bytes(given[:middle] + bytes([given[middle] ^ 1]) + given[middle + 1 :])
-        told = pair.run(load_as_rank, str(path))
+        told = two_ranks.run(load_as_rank, str(path))
         assert told[0] == told[1]
         assert name in told[0]
         (path / name).write_bytes(given)
-    assert pair.run(load_as_rank, str(path)) == ["", ""]
+    assert two_ranks.run(load_as_rank, str(path)) == ["", ""]
 
 
 class RunsCode:
@@ -85,12 +85,12 @@ class RunsCode:
         return os.system, ("touch ran",)
 
 
-def test_a_folder_that_would_run_code_is_not_resumed_from(pair, tmp_path: Path) -> None:
+def test_a_folder_that_would_run_code_is_not_resumed_from(two_ranks, tmp_path: Path) -> None:
     path = tmp_path / "last.ckpt"
-    pair.run(save_as_rank, str(path))
+    two_ranks.run(save_as_rank, str(path))
     (path / "checksums.json").unlink()
     (path / ".metadata").write_bytes(pickle.dumps(RunsCode()))
-    told = pair.run(load_as_rank, str(path))
+    told = two_ranks.run(load_as_rank, str(path))
     assert told[0] == told[1]
     assert "posix.system, which could run code" in told[0]
 

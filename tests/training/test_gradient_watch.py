@@ -147,11 +147,11 @@ def as_rank(rank: int, strategy: str, task: dict[str, Any], steps: int) -> str:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_end_together(pair, strategy) -> None:
-    answers = pair.run(as_rank, strategy, {"projector": Cut, **FROZEN_VISION}, 5)
+def test_two_ranks_end_together(two_ranks, strategy) -> None:
+    answers = two_ranks.run(as_rank, strategy, {"projector": Cut, **FROZEN_VISION}, 5)
     assert answers[0] == answers[1]
     assert answers[0].startswith("2: projector (Cut) received no gradient in the first 3 steps with images")
-    assert pair.run(as_rank, strategy, {"heads": {"lm": partial(LMHead, tied=True)}}, 4) == ["4: healthy"] * 2
+    assert two_ranks.run(as_rank, strategy, {"heads": {"lm": partial(LMHead, tied=True)}}, 4) == ["4: healthy"] * 2
 
 
 def flags_as_rank(rank: int) -> str:
@@ -171,5 +171,5 @@ def flags_as_rank(rank: int) -> str:
     return f"{watch._checked} checked, {len(watch._waiting)} waiting"
 
 
-def test_a_gradient_or_an_image_on_one_rank_counts_for_all(pair) -> None:
-    assert pair.run(flags_as_rank) == ["1 checked, 0 waiting"] * 2
+def test_a_gradient_or_an_image_on_one_rank_counts_for_all(two_ranks) -> None:
+    assert two_ranks.run(flags_as_rank) == ["1 checked, 0 waiting"] * 2

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.optim import AdamW
 
 import tiny
-from contracts.pair import Pair, Sized, look_ahead, make_task, whole
+from contracts.pair import Sized, look_ahead, make_task, whole
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.component import NonFiniteError
 from mmcomponents.projectors import MLPProjector
+from mmcomponents.testing import Ranks
 from mmcomponents.training import FinalCheckpoint, MultimodalTask, NonFiniteGuard
 
 ALL = "vision, projector, embedder, backbone, heads.lm"
@@ -192,12 +193,12 @@ def as_rank(rank: int, folder: str, strategy: str, skipped: int, clip: float | N
 
 
 @pytest.mark.parametrize(("strategy", "clip"), [("ddp", 0.5), ("fsdp2", None)])
-def test_all_ranks_stop_in_the_same_step(pair: Pair, tmp_path: Path, strategy: str, clip: float | None) -> None:
-    answers = pair.run(as_rank, str(tmp_path), strategy, 0, clip)
+def test_all_ranks_stop_in_the_same_step(two_ranks: Ranks, tmp_path: Path, strategy: str, clip: float | None) -> None:
+    answers = two_ranks.run(as_rank, str(tmp_path), strategy, 0, clip)
     for message, _ in answers:
         assert message.startswith(f"step 2: the loss and the gradient of {ALL} are NaN")
         assert "(samples: shard/x)" in message
-    (_, first), (_, second) = pair.run(as_rank, str(tmp_path), strategy, 1, clip)
+    (_, first), (_, second) = two_ranks.run(as_rank, str(tmp_path), strategy, 1, clip)
     assert all(value.isfinite().all() for value in first.values())
     torch.testing.assert_close(first, second, rtol=0, atol=0)
 

@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 import tiny
-from contracts.pair import Pair, make_task
+from contracts.pair import make_task
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
 from mmcomponents.data.chat.tokenizer import train_tokenizer
@@ -28,6 +28,7 @@ from mmcomponents.data.format.shards import open_shard
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.objectives import MPO
 from mmcomponents.objectives.answers import answer_logps
+from mmcomponents.testing import Ranks
 from mmcomponents.training import MultimodalTask, ReferenceLogps
 from mmcomponents.training.throughput import Throughput
 
@@ -183,9 +184,9 @@ def as_rank(rank: int, folder: str, out: str, strategy: str) -> Any:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_write_what_one_does(pair: Pair, folder: Path, tmp_path: Path, strategy: str) -> None:
+def test_two_ranks_write_what_one_does(two_ranks: Ranks, folder: Path, tmp_path: Path, strategy: str) -> None:
     one = predict(folder, tmp_path / "one").written
-    first, second = pair.run(as_rank, str(folder), str(tmp_path / "two"), strategy)
+    first, second = two_ranks.run(as_rank, str(folder), str(tmp_path / "two"), strategy)
     assert first == second
     assert (first.files, first.pairs, first.others) == (3, 15, 3)
     assert first.chosen == pytest.approx(one.chosen, rel=1e-6)  # type: ignore[union-attr]

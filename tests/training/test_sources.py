@@ -12,10 +12,11 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, Logger
 
 import tiny
-from contracts.pair import Pair, Sized, look_ahead, make_task
+from contracts.pair import Sized, look_ahead, make_task
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.objectives import NextToken
+from mmcomponents.testing import Ranks
 
 NAMES = ["charts", "", "letters"]
 
@@ -117,9 +118,9 @@ def as_rank(rank: int, strategy: str, folder: str) -> dict[int, dict[str, float]
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_equal_one(pair: Pair, tmp_path: Path, strategy: str) -> None:
+def test_two_ranks_equal_one(two_ranks: Ranks, tmp_path: Path, strategy: str) -> None:
     logger = Kept(str(tmp_path))
     fit(Data(PACKS, NAMES), logger, accumulate_grad_batches=4)
-    first, second = pair.run(as_rank, strategy, str(tmp_path))
+    first, second = two_ranks.run(as_rank, strategy, str(tmp_path))
     assert first[0] == pytest.approx(logger.kept[0], rel=1e-5)
     assert second[0] == first[0]

@@ -13,8 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import SimpleProfiler
 
 import tiny
-from contracts.pair import Pair, Sized, look_ahead, make_task
+from contracts.pair import Sized, look_ahead, make_task
 from mmcomponents.batch import PackedBatch
+from mmcomponents.testing import Ranks
 from mmcomponents.training import FSDP2Strategy, SlotOptions, Throughput
 from mmcomponents.training.throughput import Step, compute_dtype, summary
 
@@ -125,6 +126,6 @@ def as_rank(rank: int) -> dict[str, float]:
     return fit(mine, strategy="fsdp2", devices=2).steps[-1]
 
 
-def test_two_ranks_count_the_work_of_both(pair: Pair) -> None:
-    first, second = pair.run(as_rank)
+def test_two_ranks_count_the_work_of_both(two_ranks: Ranks) -> None:
+    first, second = two_ranks.run(as_rank)
     assert first["perf/flops/heads.lm"] == second["perf/flops/heads.lm"] == 3 * 2 * (3 + 4) * tiny.WIDTH * tiny.VOCAB

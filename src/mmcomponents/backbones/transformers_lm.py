@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.backbones.transformers_rotary import RotaryTables
 from mmcomponents.batch import Exact, Layout, PackedBatch, TokenType
-from mmcomponents.component import WiringError
+from mmcomponents.component import WiringError, stored_tensors
 from mmcomponents.nn.cache import KVCache
 from mmcomponents.nn.padding import Padded
 from mmcomponents.nn.wrapped import Starts, check_attention, load_whole, matrix_flops, named_types, read_config
@@ -96,6 +96,10 @@ class TransformersLM(Backbone):
         """Initialises vectors as transformers does and matrices as all components do."""
         if not self._starts.draw(name.removeprefix("body."), value, generator):
             super().init_parameter(name, value, generator)
+
+    def init_buffer(self, name: str, value: Tensor) -> bool:
+        """Fills a buffer with the value that transformers computes for it."""
+        return self._starts.fill(name.removeprefix("body."), value)
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts matrices over all positions, and causal attention as half the square of each segment's length.
@@ -179,6 +183,9 @@ def _build(config: dict[str, Any] | str, attention: str, trust_remote_code: bool
     if both_ways or getattr(settings, "is_encoder_decoder", False):
         raise ValueError(f"model_type {settings.model_type!r} is not a decoder-only model")
     check_attention(MODEL_MAPPING.get(type(settings), None), attention)
+    if attention == "sdpa" and getattr(settings, "attn_logit_softcapping", None):
+        # Up to transformers 5.20, Gemma 2 accepts sdpa, which ignores the cap.
+        raise ValueError(f"{settings.model_type} caps its attention logits, which sdpa ignores: give eager")
     return AutoModel.from_config(
         settings,
         attn_implementation=attention,
@@ -220,7 +227,7 @@ def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str,
     settings = read_config(AutoConfig, CONFIG_MAPPING.keys(), str(folder), trust_remote_code)
     model = load_whole(AutoModelForCausalLM, folder, settings, trust_remote_code)
     embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings()
-    found = {f"backbone.body.{name}": value for name, value in model.base_model.named_parameters()}
+    found = {f"backbone.body.{name}": value for name, value in stored_tensors(model.base_model).items()}
     found = {name: value for name, value in found.items() if value is not embedding}
     found["embedder.embedding.weight"] = embedding
     if head is not None and head.weight is not embedding:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.rules import Lazy
+from mmcomponents.component import stored_tensors
 from mmcomponents.model import MultimodalModel
 
 _BASE = "base_layer"
@@ -52,13 +53,20 @@ def adapter_config(part: nn.Module) -> PeftConfig:
     return config
 
 
-def own_parameters(part: nn.Module) -> dict[str, nn.Parameter]:
-    """Returns the parameters of a part without those of its adapters, by their names without adapters."""
+def own_tensors(part: nn.Module) -> dict[str, Tensor]:
+    """Returns what a folder holds of a part, without its adapters, by names without adapters."""
+    added = adapter_tensors(part)
+    return {own_name(name): value for name, value in stored_tensors(part).items() if id(value) not in added}
+
+
+def adapter_tensors(part: nn.Module) -> set[int]:
+    """Returns the `id` of each parameter and buffer that adapters have added to a part."""
     added: set[int] = set()
     for layer in adapter_layers(part).values():
-        own = {id(p) for p in base_layer(layer).parameters()}
-        added |= {id(p) for p in layer.parameters()} - own
-    return {own_name(name): p for name, p in part.named_parameters() if id(p) not in added}
+        base = base_layer(layer)
+        own = {id(value) for value in (*base.parameters(), *base.buffers())}
+        added |= {id(value) for value in (*layer.parameters(), *layer.buffers())} - own
+    return added
 
 
 def adapted_anew(config: PeftConfig, path: str, layer: nn.Module) -> nn.Module:

@@ -22,6 +22,7 @@ from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.official import InternViTAlone, Official
 from mmcomponents.checkpoints.rules import Lazy, to_ours
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
+from mmcomponents.component import stored_tensors
 from mmcomponents.compose import build
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
@@ -63,8 +64,7 @@ class Checkpoint:
             CheckpointError: They differ.
         """
         model = meta_model(self.spec)
-        wanted = dict(model.named_parameters())
-        check_names(f"{self.folder}", {n: p.shape for n, p in wanted.items()}, self.weights)
+        check_names(f"{self.folder}", stored_tensors(model), self.weights)
         return model
 
     def load(
@@ -85,18 +85,22 @@ class Checkpoint:
             CheckpointError: The weights do not match the configuration, cannot be read, or are not finite.
         """
         model = self.build()
-        state = {}
+        parameters, state = {name for name, _ in model.named_parameters()}, {}
         # The largest first: while it is copied, the others do not need memory yet.
         for name, stored in sorted(self.weights.items(), key=lambda item: -item[1].nbytes):
-            value = torch.empty(stored.meta.shape, dtype=dtype or stored.meta.dtype, device=device)
+            is_float = stored.meta.is_floating_point()
+            value = torch.empty(stored.meta.shape, dtype=(is_float and dtype) or stored.meta.dtype, device=device)
             value.copy_(stored.load())
             if not allow_nonfinite:
                 check_finite(f"{self.folder}" if dtype is None else f"{self.folder} as {dtype}", name, value)
-            state[name] = nn.Parameter(value)
+            state[name] = nn.Parameter(value) if name in parameters else value
         model.load_state_dict(state, strict=False, assign=True)  # a tied head has no weight of its own
         model.tie_weights()
-        # No weight is moved here; this updates the device attribute of Lightning's modules.
-        return model.to(device).eval()
+        for part in model.parts().values():
+            part.set_buffers(part.buffer_values(device))
+        # No weight is moved or cast here: buffers get the type of the weights, and Lightning's modules record both.
+        kinds = {value.dtype for value in state.values() if value.is_floating_point()}
+        return model.to(device, kinds.pop() if len(kinds) == 1 else None).eval()
 
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """Loads the tokenizer of the folder.
@@ -245,7 +249,8 @@ def _check_inputs(spec: ModelSpec) -> None:
 
 def _is_unused(name: str, spec: ModelSpec) -> bool:
     """Returns whether a weight belongs to a vision block past the last level used, which `InternViT` does not build."""
-    vision = (spec.parts.get("vision") or {}).get("init_args") or {}
+    part = spec.parts.get("vision") or {}
+    vision = (part.get("init_args") or {}) if str(part.get("class_path")).rpartition(".")[2] == "InternViT" else {}
     block = re.match(r"vision\.blocks\.(\d+)\.", name)
     if block is None or not vision.get("levels"):
         return False

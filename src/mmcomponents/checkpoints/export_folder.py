@@ -19,6 +19,7 @@ from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.rules import Lazy, lazy, to_theirs
 from mmcomponents.checkpoints.spec import ModelSpec
+from mmcomponents.component import stored_tensors
 from mmcomponents.model import MultimodalModel
 
 WRITTEN = ("mmcomponents", "official", "transformers", "causal_lm")
@@ -123,8 +124,7 @@ def write(
     """
     if folder.exists():
         raise CheckpointError(f"{folder} already exists")
-    wanted = {name: p.shape for name, p in meta_model(spec).named_parameters()}
-    check_names("the model", wanted, dict(weights))
+    check_names("the model", stored_tensors(meta_model(spec)), weights)
     known = without_code(source[1]) if source is not None and source[0] == format.name else {}
     config = format.config(spec, known)
     kinds = {str(value.meta.dtype).removeprefix("torch.") for value in weights.values()}
@@ -167,7 +167,13 @@ def _without(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any
 
 
 def weights_of(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Lazy]:
-    """Returns the weights of a model's state dict, without the embedding weight that a tied head repeats."""
-    wanted = {name for name, _ in meta_model(spec).named_parameters()}
+    """Returns the weights of a model's state dict, without the embedding weight that a tied head repeats.
+
+    Raises:
+        CheckpointError: A part has extra state, which a folder does not hold.
+    """
+    if extra := [name for name, value in state.items() if not isinstance(value, Tensor)]:
+        raise CheckpointError(f"{extra[0]} is not a tensor: a folder holds weights and buffers, no extra state")
+    wanted = set(stored_tensors(meta_model(spec)))
     tied = {name for name in state if name.startswith("heads.") and name not in wanted}
     return {name: lazy(value) for name, value in state.items() if name not in tied}

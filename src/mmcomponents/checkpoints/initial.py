@@ -13,7 +13,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmcomponents.backbones import TransformersLM
-from mmcomponents.checkpoints.adapter_weights import own_parameters
+from mmcomponents.checkpoints.adapter_weights import own_tensors
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
@@ -49,7 +49,7 @@ def check_initial(folders: Folders) -> None:
 
 
 @torch.no_grad()
-def load_initial(model: MultimodalModel, folders: Folders) -> None:
+def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code: bool = False) -> None:
     """Copies weights into a model, which may be sharded: tensor by tensor, each rank keeping its own shard.
 
     With a single folder, slots whose part has another class than in the folder's model, or that the folder lacks, keep
@@ -62,6 +62,7 @@ def load_initial(model: MultimodalModel, folders: Folders) -> None:
     Args:
         model: Model with initialised weights.
         folders: Folders of any format that `read` or transformers supports.
+        trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
 
     Raises:
         CheckpointError: A folder is wrong, lacks weights of a slot, has weights that are not finite, or has no part in
@@ -73,10 +74,10 @@ def load_initial(model: MultimodalModel, folders: Folders) -> None:
         slots = list(dict.fromkeys(name.partition(".")[0] for name in parts))
         if unknown := sorted(set(folders) - set(slots)):
             raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(slots)}")
-        opened = {path: _open(path) for path in dict.fromkeys(map(str, folders.values()))}
+        opened = {path: _open(path, trust_remote_code) for path in dict.fromkeys(map(str, folders.values()))}
         chosen = {name: opened[str(folders[slot])] for name in parts if (slot := name.partition(".")[0]) in folders}
     else:
-        folder = _open(folders)
+        folder = _open(folders, trust_remote_code)
         chosen = dict.fromkeys(_fitting(model, folder), folder)
         left = [name for name in parts if name not in chosen and any(True for _ in parts[name].parameters())]
         if left:
@@ -137,9 +138,9 @@ def _compare_base(model: MultimodalModel, folder: Checkpoint | ForeignFolder) ->
         log.warning("the position part has the base %g and %s was trained with %g", ours, folder.folder, theirs)
 
 
-def _open(path: str | Path) -> Checkpoint | ForeignFolder:
+def _open(path: str | Path, trust_remote_code: bool = False) -> Checkpoint | ForeignFolder:
     try:
-        return read(path)
+        return read(path, trust_remote_code=trust_remote_code)
     except UnknownFormatError:
         return ForeignFolder(Path(path))
 
@@ -167,7 +168,7 @@ def own_class(part: nn.Module) -> type:
 
 def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> None:
     """Copies weights into one part."""
-    source, own = _source_of(slot, part, folder), own_parameters(part)
+    source, own = _source_of(slot, part, folder), own_tensors(part)
     for name, parameter in own.items():
         stored = source.get(name)
         if stored is None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.backbones.transformers_lm import pretrained as pretrained_lm
-from mmcomponents.checkpoints.adapter_weights import own_parameters
+from mmcomponents.checkpoints.adapter_weights import own_tensors
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.files import check_folder, read_json
 from mmcomponents.checkpoints.rules import Lazy, lazy
@@ -54,7 +54,7 @@ class ForeignFolder:
             state = self._vision if isinstance(part, TransformersVision) else self._language_model
         except ValueError as error:
             raise CheckpointError(str(error)) from error
-        own = own_parameters(part)
+        own = own_tensors(part)
         names = {name: name.removeprefix(f"{slot}.") for name in state if name.startswith(f"{slot}.")}
         return {short: lazy(state[name].detach()) for name, short in names.items() if short in own}
 

@@ -66,6 +66,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     from mmcomponents.cli.recipes.differences import report_differences
     from mmcomponents.cli.recipes.flags import sort_flags
     from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+    from mmcomponents.component import stored_tensors
     from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.training import MultimodalTask
     from mmcomponents.training.adapters import inject_adapters
@@ -83,7 +84,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     spec = recipe_spec(cli.config["model"].as_dict(), cli.datamodule)
     # A tied head has no weight of its own: it exposes the embedding weight.
     model = meta_model(spec)
-    own = {name for name, _ in model.named_parameters()}
+    own = set(stored_tensors(model))
     inject_adapters(model, cast(MultimodalTask, cli.model).slots)
     saved = merged_weights(model, model_weights(Path(options.ckpt_path), options.allow_nonfinite)).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}

@@ -7,7 +7,6 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-import torch
 from rich.console import Group
 from rich.filesize import decimal, pick_unit_and_suffix
 from rich.table import Table
@@ -18,7 +17,6 @@ from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_v
 from mmcomponents.cli.terminal.tables import table_console
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.training import MultimodalTask
-from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.estimate import Plan, make_plan
 from mmcomponents.training.memory import LEFT_OUT
 from mmcomponents.training.slots import freeze
@@ -33,10 +31,9 @@ def main(verb: str, argv: list[str]) -> int:
         return 0
     flags = sort_flags(recipe_flags)
     check_options(verb, flags, vars(options))
-    task: Any = RecipeCLI(verb, flags, MultimodalTask, data_class=None).model
-    with torch.device("meta"):
-        model = task.factories.build(task.vocab_size, task.image_token_id)
-    inject_adapters(model, task.slots)
+    cli = RecipeCLI(verb, flags, MultimodalTask, data_class=None)
+    task: Any = cli.model
+    model = cli.meta_model
     freeze(model, task.slots)
     reference = getattr(task.make_objective(), "reference", None)
     try:

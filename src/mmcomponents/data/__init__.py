@@ -8,12 +8,11 @@
 video, tiling), `chat` (conversations to token ids), `packing`, `loading` and `inspection`.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.template import render_chat
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer, train_tokenizer
-from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.sample_index import Index
@@ -25,6 +24,9 @@ from mmcomponents.data.media.video import read_video
 from mmcomponents.data.packing.mixture import TokenShare
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.moved import moved_attribute
+
+if TYPE_CHECKING:
+    from mmcomponents.data.datamodule import PackedDataModule
 
 __all__ = [
     "DataError",
@@ -51,4 +53,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    # Imported on first access: processes that convert or index data need no lightning, whose import takes seconds.
+    if name == "PackedDataModule":
+        from mmcomponents.data.datamodule import PackedDataModule
+
+        return PackedDataModule
     return moved_attribute(__name__, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -21,6 +21,10 @@ class Fuser(Component):
     in_features: int | tuple[int, ...]
     out_features: int | tuple[int, ...]
 
+    def grid(self, hw: tuple[int, int]) -> tuple[int, int]:
+        """Returns the rows and columns of the primary output map for those of the primary input map."""
+        return hw
+
     @abstractmethod
     def forward(self, features: VisualFeatures) -> VisualFeatures:
         """Fuses the maps."""

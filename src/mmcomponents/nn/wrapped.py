@@ -204,6 +204,12 @@ class Starts:
             return False
         return True
 
+    def fill(self, name: str, value: Tensor) -> bool:
+        """Fills a buffer of the model; returns False if its value is unknown."""
+        if name in self._buffers:
+            value.copy_(self._buffers[name])
+        return name in self._buffers
+
     @torch.no_grad()
     def restore(self, body: nn.Module) -> None:
         """Restores the values and dtypes of the buffers outside the state dict, on their present devices.

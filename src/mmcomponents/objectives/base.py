@@ -42,7 +42,11 @@ class LanguageHead(Protocol):
 
 
 class Objective(Component):
-    """Computes the loss of a pack. Its state, if any, is saved with the run and never cast."""
+    """Computes the loss of a pack. Its state, if any, is saved with the run and never cast.
+
+    It has no parameters of its own: the optimizer trains the model's slots, and what is learned belongs to a head. A
+    teacher is built in `prepare` and is not a submodule.
+    """
 
     needs_heads: tuple[str, ...] = ()
     """Names of the heads that the objective uses."""

@@ -107,8 +107,7 @@ class FrozenReference(Reference):
         """Builds the copy once."""
         if self._model is None:
             self._model = build()
-            built = _module(self._model).requires_grad_(False).eval()
-            built.to(next(built.parameters()).device)  # only updates the device that Lightning's modules record
+            _module(self._model).requires_grad_(False).eval()
 
     @torch.no_grad()
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:

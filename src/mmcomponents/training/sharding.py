@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from mmcomponents.checkpoints.adapter_weights import adapter_tensors
 from mmcomponents.heads import Head
 from mmcomponents.model import MultimodalModel
 
@@ -38,8 +39,17 @@ def shard_model(model: MultimodalModel, mesh: DeviceMesh, policy: MixedPrecision
 
 
 def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None:
-    """Initialises a sharded model on the meta device: each rank draws all weights and keeps its own shard."""
+    """Initialises a sharded model on the meta device: each rank draws all weights and keeps its own shard.
+
+    Raises:
+        WiringError: A part has a buffer that it does not fill.
+    """
+    # Adapters are initialised after the weights have been loaded.
+    buffers = {name: part.buffer_values(device, adapter_tensors(part)) for name, part in model.parts().items()}
     model.to_empty(device=device)
+    for name, part in model.parts().items():
+        part.set_buffers(buffers[name])
+    model.to(device)  # moves nothing: Lightning's modules record their device, from which the blank tile is made
     model.tie_weights()
     model.init_weights(seed)
 

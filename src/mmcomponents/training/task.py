@@ -171,8 +171,11 @@ class MultimodalTask(LightningModule):
             ) from error
         return model
 
-    def check(self, datamodule: LightningDataModule | None = None) -> None:
+    def check(self, datamodule: LightningDataModule | None = None) -> MultimodalModel:
         """Checks that the parts fit each other and the data, before weights are allocated.
+
+        Returns:
+            The model on the meta device, with its adapters.
 
         Raises:
             ValueError: They do not; the message names both parts and both numbers.
@@ -197,6 +200,7 @@ class MultimodalTask(LightningModule):
                 image_token_id=self.image_token_id,
                 verdict_ids=next((h.token_ids for h in model.heads.values() if hasattr(h, "token_ids")), None),
             )
+        return model
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
         """Returns the denominators of a pack's loss and its work; the loader sums both before the step begins."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
+from mmcomponents.component import stored_tensors
 from mmcomponents.nn.wrapped import (
     PassThrough,
     Starts,
@@ -103,6 +104,10 @@ class TransformersVision(VisionEncoder):
         if not self._starts.draw(name.removeprefix("body."), value, generator):
             super().init_parameter(name, value, generator)
 
+    def init_buffer(self, name: str, value: Tensor) -> bool:
+        """Fills a buffer with the value that transformers computes for it."""
+        return self._starts.fill(name.removeprefix("body."), value)
+
     def flops(self, batch: PackedBatch) -> float:
         """Counts the patch embedding, the layers that run, and their attention over all tokens of each tile."""
         if batch.images is None:
@@ -119,6 +124,7 @@ class TransformersVision(VisionEncoder):
         self._starts.restore(self.body)
         return self
 
+    @torch.enable_grad()
     def _probe(self, body: Any, level: int) -> tuple[set[str], int]:
         """Returns the parameters that do not affect the map, and the number of layers below it.
 
@@ -197,4 +203,4 @@ def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str,
     settings = _read(str(folder), trust_remote_code)
     kind = MODEL_MAPPING.get(type(settings), AutoModel)
     model = load_whole(kind, folder, settings, trust_remote_code)
-    return {f"vision.body.{name}": value for name, value in model.named_parameters()}
+    return {f"vision.body.{name}": value for name, value in stored_tensors(model).items()}

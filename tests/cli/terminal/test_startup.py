@@ -16,7 +16,7 @@ from recipe_standins import Data, Task
 from rich.console import Console
 
 import tiny
-from contracts.pair import Pair, Sized, make_task
+from contracts.pair import Sized, make_task
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.startup import StartupTable, data_table, default_callbacks, slot_table
@@ -28,6 +28,7 @@ from mmcomponents.data.packing.mixture import GroupShare
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.heads import LMHead
+from mmcomponents.testing import Ranks
 from mmcomponents.training import GradientWatch, NoGradientError, NonFiniteGuard
 
 
@@ -88,8 +89,8 @@ def as_rank(rank: int) -> str:
     return printed(strategy="fsdp2", devices=2)
 
 
-def test_counts_are_of_unsharded_weights_and_only_rank_zero_prints(pair: Pair) -> None:
-    first, second = pair.run(as_rank)
+def test_counts_are_of_unsharded_weights_and_only_rank_zero_prints(two_ranks: Ranks) -> None:
+    first, second = two_ranks.run(as_rank)
     assert second == ""
     assert rows(first) == rows(printed())
 

@@ -164,7 +164,8 @@ def test_the_length_of_an_endless_epoch_is_estimated(monkeypatch: pytest.MonkeyP
 
 def test_a_checkpoint_may_be_written_while_a_thread_plans(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmcomponents.data.packing.pack_plan.KEPT_BLOCKS", 2)
-    wanted = [random_plan(block=16).pack(number) for number in range(300)]
+    alone = random_plan(block=16)
+    wanted = [alone.pack(number) for number in range(300)]
     plan, stop = random_plan(block=16), threading.Event()
 
     def keep_asking() -> None:

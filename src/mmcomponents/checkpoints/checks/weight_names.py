@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from reprlib import repr as shortened
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.rules import Lazy
@@ -51,8 +51,8 @@ def _layers(part: dict[str, Any]) -> int | None:
     return count if levels[-1] == -1 else None
 
 
-def check_names(where: str, wanted: dict[str, torch.Size], given: dict[str, Lazy]) -> None:
-    """Checks that names, types and shapes of weights are those of a model.
+def check_names(where: str, wanted: Mapping[str, Tensor], given: Mapping[str, Lazy]) -> None:
+    """Checks that names, types and shapes of weights and buffers are those of a model.
 
     Raises:
         CheckpointError: They differ; the message has the first few names.
@@ -63,13 +63,17 @@ def check_names(where: str, wanted: dict[str, torch.Size], given: dict[str, Lazy
         reasons = [f"lacks {_few(missing)}"] if missing else []
         reasons += [f"has {_few(surplus)}, which the model does not have"] if surplus else []
         raise CheckpointError(f"{where} {' and '.join(reasons)}")
-    integers = [name for name, value in given.items() if not value.meta.is_floating_point()]
+    integers = [
+        name for name, value in given.items() if not value.meta.is_floating_point() and wanted[name].is_floating_point()
+    ]
     if integers:
         kind = str(given[integers[0]].meta.dtype).removeprefix("torch.")
         raise CheckpointError(f"{where}: {_few(integers)} is of type {kind}; quantised weights are not supported")
-    wrong = [name for name, shape in wanted.items() if given[name].meta.shape != shape]
+    if floats := [name for name in given if given[name].meta.is_floating_point() > wanted[name].is_floating_point()]:
+        raise CheckpointError(f"{where}: {_few(floats)} is a floating-point tensor, the model has an integer one")
+    wrong = [name for name, value in wanted.items() if given[name].meta.shape != value.shape]
     if wrong:
-        shapes = f"{list(given[wrong[0]].meta.shape)}, the model has {list(wanted[wrong[0]])}"
+        shapes = f"{list(given[wrong[0]].meta.shape)}, the model has {list(wanted[wrong[0]].shape)}"
         raise CheckpointError(f"{where}: {wrong[0]} is {shapes} (and {len(wrong) - 1} more)")
 
 

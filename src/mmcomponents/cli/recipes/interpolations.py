@@ -47,8 +47,9 @@ class Texts:
         """Returns the texts of a recipe; arguments of default classes are moved to where the parser has them."""
         written = merge({}, recipe.tree)
         try:
-            public = Recipe(_map_texts(recipe.tree, _escape_environment)).resolved()
-            secrets = dict(_replaced(recipe.resolved(), public))
+            hidden = _map_texts(recipe.tree, _escape_environment)
+            public = Recipe(hidden).resolved()
+            secrets = dict(_replaced(recipe.resolved(), public)) if hidden != recipe.tree else {}
         except UserError:  # a reference into a value that is hidden
             public, secrets = merge({}, recipe.tree), {}
         for tree in (written, public):

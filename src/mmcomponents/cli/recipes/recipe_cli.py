@@ -85,6 +85,9 @@ class RecipeCLI(LightningCLI):
         task_class: LightningModule whose arguments are in `model:`.
         data_class: LightningDataModule whose arguments are in `data:`. None for a verb that only needs the model: the
             other sections may be missing and are not instantiated.
+
+    Attributes:
+        meta_model: What the task's `check` returns: the model on the meta device, with its adapters.
     """
 
     def __init__(
@@ -180,7 +183,7 @@ class RecipeCLI(LightningCLI):
             self.datamodule = self.config_init.get("data")
             self.model = self.config_init["model"]
             # Raises for an invalid combination of parts, before any weight is created.
-            self.model.check(self.datamodule)
+            self.meta_model = self.model.check(self.datamodule)
             if self.verb in TRAINER_VERBS:
                 self.trainer = self.instantiate_trainer()
         except (ValueError, ArithmeticError, OSError, MisconfigurationException) as error:

@@ -1,0 +1,136 @@
+"""Packs with one sample each, of the kinds that objectives learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+
+from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps
+from mmcomponents.testing.packs import Segment, pack
+
+VERDICTS = (7, 3)
+"""Ids of the positive and the negative token in `step_packs`."""
+
+
+class Packs(Protocol):
+    """Makes packs of one sample each: some with images, some without, with different numbers of targets."""
+
+    def __call__(self, seed: int, *, tile: int, tokens_per_tile: int) -> Sequence[PackedBatch]:
+        """Returns the packs of a seed.
+
+        Args:
+            seed: Equal seeds give equal packs, other seeds others.
+            tile: Side of a tile in pixels.
+            tokens_per_tile: Number of visual tokens per tile.
+        """
+        ...
+
+
+def text_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
+    """Returns packs with next-token targets: three tiles, two texts of one length, two images, a single token.
+
+    The number of tiles before an image is odd in a pack of all samples and even in its own.
+    """
+    segments: tuple[Segment, ...] = (
+        [("t", 5), ("i", 3), ("t", 4 + seed % 3)],
+        [("t", 7 + seed % 2)],
+        [("t", 7 + seed % 2)],
+        [("t", 2), ("i", 1), ("t", 3), ("i", 1), ("t", 6)],
+        [("t", 1)],
+    )
+    return [
+        pack(pieces, seed=10 * seed + n, targets=[count], tile=tile, tokens_per_tile=tokens_per_tile)
+        for n, (pieces, count) in enumerate(zip(segments, (1 + seed % 4, 3, 2 + seed % 3, 4, 0), strict=True))
+    ]
+
+
+def preference_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
+    """Returns packs of a preference pair with log-probabilities of a reference model, and one without a pair.
+
+    For every third seed, no text pack has a pair.
+    """
+    images: tuple[Segment, ...] = ([("t", 5), ("i", 2), ("t", 4)], [("t", 2), ("i", 1), ("t", 3)])
+    prompts: tuple[Segment, ...] = images if seed % 3 == 1 else (*images, [("t", 7)])
+    pairs = [
+        pair_pack(prompt, 3 + n, 6 - n, seed=10 * seed + n, tile=tile, tokens_per_tile=tokens_per_tile)
+        for n, prompt in enumerate(prompts)
+    ]
+    return [*map(_with_reference, pairs), blank_pack(seed)]
+
+
+def step_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
+    """Returns packs with scored steps, some of them without any; the verdicts are the tokens `VERDICTS`.
+
+    For every third seed, no text pack has steps.
+    """
+    packs = text_packs(seed, tile=tile, tokens_per_tile=tokens_per_tile)
+    steps = (3 + seed % 2, *((0, 0) if seed % 3 == 1 else (2, 3)), 0, 0)
+    return [with_steps(p, [count], seed=10 * seed + n) for n, (p, count) in enumerate(zip(packs, steps, strict=True))]
+
+
+def blank_pack(seed: int = 0, tokens: int = 5) -> PackedBatch:
+    """Returns the pack of a rank without data; its only segment is not a sample."""
+    return replace(pack([("t", tokens)], seed=seed, targets=[0]), segment_sample=torch.tensor([-1]))
+
+
+def pair_pack(
+    prompt: Segment,
+    chosen: int,
+    rejected: int,
+    seed: int = 0,
+    shared: bool = True,
+    tile: int = 16,
+    tokens_per_tile: int = 4,
+) -> PackedBatch:
+    """Returns a pack of a prompt with two random answers.
+
+    Args:
+        prompt: Pieces of the prompt.
+        chosen: Number of tokens of the chosen answer.
+        rejected: Number of tokens of the rejected answer.
+        seed: Seed of tokens and pixels.
+        shared: Whether both answers use the same visual tokens. False: each has a copy of the images.
+        tile: Side of a tile in pixels.
+        tokens_per_tile: Number of visual tokens per tile.
+    """
+    segments = [[*prompt, ("t", chosen)], [*prompt, ("t", rejected)]]
+    batch = pack(*segments, seed=seed, targets=[chosen, rejected], tile=tile, tokens_per_tile=tokens_per_tile)
+    _, start, end = batch.layout.cu_seqlens.tolist()
+    length = end - start - rejected  # of the prompt
+    batch.input_ids[start : start + length] = batch.input_ids[:length]
+    batch = replace(batch, pairs=Pairs(torch.tensor([0]), torch.tensor([1])), keys=[f"tiny/{seed}"] * 2)
+    if batch.images is None:
+        return batch
+    pixels, owner = batch.images.pixels, batch.images.tile_image
+    half = len(pixels) // 2
+    if not shared:
+        pixels[half:] = pixels[:half]
+        return batch
+    index, number = batch.visual_index.clone(), batch.layout.image_id.clone()
+    index[start : start + length], number[start : start + length] = index[:length], number[:length]
+    layout = replace(batch.layout, image_id=number, grid=batch.layout.grid[: len(batch.layout.grid) // 2])
+    return replace(batch, visual_index=index, layout=layout, images=ImageBatch(pixels[:half], owner[:half]))
+
+
+def with_steps(batch: PackedBatch, steps: Sequence[int], seed: int = 0) -> PackedBatch:
+    """Returns a pack with steps at the last `steps[s]` positions of each segment, with random verdicts."""
+    draw = torch.Generator().manual_seed(seed)
+    ends = batch.layout.cu_seqlens.tolist()[1:]
+    score_at = [end - count + n for end, count in zip(ends, steps, strict=True) for n in range(count)]
+    sample = [s for s, count in enumerate(steps) for _ in range(count)]
+    label = torch.randint(2, (len(score_at),), generator=draw)
+    labels = torch.full_like(batch.labels, IGNORE)
+    labels[score_at] = torch.where(label == 1, *VERDICTS)
+    where = torch.tensor(score_at, dtype=torch.long)
+    return replace(batch, labels=labels, steps=Steps(where, torch.tensor(sample, dtype=torch.long), label))
+
+
+def _with_reference(batch: PackedBatch) -> PackedBatch:
+    """Returns the pack with log-probabilities near those of random weights, so that rewards are not zero."""
+    assert batch.pairs is not None
+    targets = torch.stack([(part >= 0).sum() for part in batch.labels.split(batch.layout.cu_seqlens.diff().tolist())])
+    logps = -4.3 * targets[None].float()
+    return replace(batch, pairs=replace(batch.pairs, reference_logps=Exact(logps)))
