@@ -2,6 +2,7 @@
 
 PYTHON ?= python3
 SEED ?= 0
+WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
@@ -11,7 +12,7 @@ INSTALLED := $(VENV)/.installed
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
 	@echo "make ladder       train from random weights to best-of-N on two CPU cores, in half an hour; SEED=1 for another seed"
-	@echo "make test         run the tests"
+	@echo "make test         run the tests in two processes; WORKERS=4 for more"
 	@echo "make lint         check style and types"
 	@echo "make mutate       check that the tests notice known faults, in a few minutes"
 	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
@@ -37,7 +38,8 @@ ladder: $(INSTALLED)
 	$(BIN)/python examples/ladder/run_ladder.py --seed $(SEED)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	# Bytecode is written even where the environment says otherwise: tests start many processes.
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check
