@@ -319,6 +319,13 @@ def test_a_configuration_from_a_folder(tmp_path) -> None:
         ]
 
 
+def test_a_cap_of_the_attention_logits_needs_eager_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where transformers accepts sdpa for such a model, as up to 5.20."""
+    monkeypatch.setattr(transformers.Gemma2PreTrainedModel, "_supports_sdpa", True)
+    with pytest.raises(ValueError, match="gemma2 caps its attention logits, which sdpa ignores: give attn_impl"):
+        TransformersLM(CASES["Gemma2"][0])
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [

@@ -185,7 +185,9 @@ def _build(config: dict[str, Any] | str, attention: str, trust_remote_code: bool
     check_attention(MODEL_MAPPING.get(type(settings), None), attention)
     if attention == "sdpa" and getattr(settings, "attn_logit_softcapping", None):
         # Up to transformers 5.20, Gemma 2 accepts sdpa, which ignores the cap.
-        raise ValueError(f"{settings.model_type} caps its attention logits, which sdpa ignores: give eager")
+        raise ValueError(
+            f"{settings.model_type} caps its attention logits, which sdpa ignores: give attn_implementation: eager"
+        )
     return AutoModel.from_config(
         settings,
         attn_implementation=attention,
