@@ -1,4 +1,5 @@
 import inspect
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import mmcomponents.model
 import tiny
 from figures import GOLDEN
 from mmcomponents.backbones import DecoderLM
-from mmcomponents.batch import ImageBatch
+from mmcomponents.batch import ImageBatch, TokenType
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
@@ -129,7 +130,7 @@ def test_a_part_without_its_input_is_refused(parts, message) -> None:
 def test_former_names_of_the_contracts_are_refused() -> None:
     projector = MLPProjector(96, 32)
     projector.needs_word_table = True
-    with pytest.raises(WiringError, match="MLPProjector has needs_word_table, which is now called needs_embedding_w"):
+    with pytest.raises(WiringError, match="MLPProjector has needs_word_table; use the name needs_embedding_w"):
         tiny.model(projector=projector)
 
 
@@ -153,3 +154,19 @@ def test_slots_may_be_empty() -> None:
     assert state.visual_tokens.shape == (tiny.VISUAL_TOKENS, 4 * tiny.VISION)
     reading = tiny.model(vision=None, merger=None, projector=None)
     assert reading(tiny.pack([("t", 3)])).hidden.shape == (3, tiny.WIDTH)
+
+
+def test_images_that_no_position_points_to_are_encoded_if_the_grids_say_so() -> None:
+    """Features of such images are for heads that read maps, beside a language model."""
+    model = tiny.model()
+    pack = tiny.pack([("i", 1), ("t", 3)], [("i", 1), ("t", 2)])
+    second = pack.visual_index >= tiny.VISUAL_TOKENS
+    types = pack.layout.token_type.masked_fill(second, int(TokenType.TEXT))
+    index = pack.visual_index.masked_fill(second, -1)
+    grid = torch.tensor([[1, 2, tiny.VISUAL_TOKENS // 2]] * 2)
+    unplaced = replace(pack, visual_index=index, layout=replace(pack.layout, token_type=types, grid=grid))
+    state = model(unplaced)
+    assert state.visual_tokens.shape[0] == 2 * tiny.VISUAL_TOKENS
+    fewer = replace(unplaced, layout=replace(unplaced.layout, grid=grid[:1]))
+    with pytest.raises(WiringError, match=f"points to {tiny.VISUAL_TOKENS} visual tokens"):
+        model(fewer)

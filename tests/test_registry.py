@@ -136,3 +136,10 @@ def test_a_module_that_fails_or_exits_is_reported(install: Install) -> None:
     install("odd", "", "raise SystemExit(3)\n")
     with pytest.raises(PartError, match=r"^cannot import odd.Odd: SystemExit: 3$"):
         load("projector", "odd.Odd")
+
+
+def test_a_name_near_a_former_one_is_answered_by_the_present_one() -> None:
+    former = {"pack_tokens": "packing.tokens"}
+    assert registry.near("pak_tokens", ["seed", "packing"], former) == "; did you mean 'packing.tokens'?"
+    assert registry.near("pak_tokens", ["seed", "pack_tokens"], former) == "; did you mean 'packing.tokens'?"
+    assert registry.near("sed", ["seed", "packing"], former) == "; did you mean 'seed'?"

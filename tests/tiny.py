@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import PackedBatch
+from mmcomponents.generation import Context, Sampler
 from mmcomponents.model import MultimodalModel
 from mmcomponents.testing import IMAGE_TOKEN, VOCAB_SIZE, pack, small_model
 from mmcomponents.testing.packs import Segment, separate
@@ -50,6 +53,17 @@ def model(seed: int = 0, **parts: Any) -> MultimodalModel:
 def _ready(part: Any) -> Any:
     """Returns a factory that ignores the widths of neighbours."""
     return None if part is None else lambda *_: part
+
+
+def token_ids(
+    sampler: Sampler,
+    composed: MultimodalModel,
+    batch: PackedBatch,
+    stop_ids: Collection[int] = (),
+    generator: torch.Generator | None = None,
+) -> list[list[int] | None]:
+    """Returns the token ids of a sampler's answers."""
+    return [answer.ids for answer in sampler(composed, batch, Context(None, stop_ids, generator))]
 
 
 def logits(composed: MultimodalModel, batch: PackedBatch) -> Tensor:

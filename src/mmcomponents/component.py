@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,6 +22,32 @@ class NonFiniteError(ValueError):
     """A loss, a gradient, a logit or a score is NaN or infinite; the message says where."""
 
 
+class Composition(Protocol):
+    """Parts of a composed model by slot, as `Component.check` sees them; None where a slot is empty.
+
+    `mmcomponents.model.MultimodalModel` is one.
+    """
+
+    vision: Any
+    fuser: Any
+    merger: Any
+    projector: Any
+    embedder: Any
+    position: Any
+    backbone: Any
+    heads: Any
+    """Heads by name; empty if there are none."""
+
+    @property
+    def tokens_per_tile(self) -> int | None:
+        """Number of visual tokens per tile of the encoder's image size; None without an encoder."""
+        ...
+
+    def parts(self) -> dict[str, Component]:
+        """Returns the components of the filled slots by name; heads as `heads.NAME`."""
+        ...
+
+
 class Component(LightningModule):
     """Base class of components, each built by its constructor and usable on its own with tensors.
 
@@ -34,6 +60,21 @@ class Component(LightningModule):
 
     weight_methods: ClassVar[tuple[str, ...]] = ()
     """Methods besides `forward` that use the weights; sharded weights are gathered for these calls too."""
+
+    def check(self, model: Composition) -> None:
+        """Checks that the component fits the model that it is a part of. The default does nothing.
+
+        The model calls it for each part when it is composed, after its own comparisons of widths; the task calls it for
+        objective and sampler. A component overrides it for what only it knows of its neighbours, such as the fold of a
+        merger or the codebook of an encoder. Weights may be on the meta device.
+
+        Args:
+            model: The parts by slot. A part of another package may be in any slot, so that attributes are read with
+                `getattr(part, name, None)`.
+
+        Raises:
+            WiringError: It does not fit; the message names both components and both numbers.
+        """
 
     def flops(self, batch: PackedBatch) -> float:
         """Returns the floating-point operations of a forward pass over a pack, two per multiply-add of a matrix.

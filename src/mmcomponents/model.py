@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -21,15 +22,17 @@ from mmcomponents.positions.base import Position
 from mmcomponents.projectors.base import Projector
 from mmcomponents.sequence import one_sequence
 from mmcomponents.vision.base import VisionEncoder
+from mmcomponents.wiring import check_wiring
 
 Read = Callable[[nn.ModuleDict, ModelState], Any]
 """Function of an objective or a sampler, called with heads and state inside the model's forward."""
 
-Width = int | tuple[int, ...] | None
-
 
 class MultimodalModel(LightningModule):
     """Computes hidden states from tiles and tokens with one component per slot; any slot may be empty.
+
+    A model without embedder and backbone has no language side: its heads read feature maps, and its packs may have no
+    tokens.
 
     Args:
         vision: Encodes tiles as feature maps.
@@ -69,7 +72,7 @@ class MultimodalModel(LightningModule):
         self.backbone = backbone
         self.heads = nn.ModuleDict(dict(heads or {}))
         self.image_token_id = image_token_id
-        _check_wiring(self)
+        check_wiring(self)
         self.tie_weights()
 
     def forward(self, batch: PackedBatch, runtime: Runtime | None = None, read: Read | None = None) -> Any:
@@ -86,19 +89,22 @@ class MultimodalModel(LightningModule):
             Result of `read`; without it, the `ModelState`.
 
         Raises:
-            ValueError: The pack points to more or fewer visual tokens than there are.
+            WiringError: The pack points to more visual tokens than there are; or to fewer, unless its images have more,
+                or the call decodes or gets its visual tokens from `runtime`.
         """
         runtime = runtime or Runtime()
         state = ModelState(visual_tokens=runtime.visual_tokens)
         if runtime.cache is not None:
             runtime.cache.begin(batch.layout)
-        images = batch.images or (self._blank_tile() if self._needs_blank_tile(runtime) else None)
+        images = batch.images
+        if images is None and self.vision is not None and self._needs_blank_tile(runtime):
+            images = self.vision.blank(self.device)
         if images is not None and state.visual_tokens is None:
             state.visual = self.encode(images)
             state.visual_tokens = self.project(state.visual)
-        is_blank = batch.images is None and runtime.visual_tokens is None
-        _check_visual_tokens(batch, None if is_blank else state.visual_tokens)
         if self.embedder is not None:
+            is_blank = batch.images is None and runtime.visual_tokens is None
+            _check_visual_tokens(batch, None if is_blank else state.visual_tokens, runtime)
             state.embeds = self.embedder(batch, state.visual_tokens, runtime)
         if self.backbone is not None:
             rotary = self.position.rotary(batch.layout) if self.position is not None else None
@@ -110,10 +116,10 @@ class MultimodalModel(LightningModule):
     def encode(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles as the visual features that the projector takes."""
         if self.vision is None:
-            raise ValueError(f"the pack has {images.pixels.shape[0]} tiles and the model has no vision encoder")
-        features: VisualFeatures = self.vision(images)
+            raise ValueError(f"the pack has {images.num_tiles} tiles and the model has no vision encoder")
+        features = _of_images(self.vision(images), images)
         for part in (self.fuser, self.merger):
-            features = features if part is None else part(features)
+            features = features if part is None else _of_images(part(features), images)
         return features
 
     def project(self, features: VisualFeatures) -> Tensor:
@@ -178,110 +184,42 @@ class MultimodalModel(LightningModule):
         If components are sharded or gradients are reduced, all ranks have to take part in the communication of all
         components, in the same order: a rank without images would hang the others. No position points to the visual
         tokens of the blank tile, so they do not change the result, and each trainable parameter gets a gradient tensor.
+        Heads that read visual features get those of the blank tile in every pack without images.
         """
         decoding = runtime.cache is not None and not runtime.cache.is_empty
+        read = any({"visual", "visual_tokens"} & set(cast(Head, head).needs) for head in self.heads.values())
         distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
-        return self.vision is not None and not decoding and (torch.is_grad_enabled() or distributed)
-
-    def _blank_tile(self) -> ImageBatch:
-        assert self.vision is not None
-        side = self.vision.image_size
-        pixels = torch.zeros(1, 3, side, side, device=self.device)
-        return ImageBatch(pixels, torch.zeros(1, dtype=torch.long, device=self.device))
+        return not decoding and (read or torch.is_grad_enabled() or distributed)
 
 
-def _check_wiring(model: MultimodalModel) -> None:
-    """Compares the output size of each component with the input size of the next one.
-
-    Components without a size attribute (such as those of third parties) are not compared.
-
-    Raises:
-        WiringError: Two sizes differ; the message names both components and both sizes.
-    """
-    giver: Component | None = model.vision
-    gives: Width = _width(giver, "hidden_size")
-    for name in ("fuser", "merger", "projector"):
-        taker = getattr(model, name)
-        if taker is None:
-            continue
-        if model.vision is None:
-            raise WiringError(f"the {name} {_name(taker)} has no input: the vision slot is empty")
-        _compare(giver, "gives maps of width", gives, taker, "takes", _width(taker, "in_features"))
-        giver, gives = taker, _width(taker, "out_features")
-    for part, former, name in (
-        (model.projector, "needs_word_table", "needs_embedding_weight"),
-        (model.embedder, "word_table", "embedding_weight"),
-    ):
-        if hasattr(part, former):
-            raise WiringError(f"{_name(part)} has {former}, which is now called {name}")
-    if model.projector is not None and model.projector.needs_embedding_weight:
-        if model.embedder is None:
-            raise WiringError(f"{_name(model.projector)} needs the embedding weight and the embedder slot is empty")
-        if model.embedder.embedding_weight() is None:
-            raise WiringError(
-                f"{_name(model.projector)} needs the embedding weight and {_name(model.embedder)} has none"
-            )
-    if model.vision is not None:
-        _check_grid(model)
-    heads = cast("dict[str, Head]", dict(model.heads.items()))
-    body = model.backbone
-    if body is None:
-        for name, head in heads.items():
-            if "hidden" in head.needs:
-                raise WiringError(f"the head {name} ({_name(head)}) reads hidden states and the backbone slot is empty")
-        return
-    if model.vision is not None:
-        _compare(giver, "gives tokens of width", gives, body, "takes", body.hidden_size)
-    _compare(model.embedder, "gives width", _width(model.embedder, "hidden_size"), body, "takes", body.hidden_size)
-    _compare(model.position, "is made for heads of", _width(model.position, "head_dim"), body, "has", body.head_dim)
-    if model.position is not None and body.refuses_tables is not None:
-        raise WiringError(f"{_name(model.position)} cannot be used: {body.refuses_tables}")
-    for head in heads.values():
-        _compare(body, "gives hidden states of width", body.hidden_size, head, "takes", _width(head, "in_features"))
+def _of_images(features: VisualFeatures, images: ImageBatch) -> VisualFeatures:
+    """Returns features with the context and the valid sizes of their images, where a part has left them out."""
+    return replace(
+        features,
+        context=images.context if features.context is None else features.context,
+        valid_hw=images.valid_hw if features.valid_hw is None else features.valid_hw,
+    )
 
 
-def _check_visual_tokens(batch: PackedBatch, visual_tokens: Tensor | None) -> None:
+def _check_visual_tokens(batch: PackedBatch, visual_tokens: Tensor | None, runtime: Runtime) -> None:
     """Compares the number of visual tokens that a pack points to with the number of visual tokens.
 
+    A call that decodes, or gets visual tokens that were encoded earlier, may leave some out, as guidance does; and a
+    pack may have images that no position points to, if the grids of all its images add up to what they give.
+
     Raises:
-        ValueError: They differ, so that tokens of one image would be placed at positions of another.
+        WiringError: They differ, so that tokens of one image would be placed at positions of another.
     """
     if visual_tokens is None and batch.images is None and batch.visual_index.device.type != "cpu":
         return  # text only, checked when it was packed: avoids a synchronisation with the device
     is_image = (batch.layout.token_type == TokenType.IMAGE).sum()
     addressed = (batch.visual_index >= 0).sum()
     highest = batch.visual_index.max() + 1 if batch.num_tokens else addressed
-    images, placed, used = torch.stack((is_image, addressed, highest)).tolist()
+    in_grids = batch.layout.grid.prod(1).sum()
+    images, placed, used, declared = torch.stack((is_image, addressed, highest, in_grids)).tolist()
     given = 0 if visual_tokens is None else visual_tokens.shape[0]
-    if used != given:
-        raise ValueError(f"the pack points to {used} visual tokens and its images give {given}")
+    decoding = runtime.visual_tokens is not None or (runtime.cache is not None and not runtime.cache.is_empty)
+    if used > given or (used < given and not decoding and declared != given):
+        raise WiringError(f"the pack points to {used} visual tokens and its images give {given}")
     if images > placed:
-        raise ValueError(f"the pack has {images} image tokens and {placed} of them point to a visual token")
-
-
-def _check_grid(model: MultimodalModel) -> None:
-    assert model.vision is not None
-    side = model.vision.image_size
-    try:
-        tokens = model.tokens_per_tile
-    except ValueError as error:
-        raise WiringError(
-            f"{_name(model.vision)} makes a {'x'.join(map(str, model.vision.grid((side, side))))} map of a tile of "
-            f"{side} pixels, which {_name(model.merger)} cannot take: {error}"
-        ) from error
-    if tokens == 0:
-        raise WiringError(f"{_name(model.merger)} makes no tokens of a tile of {side} pixels")
-
-
-def _compare(a: Component | None, gives: str, x: Width, b: Component | None, takes: str, y: Width) -> None:
-    if a is not None and b is not None and x is not None and y is not None and x != y:
-        raise WiringError(f"{_name(a)} {gives} {x} and {_name(b)} {takes} {y}")
-
-
-def _width(part: Component | None, name: str) -> Width:
-    width: Width = getattr(part, name, None)
-    return width
-
-
-def _name(part: Component | None) -> str:
-    return type(part).__name__
+        raise WiringError(f"the pack has {images} image tokens and {placed} of them point to a visual token")

@@ -16,11 +16,12 @@ import difflib
 import importlib
 import importlib.util
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from mmcomponents.moved import current_path
@@ -43,6 +44,8 @@ _SLOTS = {
     "objective": ("objectives", "Objective"),
     "sampler": ("generation", "Sampler"),
     "selector": ("evaluation.selectors", "Selector"),
+    "record_kind": ("data.chat.kinds", "RecordKind"),
+    "packer": ("data.packing", "Packer"),
 }
 
 
@@ -120,13 +123,21 @@ def load(slot: str, name: str) -> type:
         name: Short name or dotted path.
 
     Raises:
-        PartError: The component is not found, cannot be imported, or is not such a class.
+        PartError: The component is not found, cannot be imported, is not such a class, or is abstract.
     """
     path, base_path = resolve(slot, name), slots()[slot]
     found, base = imported(path), imported(base_path)
     if not (isinstance(found, type) and issubclass(found, base)) or found is base:
         raise PartError(f"{path} is not a {slot}, a subclass of {base_path}")
+    if missing := missing_methods(found):
+        raise PartError(f"{path} is abstract: it does not define {missing}")
     return found
+
+
+def missing_methods(found: type) -> str:
+    """Returns the names of a class's abstract methods; empty if there are none."""
+    names = (name for name in dir(found) if getattr(getattr(found, name, None), "__isabstractmethod__", False))
+    return ", ".join(names)
 
 
 def imported(path: str) -> Any:
@@ -146,14 +157,15 @@ def imported(path: str) -> Any:
     return getattr(module, name)
 
 
-def near(name: str, names: Iterable[str]) -> str:
+def near(name: str, names: Iterable[str], former: Mapping[str, str] = MappingProxyType({})) -> str:
     """Returns a hint with the most similar of `names`, "; did you mean …?", or an empty string.
 
     Args:
         name: Unknown name.
         names: Valid names.
+        former: Former names, which are compared too, and the present ones, which are shown instead.
     """
-    folded = {n.lower(): n for n in names}
+    folded = {n.lower(): former.get(n, n) for n in [*names, *former]}
     close = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
 

@@ -81,7 +81,7 @@ def test_wrong_words_are_refused() -> None:
 def test_flops_are_those_of_two_tokens_for_each_step() -> None:
     judge, batch = head(), tiny.pack([("t", 9)])
     assert judge.flops(batch) == LMHead.flops(judge, batch) > 0
-    from mmcomponents.data.loading.collation import steps_of
+    from mmcomponents.batch import Steps
 
-    batch.steps = steps_of([2, 5], [0, 0], [1, 0])
+    batch.steps = Steps.of([2, 5], [0, 0], [1, 0])
     assert judge.flops(batch) == 2 * 2 * 2 * tiny.WIDTH

@@ -40,3 +40,25 @@ def test_the_number_of_segments_is_fixed() -> None:
     cache.commit()
     with pytest.raises(ValueError, match="the cache holds 2 segments and the pack has 1"):
         cache.begin(layout(1))
+
+
+def test_a_fork_shares_nothing_with_the_cache_that_it_was_made_of() -> None:
+    cache = KVCache()
+    cache.begin(layout(3, 2))
+    first = torch.randn(5, 2, 4)
+    cache.extend("layer", first, first)
+    cache.commit()
+    before = [block.clone() for block in cache._blocks["layer"]]
+    fork = cache.fork()
+    for continued in (fork, cache.fork()):
+        continued.begin(layout(2, 1))
+        more = torch.randn(3, 2, 4)
+        k, _ = continued.extend("layer", more, more)
+        continued.commit()
+        assert continued.lengths == [5, 3]
+        assert torch.equal(k[0, :, :5], torch.cat((first[:3], more[:2])).transpose(0, 1))
+        assert torch.equal(k[1, :, :3], torch.cat((first[3:], more[2:])).transpose(0, 1))
+    fork.select([1])
+    assert cache.lengths == [3, 2]
+    assert all(torch.equal(now, then) for now, then in zip(cache._blocks["layer"], before, strict=True))
+    assert KVCache().fork().is_empty

@@ -7,9 +7,9 @@ from torchmetrics.functional.classification import multiclass_f1_score
 
 import step_packs
 import tiny
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import PackedBatch, Steps
 from mmcomponents.component import WiringError
-from mmcomponents.data.loading.collation import collate, steps_of
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.heads import Verbalizer
 from mmcomponents.objectives import ProcessReward
 
@@ -46,16 +46,16 @@ def test_only_the_words_at_the_steps_contribute() -> None:
     before = objective(model, batch, objective.counts(batch)).total
     other = replace(batch, labels=torch.full_like(batch.labels, 5))
     assert torch.equal(objective(model, other, objective.counts(other)).total, before)
-    fewer = steps_of(*(t[1:].tolist() for t in (batch.steps.score_at, batch.steps.sample, batch.steps.label)))
+    fewer = Steps.of(*(t[1:].tolist() for t in (batch.steps.score_at, batch.steps.sample, batch.steps.label)))
     assert not torch.equal(objective(model, replace(batch, steps=fewer), objective.counts(batch)).total, before)
 
 
 @pytest.mark.parametrize(
     "batch",
     [
-        replace(tiny.pack([("t", 9)], [("t", 4)]), steps=steps_of()),
-        replace(tiny.pack([("i", 1), ("t", 3)]), steps=steps_of()),
-        replace(collate([], tiny.VISUAL_TOKENS, 0), steps=steps_of()),
+        replace(tiny.pack([("t", 9)], [("t", 4)]), steps=Steps.of()),
+        replace(tiny.pack([("i", 1), ("t", 3)]), steps=Steps.of()),
+        replace(collate([], tiny.VISUAL_TOKENS, 0), steps=Steps.of()),
     ],
     ids=["text", "an image", "no sample"],
 )
@@ -85,8 +85,8 @@ def test_a_head_without_verdicts_is_refused() -> None:
     with pytest.raises(WiringError, match=r"the head 'lm' \(LMHead\) does not compute: use Verbalizer"):
         objective(tiny.model(), batch, objective.counts(batch))
     with pytest.raises(WiringError, match="use Verbalizer"):
-        objective.prepare(tiny.model(), tiny.model)
-    objective.prepare(step_packs.critic(), tiny.model)
+        objective.check(tiny.model())
+    objective.check(step_packs.critic())
 
 
 def test_nothing_of_it_is_saved() -> None:
@@ -123,7 +123,7 @@ def chains(count: int, draw: torch.Generator) -> PackedBatch:
         batch,
         input_ids=torch.tensor(ids),
         layout=layout,
-        steps=steps_of(score_at, sample, label),
+        steps=Steps.of(score_at, sample, label),
         segment_sample=torch.arange(count),
         segment_source=torch.zeros(count, dtype=torch.long),
         keys=[str(n) for n in range(count)],

@@ -7,7 +7,7 @@ import torch
 
 import tiny
 from figures import figure
-from mmcomponents.batch import TICKS, Exact, Layout
+from mmcomponents.batch import TICKS, Exact, Layout, TokenType
 from mmcomponents.nn.rotary import Rotation
 from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.positions.frequencies import frequencies, tables
@@ -161,3 +161,14 @@ def test_wrong_input_is_refused() -> None:
         RoPE(7)
     with pytest.raises(ValueError, match="delta_log2 must be 0 to 8, got \\[9\\]"):
         V2PE(8).ticks(tiny.pack([("i", 1)], delta_log2=[9]).layout)
+
+
+@pytest.mark.parametrize("delta_log2", [None, [2, 3]])
+def test_a_picture_that_is_being_made_has_steps_of_one(delta_log2: list[int] | None) -> None:
+    """While decoding, a token of a picture belongs to no image yet: its step is that of training."""
+    made = layout([("t", 2), ("i", 1), ("t", 1), ("i", 1), ("t", 2)], 4, delta_log2)
+    made.token_type = torch.where(made.image_id == 1, int(TokenType.IMAGE_GEN), made.token_type)
+    for position in (V2PE(8, delta=0.25), V2PE(8, delta=0.25, realign=False)):
+        ticks = position.ticks(made)
+        assert (ticks[made.image_id == 1].diff() == TICKS).all()
+        assert (ticks[made.image_id == 0].diff() == TICKS // 4).all()

@@ -77,3 +77,8 @@ class Wordless(Embedder):
 def test_a_missing_embedding_weight_is_refused_at_composition(embedder: Embedder | None, message: str) -> None:
     with pytest.raises(WiringError, match=message):
         tiny.model(embedder=embedder, projector=Asking(4 * tiny.VISION, tiny.WIDTH))
+
+
+@pytest.mark.parametrize("made", [LinearProjector, MLPProjector])
+def test_a_pack_without_tokens_points_to_no_visual_tokens(made: type[Projector]) -> None:
+    assert made(8, 4).flops(tiny.pack([])) == 0.0

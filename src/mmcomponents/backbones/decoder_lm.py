@@ -56,10 +56,10 @@ class DecoderAttention(nn.Module):
         self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
     ) -> Tensor:
         """Maps `[T, d]` to `[T, d]`."""
-        heads = (x.shape[0], -1, self.head_dim)
-        q = self.q_norm(self.q_proj(x).view(heads))
-        k = self.k_norm(self.k_proj(x).view(heads))
-        v = self.v_proj(x).view(heads)
+        heads = (-1, self.head_dim)
+        q = self.q_norm(self.q_proj(x).unflatten(-1, heads))
+        k = self.k_norm(self.k_proj(x).unflatten(-1, heads))
+        v = self.v_proj(x).unflatten(-1, heads)
         if rotate is not None:
             q, k = rotate(q), rotate(k)
         if cache is None:
@@ -92,9 +92,24 @@ class DecoderLayer(nn.Module):
         self.mlp = SwiGLU(hidden_size, intermediate_size)
 
     def forward(
-        self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
+        self,
+        x: Tensor,
+        layout: Layout,
+        segments: Segments,
+        rotate: Rotation | None,
+        cache: KVCache | None,
+        layer: str,
     ) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`."""
+        """Maps `[T, d]` to `[T, d]`.
+
+        Args:
+            x: Positions of the pack.
+            layout: Structure of the pack. This layer does not read it; one that routes by token type does.
+            segments: Boundaries of the pack, built once for all layers.
+            rotate: Rotation of queries and keys; None: without positions.
+            cache: Keys and values of earlier calls.
+            layer: Name of the layer in the cache.
+        """
         x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
         return out
@@ -167,7 +182,7 @@ class DecoderLM(Backbone):
         segments = Segments(layout.cu_seqlens, layout.max_seqlen)
         rotate = None if rotary is None else Rotation(rotary)
         for i, layer in enumerate(self.layers):
-            x = layer(x, segments, rotate, cache, f"decoder.{i}")
+            x = layer(x, layout, segments, rotate, cache, f"decoder.{i}")
         out: Tensor = self.norm(x)
         return out
 

@@ -27,4 +27,4 @@ class Fuser(Component):
 
     @abstractmethod
     def forward(self, features: VisualFeatures) -> VisualFeatures:
-        """Fuses the maps."""
+        """Fuses the maps. Returns `dataclasses.replace(features, maps=…)`, which keeps context and valid sizes."""

@@ -12,13 +12,21 @@ from mmcomponents.component import Component
 
 
 class Head(Component):
-    """Computes an output from the state of the model. Built from (width, vocabulary size)."""
+    """Computes an output from the state of the model. Built from (width, vocabulary size).
+
+    The width is that of the backbone. In a model without one, it is that of the visual features, a tuple for several
+    maps, and the vocabulary size may be None.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("hidden",)
-    """Fields of `ModelState` that the head reads."""
+    """Fields of `ModelState` that the head reads: "hidden", "embeds", "visual" or "visual_tokens".
 
-    in_features: int
-    """Input width."""
+    For a pack without images, the visual fields are those of a blank tile, None while decoding: what a head makes of
+    them enters a loss with the factor 0 only.
+    """
+
+    in_features: int | tuple[int, ...]
+    """Input width; a tuple for several maps."""
 
     is_tied: bool = False
     """Whether the head's weight is the embedding weight."""

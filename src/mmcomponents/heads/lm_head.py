@@ -24,6 +24,7 @@ class LMHead(Head):
         tied: Whether the weight is the embedding weight, which the model assigns.
     """
 
+    in_features: int
     weight_methods: ClassVar[tuple[str, ...]] = ("logits", "nll", "weighted_nll")
 
     def __init__(self, in_features: int, vocab_size: int, tied: bool = False) -> None:

@@ -31,4 +31,7 @@ class Merger(Component):
 
     @abstractmethod
     def forward(self, features: VisualFeatures) -> VisualFeatures:
-        """Merges `[N, h*w, C]` into `[N, num_tokens((h, w)), out_features]`."""
+        """Merges `[N, h*w, C]` into `[N, num_tokens((h, w)), out_features]`.
+
+        Returns `dataclasses.replace(features, maps=…)`, which keeps context and valid sizes.
+        """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from mmcomponents.batch import FeatureMap, VisualFeatures
@@ -60,7 +61,7 @@ class PixelUnshuffle(Merger):
         else:
             x, hw = x.permute(0, 3, 1, 2, 4, 5), (width, height)
         tokens = x.flatten(3).flatten(1, 2)
-        return VisualFeatures([FeatureMap(tokens, hw, "pixel_unshuffle")], features.context)
+        return replace(features, maps=[FeatureMap(tokens, hw, "pixel_unshuffle")])
 
     def _out_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         if hw[0] % self.rows or hw[1] % self.columns:

@@ -79,6 +79,14 @@ class KVCache:
         """Marks the positions of the current call as cached."""
         self.lengths = self.next_lengths
 
+    def fork(self) -> KVCache:
+        """Returns a copy that shares nothing with this cache, so that a prefix can be continued in several ways."""
+        copy = KVCache()
+        copy.lengths, copy.next_lengths = list(self.lengths), list(self.next_lengths)
+        copy._blocks = {name: (k.clone(), v.clone()) for name, (k, v) in self._blocks.items()}
+        copy._segment, copy._offset = self._segment.clone(), self._offset.clone()
+        return copy
+
     def select(self, segments: list[int]) -> None:
         """Keeps only these segments, in this order; a segment may be repeated."""
         self.lengths = [self.lengths[s] for s in segments]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch
-from mmcomponents.component import Component
+from mmcomponents.component import Component, Composition, WiringError
 from mmcomponents.nn.runtime import Runtime
 
 
@@ -45,7 +45,8 @@ class Objective(Component):
     """Computes the loss of a pack. Its state, if any, is saved with the run and never cast.
 
     It has no parameters of its own: the optimizer trains the model's slots, and what is learned belongs to a head. A
-    teacher is built in `prepare` and is not a submodule.
+    teacher is built in `prepare` and is not a submodule. The task calls `check` with the model, whose weights may be on
+    the meta device, once the heads in `needs_heads` are found.
     """
 
     needs_heads: tuple[str, ...] = ()
@@ -79,3 +80,27 @@ class Objective(Component):
     @abstractmethod
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
         """Computes the share of the pack in the loss of the step, which is the sum over its packs."""
+
+
+def check_head(objective: Objective, model: Composition, name: str, method: str, such_as: str) -> None:
+    """Checks that a model has hidden states, and a head that computes something from them for a loss.
+
+    Args:
+        objective: The objective, for the message.
+        model: The model.
+        name: Name of the head.
+        method: Method of the head that the objective calls.
+        such_as: Class of heads that have this method, for the message.
+
+    Raises:
+        WiringError: It does not.
+    """
+    own, head = type(objective).__name__, model.heads[name]
+    if not callable(getattr(head, method, None)):
+        raise WiringError(
+            f"{own} calls {method} of the head {name!r}, which {type(head).__name__} does not have: use {such_as}"
+        )
+    if model.backbone is None:
+        raise WiringError(
+            f"{own} reads hidden states for the head {name!r} ({type(head).__name__}) and the backbone slot is empty"
+        )

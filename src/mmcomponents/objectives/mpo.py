@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from mmcomponents.batch import LossOutput, PackedBatch
-from mmcomponents.component import WiringError
+from mmcomponents.component import Composition, WiringError
 from mmcomponents.nn.modes import evaluating, is_random
 from mmcomponents.objectives.answers import answer_logps, pairs_of, target_counts
-from mmcomponents.objectives.base import Model, Objective
+from mmcomponents.objectives.base import Model, Objective, check_head
 from mmcomponents.objectives.references import Reference, StoredReference
 
 logger = logging.getLogger(__name__)
@@ -92,6 +92,15 @@ class MPO(Objective):
         self._delta = torch.zeros((), dtype=torch.float64, device="cpu")
         self._pairs = 0.0
         self._left = 0  # remaining packs of the step, already included in delta
+
+    def check(self, model: Composition) -> None:
+        """Checks that the head computes likelihoods and that the reference can be made from the model.
+
+        Raises:
+            WiringError: It does not, there is no backbone, or the reference cannot.
+        """
+        check_head(self, model, self.head, "nll", "LMHead")
+        self.reference.check_model(model)
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Prepares the reference."""

@@ -7,8 +7,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from mmcomponents.batch import IGNORE, LossOutput, ModelState, PackedBatch
-from mmcomponents.component import WiringError
-from mmcomponents.objectives.base import LanguageHead, Model, Objective
+from mmcomponents.component import Composition, WiringError
+from mmcomponents.objectives.base import LanguageHead, Model, Objective, check_head
 from mmcomponents.objectives.weighting import Weighting, token_weights
 
 
@@ -31,6 +31,14 @@ class NextToken(Objective):
         self.head = head
         self.sources = sources
         self.needs_heads = (head,)
+
+    def check(self, model: Composition) -> None:
+        """Checks that the head computes likelihoods.
+
+        Raises:
+            WiringError: It does not, or there is no backbone.
+        """
+        check_head(self, model, self.head, "weighted_nll", "LMHead")
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
         """Computes the sum of the weights and the number of targets, in total and per source.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import MappingProxyType
 from typing import Protocol, cast
 
@@ -11,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch, Steps
-from mmcomponents.component import WiringError
-from mmcomponents.objectives.base import Model, Objective
+from mmcomponents.component import Composition, WiringError
+from mmcomponents.objectives.base import Model, Objective, check_head
 
 
 class VerdictHead(Protocol):
@@ -46,13 +45,14 @@ class ProcessReward(Objective):
         self.needs_heads = (head,)
         self.scores: Tensor | None = None
 
-    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+    def check(self, model: Composition) -> None:
         """Checks that the head computes verdicts.
 
         Raises:
-            WiringError: It does not.
+            WiringError: It does not, or there is no backbone.
         """
         self._verdict_head(model.heads)
+        check_head(self, model, self.head, "verdict_logits", "Verbalizer")
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
         """Counts the steps, each of which is a target.

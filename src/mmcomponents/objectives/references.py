@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.component import WiringError
+from mmcomponents.component import Composition, WiringError
 from mmcomponents.nn.modes import evaluating
 from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.objectives.base import Model
@@ -38,6 +38,9 @@ class Reference:
 
     def prepare(self, model: Model, build: Callable[[], Model]) -> None:
         """Prepares for training; see `Objective.prepare`."""
+
+    def check_model(self, model: Composition) -> None:
+        """Checks a composed model, whose weights may be on the meta device; raises if it cannot be the policy."""
 
     def check(self, batch: PackedBatch) -> None:
         """Checks a pack before its step; raises if the reference has no values for it."""
@@ -134,21 +137,30 @@ class AdaptersOff(Reference):
         Raises:
             WiringError: There are no adapters, they took over a part of the weights, or other weights are trained too.
         """
-        layers = list(_adapter_layers(model))
-        if not layers:
-            raise WiringError(
-                "AdaptersOff disables adapters and the model has none: train a slot with adapters,"
-                " or use model.objective.reference: FrozenReference"
-            )
-        moved = [layer for layer in layers if getattr(layer, "base_was_changed", False)]
+        self.check_model(cast(Composition, model))
+        moved = [layer for layer in _adapter_layers(model) if getattr(layer, "base_was_changed", False)]
         if moved:
             raise WiringError(
                 "AdaptersOff uses the model without adapters as the reference, and the start of the adapters has"
                 f" changed the weights of {len(moved)} layers below them, as PiSSA, OLoRA and LoftQ do: start them from"
                 " zero (init_lora_weights: true), or use model.objective.reference: FrozenReference"
             )
+
+    def check_model(self, model: Composition) -> None:
+        """Checks that adapters are trained, and nothing else.
+
+        Raises:
+            WiringError: There are no adapters, or other weights are trained too.
+        """
+        policy = cast(Model, model)
+        layers = list(_adapter_layers(policy))
+        if not layers:
+            raise WiringError(
+                "AdaptersOff disables adapters and the model has none: train a slot with adapters,"
+                " or use model.objective.reference: FrozenReference"
+            )
         own = {id(p) for layer in layers for names in layer.adapter_layer_names for p in _parameters(layer, names)}
-        others = [name for name, p in _module(model).named_parameters() if p.requires_grad and id(p) not in own]
+        others = [name for name, p in _module(policy).named_parameters() if p.requires_grad and id(p) not in own]
         if others:
             raise WiringError(
                 f"AdaptersOff uses the model without adapters as the reference, and {len(others)} other weights are"

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from mmcomponents.batch import TICKS, Exact, Layout
+from mmcomponents.batch import TICKS, Exact, Layout, TokenType
 from mmcomponents.limits import check_numbers, check_sizes
 from mmcomponents.positions.base import Position
 from mmcomponents.positions.frequencies import frequencies, tables
@@ -22,6 +22,8 @@ class V2PE(Position):
     `delta` applies if the layout has no delta per image; in training the data pipeline draws one per image. After an
     image the position is rounded up to an integer, as in the authors' code; `realign=False` keeps the plain recurrence
     of the paper, p_i = p_{i-1} + delta. The two differ only if tokens * delta is not an integer.
+
+    Tokens of a picture that is being made (`TokenType.IMAGE_GEN`) have steps of 1, in training as while decoding.
 
     There is no NTK scaling: delta keeps long inputs within the trained range.
 
@@ -50,6 +52,10 @@ class V2PE(Position):
             ValueError: The exponent k of an image is not in 0…8.
         """
         image, starts = layout.image_id.long(), layout.cu_seqlens[:-1].long()
+        if layout.num_tokens == 0:
+            return image
+        # A picture that is being made has steps of 1, as while decoding, where its image is not known yet.
+        image = image.masked_fill(layout.token_type == TokenType.IMAGE_GEN, -1)
         visual = image >= 0
         segment = layout.segment_of_token()
         steps = torch.where(visual, self._visual_steps(layout, image), TICKS)

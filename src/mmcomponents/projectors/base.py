@@ -6,7 +6,7 @@ from abc import abstractmethod
 
 from torch import Tensor
 
-from mmcomponents.batch import VisualFeatures
+from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.component import Component
 
 
@@ -30,3 +30,8 @@ class Projector(Component):
             features: Visual features after fuser and merger.
             embedding_weight: `[vocab, d]` of the embedder if `needs_embedding_weight` is set, else None.
         """
+
+
+def num_addressed(batch: PackedBatch) -> int:
+    """Returns the number of visual tokens that a pack points to."""
+    return int(batch.visual_index.max()) + 1 if batch.num_tokens else 0

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_sizes
-from mmcomponents.projectors.base import Projector
+from mmcomponents.projectors.base import Projector, num_addressed
 
 
 class LinearProjector(Projector):
@@ -28,7 +28,7 @@ class LinearProjector(Projector):
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts one matrix over the visual tokens that the pack points to."""
-        tokens = int(batch.visual_index.max()) + 1
+        tokens = num_addressed(batch)
         return 2.0 * tokens * self.linear.weight.numel()
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:

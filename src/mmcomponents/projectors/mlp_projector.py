@@ -7,7 +7,7 @@ from torch.nn.functional import gelu
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_numbers, check_sizes
-from mmcomponents.projectors.base import Projector
+from mmcomponents.projectors.base import Projector, num_addressed
 
 
 class MLPProjector(Projector):
@@ -32,7 +32,7 @@ class MLPProjector(Projector):
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts two matrices over the visual tokens that the pack points to."""
-        tokens = int(batch.visual_index.max()) + 1
+        tokens = num_addressed(batch)
         return 2.0 * tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from mmcomponents.batch import ImageBatch, VisualFeatures
 from mmcomponents.component import Component
@@ -25,7 +30,39 @@ class VisionEncoder(Component):
 
     @abstractmethod
     def forward(self, images: ImageBatch) -> VisualFeatures:
-        """Encodes tiles `[N, 3, H, W]` as maps `[N, rows*columns, width]`."""
+        """Encodes tiles `[N, 3, H, W]`, or ids of an image tokenizer, as maps `[N, rows*columns, width]`.
+
+        The features have the `context` and the `valid_hw` of the images.
+        """
+
+    def blank(self, device: torch.device | str) -> ImageBatch:
+        """Returns the one tile that is encoded where a pack without images has to run the encoder.
+
+        The default is a tile of zeros with sides of `image_size` pixels. Encoders of other images override this: those
+        of ids return `vq_ids`, and an encoder whose merger is conditioned on the images adds a `context`.
+        """
+        pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=device)
+        return ImageBatch(pixels, torch.zeros(1, dtype=torch.long, device=device))
+
+    def pixels_of(self, images: ImageBatch) -> Tensor:
+        """Returns the pixels `[N, 3, H, W]` of images, for encoders that need them.
+
+        Raises:
+            ValueError: The images are ids of an image tokenizer.
+        """
+        if images.pixels is None:
+            raise ValueError(
+                f"{type(self).__name__} encodes pixels, and the images are ids of an image tokenizer (vq_ids)"
+            )
+        return images.pixels
+
+
+def repeated(image: ImageBatch, tiles: int) -> ImageBatch:
+    """Returns an image of one tile several times, as views that take no memory; each tile is an image of its own."""
+    values: dict[str, Any] = {field.name: getattr(image, field.name) for field in fields(image)}
+    for name, value in values.items():
+        values[name] = None if value is None else value[:1].expand(tiles, *value.shape[1:])
+    return replace(image, **values | {"tile_image": torch.arange(tiles, device=image.tile_image.device)})
 
 
 def patch_grid(pixel_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:

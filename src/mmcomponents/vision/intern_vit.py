@@ -186,8 +186,9 @@ class InternViT(VisionEncoder):
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles `[N, 3, H, W]` as one map `[N, h*w, C]` per level, without the class token."""
+        pixels = self.pixels_of(images)
         hw = self.grid(images.pixel_hw)
-        patches = self.patch_embedding(images.pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        patches = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         x = torch.cat((self.class_embedding.expand(patches.shape[0], -1, -1), patches), dim=1) + self._positions(hw)
         segments = Segments.uniform(x.shape[0], x.shape[1], x.device)
         maps = []
@@ -196,14 +197,15 @@ class InternViT(VisionEncoder):
                 x = self.blocks[level - 1](x, segments)
             if level in self.levels:
                 maps.append(FeatureMap(x[:, 1:], hw, f"block{level}"))
-        return VisualFeatures(maps, images.context)
+        return VisualFeatures(maps, images.context, images.valid_hw)
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the patch embedding, the blocks that run, and attention over patches and class token of each tile."""
         if batch.images is None:
             return 0.0
-        rows, columns = self.grid(batch.images.pixel_hw)
-        tiles, length = batch.images.pixels.shape[0], rows * columns + 1
+        height, width = self.pixels_of(batch.images).shape[-2:]
+        rows, columns = self.grid((height, width))
+        tiles, length = batch.images.num_tiles, rows * columns + 1
         each = 2 * (length - 1) * self.patch_embedding.weight.numel()
         width = self.class_embedding.shape[-1]
         for block in self.blocks[: self.levels[-1]]:

@@ -90,14 +90,17 @@ class TransformersVision(VisionEncoder):
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles `[N, 3, H, W]` as one map `[N, h*w, C]`, without the tokens before the patches."""
+        pixels = self.pixels_of(images)
         hw = self.grid(images.pixel_hw)
         resize = self._resizes and images.pixel_hw != (self.image_size, self.image_size)
         weight = next(self.body.parameters())
         found = self.body(
-            pixel_values=images.pixels.to(weight.dtype), **({"interpolate_pos_encoding": True} if resize else {})
+            pixel_values=pixels.to(weight.dtype),
+            **({"interpolate_pos_encoding": True} if resize else {}),
         )
         tokens: Tensor = found.last_hidden_state
-        return VisualFeatures([FeatureMap(tokens[:, tokens.shape[1] - hw[0] * hw[1] :], hw)], images.context)
+        primary = FeatureMap(tokens[:, tokens.shape[1] - hw[0] * hw[1] :], hw)
+        return VisualFeatures([primary], images.context, images.valid_hw)
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Initialises vectors as transformers does and matrices as all components do."""
@@ -112,8 +115,9 @@ class TransformersVision(VisionEncoder):
         """Counts the patch embedding, the layers that run, and their attention over all tokens of each tile."""
         if batch.images is None:
             return 0.0
-        rows, columns = self.grid(batch.images.pixel_hw)
-        tiles, length = batch.images.pixels.shape[0], rows * columns + self.num_prefix
+        height, width = self.pixels_of(batch.images).shape[-2:]
+        rows, columns = self.grid((height, width))
+        tiles, length = batch.images.num_tiles, rows * columns + self.num_prefix
         patches = sum(m.weight.numel() for m in self.body.modules() if isinstance(m, nn.Conv2d))
         attention = 4 * length**2 * self.hidden_size * self.depth
         return float(tiles) * (2 * rows * columns * patches + matrix_flops(self.body, length) + attention)
