@@ -7,14 +7,20 @@ segments, R for visual tokens, N for image tiles and H, W for pixels.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
-from typing import Any, TypeVar
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mmcomponents.draws import keyed
+from mmcomponents.extras import Extra, Place
+from mmcomponents.movable import Exact as Exact
+from mmcomponents.movable import Movable
 from mmcomponents.moved import moved_attribute
 
 IGNORE = -100
@@ -37,76 +43,8 @@ class TokenType(IntEnum):
     EXTERNAL = 7
 
 
-class Exact:
-    """Tensors that are moved and pinned but never cast.
-
-    Precision plugins cast every float tensor in a batch or among the arguments of a module, dataclasses included. They
-    do not look inside a plain class, so rotary tables and reference log-probabilities keep their precision.
-
-    Args:
-        tensors: One or more tensors that belong together, such as cosine and sine.
-    """
-
-    __slots__ = ("tensors",)
-
-    def __init__(self, *tensors: Tensor) -> None:
-        if not tensors:
-            raise ValueError("Exact needs at least one tensor")
-        self.tensors = tensors
-
-    @property
-    def tensor(self) -> Tensor:
-        """The only tensor; raises `ValueError` if there are several."""
-        if len(self.tensors) != 1:
-            raise ValueError(f"this Exact holds {len(self.tensors)} tensors, not one; unpack it")
-        return self.tensors[0]
-
-    def __iter__(self) -> Iterator[Tensor]:
-        return iter(self.tensors)
-
-    def to(self, device: torch.device | str, non_blocking: bool = False) -> Exact:
-        """Returns a copy on `device`. Takes no dtype, so that a cast is not possible."""
-        return Exact(*(t.to(torch.device(device), non_blocking=non_blocking) for t in self.tensors))
-
-    def pin_memory(self) -> Exact:
-        """Returns a copy in pinned memory."""
-        return Exact(*(t.pin_memory() for t in self.tensors))
-
-    def __repr__(self) -> str:
-        return f"Exact({', '.join(f'{t.dtype} {list(t.shape)}' for t in self.tensors)})"
-
-
-_D = TypeVar("_D")
-
-
-def _map_tensors(value: Any, method: str, *args: Any, **kwargs: Any) -> Any:
-    if isinstance(value, Tensor | Exact):
-        return getattr(value, method)(*args, **kwargs)
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(
-            **{f.name: _map_tensors(getattr(value, f.name), method, *args, **kwargs) for f in fields(value)}
-        )
-    return value
-
-
-class _Movable:
-    """Provides `to` and `pin_memory` for dataclasses of tensors; other values are kept unchanged."""
-
-    def to(self: _D, device: torch.device | str, non_blocking: bool | None = None) -> _D:
-        """Returns a copy on `device` without casting. Copies to a GPU are non-blocking by default."""
-        device = torch.device(device)
-        non_blocking = device.type == "cuda" if non_blocking is None else non_blocking
-        moved: _D = _map_tensors(self, "to", device, non_blocking=non_blocking)
-        return moved
-
-    def pin_memory(self: _D) -> _D:
-        """Returns a copy in pinned memory."""
-        pinned: _D = _map_tensors(self, "pin_memory")
-        return pinned
-
-
 @dataclass
-class Layout(_Movable):
+class Layout(Movable):
     """Structure of a pack. All fields are integers, so that no precision setting changes a position.
 
     Attributes:
@@ -147,27 +85,59 @@ class Layout(_Movable):
 
 
 @dataclass
-class ImageBatch(_Movable):
-    """Tiles of a pack, or of any set of images.
+class ImageBatch(Movable):
+    """Tiles of a pack, or of any set of images: their pixels, or the ids of an image tokenizer.
 
     Attributes:
-        pixels: `[N, 3, H, W]`, normalised.
+        pixels: `[N, 3, H, W]`, normalised; None if there are ids.
         tile_image: `[N]` index of the image of each tile.
         context: `[N, c]` features that condition a merger, or None.
+        vq_ids: `[N, h, w]` int64 ids of a vector-quantised image tokenizer; None if there are pixels.
+        valid_hw: `[N, 2]` int64 height and width of the part of each tile that is not padding, for tiles of unequal
+            images; None: all of it.
+
+    Raises:
+        ValueError: There are both pixels and ids, or neither.
     """
 
-    pixels: Tensor
+    pixels: Tensor | None
     tile_image: Tensor
     context: Tensor | None = None
+    vq_ids: Tensor | None = None
+    valid_hw: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if (self.pixels is None) == (self.vq_ids is None):
+            raise ValueError(f"images are pixels or vq_ids, got {'neither' if self.pixels is None else 'both'}")
+
+    @property
+    def num_tiles(self) -> int:
+        """N, the number of tiles."""
+        return int(self.tile_image.shape[0])
 
     @property
     def pixel_hw(self) -> tuple[int, int]:
-        """Height and width of a tile in pixels."""
-        return int(self.pixels.shape[-2]), int(self.pixels.shape[-1])
+        """Height and width of a tile in pixels.
+
+        Raises:
+            ValueError: The images are ids of an image tokenizer.
+        """
+        pixels = self.require_pixels()
+        return int(pixels.shape[-2]), int(pixels.shape[-1])
+
+    def require_pixels(self) -> Tensor:
+        """Returns the pixels `[N, 3, H, W]`.
+
+        Raises:
+            ValueError: The images are ids of an image tokenizer.
+        """
+        if self.pixels is None:
+            raise ValueError("the images are ids of an image tokenizer (vq_ids), where pixels are needed")
+        return self.pixels
 
 
 @dataclass
-class Pairs(_Movable):
+class Pairs(Extra):
     """Preference pairs of two segments of the pack each.
 
     Attributes:
@@ -180,14 +150,18 @@ class Pairs(_Movable):
     rejected: Tensor
     reference_logps: Exact | None = None
 
+    def placed(self, place: Place) -> Pairs:
+        """Returns the pairs with the indices of their segments in the pack."""
+        return replace(self, chosen=self.chosen + place.segment, rejected=self.rejected + place.segment)
+
 
 @dataclass
-class Steps(_Movable):
+class Steps(Extra):
     """Scored steps of solutions.
 
     Attributes:
         score_at: `[n]` token index at which each step is scored.
-        sample: `[n]` sample of each step.
+        sample: `[n]` segment of each step.
         label: `[n]` label of each step.
     """
 
@@ -195,9 +169,24 @@ class Steps(_Movable):
     sample: Tensor
     label: Tensor
 
+    @classmethod
+    def of(cls, score_at: Sequence[int] = (), sample: Sequence[int] = (), label: Sequence[int] = ()) -> Steps:
+        """Makes the int64 tensors; without arguments, those of a pack without steps."""
+        return cls(*(torch.tensor(list(column), dtype=torch.int64) for column in (score_at, sample, label)))
+
+    def placed(self, place: Place) -> Steps:
+        """Returns the steps with the indices of their tokens and segments in the pack.
+
+        Raises:
+            ValueError: A step is scored outside of its segment.
+        """
+        if bool(((self.score_at < 0) | (self.score_at >= place.tokens)).any()):
+            raise ValueError(f"steps at {self.score_at.tolist()[:8]} in a segment of {place.tokens} tokens")
+        return replace(self, score_at=self.score_at + place.start, sample=self.sample + place.segment)
+
 
 @dataclass
-class PackedBatch(_Movable):
+class PackedBatch(Movable):
     """One pack: the input sequence of the backbone.
 
     Attributes:
@@ -211,10 +200,15 @@ class PackedBatch(_Movable):
         images: Tiles; None for text only.
         pairs: Preference pairs, or None.
         steps: Scored steps, or None.
+        extras: Further fields by name, which record kinds define. Other attributes than those listed here cannot be
+            set.
         refused: Samples skipped for this pack, as "shard/key: reason".
         totals: Sums of the objective's counts over the accumulation window and all ranks; None without lookahead.
         window: Other packs of the accumulation window, set on its first pack only (empty if it is the only one), for
             objectives that need all packs of a step. None on the other packs. `to` leaves them on the CPU.
+        seed: Seed of the data, see `generators`.
+        epoch: Epoch of the data, likewise.
+        segment_copy: `[S]` number of earlier occurrences of each segment's sample in the epoch; None: the first.
     """
 
     input_ids: Tensor
@@ -227,9 +221,36 @@ class PackedBatch(_Movable):
     images: ImageBatch | None = None
     pairs: Pairs | None = None
     steps: Steps | None = None
+    extras: dict[str, Extra] = field(default_factory=dict)
     refused: list[str] = field(default_factory=list)
     totals: dict[str, float] | None = None
     window: list[PackedBatch] | None = None
+    seed: int = 0
+    epoch: int = 0
+    segment_copy: Tensor | None = None
+
+    def _remedy(self) -> str:
+        return ": a record kind adds a field as an Extra in `extras`, which copies of the pack keep"
+
+    def generators(self, *words: object) -> list[np.random.Generator]:
+        """Returns a random generator for each segment, for draws inside an objective.
+
+        It depends on the seed, the epoch, the sample, the number of the sample's earlier occurrences in the epoch, the
+        number of the segment among those of this occurrence, and the words. So draws are equal on any number of ranks
+        and after a resumption, and new in each epoch. Reads integers of the pack, which synchronises with the device on
+        a GPU.
+
+        Args:
+            words: Name of the draw, such as "noise", and anything else that it depends on.
+        """
+        samples = self.segment_sample.tolist()
+        copies = [0] * len(samples) if self.segment_copy is None else self.segment_copy.tolist()
+        seen: Counter[tuple[int, int]] = Counter()
+        found = []
+        for key in zip(samples, copies, strict=True):
+            found.append(keyed(self.seed, self.epoch, *key, seen[key], *words))
+            seen[key] += 1
+        return found
 
     @property
     def num_tokens(self) -> int:
@@ -258,10 +279,12 @@ class VisualFeatures:
     Attributes:
         maps: One or more maps.
         context: `[N, c]`, copied from the images.
+        valid_hw: `[N, 2]`, copied from the images.
     """
 
     maps: list[FeatureMap]
     context: Tensor | None = None
+    valid_hw: Tensor | None = None
 
     @property
     def primary(self) -> FeatureMap:

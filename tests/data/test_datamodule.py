@@ -83,12 +83,12 @@ def trainer_of(tmp_path: Path, **changes: Any) -> Trainer:
 def test_each_sample_is_trained_on_once_an_epoch(handwriting: Path, tmp_path: Path) -> None:
     reader, data = Reader(), module_of(handwriting, val=str(handwriting / "val-*.tar"))
     trainer_of(tmp_path, max_epochs=3).fit(reader, datamodule=data)
-    plan = data._packs("train").plan
+    plan = data.train_packs.plan
     first = plan.packs_in_epoch(0)
     keys = [key for pack in reader.trained[:first] for key in pack]
     assert len(keys) == len(set(keys)) == 60
     assert len(reader.trained) == 3 * first == data.trainer.num_training_batches * 3
-    stream = [tuple(data._packs("train")[number].keys) for number in range(3 * first)]
+    stream = [tuple(data.train_packs[number].keys) for number in range(3 * first)]
     assert reader.trained == stream
     validated = reader.validated[-12:]
     assert sorted(validated) == sorted(set(reader.validated))
@@ -343,10 +343,10 @@ def test_settings_have_limits(name: str, good: float, bad: float) -> None:
 
 def test_defaults_are_those_of_internvl3() -> None:
     data = PackedDataModule("nowhere", 256)
-    assert data.tiling == Tiling(min_tiles=1, max_tiles=12, tile_size=448, thumbnail=True)
-    assert data.budgets == Budgets(tokens=16384, tiles=48)
-    assert data.train_frames == DrawnFrames(8, 32)
-    assert (data.normalization, data.delta_log2, data.jpeg) == ("imagenet", None, None)
+    assert data.images.tiling() == Tiling(min_tiles=1, max_tiles=12, tile_size=448, thumbnail=True)
+    assert data.packing.budgets() == Budgets(tokens=16384, tiles=48)
+    assert data.videos.drawn() == DrawnFrames(8, 32)
+    assert (data.images.normalization, data.delta_log2, data.images.jpeg()) == ("imagenet", None, None)
 
 
 def test_missing_files_are_named_with_the_command_that_makes_them(tmp_path: Path, handwriting: Path) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import PreTrainedTokenizerFast
 
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import PackedBatch, TokenType
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
@@ -34,7 +34,6 @@ from mmcomponents.data.format.shards import list_shard
 from mmcomponents.data.loading.dataset import PackDataset
 from mmcomponents.data.loading.skipped import SkippedSamples
 from mmcomponents.data.loading.step_counts import StepCounts
-from mmcomponents.data.packing.pack_plan import Budgets
 from mmcomponents.data.storage import local
 
 from .conftest import png, record
@@ -375,7 +374,7 @@ def test_a_worker_that_stops_ends_the_run_with_one_line(
         spoil(monkeypatch, lambda: stop(os.getpid()))
     told = (
         r"^worker [12] of 2 that reads data \(process (\d+)\) is stopped: no batch came for 3 s"
-        r" \(data.worker_timeout; 0: no limit\); packs \d+ to \d+ were being read\. [^\n]*$"
+        r" \(data\.loading\.worker_timeout; 0: no limit\); packs \d+ to \d+ were being read\. [^\n]*$"
     )
 
     def give_up() -> None:  # the test fails instead of waiting
@@ -409,7 +408,7 @@ def test_a_worker_that_is_slow_is_waited_for(
     data = data_of(folder, num_workers=1, worker_timeout=4)  # with a look each second
     data.setup("fit")
     assert len(read(data)[0]) == 10
-    with pytest.raises(ValueError, match=r"data\.worker_timeout must be at least 0, not nan"):
+    with pytest.raises(ValueError, match=r"data\.loading\.worker_timeout must be at least 0, not nan"):
         data_of(folder, worker_timeout=float("nan"))
 
 
@@ -498,13 +497,13 @@ def test_commands_that_are_allowed(
 
 def test_all_ranks_come_to_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the second rank has seen bad samples; both stop at the same step, because of the sum."""
-    pads = torch.tensor([-1])
 
     def batch(refused: int) -> PackedBatch:
         from mmcomponents.data.loading.collation import collate
 
         found = collate([], 4, 0, [f"train/{n}: broken" for n in range(refused)])
-        found.keys, found.segment_source = ["train/x"], pads
+        found.keys, found.segment_source = ["train/x"], torch.tensor([0])
+        found.layout.token_type = torch.tensor([int(TokenType.TEXT)])
         return found
 
     class Rank:
@@ -514,7 +513,7 @@ def test_all_ranks_come_to_the_same_verdict(monkeypatch: pytest.MonkeyPatch) -> 
         def strategy(self) -> Rank:
             return self
 
-    ranks = [StepCounts(SkippedSamples("train", 100_000, 0.01), 2, Budgets(100)) for _ in range(2)]
+    ranks = [StepCounts(SkippedSamples("train", 100_000, 0.01), 2, 100) for _ in range(2)]
     stopped: list[tuple[int, str]] = []
     for step in range(30):
         mine = [

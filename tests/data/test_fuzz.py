@@ -23,16 +23,17 @@ import pytest
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
+from mmcomponents.data.chat.kinds import Kinds, Sample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.format.indexing import build_index, measure_text
-from mmcomponents.data.format.records import clips, parse_record
+from mmcomponents.data.format.indexing import build_index
+from mmcomponents.data.format.records import clips, parse_object
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shard_index import load_index
 from mmcomponents.data.format.shards import list_shard
 from mmcomponents.data.loading.opening import PackSettings, open_packs
 from mmcomponents.data.media.frames import DrawnFrames, MiddleFrames
-from mmcomponents.data.media.images import decode_image, image_size
+from mmcomponents.data.media.images import TiledImage, decode_image, image_size
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.data.media.video import read_video, video_length
 from mmcomponents.data.packing.pack_plan import Budgets, Pack
@@ -186,12 +187,15 @@ def test_records(tokenizer: PreTrainedTokenizerFast) -> None:
             data = json.dumps(altered(kept, draw)).encode()
 
         def run(data: bytes = data, images: list[Any] = images, films: int = int(film_too)) -> None:
-            parsed = parse_record(data)
+            parsed = parse_object(data)
             clips(parsed, films)
-            planned = measure_text(parsed, len(images), films, tokenizer)
-            chats, _ = renderer.render(parsed, images, [frame] * films)
+            kind = Kinds().of(parsed)
+            no_tiles = [TiledImage.of_tiles(0) for _ in images], [[TiledImage.of_tiles(0)] for _ in range(films)]
+            planned = kind.measure(Sample(parsed, *no_tiles), renderer)
+            segments = kind.render(Sample(parsed, images, [frame] * films), renderer)
             rows = sum(renderer.visual_tokens(images)) + films * 4
-            assert [len(chat.input_ids) - rows for chat in chats] == planned
+            assert len(segments) == planned.segments == planned.uses
+            assert sum(len(segment.input_ids) - rows for segment in segments) == planned.text_tokens
 
         outcomes.of(f"record {number}", run)
     outcomes.check(4000 * SCALE, good=0.1, bad=0.2)
@@ -266,7 +270,8 @@ def read(shard: Path, tokenizer: PreTrainedTokenizerFast, number: int) -> dict[s
         assert batch.num_tokens == tokens[sample]
         assert (0 if batch.images is None else len(batch.images.pixels)) == tiles[sample]
         key = index.name(sample).partition("/")[2]
-        found[key] = index.read(sample), batch.input_ids.tolist()
+        stored = index.read(sample)
+        found[key] = vars(stored) | {"kind": type(stored.kind)}, batch.input_ids.tolist()
     return found
 
 

@@ -13,9 +13,10 @@ import tiny
 from mmcomponents.batch import ModelState
 from mmcomponents.component import NonFiniteError
 from mmcomponents.data.chat.critic_prompt import critique
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.evaluation.critic import Critic, Solution
@@ -56,7 +57,7 @@ def one_by_one(model, renderer, question: str, steps: list[str], images, system:
     for count in range(1, len(steps) + 1):
         messages = critique(question, steps[:count], system=system)[:-1]
         chat = plain.prompt(messages, images)
-        batch = collate([RenderedSample(chat, list(images))], plain.tokens_per_tile, plain.pad_id)
+        batch = collate([RenderedSample.of_chat(chat, images)], plain.tokens_per_tile, plain.pad_id)
         with torch.no_grad():
             last = model(batch).hidden[-1:]
             logits = model.heads["lm"](ModelState(hidden=last), batch)[0]
@@ -180,15 +181,19 @@ def test_what_cannot_be_judged_is_told_by_name(judge, renderer) -> None:
         Critic(short, renderer).score([good])
 
 
-def test_a_conversation_is_asked_about_as_a_whole(judge, renderer) -> None:
+@pytest.mark.parametrize(
+    ("said", "shown", "shades"), [("a cat", "<image>\n", [7]), ("a cat <image>", "", [])], ids=["image", "a word"]
+)
+def test_a_conversation_is_asked_about_as_a_whole(judge, renderer, said, shown, shades) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is this?"},
-        {"role": "assistant", "content": "a cat <image>"},
+        {"role": "assistant", "content": said},
         {"role": "user", "content": "How many?"},
     ]
-    question = Question("a", messages, lambda: ([picture(7)], []))
-    flat = ask("b", "user: <image>\nWhat is this?\n\nassistant: a cat [image]\n\nuser: How many?", 7)
+    question = Question("a", messages, (lambda: ([picture(7)], [])) if shades else None)
+    words = said.replace("<image>", "[image]")
+    flat = ask("b", f"user: {shown}What is this?\n\nassistant: {words}\n\nuser: How many?", *shades)
     one, other = Critic(judge, renderer).score([Solution(question, "7"), Solution(flat, "7")])
     assert one == pytest.approx(other, abs=1e-6)
 

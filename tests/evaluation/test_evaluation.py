@@ -191,10 +191,10 @@ def test_questions_that_cannot_be_asked_are_counted_and_named(tmp_path: Path) ->
     assert report["questions"] == 3
     assert report["refused"] == ["q2: no such image"]
     with pytest.raises(
-        DataError, match=r"2 of 4 questions cannot be evaluated, more than max_refused 0\.25: q2: no such"
+        DataError, match=r"2 of 4 questions cannot be evaluated, more than max_refused 0\.25: q2, q1: no such"
     ):
         evaluation(tmp_path / "more", max_refused=0.25, **plain).draw(Scripted(refused=("q1", "q2")))
-    with pytest.raises(DataError, match=r"4 of 4 questions cannot be evaluated.*q0: the answer '0' is not an option"):
+    with pytest.raises(DataError, match=r"4 of 4 questions cannot be evaluated.*q0, q1, q2, …: the answer '0' is"):
         evaluation(tmp_path / "odd", metric=MultipleChoice())
     with pytest.raises(DataError, match="no question has candidates"):
         evaluation(tmp_path / "none").finish()

@@ -31,5 +31,5 @@ def test_options_and_an_instruction_become_text_once() -> None:
 
 def test_too_many_refused_ones_are_an_error() -> None:
     check_skipped(["a: why"], 2, 0.5, "records", "read")
-    with pytest.raises(DataError, match=r"here: 2 of 2 records cannot be read, more than max_refused 0\.5: a: why; b"):
+    with pytest.raises(DataError, match=r"here: 2 of 2 records cannot be read, more than max_refused 0\.5: a, b: why"):
         check_skipped(["a: why", "b: why"], 2, 0.5, "records", "read", "here: ")

@@ -10,14 +10,15 @@ video, tiling), `chat` (conversations to token ids), `packing`, `loading` and `i
 
 from typing import TYPE_CHECKING, Any
 
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.template import render_chat
-from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer, train_tokenizer
+from mmcomponents.data.chat.tokenizer import load_tokenizer, train_tokenizer
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shards import ShardWriter
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.images import load_image
 from mmcomponents.data.media.tiling import Tiling, tile_grid, tile_image
 from mmcomponents.data.media.video import read_video
@@ -26,10 +27,12 @@ from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.moved import moved_attribute
 
 if TYPE_CHECKING:
+    from mmcomponents.data.base import DataModule
     from mmcomponents.data.datamodule import PackedDataModule
 
 __all__ = [
     "DataError",
+    "DataModule",
     "Index",
     "PackedDataModule",
     "RenderedSample",
@@ -41,7 +44,6 @@ __all__ = [
     "TokenShare",
     "build_index",
     "collate",
-    "fingerprint",
     "load_image",
     "load_tokenizer",
     "read_video",
@@ -54,6 +56,10 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     # Imported on first access: processes that convert or index data need no lightning, whose import takes seconds.
+    if name == "DataModule":
+        from mmcomponents.data.base import DataModule
+
+        return DataModule
     if name == "PackedDataModule":
         from mmcomponents.data.datamodule import PackedDataModule
 

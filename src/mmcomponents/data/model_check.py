@@ -19,7 +19,7 @@ def check_model(
     tile_size: int,
     tokens_per_tile: int | None,
     image_size: int | None,
-    vocab_size: int,
+    vocab_size: int | None,
     image_token_id: int | None = None,
     verdicts: tuple[str, str] | None = None,
     verdict_ids: tuple[int, int] | None = None,
@@ -32,8 +32,8 @@ def check_model(
         data_tokens_per_tile: Visual tokens per tile in the data.
         tile_size: Side of the data's tiles in pixels.
         tokens_per_tile: Visual tokens per tile of the model; None if it takes no images.
-        image_size: Side in pixels of the tiles that the vision encoder expects.
-        vocab_size: Vocabulary size of the model.
+        image_size: Side in pixels of the tiles that the vision encoder expects; None without one.
+        vocab_size: Vocabulary size of the model; None if it has no language side.
         image_token_id: Token id of the model's image placeholder.
         verdicts: The positive and the negative verdict word of the data's critic samples; None if it has none.
         verdict_ids: Token ids of the verdict words of the model's head; None without such a head.
@@ -45,9 +45,12 @@ def check_model(
     """
     check_template(tokenizer, images=tokens_per_tile is not None)
     # Folders of transformers have a <video> token without an embedding: it is always replaced before tokenization.
-    tokens = len(tokenizer) - (tokenizer.get_vocab().get(VIDEO_PLACEHOLDER, -1) >= vocab_size)
-    if tokens > vocab_size:
-        raise ValueError(f"the tokenizer {tokenizer_path} has {tokens} tokens, the model's vocab_size is {vocab_size}")
+    if vocab_size is not None:
+        tokens = len(tokenizer) - (tokenizer.get_vocab().get(VIDEO_PLACEHOLDER, -1) >= vocab_size)
+        if tokens > vocab_size:
+            raise ValueError(
+                f"the tokenizer {tokenizer_path} has {tokens} tokens, the model's vocab_size is {vocab_size}"
+            )
     if tokens_per_tile is not None and tokens_per_tile != data_tokens_per_tile:
         raise ValueError(
             f"vision encoder and merger produce {tokens_per_tile} visual tokens per tile, the data's tokens_per_tile is"

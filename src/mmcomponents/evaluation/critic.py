@@ -15,14 +15,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.batch import ModelState, PackedBatch
+from mmcomponents.batch import ModelState, PackedBatch, Steps
 from mmcomponents.component import NonFiniteError
 from mmcomponents.data.chat.critic_prompt import SYSTEM, WORDS, critique, question_text
+from mmcomponents.data.chat.kinds.scored_steps import scored_steps
 from mmcomponents.data.chat.placeholders import place_media
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.verdicts import POSITIVE, Verdicts
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.generation.inputs import check_length
 from mmcomponents.heads import Head, Verbalizer
 from mmcomponents.model import MultimodalModel
@@ -176,7 +178,7 @@ class Critic:
         samples = [sample for _, sample in pack]
         batch = collate(samples, self.renderer.tokens_per_tile, self.renderer.pad_id).to(self.model.device)
         with evaluating(self.model), torch.no_grad():
-            found = self._verdicts(batch).cpu().split([len(sample.verdicts or ()) for sample in samples])
+            found = self._verdicts(batch).cpu().split([_steps(sample) for sample in samples])
         for (number, sample), part in zip(pack, found, strict=True):
             if part.isnan().any():
                 raise NonFiniteError(f"{sample.key}: the critic's scores are NaN: its weights are damaged")
@@ -245,8 +247,9 @@ class Critic:
             check_length(self.model, [len(chat.input_ids)], 0, None)
         except ValueError as error:
             raise SampleError(str(error)) from error
-        verdicts = [POSITIVE] * len(steps)
-        return RenderedSample(self.verdicts.supervise(chat, verdicts), order, key=question.key, verdicts=verdicts)
+        segment = RenderedSample.of_chat(chat, order, key=question.key)
+        segment.extras["steps"] = scored_steps(chat.labels, [POSITIVE] * len(steps))
+        return segment
 
 
 def _by_question(solutions: Sequence[Solution]) -> list[list[int]]:
@@ -263,4 +266,10 @@ def _by_question(solutions: Sequence[Solution]) -> list[list[int]]:
 
 
 def _length(sample: RenderedSample) -> int:
-    return len(sample.chat.input_ids)
+    return len(sample.input_ids)
+
+
+def _steps(sample: RenderedSample) -> int:
+    steps = sample.extras["steps"]
+    assert isinstance(steps, Steps)
+    return len(steps.label)

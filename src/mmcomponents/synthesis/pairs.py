@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from mmcomponents.generation.sampler import keyed
+from mmcomponents.draws import keyed
 from mmcomponents.synthesis.checker import Checker
 
 

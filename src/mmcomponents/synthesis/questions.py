@@ -10,7 +10,7 @@ from typing import Any
 
 from mmcomponents.data.chat.placeholders import Message
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.loading.skipped import few
+from mmcomponents.data.format.reasons import few
 from mmcomponents.synthesis.rollout import Media, Question
 
 Files = Callable[[], list[tuple[str, bytes]]]

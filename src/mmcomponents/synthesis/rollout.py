@@ -16,15 +16,17 @@ from dataclasses import dataclass, field
 from PIL import Image
 
 from mmcomponents.data.chat.placeholders import Message, place_media
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import end_ids
 from mmcomponents.data.chat.template import render_prompt
 from mmcomponents.data.errors import SampleError
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.images import TiledImage
 from mmcomponents.generation.inputs import check_length
-from mmcomponents.generation.sampler import Autoregressive, Draws
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.generation.text_stream import TextStream
+from mmcomponents.generation.uniform_draws import Draws
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.modes import evaluating
 
@@ -367,7 +369,7 @@ def _prompts(
                 check_length(model, [len(chat.input_ids)], _new_tokens(question, sampling), None)
             except ValueError as error:
                 raise SampleError(str(error)) from error
-            prompts.append(RenderedSample(chat, order, key=question.key))
+            prompts.append(RenderedSample.of_chat(chat, order, key=question.key))
         except SampleError as error:
             errors[question.key] = error
             prompts.append(None)

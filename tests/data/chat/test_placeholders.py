@@ -24,17 +24,33 @@ def test_the_text_of_frames() -> None:
 
 
 def test_a_video_is_put_where_it_is_asked_for() -> None:
-    chat = turns("look: <video>\nWhat?", "<video> is what you showed", "and <video>")
+    chat = turns("look: <video>\nWhat?", "A film.", "and <video>")
     placed = place_video(chat, [2, 1], "F{number}:<image>")
     assert [turn["content"] for turn in placed] == [
         "look: F1:<image>\nF2:<image>\nWhat?",
-        "<video> is what you showed",
+        "A film.",
         "and F1:<image>",
     ]
     assert chat[0]["content"] == "look: <video>\nWhat?"
     system = [{"role": "system", "content": "s"}, *turns("What?")]
     assert place_video(system, [2])[1]["content"] == "Frame-1: <image>\nFrame-2: <image>\nWhat?"
     assert place_video(turns("What?"), []) == turns("What?")
+
+
+@pytest.mark.parametrize("placeholder", ["<image>", "<video>"])
+@pytest.mark.parametrize("user", ["Draw a cat.", "{0} A cat like this one."])
+def test_what_the_assistant_shows_is_not_moved_to_the_user(placeholder: str, user: str) -> None:
+    chat = turns(user.format(placeholder), f"Here: {placeholder}")
+    media = {"images": ["i"], "videos": []} if placeholder == "<image>" else {"images": [], "videos": [["a"]]}
+    with pytest.raises(ConversationError, match=rf"{placeholder} in turn 2, which is the assistant's: .*data\.kinds"):
+        place_media(chat, **media)
+    with pytest.raises(ConversationError, match=rf"{placeholder} in turn 1, which is the system's"):
+        place_media([{"role": "system", "content": placeholder}, *turns("What?", "A.")], **media)
+
+
+def test_without_images_a_placeholder_is_a_word_of_the_answer() -> None:
+    chat = turns("Which tag shows a picture?", "<image>")
+    assert place_media(chat, [], []) == (chat, [])
 
 
 @pytest.mark.parametrize(
@@ -61,8 +77,6 @@ def test_images_and_videos_in_the_order_of_the_text() -> None:
     assert place_media(turns("What?"), [], []) == (turns("What?"), [])
     with pytest.raises(ConversationError, match=r"1 <image> placeholders in the user's turns, 2 images"):
         place_media(turns("<image> <video>"), ["i", "j"], [["a"]])
-    with pytest.raises(ConversationError, match=r"0 <image> placeholders in the user's turns, 2 images"):
-        place_media([{"role": "assistant", "content": "<image><image>"}], ["i", "j"], [])
     odd = [{"role": "user", "content": None}, 3]
     assert place_media(odd, [], [])[0] == odd, "found out when the conversation is rendered"  # type: ignore[arg-type]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, GROUNDING_TOKENS
+from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, GROUNDING_TOKENS, check_template
 from mmcomponents.data.chat.template import render_chat
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from mmcomponents.data.errors import DataError
@@ -99,3 +99,13 @@ def test_files_that_are_no_files_are_not_opened(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text("[" * 100_000)
     with pytest.raises(DataError, match=r"tokenizer_config\.json is nested more than 100 deep"):
         load_tokenizer(tmp_path)
+
+
+def test_data_without_text_needs_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    tokenizer = load_tokenizer("byte-level")
+    assert tokenizer.decode(tokenizer("née 7").input_ids) == "née 7"
+    assert fingerprint(load_tokenizer("byte-level")) == fingerprint(tokenizer)
+    check_template(tokenizer, images=True)
+    with pytest.raises(DataError, match="no tokenizer folder"):
+        load_tokenizer("byte-levels")

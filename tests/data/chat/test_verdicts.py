@@ -59,7 +59,7 @@ def test_every_verdict_reads_as_the_positive_word(
     data = packs(tmp_path, val=str(critics))
     plus, minus = Verdicts.of(WORDS, tokenizer).ids
     assert tokenizer.decode([plus, minus]) == "+-"
-    (batch,) = [data._packs(part)[number] for number in range(data._packs(part).plan.packs_in_epoch(0))]
+    (batch,) = [data.packs(part)[number] for number in range(data.packs(part).one_pass())]
     assert not batch.refused
     steps = batch.steps
     assert steps is not None
@@ -88,8 +88,8 @@ def test_inputs_do_not_know_the_truth(
     tokenizer.save_pretrained(tmp_path / "tokenizer")
     dataset = packs(tmp_path).train_packs
     (one,), (other,) = dataset.render(0), dataset.render(1)
-    assert one.chat.input_ids == other.chat.input_ids
-    assert one.chat.labels != other.chat.labels
+    assert one.input_ids == other.input_ids
+    assert one.labels != other.labels
 
 
 def test_a_pack_without_samples_has_no_step(critics: Path, tmp_path: Path) -> None:
@@ -135,10 +135,10 @@ def test_broken_messages_are_a_samples_fault(tokenizer: PreTrainedTokenizerFast)
     turns: list[Any] = [[], [1], [{"role": "assistant"}], [{"role": "assistant", "content": 3}], [{"content": "+"}]]
     for messages in [*turns, [{"role": ["user"], "content": "+"}], critic("+")["messages"][:1]]:
         with pytest.raises(SampleError):
-            verdicts.hide({"messages": messages})
-    hidden, labels = verdicts.hide(critic("-", "+"))
+            verdicts.hide(messages)
+    hidden, labels = verdicts.hide(critic("-", "+")["messages"])
     assert labels == [0, 1]
-    assert [m["content"] for m in hidden["messages"] if m["role"] == "assistant"] == ["+", "+"]
+    assert [m["content"] for m in hidden if m["role"] == "assistant"] == ["+", "+"]
 
 
 @pytest.mark.parametrize(

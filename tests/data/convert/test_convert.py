@@ -117,6 +117,28 @@ def test_a_recipe_finds_its_shards_in_any_folder(data: Path, monkeypatch: pytest
     assert find_shards(recipe["train"]) == [str(data / f"odd [1] {{a,b}}/pairs-00000{n}.tar") for n in range(3)]
 
 
+@pytest.mark.parametrize(
+    ("names", "parts"),
+    [
+        (["train", "val", "test"], {"train": ["train"], "val": ["val"], "test": ["test"]}),
+        (["digits-dev", "b.Validation"], {"val": ["b_Validation", "digits_dev"]}),
+        (["latest", "value", "train_test", "val_test"], {"train": ["latest", "train_test", "val_test", "value"]}),
+    ],
+)
+def test_the_names_of_files_tell_the_parts_of_the_data(data: Path, names: list[str], parts: dict[str, Any]) -> None:
+    (data / "lines").mkdir()
+    for name in names:
+        write_lines(data / f"lines/{name}.jsonl", [{"text": "Read."}])
+    convert_annotations(["lines"], "out", "tokenizer", num_workers=1)
+    found = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
+    assert found == {part: [str(data / f"out/{name}-??????.tar") for name in mine] for part, mine in parts.items()}
+
+
+def test_a_recipe_names_the_kinds_of_the_call(data: Path) -> None:
+    convert_annotations(["pairs.jsonl"], "out", "tokenizer", num_workers=1, kinds=["Chat", "Pair"])
+    assert yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]["kinds"] == ["Chat", "Pair"]
+
+
 def test_boxes_that_cannot_be_read_are_counted(data: Path) -> None:
     said = {"from": "gpt", "value": "<box>[[1, 2]]</box>"}
     samples = [{"conversations": [{"from": "human", "value": "?"}, said]}] * 3

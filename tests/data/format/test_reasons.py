@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from mmcomponents.data.format.reasons import ReasonCounts, kind_of
+from mmcomponents.data.format.reasons import ReasonCounts, few, kind_of
 
 
 def test_what_differs_from_sample_to_sample_is_no_other_reason() -> None:
@@ -18,5 +18,12 @@ def test_reasons_are_counted() -> None:
     assert counts.samples == 5
     assert [(found.reason, found.samples, found.first) for found in counts.listed()] == [
         ("empty", 3, "b"),
-        ("… images", 2, "a"),
+        ("7 images", 2, "a"),
     ]
+
+
+def test_a_few_lines_tell_each_reason_once_with_its_first_names() -> None:
+    assert few([]) == ""
+    assert few(["a/1: empty", "b is missing", "c is missing"]) == "a/1: empty; b is missing; c is missing"
+    assert few([f"a/{n}: the size 'x{n}': odd" for n in range(5)]) == "a/0, a/1, a/2, …: the size 'x0': odd"
+    assert few([f"{letter}: {letter}" for letter in "abcd"]) == "a: a; b: b; c: c; …"

@@ -13,9 +13,13 @@ import pytest
 from transformers import PreTrainedTokenizerFast
 
 from data.conftest import png, record
+from data.own_kinds import Height
+from mmcomponents.data.chat.kinds import Document, Kinds
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shard_index import index_path, load_index, read_header, save_index
+from mmcomponents.data.format.shards import ShardWriter
 
 Write = Callable[..., Path]
 
@@ -54,6 +58,32 @@ def test_an_impossible_value_is_named(name: str, path: Path) -> None:
         load_index(path)
 
 
+OWN_COLUMNS: dict[str, Any] = {
+    "segments": [1, 0],
+    "uses": [1, -1],
+    "own_tiles": [10**12, 0],
+    "kind": [0, 2],
+}
+
+
+@pytest.mark.parametrize("name", OWN_COLUMNS)
+def test_an_impossible_value_of_another_packages_kind_is_named(
+    name: str, tmp_path: Path, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    with ShardWriter(tmp_path, "own") as writer:
+        writer.write("a", {"text": "words"})
+        writer.write("b", {"height": 1.0, "of": "a tree"})
+    path = build_index(writer.paths[0], tokenizer, kinds=Kinds([Document(), Height()]))
+    index = load_index(path)
+    assert index.header.kinds == ["data.own_kinds.Height"]
+    assert index.columns.kind.tolist() == [0, 1]
+    save_index(replace(index, columns=replace(index.columns, **{name: np.array(OWN_COLUMNS[name])})), path)
+    with pytest.raises(DataError, match=rf"the index .* cannot be read \(its column {name} has [^\n]*\)$"):
+        load_index(path)
+    save_index(replace(index, columns=replace(index.columns, segments=np.array([1, 9]))), path)
+    assert load_index(path).columns.segments.tolist() == [1, 9], "a kind may make any number of segments"
+
+
 def test_a_rate_that_is_no_number_and_a_column_of_another_length(path: Path) -> None:
     index = load_index(path)
     one = {"video_begin": np.array([0, 0, 1]), "video_frames": np.array([10])}
@@ -80,6 +110,7 @@ def test_a_rate_that_is_no_number_and_a_column_of_another_length(path: Path) -> 
         {"problems": {10**9: "broken"}},
         {"problems": {0: {"a": 1}}},
         {"fingerprint": []},
+        {"kinds": [3]},
     ],
 )
 def test_an_impossible_header_is_refused_before_columns_are_read(

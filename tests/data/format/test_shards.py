@@ -10,7 +10,7 @@ import pytest
 import webdataset
 
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.format.records import parse_record
+from mmcomponents.data.format.records import parse_object
 from mmcomponents.data.format.shards import (
     IMAGE_SUFFIXES,
     Member,
@@ -41,7 +41,7 @@ def test_writing_listing_and_reading_by_offset(tmp_path: Path) -> None:
     assert [m.suffix for m in media_members(members, IMAGE_SUFFIXES)] == ["0.png", "1.png", "2.png", "3.png"]
     assert read_members(str(path), media_members(members, IMAGE_SUFFIXES))[2] == b"image 4 2"
     (text,) = read_members(str(path), [json_member(members)])
-    assert parse_record(text) == {"messages": [], "n": 4, "word": "ü"}
+    assert parse_object(text) == {"messages": [], "n": 4, "word": "ü"}
 
 
 def test_webdataset_reads_the_same_samples(tmp_path: Path) -> None:
@@ -131,10 +131,10 @@ def test_names_that_come_up_twice_or_leave_the_folder(tmp_path: Path) -> None:
 DEEP = b'{"text": "x", "more": ' + b"[" * 100 + b"]" * 100 + b"}"
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"messages": 3}', b"\xff\xfe", b"[" * 100_000, DEEP])
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, DEEP])
 def test_wrong_json(data: bytes) -> None:
     with pytest.raises(SampleError, match="wrong JSON"):
-        parse_record(data)
+        parse_object(data)
 
 
 def test_finding_shards(tmp_path: Path) -> None:

@@ -96,3 +96,15 @@ def test_workers_that_are_not_forked(index: Index, handwriting: Path) -> None:
 
 def _same(batch: Any) -> Any:
     return batch
+
+
+def test_draws_inside_an_objective_depend_on_the_occurrence_alone(index: Index, handwriting: Path) -> None:
+    dataset = dataset_of(index, handwriting, seed=4)
+    together = [generator.random() for generator in dataset[Pack(0, 2, (3, 5, 3), (0, 0, 1))].generators("noise")]
+    assert len(set(together)) == 3
+    for value, sample, copy in zip(together, (3, 5, 3), (0, 0, 1), strict=True):
+        (alone,) = dataset[Pack(9, 2, (sample,), (copy,))].generators("noise")
+        assert alone.random() == value
+    (later,) = dataset[Pack(0, 3, (5,))].generators("noise")
+    (seeded,) = dataset_of(index, handwriting, seed=5)[Pack(0, 2, (5,))].generators("noise")
+    assert len({together[1], later.random(), seeded.random()}) == 3

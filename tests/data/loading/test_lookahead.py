@@ -4,13 +4,16 @@ import gc
 import pickle
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
+import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import Exact, PackedBatch
 from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.loading.lookahead import Lookahead
+from mmcomponents.extras import Actions
 
 
 class Numbers:
@@ -119,3 +122,21 @@ def test_batches_that_are_read_again_keep_no_window() -> None:
 
     list(Lookahead(Kept(1, 2), 2, value))
     assert [b.window for b in kept] == [None, None]
+
+
+def test_fields_of_record_kinds_pass_with_the_totals() -> None:
+    class Scored(Numbers):
+        def __iter__(self) -> Iterator[PackedBatch]:
+            for number in self.numbers:
+                actions = Actions(Exact(torch.tensor([[float(number)]])), torch.tensor([True]))
+                yield replace(collate([], 1, number, seed=5, epoch=number), extras={"actions": actions})
+
+    first, second = Lookahead(Scored(1, 2), 2, value)
+    for number, batch in ((1, first), (2, second)):
+        actions = batch.extras["actions"]
+        assert isinstance(actions, Actions)
+        assert actions.values.tensor.tolist() == [[number]]
+        assert (batch.seed, batch.epoch) == (5, number)
+        assert batch.totals is not None
+    assert first.window is not None
+    assert first.window[0].extras is second.extras

@@ -9,7 +9,8 @@ from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
 from data.conftest import png, record
-from mmcomponents.data.chat.sample_renderer import SampleRenderer, single_questions
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.single_questions import single_questions
 from mmcomponents.data.chat.special_tokens import ConversationError
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.loading.prompts import PromptDataset, prompt_batch
@@ -101,3 +102,14 @@ def test_free_prompts(renderer: SampleRenderer) -> None:
         prompt_batch(asks, [[image]], renderer)
     with pytest.raises(ConversationError, match="2 <image>"):
         prompt_batch(asks[2:3], [[image]], renderer)
+
+
+def test_samples_with_an_image_are_asked_about_first(
+    write_shard: Callable[..., Path], renderer: SampleRenderer
+) -> None:
+    text, scene = ({"messages": several(question), "source": "s"} for question in ("only text", "<image>\nseen"))
+    file = png(28, 28)
+    index = Index.open([write_shard([(text, []), (scene, [file]), (text, [])])], renderer.tokenizer)
+    asked = [PromptDataset(index, renderer, 4).one_question_each(count) for count in (1, 2, 9)]
+    assert [batch.pictures for batch in asked] == [[file], [file, None], [file, None, None]]
+    assert [batch.questions[0] for batch in asked] == ["seen"] * 3

@@ -36,7 +36,8 @@ def test_what_is_known_beforehand(write_shard: Callable[..., Path], tokenizer: A
     skipped.check_plan(index(0), [])
     skipped.check_plan(index(1), [(3, "too large")])
     with pytest.raises(
-        DataError, match=r"3 of 200 samples cannot be used.*train-000000/0038: not an.*0003: too large$"
+        DataError,
+        match=r"3 of 200 samples cannot be used.*train-000000/0038, train-000000/0039: not an.*0003: too large$",
     ):
         skipped.check_plan(index(2), [(3, "too large")])
     lost = index(0)

@@ -14,9 +14,11 @@ from transformers import PreTrainedTokenizerFast
 
 from data.conftest import png, record
 from data.test_datamodule import module_of
+from mmcomponents.batch import Exact, Pairs
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.loading.stored_logps import ReferenceFile, conditions, reference_path, save_references
 from mmcomponents.data.packing.answer_pairs import PairsOnce
 from mmcomponents.data.packing.source_options import SourceOptions
@@ -76,8 +78,8 @@ def test_each_pair_gets_its_values(shards: Path) -> None:
     data = trained(shards, val=str(shards / "train-a-*.tar"))
     for part, expected in (("train", {0, 2, 4}), ("val", {0, 2})):
         seen = set()
-        packs = data._packs(part)
-        for number in range(packs.plan.packs_in_epoch(0)):
+        packs = data.packs(part)
+        for number in range(packs.one_pass()):
             batch = packs[number]
             if batch.pairs is not None:
                 assert batch.pairs.reference_logps is not None
@@ -138,7 +140,9 @@ def test_shards_without_a_pair_are_refused(shards: Path) -> None:
 
 
 def test_a_pair_that_no_pack_can_hold_is_named(shards: Path) -> None:
-    with pytest.raises(DataError, match=r"2 of 6 samples cannot be used.*train-a-000000/0000: 5 tiles"):
+    with pytest.raises(
+        DataError, match=r"2 of 6 samples cannot be used.*train-a-000000/0000, train-a-000000/0002: 5 tiles"
+    ):
         predicted(shards, pack_tiles=3)
 
 
@@ -243,9 +247,11 @@ def test_what_changes_no_input_may_differ(shards: Path) -> None:
     trained(shards, seed=9, block=2, pack_tokens=900, sources=sources, train_frames=(2, 4), max_refused=0.5)
 
 
-@pytest.mark.parametrize("changes", [{"jpeg_quality": (75, 100)}, {"delta_log2": [0, 1]}])
-def test_random_draws_are_refused(shards: Path, changes: dict[str, Any]) -> None:
-    (name,) = changes
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [({"jpeg_quality": (75, 100)}, r"images\.jpeg_quality"), ({"delta_log2": [0, 1]}, "delta_log2")],
+)
+def test_random_draws_are_refused(shards: Path, changes: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=rf"inputs without augmentation, but data\.{name} .* set data\.{name} to null"):
         module_of(shards, reference_logps="somewhere", **changes)
 
@@ -253,15 +259,17 @@ def test_random_draws_are_refused(shards: Path, changes: dict[str, Any]) -> None
 def test_a_pack_has_references_of_all_pairs_or_of_none() -> None:
     def answers(reference: float | None) -> list[RenderedSample]:
         both = [rendered(1, [5, 6], [5, 6], [], []) for _ in range(2)]
-        both[0].answer, both[1].answer = "chosen", "rejected"
-        both[0].reference = both[1].reference = reference
+        logps = None if reference is None else Exact(torch.tensor([[reference, reference]]))
+        both[0].extras["pairs"] = Pairs(torch.tensor([0]), torch.tensor([1]), logps)
         return both
 
     batch = collate([*answers(-1.5), rendered(0, [5], [5], [], []), *answers(-2.0)], 4, 0)
     assert batch.pairs is not None
+    assert batch.pairs.chosen.tolist() == [0, 3]
+    assert batch.pairs.rejected.tolist() == [1, 4]
     assert batch.pairs.reference_logps is not None
     assert batch.pairs.reference_logps.tensor.tolist() == [[-1.5, -1.5], [-2.0, -2.0]]
-    with pytest.raises(ValueError, match="1 of 2 pairs have log-probabilities"):
+    with pytest.raises(ValueError, match="1 of 2 samples have reference_logps: all or none"):
         collate([*answers(-1.5), *answers(None)], 4, 0)
 
 

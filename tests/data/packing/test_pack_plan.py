@@ -11,7 +11,7 @@ import pytest
 
 from data.conftest import golden
 from data.packing.listed_epochs import ListedEpochs
-from mmcomponents.data.loading.loaders import RankPacks, one_pass
+from mmcomponents.data.loading.loaders import one_pass
 from mmcomponents.data.packing.bin_packing import best_fit, fill_in_turn
 from mmcomponents.data.packing.pack_plan import Budgets, PackPlan
 
@@ -98,10 +98,6 @@ def test_epochs_are_shuffled_unless_told_otherwise() -> None:
 
 
 def test_ranks_divide_the_packs_among_them() -> None:
-    plan = random_plan()
-    parts = [list(RankPacks(plan, 10 + rank, 3, 5)) for rank in range(3)]
-    assert sorted(pack.number for part in parts for pack in part) == list(range(10, 25))
-    assert [pack.number for pack in parts[1]] == [11, 14, 17, 20, 23]
     assert [one_pass(4, rank, 3) for rank in range(3)] == [[0, 3], [1, None], [2, None]]
     assert one_pass(4, 0, 1) == [0, 1, 2, 3]
 

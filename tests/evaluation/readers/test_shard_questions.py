@@ -25,6 +25,14 @@ def test_shards_ask_each_question_by_itself(shards: str) -> None:
     assert sizes(add) == [(9, 9)]
 
 
+def test_a_record_of_another_packages_kind_is_no_question(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path, "own") as writer:
+        writer.write("one", {"ask": "How tall?", "number": 3})
+    (told,) = open_benchmark(str(tmp_path / "own-*.tar")).refused
+    assert told.startswith("own-000000/one: only a chat has questions with known answers, and the keys of this record")
+    assert told.endswith(' are ["ask", "number"]')
+
+
 def mp4(frames: int) -> bytes:
     """A video whose first half is black and whose second half is white."""
     file = io.BytesIO()

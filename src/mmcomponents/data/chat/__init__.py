@@ -1,15 +1,14 @@
 """Conversations to token ids.
 
-    record ────── SampleRenderer ────────► RenderedChat (input_ids, labels, image_spans)
-    messages ── render_chat, render_prompt ──┘
+    record ── kinds ── SampleRenderer ──► RenderedSample (input_ids, labels, spans, images, extras)
+    messages ── render_chat, render_prompt ──► RenderedChat (input_ids, labels, image_spans)
 
-Special tokens, placeholders of images and videos, tokenizers and the kinds of records are defined here.
+Special tokens, placeholders of images and videos, and tokenizers are defined here; the kinds of records in `kinds`.
 """
 
-from mmcomponents.data.chat.critic_prompt import critique
-from mmcomponents.data.chat.document import render_document
+from mmcomponents.data.chat.kinds import RecordKind, Sample
 from mmcomponents.data.chat.placeholders import Message, place_image, place_media
-from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.data.chat.rendered_sample import Prompt, RenderedSample, Span
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import ConversationError, TemplateError, check_template, end_ids
 from mmcomponents.data.chat.template import RenderedChat, render_chat, render_prompt
@@ -19,20 +18,22 @@ from mmcomponents.data.chat.verdicts import Verdicts
 __all__ = [
     "ConversationError",
     "Message",
+    "Prompt",
+    "RecordKind",
     "RenderedChat",
+    "RenderedSample",
+    "Sample",
     "SampleRenderer",
+    "Span",
     "TemplateError",
     "Verdicts",
     "check_template",
-    "critique",
     "end_ids",
     "fingerprint",
     "load_tokenizer",
     "place_image",
     "place_media",
     "render_chat",
-    "render_document",
     "render_prompt",
-    "render_record",
     "train_tokenizer",
 ]

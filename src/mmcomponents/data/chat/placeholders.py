@@ -37,9 +37,36 @@ def count_placeholders(messages: Sequence[Message], placeholder: str = IMAGE_PLA
     return sum(text.count(placeholder) for _, text in _users(messages))
 
 
+def check_places(messages: Sequence[Message], count: int, placeholder: str = IMAGE_PLACEHOLDER) -> None:
+    """Checks that only user turns have placeholders, if there are images.
+
+    Without images, `<image>` is an ordinary word.
+
+    Args:
+        messages: The conversation.
+        count: Number of images.
+        placeholder: `<image>` or `<video>`.
+
+    Raises:
+        ConversationError: Another turn has one. It cannot be an input there, and the text alone would be the target.
+    """
+    for number, message in enumerate(messages, start=1):
+        if not isinstance(message, Mapping) or message.get("role") == "user":
+            continue
+        text = message.get("content")
+        if count and isinstance(text, str) and placeholder in text:
+            raise ConversationError(
+                f"{placeholder} in turn {number}, which is the {message.get('role')}'s: images are inputs in the user's"
+                " turns, and only a record kind that makes pictures has them elsewhere (data.kinds)"
+            )
+
+
 def _place(messages: Sequence[Message], count: int, placeholder: str) -> list[Message]:
     """Prepends the placeholder to the first user turn if it is missing and `count` is 1."""
     placed = list(messages)
+    if not count:
+        return placed
+    check_places(messages, count, placeholder)
     first = next(_users(messages), None)
     if count == 1 and first is not None and not count_placeholders(messages, placeholder):
         number, text = first
@@ -55,6 +82,9 @@ def place_image(messages: Sequence[Message], images: int) -> list[Message]:
     Args:
         messages: The conversation.
         images: Number of images of the conversation.
+
+    Raises:
+        ConversationError: See `check_places`.
     """
     return _place(messages, images, IMAGE_PLACEHOLDER)
 
@@ -70,7 +100,7 @@ def place_marks(messages: Sequence[Message], images: int, videos: int) -> list[M
         videos: Number of videos that come with it.
 
     Raises:
-        ConversationError: Placeholders differ in number from images or videos.
+        ConversationError: Placeholders differ in number from images or videos, or are in another turn than the user's.
     """
     placed = place_image(_place(messages, videos, VIDEO_PLACEHOLDER), images)
     _check(placed, images, IMAGE_PLACEHOLDER)

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, get_args
 
 from PIL import Image
 
+from mmcomponents.data.chat.document import render_document
 from mmcomponents.data.chat.placeholders import (
     FRAME_TEMPLATE,
-    IMAGE_PLACEHOLDER,
-    VIDEO_PLACEHOLDER,
     Message,
     frame_prompt,
     place_image,
     place_media,
 )
-from mmcomponents.data.chat.rendering import render_record
-from mmcomponents.data.chat.special_tokens import END, PAD, ControlText, check_template
-from mmcomponents.data.chat.template import RenderedChat, check_roles, render_chat, render_prompt
+from mmcomponents.data.chat.special_tokens import END, PAD, ControlText, check_template, codec
+from mmcomponents.data.chat.template import RenderedChat, render_chat, render_prompt
 from mmcomponents.data.media.images import NORMALIZATIONS, Normalization, TiledImage, decode_image, load_image, pixels
 from mmcomponents.data.media.tiling import Tiling
 
@@ -72,8 +69,8 @@ class SampleRenderer:
     @property
     def pad_id(self) -> int:
         """Id of the padding token."""
-        vocabulary = self.tokenizer.get_vocab()
-        return int(vocabulary.get(PAD, vocabulary[END]))
+        ids = codec(self.tokenizer).ids
+        return ids.get(PAD, ids[END])
 
     @property
     def system_tokens(self) -> int:
@@ -125,24 +122,13 @@ class SampleRenderer:
         """
         return self.tile([decode_image(data) for data in files], tiling, augment)
 
-    def render(
-        self, record: Mapping[str, Any], images: Sequence[TiledImage], videos: Sequence[Sequence[TiledImage]] = ()
-    ) -> tuple[list[RenderedChat], list[TiledImage]]:
-        """Renders a record for training, see `render_record`.
+    def document(self, text: str, images: Sequence[TiledImage]) -> RenderedChat:
+        """Renders a document for training, see `render_document`.
 
         Raises:
-            SampleError: The record cannot be rendered.
+            ConversationError: The document cannot be rendered.
         """
-        return render_record(
-            record,
-            images,
-            videos,
-            self.visual_tokens,
-            self.tokenizer,
-            system=self.system,
-            control_text=self.control_text,
-            frame_template=self.frame_template,
-        )
+        return render_document(text, self.tokenizer, self.visual_tokens(images), self.control_text)
 
     def place(
         self,
@@ -190,49 +176,4 @@ class SampleRenderer:
 
     def visual_tokens(self, images: Sequence[TiledImage]) -> list[int]:
         """Returns the number of visual tokens of each image."""
-        return [len(image.pixels) * self.tokens_per_tile for image in images]
-
-
-@dataclass(frozen=True)
-class SingleQuestion:
-    """A question of a conversation, to be asked alone.
-
-    Attributes:
-        messages: The system message, if the conversation has one, and the user's turn. The places of images and videos
-            that came up in earlier turns are put in front of the question.
-        answer: What the assistant says.
-        kind: Kind of the question, "" where none is given.
-        images: How many images of the conversation, from the first one on, the question uses.
-        videos: The same for videos.
-    """
-
-    messages: list[Message]
-    answer: str
-    kind: str
-    images: int
-    videos: int
-
-
-def single_questions(messages: Sequence[Message], kinds: Any = None) -> list[SingleQuestion]:
-    """Takes a conversation apart, so that each of its questions is asked alone.
-
-    Args:
-        messages: An optional system message, then user and assistant in alternation.
-        kinds: Kinds of the questions, as a record has them; what is no list is taken for none.
-
-    Raises:
-        ConversationError: Turns are not questions and answers.
-    """
-    check_roles(messages, "assistant")
-    system = [message for message in messages[:1] if message["role"] == "system"]
-    turns = messages[len(system) :]
-    named = kinds if isinstance(kinds, list) else []
-    found, seen = list[SingleQuestion](), list[str]()
-    for number, (question, answer) in enumerate(zip(turns[::2], turns[1::2], strict=True)):
-        text = "".join(f"{mark}\n" for mark in seen) + question["content"]
-        seen += re.findall(f"{IMAGE_PLACEHOLDER}|{VIDEO_PLACEHOLDER}", question["content"])
-        kind = str(named[number]) if number < len(named) else ""
-        asked: list[Message] = [*system, {"role": "user", "content": text}]
-        images = seen.count(IMAGE_PLACEHOLDER)
-        found.append(SingleQuestion(asked, answer["content"], kind, images, len(seen) - images))
-    return found
+        return [image.count_tokens(self.tokens_per_tile) for image in images]

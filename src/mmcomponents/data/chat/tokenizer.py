@@ -22,6 +22,10 @@ QWEN_PATTERN = (
 _PROBE = "It's 3 plus 1024,\n\n  naïve ÀÉ 你好 <ref>a b</ref>!\t..."
 
 
+BYTE_LEVEL = "byte-level"
+"""Name of a tokenizer that needs no folder, see `load_tokenizer`."""
+
+
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """Trains a byte-level BPE tokenizer with Qwen2.5's pre-tokenization and InternVL's special tokens.
 
@@ -76,12 +80,17 @@ def check_vocab_size(vocab_size: int) -> None:
 def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     """Loads a tokenizer from a local folder, without downloads.
 
+    Args:
+        path: The folder, or "byte-level" for a tokenizer of bytes and special tokens alone, for data without text.
+
     Raises:
         DataError: The folder is missing, contains no tokenizer, or one that needs Python code of the folder.
     """
     from transformers import AutoTokenizer, PreTrainedConfig
 
     folder = Path(path)
+    if str(path) == BYTE_LEVEL and not folder.is_dir():
+        return train_tokenizer([], 256 + len(CONTROL_TOKENS) + len(GROUNDING_TOKENS))
     if not folder.is_dir():
         raise DataError(
             f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` makes one beside its"

@@ -7,15 +7,14 @@ the input would differ from scoring, so it uses the positive word as well; the t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmcomponents.batch import IGNORE
 from mmcomponents.data.chat.placeholders import Message
-from mmcomponents.data.chat.record_kinds import conversation, record_kind
 from mmcomponents.data.chat.special_tokens import END, ConversationError, codec
-from mmcomponents.data.chat.template import RenderedChat, check_roles, render_chat, render_prompt
+from mmcomponents.data.chat.template import check_roles, render_chat, render_prompt
 from mmcomponents.data.errors import DataError
 
 if TYPE_CHECKING:
@@ -74,22 +73,19 @@ class Verdicts:
             )
         return cls((positive, negative), ids)
 
-    def hide(self, record: Mapping[str, Any]) -> tuple[dict[str, Any], list[int]]:
-        """Replaces the verdicts of a critic sample with the positive word.
+    def hide(self, messages: Sequence[Message]) -> tuple[list[Message], list[int]]:
+        """Replaces the verdicts of a conversation with the positive word.
 
         Args:
-            record: See `mmcomponents.data.chat.record_kinds`.
+            messages: A conversation whose answers are verdicts.
 
         Returns:
-            The record with the positive word in every assistant turn, and the labels: 1 for the positive word, 0 for
-            the negative word.
+            The conversation with the positive word in every assistant turn, and the labels: 1 for the positive word, 0
+            for the negative word.
 
         Raises:
-            ConversationError: The record is not a chat, or an answer is neither of the words.
+            ConversationError: The conversation is malformed, or an answer is neither of the words.
         """
-        if (kind := record_kind(record)) != "chat":
-            raise ConversationError(f"a {kind} has no verdicts: with data.verdicts every sample must be a chat")
-        messages = conversation(record)
         check_roles(messages, "assistant")
         hidden, labels = list[Message](), list[int]()
         for message in messages:
@@ -103,25 +99,25 @@ class Verdicts:
                 hidden.append({**message, "content": self.words[0]})
             else:
                 hidden.append(message)
-        return {**record, "messages": hidden}, labels
+        return hidden, labels
 
-    def supervise(self, chat: RenderedChat, labels: Sequence[int]) -> RenderedChat:
-        """Returns the chat with the true words as its only targets.
+    def supervise(self, targets: Sequence[int], labels: Sequence[int]) -> list[int]:
+        """Returns the targets of a conversation that was rendered after `hide`: only the true words.
 
         Args:
-            chat: Chat rendered from the record returned by `hide`.
+            targets: Targets of the rendered conversation, `IGNORE` where there is none.
             labels: Labels returned by `hide`.
 
         Raises:
-            ValueError: The number of labels does not match the chat.
+            ValueError: The number of labels does not match the conversation.
         """
-        positions = [i for i, target in enumerate(chat.labels) if target != IGNORE][::2]  # each word, without its end
+        positions = [i for i, target in enumerate(targets) if target != IGNORE][::2]  # each word, without its end
         if len(positions) != len(labels):
             raise ValueError(f"{len(labels)} verdicts are supervised at {len(positions)} positions")
-        targets = [IGNORE] * len(chat.labels)
+        words = [IGNORE] * len(targets)
         for position, label in zip(positions, labels, strict=True):
-            targets[position] = self.ids[0] if label == POSITIVE else self.ids[1]
-        return RenderedChat(chat.input_ids, targets, chat.image_spans)
+            words[position] = self.ids[0] if label == POSITIVE else self.ids[1]
+        return words
 
 
 def _token_id(word: str, tokenizer: PreTrainedTokenizerBase) -> int:

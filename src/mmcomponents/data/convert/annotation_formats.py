@@ -5,15 +5,18 @@
     messages        {"messages": [{"role": "user", "content": TEXT or PARTS}, …]}
     text            {"text": …}
 
+    record          {…, "image": PATH, "members": {SUFFIX: PATH}}, with the keys of a kind of another package (--kinds)
+
 The first two are InternVL's and MMPR's (arXiv 2504.10479, sections 2.3 and 3), the third is OpenAI's and XTuner's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
+from mmcomponents.data.chat.kinds import Kinds
 from mmcomponents.data.convert.chat_messages import read_turn
 from mmcomponents.data.convert.draft import CLIP_ENDS, Draft, take_clips, take_paths, take_text
 from mmcomponents.data.convert.refused import Refused
@@ -36,12 +39,13 @@ _MEDIA_FILE = re.compile(
 _ADDRESS = re.compile("^https?://", re.I)
 
 
-def read_draft(sample: object, form: Form = "auto") -> Draft:
+def read_draft(sample: object, form: Form = "auto", kinds: Kinds | None = None) -> Draft:
     """Reads an annotation.
 
     Args:
         sample: A parsed line of JSON.
         form: Form of the annotation; `auto` recognises it by the keys.
+        kinds: Record kinds of the runs; None: the built-in ones.
 
     Raises:
         Refused: The annotation cannot be used.
@@ -49,9 +53,12 @@ def read_draft(sample: object, form: Form = "auto") -> Draft:
     if not isinstance(sample, dict):
         raise Refused("bad_json", f"{kind_name(sample)} instead of a JSON object")
     if form == "auto":
-        form = _recognise(sample)
+        if any(kind.matches(sample) for kind in (kinds.third_party if kinds is not None else ())):
+            return _record(sample)
+        form = _recognise(sample, [] if kinds is None else kinds.third_party_names)
     elif (key := _KEYS[form]) not in sample:
         raise Refused("unknown_form", f"the form {form} needs the key {key!r}; {_keys(sample)}")
+    _refuse_members(sample)
     read, known = _READERS[form]
     if form != "text":
         check_sample(sample)
@@ -66,12 +73,32 @@ def read_draft(sample: object, form: Form = "auto") -> Draft:
     return draft
 
 
+def _record(sample: Mapping[str, Any]) -> Draft:
+    """Reads a record of another package's kind: its keys are kept, those of files are replaced by the files."""
+    members = sample.get("members", {})
+    if not isinstance(members, dict) or not all(isinstance(where, str) and where for where in members.values()):
+        raise Refused("bad_field", "'members' must be {SUFFIX: PATH, …}")
+    draft = _with_media(Draft(members=dict(members), is_record=True), sample)
+    draft.kept = {key: value for key, value in sample.items() if key not in (*_MEDIA_KEYS, "members")}
+    return draft
+
+
+def _refuse_members(sample: Mapping[str, Any]) -> None:
+    """Raises `Refused` for an annotation of a form that names files which no record kind of the call reads."""
+    members = sample.get("members")
+    if isinstance(members, dict) and (files := [key for key in members if "." in key]):
+        raise Refused(
+            "unknown_media",
+            f"'members' names the file {files[0][:80]!r}, and no record kind of another package matches (--kinds)",
+        )
+
+
 def _keys(sample: Mapping[str, Any]) -> str:
     names = ", ".join(str(key)[:40] for key in list(sample)[:12])
     return f"its keys are {names}" if names else "it has no keys"
 
 
-def _recognise(sample: Mapping[str, Any]) -> Form:
+def _recognise(sample: Mapping[str, Any], kinds: Sequence[str] = ()) -> Form:
     if "messages" in sample:
         return "messages"
     if "conversations" in sample:
@@ -81,7 +108,8 @@ def _recognise(sample: Mapping[str, Any]) -> Form:
     if "text" in sample:
         return "text"
     wanted = ", ".join(_KEYS.values())
-    raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}); {_keys(sample)}")
+    others = f", and no kind matches ({', '.join(kinds)})" if kinds else ""
+    raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}){others}; {_keys(sample)}")
 
 
 def _conversations(sample: Mapping[str, Any]) -> Draft:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mmcomponents.data.chat.kinds import RecordKind, Sample, render
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE
-from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.media.images import TiledImage
 from mmcomponents.data.media.tiling import Tiling
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ class Budget:
 
     def measure(
         self,
-        record: Mapping[str, Any],
+        sample: Sample,
+        kind: RecordKind,
         sizes: Sequence[tuple[int, int]],
         videos: int,
         tokenizer: PreTrainedTokenizerBase,
@@ -47,7 +50,8 @@ class Budget:
         """Returns (tokens, tiles) of a sample.
 
         Args:
-            record: The sample, with placeholders.
+            sample: The sample, with placeholders, without its images and videos.
+            kind: Its kind.
             sizes: Width and height of each image.
             videos: Number of videos.
             tokenizer: The tokenizer of the runs.
@@ -57,19 +61,12 @@ class Budget:
             SampleError: The sample cannot be rendered.
         """
         tiling = self.tiling.for_images(len(sizes))
-        images = [tiling.count(width, height) for width, height in sizes]
-        chats, tiles = render_record(
-            record,
-            images,
-            [[1] * self.max_frames] * videos,
-            self._visual_tokens,
-            tokenizer,
-            frame_template=self.frame_template,
-        )
-        tokens = sum(len(chat.input_ids) for chat in chats)
+        images = [TiledImage.of_tiles(tiling.count(width, height)) for width, height in sizes]
+        films = [[TiledImage.of_tiles(1) for _ in range(self.max_frames)] for _ in range(videos)]
+        renderer = SampleRenderer(tokenizer, self.tokens_per_tile, frame_template=self.frame_template)
+        segments = render(kind, replace(sample, images=images, videos=films), renderer)
+        tokens = sum(len(segment.input_ids) for segment in segments)
         if tokens > self.max_tokens:
             raise Refused("over_budget", f"{tokens} tokens, more than {self.max_tokens}")
-        return tokens, sum(tiles)
-
-    def _visual_tokens(self, tiles: Sequence[int]) -> list[int]:
-        return [count * self.tokens_per_tile for count in tiles]
+        shown = {id(image): image for segment in segments for image in segment.images}
+        return tokens, sum(image.num_tiles for image in shown.values())

@@ -6,8 +6,15 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from mmcomponents.data.chat.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER, Message, count_placeholders
+from mmcomponents.data.chat.placeholders import (
+    IMAGE_PLACEHOLDER,
+    VIDEO_PLACEHOLDER,
+    Message,
+    check_places,
+    count_placeholders,
+)
 from mmcomponents.data.chat.placeholders import _place as place_one
+from mmcomponents.data.chat.special_tokens import ConversationError
 from mmcomponents.data.convert.draft import Draft
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.strict_json import TOO_DEEP
@@ -31,6 +38,8 @@ def check_draft(draft: Draft) -> None:
         if found:
             what = "half of a surrogate pair" if _SURROGATE.match(found.group()) else "the control character"
             raise Refused("bad_text", f"{place} has {what} U+{ord(found.group()):04X} at character {found.start()}")
+    if draft.is_record:
+        return  # its kind checks it
     if draft.text is None:
         _check_turns(draft)
     elif not draft.text.strip():
@@ -60,7 +69,12 @@ def _place_media(draft: Draft) -> None:
     if draft.text is not None:
         messages = [{"role": "user", "content": draft.text}]
     kinds = ((VIDEO_PLACEHOLDER, draft.videos), (IMAGE_PLACEHOLDER, draft.images))
+    answers: list[Message] = [{"role": "assistant", "content": answer} for answer in draft.answers or ()]
     for placeholder, media in kinds:
+        try:
+            check_places([*messages, *answers], len(media), placeholder)
+        except ConversationError as error:
+            raise Refused("placeholders", str(error)) from error
         messages = place_one(messages, len(media), placeholder)
     for placeholder, media in kinds:
         found = count_placeholders(messages, placeholder)

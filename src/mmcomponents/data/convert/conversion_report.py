@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +18,9 @@ from mmcomponents.data.convert.resume_state import Note, Totals
 from mmcomponents.data.convert.wording import counted
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.data.storage.atomic_write import atomic_path, write_text
+
+_PARTS = {"val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
+"""Word in the name of an annotation file -> part of the data, as in the library `datasets`. Others are for training."""
 
 
 @dataclass
@@ -103,7 +107,8 @@ def write_report(
         for name, mine in report.sources.items()
     }
     write_text(out / "pack.json", json.dumps({"settings": settings, "sources": totals}, indent=2) + "\n")
-    write_text(out / "recipe.yaml", _recipe(out, [s for s in sources if report.sources[s.name].totals.samples]))
+    used = [source for source in sources if report.sources[source.name].totals.samples]
+    write_text(out / "recipe.yaml", _recipe(out, used, settings.get("kinds")))
     return report
 
 
@@ -114,16 +119,27 @@ def _shards(folder: Path, source: Source) -> list[str]:
     return [str(folder / name) for name in found]
 
 
-def _recipe(out: Path, sources: Sequence[Source]) -> str:
+def _part(source: Source) -> str:
+    """Returns the part of the data that the name of an annotation file tells; a meta file lists data for training."""
+    words = re.split(r"[-_.]", source.name.lower()) if source.name == source.files[0].stem else []
+    found = {_PARTS[word] for word in words if word in _PARTS}
+    return found.pop() if len(found) == 1 and "train" not in words else "train"
+
+
+def _recipe(out: Path, sources: Sequence[Source], kinds: Sequence[str] | None) -> str:
     options: dict[str, dict[str, Any]] = {}
     defaults = asdict(SourceOptions())
     for source in sources:
         # default values are omitted, so that the recipe that extends this one can set them
         own = source.options.items()
         options[source.name] = {key: value for key, value in own if value not in (None, defaults[key])}
-    shards = [path for source in sources for path in _shards(out.resolve(), source)]
-    data: dict[str, Any] = {"train": shards}
+    data: dict[str, Any] = {}
+    for part in ("train", "val", "test"):
+        if mine := [path for source in sources if _part(source) == part for path in _shards(out.resolve(), source)]:
+            data[part] = mine
+    if kinds is not None:
+        data["kinds"] = list(kinds)
     if any(options.values()):
         data["sources"] = {name: changed for name, changed in options.items() if changed}
     text = yaml.safe_dump({"data": data}, sort_keys=False, allow_unicode=True, width=1000)
-    return f"# For a recipe: training shards, and the options of each source from the meta file.\n{text}"
+    return f"# For a recipe: the shards, and the options of each source from the meta file.\n{text}"

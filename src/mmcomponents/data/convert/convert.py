@@ -10,6 +10,7 @@ from itertools import accumulate, chain, count, islice
 from pathlib import Path
 from typing import Any
 
+from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE, frame_prompt
 from mmcomponents.data.chat.special_tokens import check_template
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer
@@ -41,6 +42,7 @@ def convert_annotations(
     frame_template: str = FRAME_TEMPLATE,
     samples_per_shard: int = 1000,
     num_workers: int | None = None,
+    kinds: list[str] | None = None,
     allow_outside_root: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -70,6 +72,9 @@ def convert_annotations(
         frame_template: Text of one frame of a video; runs must use the same.
         samples_per_shard: Number of input lines per shard.
         num_workers: Number of processes; default: the number of cores.
+        kinds: Names or dotted paths of all record kinds of the runs; default: chat, document and pair. An annotation
+            that a kind of another package matches is kept as its record, with the files under "image", "video" and
+            "members" ({SUFFIX: PATH}).
         allow_outside_root: Allow paths of media outside the root.
         overwrite: Replace the results of an earlier call with other settings or inputs in the folder.
         progress: Called with (bytes of input done, bytes in total).
@@ -119,8 +124,12 @@ def convert_annotations(
         "frame_template": frame_template,
         "sources": {source.name: _source_settings(source) for source in sources},
     }
+    if kinds is not None:
+        named_kinds(kinds)  # a wrong name is an error before anything is written
+        settings["kinds"] = kinds
     state = State(Path(out), settings)
-    job = Job(state, tuple(sources), budget, format, split_documents, allow_outside_root, tokenizer)
+    names = None if kinds is None else tuple(kinds)
+    job = Job(state, tuple(sources), budget, format, split_documents, allow_outside_root, tokenizer, names)
     with state.opened(overwrite):
         found = _convert(job, samples_per_shard, num_workers or _cores(), progress)
         for source in sources:

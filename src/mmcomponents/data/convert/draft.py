@@ -31,6 +31,8 @@ class Draft:
         videos: Path or data: URL of each video, in the order of `<video>`.
         clips: Begin and end in seconds for each video; None: the complete video.
         kept: Other keys of the annotation.
+        members: Path or data: URL of each further member of the sample's record kind, by suffix.
+        is_record: Whether `kept` is the record of a kind of another package, which has no text or messages.
     """
 
     messages: list[dict[str, str]] = field(default_factory=list)
@@ -40,9 +42,15 @@ class Draft:
     videos: list[str] = field(default_factory=list)
     clips: list[Clip | None] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
+    members: dict[str, str] = field(default_factory=dict)
+    is_record: bool = False
 
     def record(self, source: str) -> dict[str, Any]:
         """Returns the sample's JSON for a shard; other keys with reserved names are moved to "annotation"."""
+        if self.is_record:
+            clips = {"clips": self.clips} if any(clip is not None for clip in self.clips) else {}
+            own = {"annotation": {"source": self.kept["source"]}} if "source" in self.kept else {}
+            return {**own, **self.kept, **clips, "source": source}
         clashing = {key: value for key, value in self.kept.items() if key in RESERVED}
         record = {key: value for key, value in self.kept.items() if key not in RESERVED}
         if clashing:

@@ -75,7 +75,7 @@ class MediaRoot:
         Raises:
             Refused: The file is missing, outside the root, or broken.
         """
-        return image_file(self._read(where), _short(where))
+        return image_file(self.read(where), _short(where))
 
     def video(self, where: str, clip: Clip | None) -> MediaFile:
         """Reads a video, and decodes one frame of its clip as a check.
@@ -83,7 +83,7 @@ class MediaRoot:
         Raises:
             Refused: The file is missing, outside the root, or broken, or has no frame in the clip.
         """
-        data = self._read(where)
+        data = self.read(where)
         suffix = video_suffix(data, Path(where).suffix.lower().removeprefix("."))
         if suffix not in VIDEO_SUFFIXES:
             raise Refused("broken_video", f"{_short(where)}: not a video of a supported format")
@@ -93,7 +93,12 @@ class MediaRoot:
             raise Refused("broken_video", f"{_short(where)}: {error}") from error
         return MediaFile(suffix, data)
 
-    def _read(self, where: str) -> bytes:
+    def read(self, where: str) -> bytes:
+        """Reads a file.
+
+        Raises:
+            Refused: The file is missing or outside the root.
+        """
         address = _ADDRESS.match(where)
         if address and address.group(2):
             return _data_url(where)

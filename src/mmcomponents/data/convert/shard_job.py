@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcomponents.data.chat.kinds import RecordKind, Sample, kind_name
+from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.special_tokens import TemplateError
 from mmcomponents.data.convert.annotation_formats import Form, read_draft
 from mmcomponents.data.convert.budget import Budget
@@ -46,6 +48,7 @@ class Job:
         split: Largest number of tokens of a piece of a document; None: documents are not split.
         allow_outside_root: Whether paths of media may leave their root.
         tokenizer: Folder of the tokenizer.
+        kinds: Names of the record kinds; None: the built-in ones.
     """
 
     state: State
@@ -55,6 +58,7 @@ class Job:
     split: int | None
     allow_outside_root: bool
     tokenizer: str
+    kinds: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,7 @@ class _Ready:
     record: dict[str, Any]
     images: Sequence[MediaFile]
     videos: Sequence[MediaFile]
+    members: Mapping[str, bytes]
     tokens: int
     tiles: int
 
@@ -110,7 +115,7 @@ def convert_chunk(
             report(done)
     if converter.totals.samples:
         converter.totals.bytes, converter.totals.shards = os.path.getsize(path), 1
-        build_index(path, tokenizer, frame_template=job.budget.frame_template)
+        build_index(path, tokenizer, frame_template=job.budget.frame_template, kinds=converter.kinds)
     else:
         path.unlink()
     note = Note(chunk, converter.totals, converter.refused, converter.bad_box)
@@ -142,6 +147,7 @@ class _Converter:
         self.job, self.tokenizer = job, tokenizer
         self.source = job.sources[chunk.source]
         self.budget = job.budget.with_tiles(self.source.max_tiles)
+        self.kinds = named_kinds(job.kinds)
         self.media = MediaRoot(self.source.root, job.allow_outside_root)
         self.totals = Totals()
         self.refused: list[dict[str, Any]] = []
@@ -156,7 +162,7 @@ class _Converter:
         sample: object = None
         try:
             sample = self._parse(line)
-            draft = Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.form)
+            draft = Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.form, self.kinds)
             check_draft(draft)
             problem = box_problem(draft)
             ready = self._prepare(f"{line.place:09d}", draft)
@@ -221,16 +227,33 @@ class _Converter:
         if length > MAX_JSON:
             raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
         sizes = [image.size for image in images]
-        tokens, tiles = self.budget.measure(record, sizes, len(draft.videos), self.tokenizer)
+        kind = self._kind(record, draft)
+        members = {suffix: self.media.read(where) for suffix, where in draft.members.items()}
+        sample = Sample(record, members=members)
+        tokens, tiles = self.budget.measure(sample, kind, sizes, len(draft.videos), self.tokenizer)
         videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]
-        return _Ready(key, record, images, videos, tokens, tiles)
+        return _Ready(key, record, images, videos, members, tokens, tiles)
+
+    def _kind(self, record: Mapping[str, Any], draft: Draft) -> RecordKind:
+        """Returns the kind of a record, whose members the annotation must name."""
+        try:
+            kind = self.kinds.of(record)
+        except SampleError as error:
+            raise Refused("unknown_form", str(error)) from error
+        if sorted(draft.members) != sorted(kind.members):
+            named, wanted = (", ".join(sorted(names)) or "nothing" for names in (draft.members, kind.members))
+            raise Refused(
+                "bad_field", f"'members' names {named[:80]}, samples of the kind {kind_name(kind)} have {wanted}"
+            )
+        return kind
 
     def _write(self, ready: Sequence[_Ready], shard: Shard) -> None:
         if len(ready) > 1:
             self.totals.documents_cut += 1
             self.totals.pieces += len(ready)
         for one in ready:
-            shard.write(one.key, one.record, [(file.suffix, file.data) for file in (*one.images, *one.videos)])
+            files = [(file.suffix, file.data) for file in (*one.images, *one.videos)]
+            shard.write(one.key, one.record, files, one.members)
             self.totals.samples += 1
             self.totals.tokens += one.tokens
             self.totals.tiles += one.tiles

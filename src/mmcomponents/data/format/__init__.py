@@ -3,13 +3,13 @@
     record (JSON), image and video files ── ShardWriter ──► shard.tar ── build_index ──► shard.index.safetensors
     indices ── Index ──► columns of all samples, samples by number
 
-Records are parsed here; their kinds are in `mmcomponents.data.chat.record_kinds`.
+Records are parsed here; their kinds are in `mmcomponents.data.chat.kinds`.
 """
 
 from mmcomponents.data.format.indexing import IndexReport, build_index, index_shards
-from mmcomponents.data.format.records import parse_record
-from mmcomponents.data.format.sample_index import Index, StoredSample
+from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shards import ShardWriter, find_shards, open_shard
+from mmcomponents.data.format.stored_sample import StoredSample
 
 __all__ = [
     "Index",
@@ -20,5 +20,4 @@ __all__ = [
     "find_shards",
     "index_shards",
     "open_shard",
-    "parse_record",
 ]

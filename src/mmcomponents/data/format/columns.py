@@ -24,6 +24,9 @@ class Columns:
         turns: `[n]` numbers of assistant turns.
         segments: `[n]` numbers of segments in a pack: two for a pair of answers.
         own_system: `[n]` whether the run's system text is not prepended.
+        uses: `[n]` numbers of times that the visual tokens of all images occur; mostly the number of segments.
+        own_tiles: `[n]` numbers of tiles of images that a record kind makes itself; 0 for the built-in kinds.
+        kind: `[n]` 0 for a built-in record kind, else the number of the kind in the header, from 1.
         image_begin: `[n+1]` boundaries of each sample's images.
         image_width: `[i]` widths in pixels, upright.
         image_height: `[i]` heights in pixels, upright.
@@ -37,6 +40,9 @@ class Columns:
     turns: Column
     segments: Column
     own_system: Column
+    uses: Column
+    own_tiles: Column
+    kind: Column
     image_begin: Column
     image_width: Column
     image_height: Column
@@ -82,7 +88,9 @@ class Columns:
         return Columns(**columns)
 
 
-PER_SAMPLE = ("source", "text_tokens", "turns", "segments", "own_system")
+PER_SAMPLE = ("source", "text_tokens", "turns", "segments", "own_system", "uses", "own_tiles", "kind")
+OPTIONAL = ("uses", "own_tiles", "kind")
+"""Columns that the index of a shard without samples of other packages' kinds does not store."""
 RAGGED = {"image_begin": ("image_width", "image_height"), "video_begin": ("video_frames", "video_fps")}
 
 

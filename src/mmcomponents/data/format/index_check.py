@@ -24,7 +24,14 @@ def check_header(header: Header) -> None:
     Raises:
         DataError: A value is of another type or out of range.
     """
-    texts = [header.fingerprint, header.frame_template, *header.sources, *header.suffixes, *header.problems.values()]
+    texts = [
+        header.fingerprint,
+        header.frame_template,
+        *header.sources,
+        *header.suffixes,
+        *header.problems.values(),
+        *header.kinds,
+    ]
     counts = [header.shard_bytes, header.samples]
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
         raise DataError("a value of its header has a wrong type")
@@ -52,8 +59,11 @@ def check_columns(index: ShardIndex) -> None:
         "source": (0, max(len(header.sources), 1) - 1),
         "text_tokens": (0, MAX_COUNT),
         "turns": (0, MAX_COUNT),
-        "segments": (1, 2),
+        "segments": (1, MAX_COUNT if header.kinds else 2),
         "own_system": (0, 1),
+        "uses": (0, MAX_COUNT),
+        "own_tiles": (0, MAX_COUNT),
+        "kind": (0, len(header.kinds)),
         "image_width": (1, MAX_PIXELS),
         "image_height": (1, MAX_PIXELS),
         "video_frames": (0, MAX_COUNT),

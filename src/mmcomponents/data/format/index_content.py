@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from mmcomponents.data.format.columns import Column, Columns
@@ -22,6 +22,7 @@ class Header:
         sources: Names of the sources.
         suffixes: Distinct member names without the key.
         problems: Reasons why samples cannot be used, by sample number.
+        kinds: Dotted paths of the record kinds of other packages, see `Columns.kind`.
     """
 
     version: int
@@ -32,6 +33,12 @@ class Header:
     sources: list[str]
     suffixes: list[str]
     problems: dict[int, str]
+    kinds: list[str] = field(default_factory=list)
+
+    @property
+    def usable(self) -> int:
+        """Number of samples without a problem."""
+        return self.samples - len(self.problems)
 
 
 @dataclass(frozen=True)

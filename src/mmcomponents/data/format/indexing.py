@@ -4,42 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmcomponents.data.chat.kinds import Kinds, Measured, Sample, as_sample_error
+from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE, frame_prompt
-from mmcomponents.data.chat.record_kinds import conversation, record_kind
-from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import check_template
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.columns import PER_SAMPLE, Columns, boundaries
 from mmcomponents.data.format.index_content import Header, ShardIndex
 from mmcomponents.data.format.reasons import ReasonCounts
-from mmcomponents.data.format.records import (
-    Clip,
-    clips,
-    parse_record,
-    source_of,
-)
-from mmcomponents.data.format.shard_index import SUFFIX, VERSION, index_path, save_index
-from mmcomponents.data.format.shards import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Member,
-    find_shards,
-    json_member,
-    list_shard,
-    media_members,
-    read_members,
-)
-from mmcomponents.data.media.images import image_size
+from mmcomponents.data.format.records import Clip, clips, source_of
+from mmcomponents.data.format.shard_index import SUFFIX, VERSION, index_path, read_header, save_index
+from mmcomponents.data.format.shards import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Member, find_shards, list_shard
+from mmcomponents.data.format.stored_sample import read_sample
+from mmcomponents.data.media.images import TiledImage, image_size
 from mmcomponents.data.media.video import video_length
 from mmcomponents.data.storage import compressed_tars, exists, fetch, is_remote, redact
 
@@ -61,6 +50,7 @@ def build_index(
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path | None = None,
     frame_template: str = FRAME_TEMPLATE,
+    kinds: Kinds | None = None,
 ) -> Path:
     """Builds the index of one shard from the tar file alone and returns its path.
 
@@ -71,13 +61,15 @@ def build_index(
         tokenizer: Tokenizer of the runs.
         folder: Folder of the index; None: beside the shard.
         frame_template: Text of one video frame, see `frame_prompt`.
+        kinds: Record kinds; None: the built-in ones.
 
     Raises:
-        DataError: The shard is not a tar file, or it is remote and no folder is given.
+        DataError: The shard is not a tar file, it is remote and no folder is given, or no sample can be used and the
+            present index of the shard has usable ones.
         TemplateError: The tokenizer lacks tokens of the chat template.
     """
     counts = ReasonCounts()
-    path, _ = _index_shard(shard, tokenizer, folder, frame_template, counts)
+    path, _ = _index_shard(shard, tokenizer, folder, frame_template, kinds or Kinds(), counts)
     if more := sum(max(0, found.samples - LOGGED) for found in counts.listed()):
         logger.warning("%s: %d more samples cannot be used for the same reasons", path.name, more)
     return path
@@ -88,9 +80,10 @@ def _index_shard(
     tokenizer: PreTrainedTokenizerBase,
     folder: str | Path | None,
     frame_template: str,
+    kinds: Kinds,
     counts: ReasonCounts,
-) -> tuple[Path, int]:
-    """Builds one index, adds unusable samples to `counts`, and returns the path and the number of samples."""
+) -> tuple[Path, ShardIndex]:
+    """Builds one index, adds unusable samples to `counts`, and returns its path and content."""
     target = index_path(shard, folder)
     with ExitStack() as stack:
         local = Path(shard)
@@ -98,23 +91,45 @@ def _index_shard(
             if folder is None:
                 raise DataError(f"{shard} is remote: name a folder for its index (--out FOLDER)")
             local = fetch(str(shard), Path(stack.enter_context(TemporaryDirectory(prefix="mmcomponents-"))))
-        index = _measure_shard(local, tokenizer, frame_template)
+        index = _measure_shard(local, tokenizer, frame_template, kinds)
+        _check_not_worse(index, target)
         save_index(index, target)
     for sample, reason in index.header.problems.items():
         name = f"{target.name.removesuffix(SUFFIX)}/{index.key(sample)}"
         if counts.add(reason, name) <= LOGGED:
             logger.warning("%s cannot be used: %s", name, reason)
-    return target, index.header.samples
+    return target, index
 
 
-def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_template: str) -> ShardIndex:
-    measured: list[_Measured] = []
+def _check_not_worse(index: ShardIndex, target: Path) -> None:
+    """Checks that an index without any usable sample does not replace one of the same shard that has some.
+
+    Raises:
+        DataError: It does.
+    """
+    header = index.header
+    if not header.samples or header.usable or not target.is_file():
+        return
+    try:
+        old = read_header(target)
+    except DataError:
+        return
+    if old.shard_bytes == header.shard_bytes and old.usable:
+        raise DataError(
+            f"none of its {header.samples} samples can be used ({header.problems[0]}); its index with {old.usable}"
+            f" usable ones is kept: name the record kinds with --kinds, or remove {target}"
+        )
+
+
+def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_template: str, kinds: Kinds) -> ShardIndex:
+    measurer = _Measurer(tokenizer, frame_template, kinds)
+    measured: list[_Indexed] = []
     keys: list[bytes] = []
     every: list[Sequence[Member]] = []
     problems: dict[int, str] = {}
     sources: dict[str, int] = {}
     for key, members, problem in list_shard(shard):
-        sample = _Measured(problem=problem) if problem else _measure(shard, members, tokenizer, frame_template)
+        sample = _Indexed(problem=problem) if problem else measurer.measure(shard, members)
         if sample.problem:
             problems[len(measured)] = sample.problem[:MAX_REASON]
         sources.setdefault(sample.source, len(sources))
@@ -125,8 +140,11 @@ def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_templa
     flat = [member for members in every for member in members]
     images = [image for sample in measured for image in sample.images]
     videos = [video for sample in measured for video in sample.videos]
+    paths = dict.fromkeys(sample.kind for sample in measured if sample.kind)
+    third_party = {path: number for number, path in enumerate(paths, start=1)}
     values = {"source": [sources[sample.source] for sample in measured]}
-    values |= {name: [getattr(sample, name) for sample in measured] for name in PER_SAMPLE if name != "source"}
+    values |= {"kind": [third_party.get(sample.kind, 0) for sample in measured]}
+    values |= {name: [getattr(sample.size, name) for sample in measured] for name in PER_SAMPLE if name not in values}
     return ShardIndex(
         header=Header(
             version=VERSION,
@@ -137,6 +155,7 @@ def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_templa
             sources=list(sources),
             suffixes=list(suffixes),
             problems=problems,
+            kinds=list(third_party),
         ),
         columns=Columns(
             **{name: np.array(column, bool if name == "own_system" else np.int64) for name, column in values.items()},
@@ -156,67 +175,44 @@ def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_templa
     )
 
 
+_UNUSABLE = Measured(text_tokens=1, segments=1, uses=1, own_tiles=0, turns=0, own_system=True)
+
+
 @dataclass
-class _Measured:
+class _Indexed:
     source: str = ""
-    text_tokens: int = 1
-    turns: int = 0
-    segments: int = 1
-    own_system: bool = True
+    size: Measured = _UNUSABLE
+    kind: str = ""
     problem: str = ""
     images: Sequence[tuple[int, int]] = ()
     videos: Sequence[tuple[int, float]] = ()
 
 
-def _measure(
-    shard: Path, members: Sequence[Member], tokenizer: PreTrainedTokenizerBase, frame_template: str
-) -> _Measured:
-    sample = _Measured()
-    try:
-        pictures, films = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
-        text, *data = read_members(str(shard), [json_member(members), *pictures, *films])
-        record = parse_record(text)
-        source = source_of(record)
-        if len(source) > MAX_SOURCE:
-            raise SampleError(f"the name of the source has {len(source)} characters, more than {MAX_SOURCE}")
-        sample.source = source
-        images = [image_size(image) for image in data[: len(pictures)]]
-        cuts: Sequence[Clip | None] = clips(record, len(films))
-        videos = [video_length(film, clip) for film, clip in zip(data[len(pictures) :], cuts, strict=True)]
-        lengths = measure_text(record, len(images), len(videos), tokenizer, frame_template)
-        sample.text_tokens, sample.segments = sum(lengths), len(lengths)
-        kind = record_kind(record)
-        if kind != "document":
-            messages = conversation(record)
-            sample.turns = sum(message["role"] == "assistant" for message in messages)
-            sample.own_system = messages[0]["role"] == "system"
-        sample.images, sample.videos = images, videos
-    except SampleError as error:
-        sample.problem = str(error)
-    return sample
+class _Measurer:
+    """Measures the samples of a shard."""
 
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, frame_template: str, kinds: Kinds) -> None:
+        self.renderer = SampleRenderer(tokenizer, tokens_per_tile=1, frame_template=frame_template)
+        self.kinds = kinds
 
-def measure_text(
-    record: dict[str, Any],
-    images: int,
-    videos: int,
-    tokenizer: PreTrainedTokenizerBase,
-    frame_template: str = FRAME_TEMPLATE,
-) -> list[int]:
-    """Counts the tokens of each segment of a sample: no visual tokens, one frame per video, no system text.
-
-    Args:
-        record: See `mmcomponents.data.chat.record_kinds`.
-        images: Number of images.
-        videos: Number of videos.
-        tokenizer: Tokenizer with the tokens of the chat template.
-        frame_template: Text of one video frame.
-
-    Raises:
-        SampleError: The sample cannot be rendered.
-    """
-    chats, _ = render_record(record, [0] * images, [[0]] * videos, list, tokenizer, frame_template=frame_template)
-    return [len(chat.input_ids) for chat in chats]
+    def measure(self, shard: Path, members: Sequence[Member]) -> _Indexed:
+        sample = _Indexed()
+        try:
+            stored = read_sample(str(shard), members, self.kinds)
+            source = source_of(stored.record)
+            if len(source) > MAX_SOURCE:
+                raise SampleError(f"the name of the source has {len(source)} characters, more than {MAX_SOURCE}")
+            sample.source = source
+            images = [image_size(image) for image in stored.images]
+            cuts: Sequence[Clip | None] = clips(stored.record, len(stored.videos))
+            videos = [video_length(film, clip) for film, clip in zip(stored.videos, cuts, strict=True)]
+            no_tiles = [TiledImage.of_tiles(0) for _ in images], [[TiledImage.of_tiles(0)] for _ in videos]
+            with as_sample_error(stored.kind, "measure"):
+                sample.size = stored.kind.measure(Sample(stored.record, *no_tiles, stored.members), self.renderer)
+            sample.kind, sample.images, sample.videos = self.kinds.path(stored.kind), images, videos
+        except SampleError as error:
+            sample.problem = str(error)
+        return sample
 
 
 @dataclass
@@ -243,45 +239,65 @@ def index_shards(
     tokenizer: str,
     out: str | None = None,
     frame_template: str = FRAME_TEMPLATE,
+    kinds: list[str] | None = None,
     allow_pipe: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
     """Builds the index of each shard.
 
-    All arguments are checked before anything is written. A shard that cannot be read does not affect the others.
+    All arguments are checked before anything is written. A shard that cannot be read does not affect the others. An
+    index with usable samples is kept if no sample can be used now, as with the wrong kinds.
 
     Args:
         paths: Shards, patterns, folders or addresses.
         tokenizer: Folder of the tokenizer of the runs.
         out: Folder of the indices; None: beside the shards. Required for remote shards.
         frame_template: Text of one video frame; must be that of the runs.
+        kinds: Names or dotted paths of all record kinds of the runs; default: chat, document and pair.
         allow_pipe: Whether a `pipe:COMMAND` may run its shell command; its output is kept as a shard in `out`.
         progress: Called with (shards done, number of shards).
 
     Raises:
         DataError: A shard does not exist, two shards would share an index, or the tokenizer's folder is missing.
         TemplateError: The tokenizer lacks tokens of the chat template.
-        ValueError: The frame template does not contain exactly one `<image>`.
+        ValueError: The frame template does not contain exactly one `<image>`, or there is no such kind.
     """
     frame_prompt(1, frame_template)
-    loaded = load_tokenizer(tokenizer)
+    loaded, own = load_tokenizer(tokenizer), named_kinds(kinds)
     check_template(loaded, images=False)
     shards = _find(paths, out, allow_pipe)
+    unread: Counter[str] = Counter()
     report = IndexReport(notes=[note for path in paths if (note := _skipped_archives(path))])
     for done, shard in enumerate(shards):
         if progress is not None:
             progress(done, len(shards))
         try:
-            path, samples = _index_shard(shard, loaded, out, frame_template, report.reasons)
+            path, index = _index_shard(shard, loaded, out, frame_template, own, report.reasons)
         except (DataError, SampleError) as error:
-            logger.warning("%s has no index: %s", redact(shard), error)
+            logger.warning("%s was not indexed: %s", redact(shard), error)
             report.failed.append((redact(shard), str(error)))
             continue
         report.paths.append(str(path))
-        report.samples += samples
+        report.samples += index.header.samples
+        unread.update(_unread(index, own))
+    report.notes += [
+        f"{count:,} samples have a member .{suffix}, which no record kind reads (--kinds)"
+        for suffix, count in sorted(unread.items())
+    ]
     if progress is not None:
         progress(len(shards), len(shards))
     return report
+
+
+def _unread(index: ShardIndex, kinds: Kinds) -> Counter[str]:
+    """Counts the members by suffix that are no JSON and no media, and that no kind declares."""
+    known = ("json", *IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+    names = [
+        suffix not in kinds.members and suffix.rpartition(".")[2].lower() not in known
+        for suffix in index.header.suffixes
+    ]
+    counts = np.bincount(index.member_suffix, minlength=len(names)).tolist()
+    return Counter({s: n for s, n, is_unread in zip(index.header.suffixes, counts, names, strict=True) if is_unread})
 
 
 def _find(paths: Sequence[str], out: str | None, allow_pipe: bool) -> list[str]:

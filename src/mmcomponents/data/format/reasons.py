@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+_LISTED = 3
 
 
 def kind_of(reason: str) -> str:
-    """Returns a reason without its sample-specific numbers and names."""
-    kind = re.sub(r"\b\d+ (tokens|tiles), a pack takes (\d+)", r"more \1 than the \2 of a pack", reason)
-    if kind != reason:
-        return kind
-    return re.sub(r"'[^']*'|\d+", "…", reason)[:160]
+    """Returns a reason without its sample-specific numbers and names, to compare it with others."""
+    kind = of_all(reason)
+    return kind if kind != reason else re.sub(r"'[^']*'|\d+", "…", reason)[:160]
+
+
+def of_all(reason: str) -> str:
+    """Returns a reason in the words for all samples of its kind. Only the reasons of packs have such words."""
+    return re.sub(r"\b\d+ (tokens|tiles), a pack takes (\d+)", r"more \1 than the \2 of a pack", reason)
 
 
 @dataclass
@@ -19,7 +25,7 @@ class ReasonCount:
     """Number of samples with a reason.
 
     Attributes:
-        reason: Original text if all samples share it, otherwise the text without the parts that differ.
+        reason: That of the first sample; those of the others may differ from it in numbers and names.
         samples: Number of samples.
         first: Name of the first sample.
     """
@@ -41,8 +47,6 @@ class ReasonCounts:
         if (found := self._found.get(kind)) is None:
             found = self._found[kind] = ReasonCount(reason, 0, name)
         found.samples += 1
-        if found.samples > 1 and found.reason != reason:
-            found.reason = kind
         return found.samples
 
     @property
@@ -53,3 +57,20 @@ class ReasonCounts:
     def listed(self) -> list[ReasonCount]:
         """Returns the counts, most frequent reason first."""
         return sorted(self._found.values(), key=lambda found: -found.samples)
+
+
+def few(lines: Sequence[str]) -> str:
+    """Joins lines "NAME: reason" into one, with three reasons at most, and three names at most for each.
+
+    Reasons that differ only in numbers or names are shown once, as that of the first line.
+    """
+    found: dict[str, tuple[str, list[str]]] = {}
+    for line in lines:
+        name, _, reason = line.partition(": ")
+        found.setdefault(kind_of(reason or line), (reason, []))[1].append(name)
+    told = [f"{_listed(names, ', ')}: {reason}" if reason else names[0] for reason, names in found.values()]
+    return _listed(told, "; ")
+
+
+def _listed(texts: Sequence[str], separator: str) -> str:
+    return separator.join([*texts[:_LISTED], *(["…"] if len(texts) > _LISTED else [])])

@@ -1,4 +1,4 @@
-"""Parsing and validation of records, the JSON of samples; see `mmcomponents.data.chat.record_kinds` for the kinds."""
+"""Parsing and validation of records, the JSON of samples; see `mmcomponents.data.chat.kinds` for the kinds."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmcomponents.data.chat.record_kinds import record_kind
 from mmcomponents.data.errors import SampleError
 
 Clip = tuple[float, float]
@@ -40,17 +39,6 @@ def parse_object(data: bytes) -> dict[str, Any]:
         raise SampleError(f"wrong JSON: it is nested more than {MAX_DEPTH} deep")
     if not isinstance(record, dict):
         raise SampleError(f"wrong JSON: expected an object, got {type(record).__name__}")
-    return record
-
-
-def parse_record(data: bytes) -> dict[str, Any]:
-    """Parses a sample's JSON.
-
-    Raises:
-        SampleError: The data is not a JSON object, or not a conversation, a document or a pair.
-    """
-    record = parse_object(data)
-    record_kind(record)
     return record
 
 

@@ -14,28 +14,21 @@ import hashlib
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from os.path import getsize, isfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mmcomponents.data.chat.kinds import Kinds
 from mmcomponents.data.chat.tokenizer import fingerprint
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.columns import Columns, Integers, boundaries
 from mmcomponents.data.format.index_content import Header, ShardIndex
-from mmcomponents.data.format.records import parse_record
 from mmcomponents.data.format.shard_index import index_path, load_index, read_header
-from mmcomponents.data.format.shards import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    Member,
-    cache_folder,
-    json_member,
-    media_members,
-    read_members,
-)
+from mmcomponents.data.format.shards import Member, cache_folder
+from mmcomponents.data.format.stored_sample import StoredSample, read_sample
 from mmcomponents.data.storage import check_ranges, exists, fetch, is_remote, redact
 
 if TYPE_CHECKING:
@@ -45,21 +38,6 @@ KEPT_SAMPLES = 4_000_000
 """Number of samples whose columns are kept in memory, about 100 bytes each."""
 
 
-@dataclass(frozen=True)
-class StoredSample:
-    """A sample as stored in a shard.
-
-    Attributes:
-        record: See `mmcomponents.data.chat.record_kinds`.
-        images: Contents of the image files, in the order of their placeholders.
-        videos: Contents of the video files, in the order of their placeholders.
-    """
-
-    record: dict[str, Any]
-    images: list[bytes]
-    videos: list[bytes]
-
-
 class Index:
     """Samples of several shards, numbered consecutively.
 
@@ -67,12 +45,15 @@ class Index:
         shards: Paths or addresses of the shards.
         begins: `[shards+1]` number of the first sample of each shard.
         sources: Names of the sources.
+        kinds: Record kinds of the run.
         problems: Reasons why samples cannot be used, by sample number.
         lost_shards: Reasons why complete shards, with all their samples, cannot be used, by shard number.
     """
 
-    def __init__(self, shards: Sequence[str], paths: Sequence[Path], headers: Sequence[Header]) -> None:
-        self.shards, self._paths = list(shards), list(paths)
+    def __init__(
+        self, shards: Sequence[str], paths: Sequence[Path], headers: Sequence[Header], kinds: Kinds | None = None
+    ) -> None:
+        self.shards, self._paths, self.kinds = list(shards), list(paths), kinds or Kinds()
         self.begins: Integers = boundaries([header.samples for header in headers])
         self._boundaries: list[int] = self.begins.tolist()
         numbers: dict[str, int] = {}
@@ -82,8 +63,11 @@ class Index:
         ]
         self.sources = list(numbers)
         self.problems: dict[int, str] = {}
-        for first, header in zip(self.begins.tolist(), headers, strict=False):
-            self.problems |= {first + number: reason for number, reason in header.problems.items()}
+        for shard, first, header in zip(shards, self.begins.tolist(), headers, strict=False):
+            for number, reason in header.problems.items():
+                made = self.kinds.indexed_without(reason)
+                other = made and f"its index was made with the kinds {made}: {_remedy(shard, self.kinds)}"
+                self.problems[first + number] = other or reason
         self.lost_shards: dict[int, str] = {}
         for number, (shard, header) in enumerate(zip(shards, headers, strict=True)):
             if not is_remote(shard) and (reason := _lost(shard, header)):
@@ -102,6 +86,7 @@ class Index:
         tokenizer: PreTrainedTokenizerBase | str,
         folder: str | Path | None = None,
         frame_template: str | None = None,
+        kinds: Kinds | None = None,
     ) -> Index:
         """Opens the indices of shards, in the given order.
 
@@ -110,23 +95,24 @@ class Index:
             tokenizer: Tokenizer of the run, or its fingerprint.
             folder: Folder of the indices; None: beside the shards.
             frame_template: Text of one video frame in this run; None: that of the indices.
+            kinds: Record kinds of the run; None: the built-in ones.
 
         Raises:
-            DataError: An index is missing, or was built with another tokenizer or version; or a server of remote
-                shards does not support range requests.
+            DataError: An index is missing, was built with another tokenizer or version, or has samples of a record kind
+                that the run does not have; or a server of remote shards does not support range requests.
         """
         if not shards:
             raise DataError("no shards to open")
         wanted = tokenizer if isinstance(tokenizer, str) else fingerprint(tokenizer)
-        names = [str(shard) for shard in shards]
+        names, known = [str(shard) for shard in shards], kinds or Kinds()
         try:
             check_ranges(names)
-            paths = [_find(shard, folder) for shard in names]
+            paths = [_find(shard, folder, known) for shard in names]
         except SampleError as error:  # from the storage; not a matter of a single sample here
             raise DataError(str(error)) from error
         headers = []
         for shard, path in zip(names, paths, strict=True):
-            remedy = _remedy(shard)
+            remedy = _remedy(shard, known)
             try:
                 header = read_header(path)
             except DataError as error:
@@ -141,8 +127,14 @@ class Index:
                     f"the index {path} was built for frames {header.frame_template!r}, the run has {frame_template!r}:"
                     f" {remedy} and --frame_template"
                 )
+            own = {known.path(kind) for kind in known.kinds}
+            if missing := [path for path in header.kinds if path not in own]:
+                raise DataError(
+                    f"the index {path} has samples of the record kind {missing[0]}, which the run does not have: add it"
+                    " to data.kinds"
+                )
             headers.append(header)
-        return cls(names, paths, headers)
+        return cls(names, paths, headers, kinds)
 
     def shard_of(self, samples: Integers) -> Integers:
         """Returns the `[n]` shard numbers of samples."""
@@ -174,16 +166,11 @@ class Index:
         """Reads a sample.
 
         Raises:
-            SampleError: The JSON is invalid or missing, the shard is missing or truncated, or the sample has a known
-                problem.
+            SampleError: The sample has a known problem, or cannot be read, see `read_sample`.
         """
         if problem := self.problem(sample):
             raise SampleError(problem)
-        members = self.members(sample)
-        images, videos = media_members(members, IMAGE_SUFFIXES), media_members(members, VIDEO_SUFFIXES)
-        wanted = [json_member(members), *images, *videos]
-        text, *data = read_members(self.shards[self._place(sample)[0]], wanted)
-        return StoredSample(parse_record(text), data[: len(images)], data[len(images) :])
+        return read_sample(self.shards[self._place(sample)[0]], self.members(sample), self.kinds)
 
     def columns(self, shard: int) -> Columns:
         """Returns the columns of a complete shard; sources are numbered as in `sources`."""
@@ -235,17 +222,19 @@ class Index:
         return index
 
 
-def _remedy(shard: str) -> str:
-    return f"run `mmcomponents data index {redact(shard)} --tokenizer FOLDER` with the tokenizer of the run"
+def _remedy(shard: str, kinds: Kinds) -> str:
+    command = f"mmcomponents data index {redact(shard)} --tokenizer FOLDER{kinds.flag}"
+    return f"run `{command}` with the tokenizer of the run"
 
 
-def _find(shard: str, folder: str | Path | None) -> Path:
-    remedy = _remedy(shard)
+def _find(shard: str, folder: str | Path | None, kinds: Kinds) -> Path:
+    remedy = _remedy(shard, kinds)
     if folder is None and is_remote(shard):
         url = f"{shard.rpartition('/')[0]}/{index_path(shard, '.').name}"
         if not exists(url):
             raise DataError(
-                f"{redact(shard)} has no index {redact(url)}: {remedy} and --out FOLDER, and set data.index_folder"
+                f"{redact(shard)} has no index {redact(url)}: {remedy} and --out FOLDER, and set"
+                " data.loading.index_folder"
             )
         return fetch(url, cache_folder())
     path = index_path(shard, folder)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.format.columns import Column, Columns
+from mmcomponents.data.format.columns import OPTIONAL, Column, Columns
 from mmcomponents.data.format.index_check import check_columns, check_header
 from mmcomponents.data.format.index_content import Header, ShardIndex
 from mmcomponents.data.storage.atomic_write import atomic_path
@@ -41,8 +41,12 @@ def save_index(index: ShardIndex, path: Path) -> None:
     """Writes an index atomically. Equal indices give equal bytes."""
     from safetensors.numpy import save
 
-    columns = {name: getattr(index.columns, name) for name in _COLUMNS} | {name: getattr(index, name) for name in _OWN}
+    # Without samples of other packages' kinds, an index is the same as before there were any.
+    names = [name for name in _COLUMNS if index.header.kinds or name not in OPTIONAL]
+    columns = {name: getattr(index.columns, name) for name in names} | {name: getattr(index, name) for name in _OWN}
     about = {field.name: getattr(index.header, field.name) for field in fields(Header)}
+    if not index.header.kinds:
+        del about["kinds"]
     text = json.dumps({"header": about, "columns": _digest(columns)}, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:
@@ -111,6 +115,9 @@ def load_index(path: Path) -> ShardIndex:
         columns = load_file(path)
         if _digest(columns) != digest:
             raise DataError("it is damaged")
+        if not header.kinds:
+            none = np.zeros(header.samples, np.int8)
+            columns |= {"uses": columns["segments"], "own_tiles": none, "kind": none}
         index = ShardIndex(
             header, Columns(**{name: columns[name] for name in _COLUMNS}), **{name: columns[name] for name in _OWN}
         )

@@ -1,8 +1,9 @@
 """WebDataset tar shards: deterministic writing, listing, and reading of members by offset.
 
-A sample with key K consists of `K.json` and its media `K.0.png`, `K.1.mp4`, … numbered in the order of their
-placeholders (a single image may also be `K.png`). See `mmcomponents.data.chat.record_kinds` for the JSON. Only writing
-and listing depend on the tar format: reading takes a path, an offset and a size, so any sample takes one seek.
+A sample with key K consists of `K.json`, its media `K.0.png`, `K.1.mp4`, … numbered in the order of their placeholders
+(a single image may also be `K.png`), and the members that its record kind declares, such as `K.actions.npy`. See
+`mmcomponents.data.chat.kinds` for the JSON. Only writing and listing depend on the tar format: reading takes a path, an
+offset and a size, so any sample takes one seek.
 """
 
 from __future__ import annotations
@@ -51,13 +52,20 @@ class Shard:
         self._writer = writer
         self.samples = 0
 
-    def write(self, key: str, record: Mapping[str, Any], files: Iterable[tuple[str, bytes]] = ()) -> None:
+    def write(
+        self,
+        key: str,
+        record: Mapping[str, Any],
+        files: Iterable[tuple[str, bytes]] = (),
+        members: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Adds one sample.
 
         Args:
             key: Unique in the shard and without dots, since a dot ends the key in member names.
-            record: See `mmcomponents.data.chat.record_kinds`; stored as JSON.
+            record: See `mmcomponents.data.chat.kinds`; stored as JSON.
             files: Suffix and bytes of each image and video, in the order of their placeholders.
+            members: Content of each further member, by suffix, see `RecordKind.members`.
 
         Raises:
             ValueError: The key is empty or contains a dot.
@@ -65,9 +73,9 @@ class Shard:
         if not key or "." in key:
             raise ValueError(f"a key must be non-empty and without dots: {key!r}")
         check_member_name(key)
-        members = {f"{number}.{suffix}": data for number, (suffix, data) in enumerate(files)}
+        media = {f"{number}.{suffix}": data for number, (suffix, data) in enumerate(files)}
         text = json.dumps(record, ensure_ascii=False, sort_keys=True)
-        self._writer.write({"__key__": key, "json": text.encode("utf-8", "surrogatepass"), **members})
+        self._writer.write({"__key__": key, "json": text.encode("utf-8", "surrogatepass"), **media, **(members or {})})
         self.samples += 1
 
 
@@ -111,7 +119,13 @@ class ShardWriter:
         self._open: Any = None
         self._shard: Shard | None = None
 
-    def write(self, key: str, record: Mapping[str, Any], files: Iterable[tuple[str, bytes]] = ()) -> None:
+    def write(
+        self,
+        key: str,
+        record: Mapping[str, Any],
+        files: Iterable[tuple[str, bytes]] = (),
+        members: Mapping[str, bytes] | None = None,
+    ) -> None:
         """Adds one sample, see `Shard.write`."""
         if self._shard is None or self._shard.samples >= self.samples_per_shard:
             self._finish(None, None, None)
@@ -119,7 +133,7 @@ class ShardWriter:
             self._open = open_shard(path)
             self._shard = self._open.__enter__()
             self.paths.append(path)
-        self._shard.write(key, record, files)
+        self._shard.write(key, record, files, members)
 
     def _finish(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mmcomponents.data.format.columns import Integers
-from mmcomponents.data.format.reasons import kind_of
+from mmcomponents.data.format.reasons import kind_of, of_all
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.inspection.histogram import Histogram
 from mmcomponents.data.packing.mixture import Mixture
@@ -270,7 +270,7 @@ def _skipped(mixture: Mixture) -> tuple[list[RefusalCount], list[RefusedSample]]
         source = index.sources[int(index.take(np.array([first])).source[0])] or NO_SOURCE
         name = index.name(first) if samples == 1 else f"{samples:,} samples from {index.name(first)} on"
         refused = RefusedSample(name, source, reason, samples)
-        counts.setdefault(kind, RefusalCount(kind, samples, refused))
+        counts.setdefault(kind, RefusalCount(reason, samples, refused))
         if len(listed) < LISTED:
             listed.append(refused)
 
@@ -282,5 +282,5 @@ def _skipped(mixture: Mixture) -> tuple[list[RefusalCount], list[RefusedSample]]
     for sample, reason in [*single, *mixture.refused]:
         count(reason, 1, sample)
     for found in counts.values():
-        found.reason = found.first.reason if found.samples == found.first.samples else found.reason
+        found.reason = found.reason if found.samples == found.first.samples else of_all(found.reason)
     return sorted(counts.values(), key=lambda found: -found.samples), listed

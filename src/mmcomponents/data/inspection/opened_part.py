@@ -7,8 +7,6 @@ from typing import Literal
 
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
-from mmcomponents.data.format.sample_index import Index
-from mmcomponents.data.format.shards import find_shards
 from mmcomponents.data.loading.dataset import PackDataset
 from mmcomponents.data.packing.mixture import Mixture
 
@@ -36,9 +34,7 @@ def open_part(module: PackedDataModule, part: Part) -> Opened:
     Raises:
         DataError: The recipe has no such shards, an index is missing or of another tokenizer, or no sample can be used.
     """
-    where = module.shards[part]
-    if not where:
+    index = module.open_index(part) if module.shards[part] else None
+    if index is None:
         raise DataError(f"the recipe has no {part} shards: set data.{part}")
-    shards = find_shards(where, module.allow_pipe)
-    index = Index.open(shards, module.tokenizer, module.index_folder, module.frame_template)
     return Opened(part, *module.plan_part(part, index))

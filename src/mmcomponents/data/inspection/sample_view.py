@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -11,19 +11,20 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmcomponents.batch import IGNORE
-from mmcomponents.data.chat.record_kinds import record_kind
-from mmcomponents.data.chat.rendering import render_record
+from mmcomponents.batch import IGNORE, Exact
+from mmcomponents.data.chat.kinds import Pair, Sample, kind_name
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.special_tokens import START, codec
-from mmcomponents.data.chat.template import RenderedChat
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.inspection.index_survey import NO_SOURCE
 from mmcomponents.data.inspection.token_text import Piece, cut_text
-from mmcomponents.data.loading.collation import RenderedSample
 from mmcomponents.data.loading.dataset import PackDataset
 from mmcomponents.data.media.images import NORMALIZATIONS, Normalization, TiledImage
 from mmcomponents.data.media.tiling import tile_grid
 from mmcomponents.data.packing.sizes import draw_key
+
+_OWN_COLUMNS = 4
+"""Maximum number of columns of the tiles of an image that a record kind made."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +32,15 @@ class Picture:
     """An image, or a frame of a video.
 
     Attributes:
-        name: Such as "image 2" or "frame 3".
-        detail: Size of the stored image, or position of the frame in its clip.
+        name: Such as "image 2", "frame 3" or "image of the kind sketch".
+        detail: Size of the image, position of the frame in its clip, or how an image that the kind made is shown.
         columns: Number of columns of the grid of tiles.
-        tiles: Tiles in row-major order, without the thumbnail.
+        tiles: Tiles in row-major order, without the thumbnail; none for an image of ids.
         thumbnail: The thumbnail, if the image has several tiles.
         visual_tokens: Number of visual tokens, such as "256 × 5".
         delta: Position increment of V2PE, such as "delta 1/4".
         video: Number of the video, from 1; 0 for an image.
+        num_tiles: Number of tiles, also of an image of ids.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Picture:
     visual_tokens: str
     delta: str
     video: int = 0
+    num_tiles: int = 1
 
 
 @dataclass
@@ -58,13 +61,14 @@ class ShownSample:
     Attributes:
         name: Shard and key.
         source: Name of the source.
-        kind: chat, document or pair.
+        kind: Name of its record kind: chat, document, pair, or that of another package.
         tokens: Number of tokens of all segments.
         tiles: Number of tiles of all images and frames, with thumbnails.
         targets: Number of supervised tokens.
         pictures: Images and frames in the order of the text.
         text: The segment; of a pair, the part that both answers share.
         answers: The chosen and the rejected answer of a pair.
+        fields: Fields of the segments with the shapes of their tensors, such as "actions: values [4, 2], mask [4]".
         problem: Why the sample could not be rendered; the other fields are then empty.
     """
 
@@ -77,11 +81,13 @@ class ShownSample:
     pictures: list[Picture] = field(default_factory=list)
     text: list[Piece] = field(default_factory=list)
     answers: list[list[Piece]] = field(default_factory=list)
+    fields: list[str] = field(default_factory=list)
     problem: str = ""
 
 
-_Label = tuple[Literal["image", "frame"], int, int]
-"""Label of an image or a frame: ("image", number, 0) or ("frame", number of the video, number of the frame)."""
+_Label = tuple[Literal["image", "frame", "own"], int, int]
+"""Label of an image: ("image", number, 0), ("frame", number of the video, number of the frame), or ("own", 0, 0) for an
+image that a record kind made itself."""
 
 
 def show_sample(packs: PackDataset, sample: int, epoch: int = 0, copy: int = 0) -> ShownSample:
@@ -96,25 +102,29 @@ def show_sample(packs: PackDataset, sample: int, epoch: int = 0, copy: int = 0) 
     Raises:
         SampleError: The sample cannot be used.
     """
-    segments = packs.render(sample, epoch, copy)
+    kind, read = packs.read(sample, epoch, copy)
+    segments = packs.rendered(kind, read)
     first, tokenizer = segments[0], packs.renderer.tokenizer
-    record = packs.index.read(sample).record
+    images = list({id(image): image for segment in segments for image in segment.images}.values())
+    numbers = {id(image): number for number, image in enumerate(images)}
     shown = ShownSample(
         name=packs.index.name(sample),
         source=packs.index.sources[first.source] or NO_SOURCE,
-        kind=record_kind(record),
-        tokens=sum(len(segment.chat.input_ids) for segment in segments),
-        tiles=sum(len(image.pixels) for image in first.images),
-        targets=sum(label != IGNORE for segment in segments for label in segment.chat.labels),
-        pictures=_pictures(packs, first, record, epoch, copy),
+        kind=kind_name(kind),
+        tokens=sum(len(segment.input_ids) for segment in segments),
+        tiles=sum(image.num_tiles for image in images),
+        targets=sum(label != IGNORE for segment in segments for label in segment.labels),
+        pictures=_pictures(packs, segments, images, read, kind_name(kind)),
+        fields=[line for number, segment in enumerate(segments, 1) for line in _fields(segment, number, len(segments))],
     )
-    chats = [segment.chat for segment in segments]
-    if len(chats) == 1:
-        shown.text = cut_text(chats[0], tokenizer)
+    if isinstance(kind, Pair):
+        shared = _answer_begins(first, codec(tokenizer).ids[START])
+        shown.text = cut_text(first, tokenizer, 0, shared)
+        shown.answers = [cut_text(segment, tokenizer, shared) for segment in segments]
     else:
-        shared = _answer_begins(chats[0], codec(tokenizer).ids[START])
-        shown.text = cut_text(chats[0], tokenizer, 0, shared)
-        shown.answers = [cut_text(chat, tokenizer, shared) for chat in chats]
+        for segment in segments:
+            own = [numbers[id(image)] for image in segment.images]
+            shown.text += cut_text(segment, tokenizer, images=own)
     return shown
 
 
@@ -141,24 +151,46 @@ def show_samples(
     return shown
 
 
-def _answer_begins(chat: RenderedChat, start: int) -> int:
+def _answer_begins(segment: RenderedSample, start: int) -> int:
     """Returns the position at which the last turn begins."""
-    return len(chat.input_ids) - 1 - chat.input_ids[::-1].index(start)
+    return len(segment.input_ids) - 1 - segment.input_ids[::-1].index(start)
+
+
+def _fields(segment: RenderedSample, number: int, segments: int) -> Iterator[str]:
+    """Yields a line for each field of a segment."""
+    for name, extra in segment.extras.items():
+        held = [f"{key} {_shape(value)}" for key, value in vars(extra).items() if value is not None]
+        yield f"{name}{f' of segment {number}' if segments > 1 else ''}: {', '.join(held) or 'empty'}"
+
+
+def _shape(value: object) -> str:
+    tensors = value.tensors if isinstance(value, Exact) else [value]
+    return " and ".join(str([*t.shape]) if isinstance(t, Tensor) else type(t).__name__ for t in tensors)
 
 
 def _pictures(
-    packs: PackDataset, segment: RenderedSample, record: dict[str, object], epoch: int, copy: int
+    packs: PackDataset, segments: Sequence[RenderedSample], images: Sequence[TiledImage], read: Sample, kind: str
 ) -> list[Picture]:
+    segment = segments[0]
+    placed = {id(found.images[span.image]) for found in segments for span in found.spans if span.image >= 0}
     columns = packs.index.take(np.array([segment.sample]))
     tiling = packs.sizes.tilings.get(segment.source, packs.renderer.tiling).for_images(len(columns.image_width))
     chosen: list[list[int]] = []
     for video, (total, rate) in enumerate(zip(columns.video_frames.tolist(), columns.video_fps.tolist(), strict=True)):
-        key = draw_key(packs.sizes.seed, epoch, segment.sample, copy, video)
+        seed, epoch, number, copy = read.key
+        key = draw_key(seed, epoch, number, copy, video)
         chosen.append(packs.sizes.frames.sampling(key).indices(total, rate))
+    labels: dict[int, _Label] = {id(image): ("image", number, 0) for number, image in enumerate(read.images)}
+    labels |= {
+        id(image): ("frame", video, frame) for video, film in enumerate(read.videos) for frame, image in enumerate(film)
+    }
     pictures = []
-    for label, image in zip(_order(packs, record, len(columns.image_width), chosen), segment.images, strict=True):
-        kind, number, frame = label
-        if kind == "frame":
+    for image in images:
+        origin, number, frame = labels.get(id(image), ("own", 0, 0))
+        if origin == "own":
+            pictures.append(_own_picture(packs.renderer.tokens_per_tile, image, kind, id(image) in placed))
+            continue
+        if origin == "frame":
             place = chosen[number][frame]
             detail = f"frame {place} of the clip, at {place / float(columns.video_fps[number]):.2f} s"
             pictures.append(_picture(packs, image, f"frame {frame + 1}", detail, (1, 1), number + 1))
@@ -169,44 +201,66 @@ def _pictures(
     return pictures
 
 
-def _order(packs: PackDataset, record: dict[str, object], images: int, frames: Sequence[Sequence[int]]) -> list[_Label]:
-    """Labels each of a sample's images by rendering the record again, with labels in place of images and frames."""
-    image_labels: list[_Label] = [("image", number, 0) for number in range(images)]
-    frame_labels: list[list[_Label]] = [
-        [("frame", video, frame) for frame in range(len(chosen))] for video, chosen in enumerate(frames)
-    ]
-    _, order = render_record(
-        record,
-        image_labels,
-        frame_labels,
-        lambda some: [1] * len(some),
-        packs.renderer.tokenizer,
-        frame_template=packs.renderer.frame_template,
-    )
-    return order
-
-
 def _picture(
     packs: PackDataset, image: TiledImage, name: str, detail: str, grid: tuple[int, int], video: int = 0
 ) -> Picture:
+    assert image.pixels is not None
     tiles = [_visible(tile, packs.renderer.normalization) for tile in image.pixels]
     cells = grid[0] * grid[1]
-    k = image.delta_log2
-    delta = "the model's own delta" if k is None else f"delta 1/{2**k}" if k else "delta 1"
     return Picture(
         name=name,
         detail=detail,
         columns=grid[0],
         tiles=tiles[:cells],
         thumbnail=tiles[cells] if len(tiles) > cells else None,
-        visual_tokens=f"{packs.renderer.tokens_per_tile} × {len(tiles)}",
-        delta=delta,
+        visual_tokens=_tokens(image, packs.renderer.tokens_per_tile),
+        delta=_delta(image),
         video=video,
+        num_tiles=image.num_tiles,
     )
+
+
+def _own_picture(tokens_per_tile: int, image: TiledImage, kind: str, is_placed: bool) -> Picture:
+    """Returns the view of an image that a record kind made itself, whose pixels may be normalised in any way."""
+    if image.pixels is not None:
+        height, width = image.pixels.shape[-2:]
+        detail = f"{width} × {height} pixels, shown between their smallest and largest value"
+        tiles = [_stretched(tile) for tile in image.pixels]
+    else:
+        assert image.vq_ids is not None
+        height, width = image.vq_ids.shape[-2:]
+        detail, tiles = f"{width} × {height} ids in each tile", []
+    return Picture(
+        name=f"image of the kind {kind}",
+        detail=detail,
+        columns=max(1, min(image.num_tiles, _OWN_COLUMNS)),
+        tiles=tiles,
+        thumbnail=None,
+        visual_tokens=_tokens(image, tokens_per_tile) if is_placed else "no",
+        delta=_delta(image),
+        num_tiles=image.num_tiles,
+    )
+
+
+def _delta(image: TiledImage) -> str:
+    k = image.delta_log2
+    return "the model's own delta" if k is None else f"delta 1/{2**k}" if k else "delta 1"
+
+
+def _tokens(image: TiledImage, tokens_per_tile: int) -> str:
+    return f"{tokens_per_tile} × {image.num_tiles}" if image.visual_tokens is None else str(image.visual_tokens)
 
 
 def _visible(pixels: Tensor, normalization: Normalization) -> Image.Image:
     """Converts normalised pixels `[3, H, W]` back to an image."""
     mean, std = (torch.tensor(values)[:, None, None] for values in NORMALIZATIONS[normalization])
     values = ((pixels * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
+
+
+def _stretched(pixels: Tensor) -> Image.Image:
+    """Converts pixels `[C, H, W]` of any range to an image from black to white; its first three channels if C >= 3."""
+    found = (pixels[:3] if pixels.shape[0] >= 3 else pixels[:1].expand(3, -1, -1)).float().nan_to_num()
+    low, high = found.aminmax()
+    values = ((found - low) * (255 / max(float(high - low), 1e-12))).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from mmcomponents.batch import IGNORE
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.special_tokens import codec
-from mmcomponents.data.chat.template import RenderedChat
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -19,48 +19,56 @@ class Piece:
     """Tokens that are shown in the same way.
 
     Attributes:
-        kind: text; control, one token of the template; or image, all `<IMG_CONTEXT>` of an image.
-        text: The decoded text; of an image, its number within the sample.
+        kind: text; control, one token of the template; image, all visual tokens of an image; or other, tokens of
+            another type, such as actions.
+        text: The decoded text; of an image, its number within the sample; of other tokens, the name of their type.
         supervised: Whether the tokens are targets.
         tokens: Number of tokens.
     """
 
-    kind: Literal["text", "control", "image"]
+    kind: Literal["text", "control", "image", "other"]
     text: str
     supervised: bool
     tokens: int
 
 
 def cut_text(
-    chat: RenderedChat, tokenizer: PreTrainedTokenizerBase, begin: int = 0, end: int | None = None
+    segment: RenderedSample,
+    tokenizer: PreTrainedTokenizerBase,
+    begin: int = 0,
+    end: int | None = None,
+    images: Sequence[int] | None = None,
 ) -> list[Piece]:
     """Splits a segment, or a part of one, into pieces.
 
     Args:
-        chat: The segment.
+        segment: The segment.
         tokenizer: Tokenizer that it was rendered with.
         begin: First token of the part.
         end: Token after the part; None: the end of the segment.
+        images: Index in the sample of each image of the segment; None: the same.
     """
     names = {number: token for token, number in codec(tokenizer).ids.items()}
-    images = {start: (image, count) for image, (start, count) in enumerate(chat.image_spans)}
-    pieces, place, last = list[Piece](), begin, len(chat.input_ids) if end is None else end
+    spans = {span.start: span for span in segment.spans if span.count}
+    ids, labels = segment.input_ids, segment.labels
+    pieces, place, last = list[Piece](), begin, len(ids) if end is None else end
     while place < last:
-        if place in images:
-            image, count = images[place]
-            pieces.append(Piece("image", str(image + 1), False, count))
-            place += count
+        if (span := spans.get(place)) is not None:
+            number = span.image if images is None or span.image < 0 else images[span.image]
+            name = span.type.name.lower() if number < 0 else str(number + 1)
+            pieces.append(Piece("image" if span.image >= 0 else "other", name, False, span.count))
+            place += span.count
             continue
-        supervised, number = chat.labels[place] != IGNORE, chat.input_ids[place]
-        if number in names:
-            pieces.append(Piece("control", names[number], supervised, 1))
+        supervised, token = labels[place] != IGNORE, ids[place]
+        if token in names:
+            pieces.append(Piece("control", names[token], supervised, 1))
             place += 1
             continue
         stop = place
-        while stop < last and chat.input_ids[stop] not in names and (chat.labels[stop] != IGNORE) == supervised:
+        while stop < last and ids[stop] not in names and (labels[stop] != IGNORE) == supervised and stop not in spans:
             stop += 1
         # Supervised tokens are shown as their labels, from which the inputs of critic samples differ, see `Verdicts`.
-        shown = (chat.labels if supervised else chat.input_ids)[place:stop]
+        shown = (labels if supervised else ids)[place:stop]
         pieces.append(Piece("text", _decode(shown, tokenizer), supervised, stop - place))
         place = stop
     return pieces

@@ -14,12 +14,12 @@ from torch.utils.data import Dataset
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.loading.prefetch import read_ahead
 from mmcomponents.data.loading.worker_batches import StalledWorkerError, worker_batches
-from mmcomponents.data.packing.pack_plan import Pack, PackPlan
+from mmcomponents.data.packing.pack_plan import Pack
 
 B = TypeVar("B")
 
 WORKER_TIMEOUT = 600.0
-"""Default of `data.worker_timeout` in seconds."""
+"""Default of `data.loading.worker_timeout` in seconds."""
 
 
 class PackLoader(Generic[B]):
@@ -34,6 +34,7 @@ class PackLoader(Generic[B]):
         length: Number of batches in a full epoch.
         num_workers: Number of worker processes; 0: a thread.
         worker_timeout: Seconds in which a worker process must return a batch that is waited for; 0: no limit.
+        kind: Class of the batches; others are refused.
     """
 
     def __init__(
@@ -43,8 +44,9 @@ class PackLoader(Generic[B]):
         length: int,
         num_workers: int = 0,
         worker_timeout: float = WORKER_TIMEOUT,
+        kind: type = object,
     ) -> None:
-        self.dataset, self.items, self.length = dataset, items, length
+        self.dataset, self.items, self.length, self.kind = dataset, items, length, kind
         self.num_workers, self.worker_timeout = num_workers, worker_timeout
 
     def __len__(self) -> int:
@@ -54,7 +56,8 @@ class PackLoader(Generic[B]):
         """Yields the remaining batches of an epoch.
 
         Raises:
-            DataError: Reading failed, or a worker process died or returned nothing for too long.
+            DataError: Reading failed, a batch is of another class, or a worker process died or returned nothing for too
+                long.
         """
         pending: deque[Any] = deque()
         order = iter(self.items())
@@ -70,7 +73,7 @@ class PackLoader(Generic[B]):
             batches = read_ahead(self._read, remember())
         while True:
             try:
-                batch = next(batches)
+                batch = self._checked(next(batches))
             except StopIteration:
                 return
             except Exception as error:
@@ -79,8 +82,16 @@ class PackLoader(Generic[B]):
             yield batch
 
     def _read(self, item: Any) -> B:
-        batch = self.dataset[item]
+        batch = self._checked(self.dataset[item])
         return batch.pin_memory() if torch.cuda.is_available() else batch  # type: ignore[attr-defined]
+
+    def _checked(self, batch: B) -> B:
+        if not isinstance(batch, self.kind):
+            raise DataError(
+                f"{type(self.dataset).__name__}.__getitem__ must return a {self.kind.__name__}, not a"
+                f" {type(batch).__name__}"
+            )
+        return batch
 
 
 def _reason(error: Exception, pending: Iterable[Any]) -> str:
@@ -95,7 +106,7 @@ def _reason(error: Exception, pending: Iterable[Any]) -> str:
         # Mostly out of memory, or a decoder that crashed. The pack that caused it is not known.
         return (
             f"a worker process that reads data died ({' '.join(text.split())}); {_being_read(pending)}. If memory ran"
-            " out, lower data.num_workers; with 0 the cause is shown"
+            " out, lower data.loading.num_workers; with 0 the cause is shown"
         )
     lines = text.rstrip().splitlines() if text.startswith("Caught ") else traceback.format_exception_only(error)
     while any(line.startswith(" ") for line in lines):  # the message includes the traceback of a worker
@@ -111,26 +122,6 @@ def _being_read(pending: Iterable[Any]) -> str:
     numbers = [item.number if isinstance(item, Pack) else item for item in pending]
     known = [number for number in numbers if number is not None]
     return f"packs {min(known)} to {max(known)} were being read" if known else "nothing was being read"
-
-
-class RankPacks:
-    """The packs of one rank in the endless sequence: `first`, `first + world`, and so on.
-
-    Args:
-        plan: Plan of the run.
-        first: Number of the first pack of this rank.
-        world: Number of ranks.
-        count: Number of packs.
-    """
-
-    def __init__(self, plan: PackPlan, first: int, world: int, count: int) -> None:
-        self.plan, self.numbers = plan, range(first, first + count * world, world)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __iter__(self) -> Iterator[Pack]:
-        return map(self.plan.pack, self.numbers)
 
 
 def one_pass(count: int, rank: int, world: int) -> list[int | None]:

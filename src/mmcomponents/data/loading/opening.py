@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
-from mmcomponents.data.chat.verdicts import Verdicts
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.loading.dataset import PackDataset
@@ -16,6 +15,7 @@ from mmcomponents.data.media.augmentation import JpegRecompression
 from mmcomponents.data.media.frames import DrawnFrames, FrameDraw
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.data.packing.answer_pairs import PairsOnce
+from mmcomponents.data.packing.base import Packer
 from mmcomponents.data.packing.mixture import Mixture, TokenShare
 from mmcomponents.data.packing.pack_plan import BLOCK, Budgets, PackPlan
 from mmcomponents.data.packing.sizes import Sizes
@@ -36,7 +36,7 @@ class PackSettings:
         share: Ratio of text tokens to multimodal tokens; None: as in the data.
         delta_log2: V2PE's choices of k; None: the position encoding's own delta.
         jpeg: JPEG re-compression of tiles; None: none.
-        verdicts: The positive and the negative verdict word of critic samples; None for ordinary samples.
+        packer: Distributes samples over packs; None: `BalancedPacker`.
     """
 
     budgets: Budgets
@@ -48,7 +48,7 @@ class PackSettings:
     share: TokenShare | None = None
     delta_log2: Sequence[int] | None = None
     jpeg: JpegRecompression | None = None
-    verdicts: tuple[str, str] | None = None
+    packer: Packer | None = None
 
 
 def source_tilings(options: Mapping[int, SourceOptions], tiling: Tiling) -> dict[int, Tiling]:
@@ -67,8 +67,8 @@ def open_packs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
         The dataset and its mixture.
 
     Raises:
-        DataError: No sample can be used, a source is unknown, text or multimodal samples are missing for the token
-            share, or a verdict word is not a single token.
+        DataError: No sample can be used, a source is unknown, or text or multimodal samples are missing for the token
+            share.
     """
     options = by_number(settings.sources, index.sources)
     sizes = Sizes(renderer, settings.frames, source_tilings(options, renderer.tiling), settings.seed)
@@ -82,10 +82,9 @@ def open_packs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
         settings.block,
         settings.shuffle,
     )
-    plan = PackPlan(mixture, settings.budgets, settings.seed, settings.shuffle)
+    plan = PackPlan(mixture, settings.budgets, settings.seed, settings.shuffle, settings.packer)
     no_jpeg = [number for number, option in options.items() if not option.jpeg]
-    verdicts = None if settings.verdicts is None else Verdicts.of(settings.verdicts, renderer.tokenizer)
-    return PackDataset(index, plan, sizes, settings.delta_log2, settings.jpeg, no_jpeg, verdicts), mixture
+    return PackDataset(index, plan, sizes, settings.delta_log2, settings.jpeg, no_jpeg), mixture
 
 
 def open_pairs(index: Index, renderer: SampleRenderer, settings: PackSettings) -> tuple[PackDataset, PairsOnce]:
@@ -105,7 +104,7 @@ def open_pairs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
     options = by_number(settings.sources, index.sources)
     sizes = Sizes(renderer, settings.frames, source_tilings(options, renderer.tiling), settings.seed)
     pairs = PairsOnce(index, sizes, settings.budgets, settings.block)
-    return PackDataset(index, PackPlan(pairs, settings.budgets, settings.seed, shuffle=False), sizes), pairs
+    return PackDataset(index, PackPlan(pairs, settings.budgets, settings.seed, False, settings.packer), sizes), pairs
 
 
 def check_text_alone(index: Index, part: str) -> None:

@@ -6,36 +6,40 @@ pack and share its visual tokens, so that the image is encoded once.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
-from mmcomponents.batch import PackedBatch, _Movable
+from mmcomponents.batch import PackedBatch
+from mmcomponents.data.chat.kinds import Sample, ask
 from mmcomponents.data.chat.placeholders import Message, place_media
-from mmcomponents.data.chat.record_kinds import conversation
-from mmcomponents.data.chat.sample_renderer import SampleRenderer, SingleQuestion, single_questions
+from mmcomponents.data.chat.rendered_sample import Prompt, RenderedSample
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.format.records import clips
 from mmcomponents.data.format.sample_index import Index
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.frames import FrameDraw, MiddleFrames, SameFrames
 from mmcomponents.data.media.images import TiledImage
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.data.media.video import read_video
+from mmcomponents.movable import Movable
 
 
 @dataclass
-class PromptBatch(_Movable):
+class PromptBatch(Movable):
     """Batch of questions with known answers.
 
     Attributes:
         batch: One segment for each question; without questions, the pack with a single padding token.
         questions: Texts of the questions, without placeholders of images.
-        answers: Reference answers.
+        answers: True answers: texts, or values that JSON can hold.
         kinds: Kind of each question, "" if the data has none.
         keys: Shard and key of each question's sample.
         pictures: File contents of the first image of each question, None for text only.
@@ -43,7 +47,7 @@ class PromptBatch(_Movable):
 
     batch: PackedBatch
     questions: list[str] = field(default_factory=list)
-    answers: list[str] = field(default_factory=list)
+    answers: list[Any] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     pictures: list[bytes | None] = field(default_factory=list)
@@ -90,26 +94,34 @@ def prompt_batch(
                 tiled_videos[key] = renderer.tile_frames(video)
         own_videos = [tiled_videos[key] for key in keys]
         placed, tiles = place_media(messages, tiled[same], own_videos, renderer.frame_template)
-        samples.append(RenderedSample(renderer.prompt(placed, tiles), tiles, number, -1, f"prompt/{number}"))
+        chat = renderer.prompt(placed, tiles)
+        samples.append(RenderedSample.of_chat(chat, tiles, sample=number, key=f"prompt/{number}"))
     return collate(samples, renderer.tokens_per_tile, renderer.pad_id)
 
 
-@dataclass(frozen=True)
-class _Prompt:
-    """A question of a sample.
+_Asked = tuple[Prompt, bytes | None]
+"""A prompt, with the file of the first image of its sample; None if the prompt uses no image."""
+
+
+class Prompts(Dataset[PromptBatch]):
+    """Base class of batches of questions, by number; None gives the batch without questions.
 
     Attributes:
-        segment: The question as a segment of a pack.
-        question: The question with its answer.
-        picture: File contents of the first image of its sample, None if the question uses no image.
+        samples: Number of samples, of which a share may be skipped.
     """
 
-    segment: RenderedSample
-    question: SingleQuestion
-    picture: bytes | None
+    samples: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Returns the number of batches."""
+
+    @abstractmethod
+    def __getitem__(self, number: int | None) -> PromptBatch:
+        """Returns one batch; None: the batch without questions, for a rank that has none left while others do."""
 
 
-class PromptDataset(Dataset[PromptBatch]):
+class PromptDataset(Prompts):
     """Dataset of the questions of an index, each as a prompt of its own.
 
     Args:
@@ -119,6 +131,11 @@ class PromptDataset(Dataset[PromptBatch]):
         questions: Number of questions, taken from the first samples; None: all.
         frames: Frame sampling of videos. Default: the middle of evenly spaced parts.
         tilings: Tilings of some sources, by source number; others use the renderer's.
+        seed: Seed of draws, see `PackedBatch.generators`.
+
+    Attributes:
+        samples: Number of samples.
+        turns: Number of questions of all samples.
     """
 
     def __init__(
@@ -129,14 +146,16 @@ class PromptDataset(Dataset[PromptBatch]):
         questions: int | None = None,
         frames: FrameDraw | None = None,
         tilings: Mapping[int, Tiling] | None = None,
+        seed: int = 0,
     ) -> None:
         if prompts_per_batch < 1 or (questions is not None and questions < 1):
             raise ValueError(f"prompts_per_batch {prompts_per_batch} and questions {questions} must be positive")
-        self.index, self.renderer = index, renderer
+        self.index, self.renderer, self.seed, self.samples = index, renderer, seed, len(index)
         self.frames, self.tilings = frames or SameFrames(MiddleFrames()), dict(tilings or {})
         self.batches: list[list[tuple[int, int]]] = []  # (sample, number of its questions)
         turns = np.concatenate([index.columns(shard).turns for shard in range(len(index.shards))])
-        left, capacity = int(turns.sum()) if questions is None else questions, 0
+        self.turns = int(turns.sum())
+        left, capacity = self.turns if questions is None else questions, 0
         for sample, answers in enumerate(turns.tolist()):
             if left <= 0:
                 break
@@ -152,7 +171,7 @@ class PromptDataset(Dataset[PromptBatch]):
 
     def __getitem__(self, number: int | None) -> PromptBatch:
         """Returns one batch; None: the batch without questions, for a rank that has none left while others do."""
-        prompts, refused = list[_Prompt](), list[str]()
+        prompts, refused = list[_Asked](), list[str]()
         for sample, asked in self.batches[number] if number is not None else ():
             try:
                 prompts += self._ask(sample, asked)
@@ -161,21 +180,21 @@ class PromptDataset(Dataset[PromptBatch]):
         return self._batch(prompts, refused)
 
     def one_question_each(self, count: int) -> PromptBatch:
-        """Returns one question of each of the first samples with an image.
+        """Returns one question of each of the first samples with an image, then of the first others.
 
         The choice is fixed: the first question of the first sample, the second of the second, and so on cyclically.
 
         Args:
             count: Largest number of samples.
         """
-        chosen = list[_Prompt]()
-        for sample, turns in _with_images(self.index, count):
+        chosen = list[_Asked]()
+        for sample, turns in _to_ask(self.index, count):
             with suppress(SampleError):  # reported when the sample is read as data
                 prompts = self._ask(sample, turns)
-                chosen.append(prompts[len(chosen) % len(prompts)])
+                chosen += [prompts[len(chosen) % len(prompts)]] if prompts else []
         return self._batch(chosen)
 
-    def _ask(self, sample: int, asked: int) -> list[_Prompt]:
+    def _ask(self, sample: int, asked: int) -> list[_Asked]:
         """Reads and renders the first questions of one sample."""
         stored = self.index.read(sample)
         name, source = self.index.name(sample), self.index.source(sample)
@@ -184,34 +203,36 @@ class PromptDataset(Dataset[PromptBatch]):
             self.renderer.tile_frames(read_video(video, self.frames.sampling(""), clip))
             for video, clip in zip(stored.videos, clips(stored.record, len(stored.videos)), strict=True)
         ]
-        messages, order = place_media(conversation(stored.record), images, videos, self.renderer.frame_template)
-        self.renderer.chat(messages, order)  # raises for samples that training would skip
-        prompts = []
-        for question in single_questions(messages, stored.record.get("kinds"))[:asked]:
-            mine = order if len(order) == 1 else order[: question.images]
-            segment = RenderedSample(self.renderer.prompt(question.messages, mine), mine, sample, source, name)
-            prompts.append(_Prompt(segment, question, stored.images[0] if stored.images and mine else None))
-        return prompts
+        key = (self.seed, 0, sample, 0)
+        read = Sample(stored.record, images, videos, stored.members, sample, name, key)
+        found = []
+        for prompt in ask(stored.kind, read, self.renderer, asked):
+            prompt.segment.sample, prompt.segment.source, prompt.segment.key = sample, source, name
+            found.append((prompt, stored.images[0] if stored.images and prompt.segment.images else None))
+        return found
 
-    def _batch(self, prompts: Sequence[_Prompt], refused: Sequence[str] = ()) -> PromptBatch:
+    def _batch(self, asked: Sequence[_Asked], refused: Sequence[str] = ()) -> PromptBatch:
+        prompts = [prompt for prompt, _ in asked]
         segments = [prompt.segment for prompt in prompts]
+        empty = self.index.kinds.empty()
         return PromptBatch(
-            batch=collate(segments, self.renderer.tokens_per_tile, self.renderer.pad_id, refused),
-            questions=[one.question.messages[-1]["content"].replace("<image>", "").strip() for one in prompts],
-            answers=[one.question.answer for one in prompts],
-            kinds=[one.question.kind for one in prompts],
+            batch=collate(segments, self.renderer.tokens_per_tile, self.renderer.pad_id, refused, empty, self.seed),
+            questions=[prompt.question for prompt in prompts],
+            answers=[prompt.answer for prompt in prompts],
+            kinds=[prompt.kind for prompt in prompts],
             keys=[segment.key for segment in segments],
-            pictures=[one.picture for one in prompts],
+            pictures=[picture for _, picture in asked],
         )
 
 
-def _with_images(index: Index, count: int) -> list[tuple[int, int]]:
-    """Returns the first samples with images and answers, as (sample, number of answers)."""
-    found: list[tuple[int, int]] = []
+def _to_ask(index: Index, count: int) -> list[tuple[int, int]]:
+    """Returns the first samples with images and answers, then the first others with answers, as (sample, answers)."""
+    found: tuple[list[tuple[int, int]], list[tuple[int, int]]] = ([], [])
     for shard, first in enumerate(index.begins[:-1].tolist()):
         columns = index.columns(shard)
-        here = np.flatnonzero((columns.turns > 0) & (columns.images > 0))[: count - len(found)]
-        found += [(first + number, int(columns.turns[number])) for number in here.tolist()]
-        if len(found) >= count:
+        for samples, side in zip(found, (columns.images > 0, columns.images == 0), strict=True):
+            here = np.flatnonzero((columns.turns > 0) & side)[: count - len(samples)]
+            samples += [(first + number, int(columns.turns[number])) for number in here.tolist()]
+        if len(found[0]) >= count:
             break
-    return found
+    return [*found[0], *found[1]][:count]

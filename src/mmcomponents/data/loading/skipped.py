@@ -6,8 +6,12 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Generic, TypeVar
 
-from mmcomponents.batch import PackedBatch
+import torch
+from torch import Tensor
+
+from mmcomponents.batch import PackedBatch, TokenType
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.format.reasons import few
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.loading.loaders import PackLoader
 from mmcomponents.data.loading.prompts import PromptBatch
@@ -86,12 +90,6 @@ class SkippedSamples:
             )
 
 
-def few(lines: Sequence[str]) -> str:
-    """Joins the first three lines into one."""
-    joined = "; ".join(lines[:3])
-    return f"{joined}; …" if len(lines) > 3 else joined
-
-
 def refused_of(batch: PackedBatch | PromptBatch) -> list[str]:
     """Returns the skipped samples of a batch."""
     return batch.refused if isinstance(batch, PackedBatch) else batch.batch.refused
@@ -102,8 +100,26 @@ def samples_seen(batch: PackedBatch | PromptBatch) -> int:
     pack = batch if isinstance(batch, PackedBatch) else batch.batch
     if not isinstance(batch, PackedBatch):  # each question of a sample is a segment
         return len({key for key in pack.keys if key}) + len(pack.refused)
-    rejected = 0 if pack.pairs is None else len(pack.pairs.rejected)
-    return sum(1 for key in pack.keys if key) - rejected + len(pack.refused)
+    return len(occurrences(pack)) + len(pack.refused)
+
+
+def occurrences(pack: PackedBatch) -> Tensor:
+    """Returns `[n, 3]` source, number and copy of each sample of a pack, which may have several segments.
+
+    Segments whose sample has no number (-1) are samples of their own. The pack with a single padding token has none.
+    """
+    copy = torch.zeros_like(pack.segment_sample) if pack.segment_copy is None else pack.segment_copy
+    rows = torch.stack((pack.segment_source, pack.segment_sample, copy), 1)
+    if is_padding(pack):
+        return rows[:0]
+    known = pack.segment_sample >= 0
+    return torch.cat((torch.unique(rows[known], dim=0), rows[~known]))
+
+
+def is_padding(pack: PackedBatch) -> bool:
+    """Whether a pack is that of a rank without samples, a single padding token."""
+    types = pack.layout.token_type
+    return len(types) == 1 and int(types[0]) == TokenType.PAD
 
 
 B = TypeVar("B", PackedBatch, PromptBatch)

@@ -8,8 +8,7 @@ import torch
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.loading.lookahead import Sums
-from mmcomponents.data.loading.skipped import SkippedSamples, samples_seen
-from mmcomponents.data.packing.pack_plan import Budgets
+from mmcomponents.data.loading.skipped import SkippedSamples, is_padding, occurrences, samples_seen
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -27,11 +26,11 @@ class StepCounts:
     Args:
         skipped: Counts the skipped samples.
         sources: Number of sources, so that all ranks sum over the same names.
-        budgets: Token and tile budgets of a pack.
+        capacity: Largest number of tokens of a pack; 0: unknown.
     """
 
-    def __init__(self, skipped: SkippedSamples, sources: int, budgets: Budgets) -> None:
-        self.skipped, self.sources, self.budgets = skipped, sources, budgets
+    def __init__(self, skipped: SkippedSamples, sources: int, capacity: int) -> None:
+        self.skipped, self.sources, self.capacity = skipped, sources, capacity
         self._trainer: Trainer | None = None
 
     def of(self, batch: PackedBatch, trainer: Trainer | None) -> Sums:
@@ -43,21 +42,19 @@ class StepCounts:
 
     def _own(self, batch: PackedBatch) -> Sums:
         lengths, source = batch.layout.cu_seqlens.diff().long(), batch.segment_source
-        real = source >= 0
-        tokens = float(lengths[real].sum())
+        real, rows = source >= 0, occurrences(batch)
+        tokens = 0.0 if is_padding(batch) else float(lengths.sum())
         tiles = 0.0 if batch.images is None else float(len(batch.images.tile_image))
         own = {_SEEN: float(samples_seen(batch)), _REFUSED: float(len(batch.refused))}
         own |= {
             "data/packs": 1.0,
             "data/tokens": tokens,
             "data/tiles": tiles,
-            "data/capacity": float(self.budgets.tokens),
+            "data/capacity": float(self.capacity),
         }
         own |= {"data/tokens_squared": tokens**2, "data/tiles_squared": tiles**2}
         by_source = torch.bincount(source[real], weights=lengths[real].double(), minlength=self.sources)
-        seen = torch.bincount(source[real], minlength=self.sources)
-        if batch.pairs is not None:  # two segments of one sample
-            seen = seen - torch.bincount(source[batch.pairs.rejected], minlength=self.sources)
+        seen = torch.bincount(rows[rows[:, 0] >= 0, 0], minlength=self.sources)
         for number in range(self.sources):
             own[f"data/tokens/{number}"] = float(by_source[number])
             own[f"data/samples/{number}"] = float(seen[number])

@@ -116,7 +116,7 @@ class _Watch:
         number = stopped[0] if stopped else self.received % len(self._workers)  # torch gives them items in turn
         name = f"worker {number + 1} of {len(self._workers)} that reads data (process {self._workers[number].pid})"
         state = "is stopped" if stopped else "does not answer"
-        return f"{name} {state}: no batch came for {self._timeout:g} s (data.worker_timeout; 0: no limit)"
+        return f"{name} {state}: no batch came for {self._timeout:g} s (data.loading.worker_timeout; 0: no limit)"
 
 
 def _ends(workers: list[Any]) -> str:

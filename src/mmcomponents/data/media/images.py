@@ -251,9 +251,44 @@ class TiledImage:
     """An image as input of the encoder. Samples that hold the same object share its visual tokens.
 
     Attributes:
-        pixels: `[n, 3, H, W]` fp32 tiles.
+        pixels: `[n, 3, H, W]` fp32 tiles; None for an image of `vq_ids`.
         delta_log2: V2PE's k for this image; None: the default of the position module.
+        vq_ids: `[n, h, w]` int64 ids of an image tokenizer; None for an image of pixels.
+        visual_tokens: Number of its visual tokens; None: as many for each tile as the run has set.
+        valid_hw: Height and width of the part of each tile that is not padding; None: all of it.
     """
 
-    pixels: Tensor
+    pixels: Tensor | None
     delta_log2: int | None = None
+    vq_ids: Tensor | None = None
+    visual_tokens: int | None = None
+    valid_hw: tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.pixels is None) == (self.vq_ids is None):
+            raise ValueError(f"an image has pixels or vq_ids, got {'neither' if self.pixels is None else 'both'}")
+        if self.vq_ids is not None and (self.vq_ids.dtype != torch.int64 or self.vq_ids.ndim != 3):
+            raise ValueError(f"vq_ids must be int64 of [n, h, w], not {self.vq_ids.dtype} of {list(self.vq_ids.shape)}")
+        if self.visual_tokens is not None and (self.visual_tokens < 0 or self.visual_tokens % max(self.num_tiles, 1)):
+            raise ValueError(f"{self.visual_tokens} visual tokens of {self.num_tiles} tiles: each has the same number")
+        found = self.vq_ids if self.pixels is None else self.pixels
+        if self.valid_hw is not None and found is not None:
+            (height, width), (most_h, most_w) = self.valid_hw, found.shape[-2:]
+            if not (0 < height <= most_h and 0 < width <= most_w):
+                raise ValueError(f"valid_hw {self.valid_hw} is not within tiles of {most_h} x {most_w}")
+
+    @classmethod
+    def of_tiles(cls, count: int) -> TiledImage:
+        """Returns an image that stands for one of `count` tiles where only their number matters. It takes no memory."""
+        return cls(torch.zeros(()).expand(count, 3, 1, 1))
+
+    @property
+    def num_tiles(self) -> int:
+        """Number of tiles."""
+        found = self.vq_ids if self.pixels is None else self.pixels
+        assert found is not None
+        return int(found.shape[0])
+
+    def count_tokens(self, tokens_per_tile: int) -> int:
+        """Returns the number of visual tokens."""
+        return self.num_tiles * tokens_per_tile if self.visual_tokens is None else self.visual_tokens

@@ -19,7 +19,8 @@ def are_pairs(index: Index, shard: int) -> Mask:
     columns = index.columns(shard)
     if shard in index.lost_shards:
         return np.zeros(len(columns), np.bool_)
-    pairs: Mask = columns.segments == 2  # a sample with a problem has one segment
+    # A sample with a problem has one segment.
+    pairs: Mask = (columns.segments == 2) & (columns.kind == 0)
     return pairs
 
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
 from mmcomponents.data.format.columns import Integers
-
-Shares = npt.NDArray[np.float64]
+from mmcomponents.data.packing.base import Shares
 
 EVEN = 0.002
 """Relative deviation from the mean below which bins count as balanced."""

@@ -129,7 +129,8 @@ class Mixture:
             if self.refused:
                 cause = f"{len(self.refused)} exceed a budget of a pack"
             elif reasons:
-                cause = f"none can be used, mostly: {Counter(map(kind_of, reasons)).most_common(1)[0][0]}"
+                mostly = Counter(map(kind_of, reasons)).most_common(1)[0][0]
+                cause = f"none can be used, mostly: {next(reason for reason in reasons if kind_of(reason) == mostly)}"
             else:
                 cause = "all are excluded"
             raise DataError(f"no sample is left of {len(index)}: {cause}")

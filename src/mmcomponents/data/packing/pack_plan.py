@@ -20,7 +20,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mmcomponents.data.format.columns import Integers
-from mmcomponents.data.packing.bin_packing import Shares, even_out, pack_block
+from mmcomponents.data.packing.balanced_packer import BalancedPacker
+from mmcomponents.data.packing.base import Packer, Shares
+from mmcomponents.data.packing.checked_packs import balanced_packs, checked_packs
 
 VERSION = 3  # of the packing algorithm
 COUNTED_BLOCKS = 512
@@ -147,10 +149,16 @@ class PackPlan:
         budgets: Capacity of a pack.
         seed: Seed of the order of packs.
         shuffle: Whether to shuffle the packs of a block.
+        packer: Distributes the samples of a block over packs; None: `BalancedPacker`.
     """
 
-    def __init__(self, epochs: Epochs, budgets: Budgets, seed: int, shuffle: bool = True) -> None:
+    def __init__(
+        self, epochs: Epochs, budgets: Budgets, seed: int, shuffle: bool = True, packer: Packer | None = None
+    ) -> None:
         self.epochs, self.budgets, self.seed, self.shuffle = epochs, budgets, seed, shuffle
+        self.packer = packer or BalancedPacker()
+        # Computed before the packer is used, which may change what it holds, such as a cache.
+        self._packer_name = "" if type(self.packer) is BalancedPacker else repr(self.packer)
         self._walks = [_Walk(0, 0, [0])]
         self._planned: OrderedDict[tuple[int, int], _Planned] = OrderedDict()
         self._lock = RLock()  # one thread plans ahead while another writes a checkpoint
@@ -212,6 +220,7 @@ class PackPlan:
         """Returns a short hash of everything that determines the plan; equal for equal plans."""
         digest = hashlib.sha256(self.epochs.fingerprint().encode())
         digest.update(repr((VERSION, self.budgets, self.seed, self.shuffle)).encode())
+        digest.update(self._packer_name.encode())
         return digest.hexdigest()[:16]
 
     def _walk_to(self, number: int) -> _Walk:
@@ -239,7 +248,7 @@ class PackPlan:
         if planned is None:
             block = self.epochs.block(epoch, number)
             sizes = self.budgets.shares(block.tokens, block.tiles)
-            planned = _Planned(block, pack_block(sizes) if len(sizes) else [])
+            planned = _Planned(block, checked_packs(self.packer, sizes) if len(sizes) else [])
             self._planned[epoch, number] = planned
             while len(self._planned) > KEPT_BLOCKS:
                 self._planned.popitem(last=False)
@@ -257,7 +266,7 @@ class PackPlan:
         if planned.packs is None:
             sizes = self.budgets.shares(planned.block.tokens, planned.block.tiles)
             # Samples keep the order of the (shuffled) block, packs are shuffled: no order depends on sizes.
-            packs = sorted(sorted(pack) for pack in even_out(sizes, planned.bins))
+            packs = sorted(sorted(pack) for pack in balanced_packs(self.packer, sizes, planned.bins))
             if self.shuffle:
                 order = np.random.default_rng((self.seed, epoch, number, 1)).permutation(len(packs))
                 packs = [packs[place] for place in order.tolist()]

@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from mmcomponents.data.chat.placeholders import frame_prompt
-from mmcomponents.data.chat.rendering import render_record
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.template import render_chat
 from mmcomponents.data.format.columns import Columns, Integers
 from mmcomponents.data.media.frames import DrawnFrames, FrameDraw
 from mmcomponents.data.media.tiling import Tiling
@@ -72,11 +72,11 @@ class Sizes:
         tiles = self._image_tiles(columns)
         # The index counts one frame per video. A video without frames is skipped when it is read.
         costs = self._frame_tokens(int(frames.max(initial=1)))[np.maximum(frames, 1) - 1] if len(frames) else frames
-        text = columns.text_tokens + columns.segments * _sum(costs, columns.video_begin)
+        text = columns.text_tokens + columns.uses * _sum(costs, columns.video_begin)
         tiles = tiles + _sum(frames, columns.video_begin)
-        system = np.where(columns.own_system, 0, self._system_tokens)
-        tokens = text + columns.segments * (tiles * self.renderer.tokens_per_tile + system)
-        return tokens.astype(np.int64), tiles
+        system = np.where(columns.own_system, 0, columns.segments * self._system_tokens)
+        tokens = text + columns.uses * tiles * self.renderer.tokens_per_tile + system
+        return tokens.astype(np.int64), tiles + columns.own_tiles
 
     def _image_tiles(self, columns: Columns) -> Integers:
         sample = np.repeat(np.arange(len(columns)), columns.images)
@@ -98,9 +98,8 @@ class Sizes:
         known = self._frame_costs
         while len(known) < most:
             video = frame_prompt(len(known) + 1, self.renderer.frame_template)
-            record = {"messages": [{"role": "user", "content": video}, {"role": "assistant", "content": ""}]}
-            chats, _ = render_record(record, [0] * (len(known) + 1), [], list, self.renderer.tokenizer)
-            known.append(len(chats[0].input_ids))
+            messages = [{"role": "user", "content": video}, {"role": "assistant", "content": ""}]
+            known.append(len(render_chat(messages, self.renderer.tokenizer, [0] * (len(known) + 1)).input_ids))
         return np.array(known, np.int64) - known[0]
 
     @cached_property

@@ -20,7 +20,7 @@ def check_allowed(url: str, allow_pipe: bool) -> None:
     if url.startswith("pipe:") and not allow_pipe:
         raise DataError(
             f"{redact(url)} runs a shell command: set allow_pipe if you trust its source"
-            " (--data.allow_pipe true; a recipe cannot set it)"
+            " (--data.loading.allow_pipe true; a recipe cannot set it)"
         )
 
 

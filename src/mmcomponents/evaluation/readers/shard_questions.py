@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from mmcomponents.data.chat.kinds import Chat, Kinds
 from mmcomponents.data.chat.placeholders import place_marks
-from mmcomponents.data.chat.record_kinds import conversation, record_kind
-from mmcomponents.data.chat.sample_renderer import single_questions
+from mmcomponents.data.chat.single_questions import single_questions
 from mmcomponents.data.chat.template import check_roles
 from mmcomponents.data.errors import DataError, SampleError
-from mmcomponents.data.format.records import clips, parse_record, source_of
+from mmcomponents.data.format.records import clips, parse_object, source_of
 from mmcomponents.data.format.shards import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -62,13 +63,17 @@ def read_shard(
 def _items(shard: str, name: str, listed: Listed, answers: bool, frames: FrameSampling, recorded: bool) -> list[Item]:
     if listed.problem:
         raise SampleError(listed.problem)
-    record = parse_record(read_members(shard, [json_member(listed.members)])[0])
-    if record_kind(record) != "chat":
-        raise SampleError(f"a {record_kind(record)} has no questions with known answers")
+    record = parse_object(read_members(shard, [json_member(listed.members)])[0])
+    kinds = Kinds()
+    if not any(kind.matches(record) for kind in kinds.kinds):
+        keys = json.dumps(list(record)[:6])[:200]
+        raise SampleError(f"only a chat has questions with known answers, and the keys of this record are {keys}")
+    if not isinstance(kind := kinds.of(record), Chat):
+        raise SampleError(f"a {kind.name} has no questions with known answers")
     pictures = media_members(listed.members, IMAGE_SUFFIXES)
     films = media_members(listed.members, VIDEO_SUFFIXES)
     cuts, given = clips(record, len(films)), record.get("clips")
-    messages = conversation(record)
+    messages = record["messages"]
     check_roles(messages, "assistant")
     asked = single_questions(place_marks(messages, len(pictures), len(films)), record.get("kinds"))
     media: dict[tuple[int, int], Shown] = {}
