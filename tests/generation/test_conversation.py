@@ -7,11 +7,13 @@ from dataclasses import replace
 import pytest
 from PIL import Image
 
+import tiny
 from mmcomponents.batch import IGNORE
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import ConversationError, end_ids
 from mmcomponents.data.chat.template import RenderedChat, render_prompt
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.generation.conversation import Conversation
 from mmcomponents.generation.sampler import Autoregressive
@@ -39,8 +41,8 @@ def fresh(model, renderer, turns) -> list[list[int]]:
         spans += [(start + len(ids), count) for start, count in chat.image_spans]
         ids, tiles = ids + chat.input_ids, tiles + new
         whole = RenderedChat(ids, [IGNORE] * len(ids), spans)
-        batch = collate([RenderedSample(whole, tiles)], renderer.tokens_per_tile, renderer.pad_id)
-        (answer,) = Autoregressive(NEW)(model, batch, end_ids(tokenizer))
+        batch = collate([RenderedSample.of_chat(whole, tiles)], renderer.tokens_per_tile, renderer.pad_id)
+        (answer,) = tiny.token_ids(Autoregressive(NEW), model, batch, end_ids(tokenizer))
         answers.append(answer)
         ids = ids + answer + tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
     return answers
@@ -133,9 +135,9 @@ def test_the_turn_after_a_cut_answer_is_that_of_a_fresh_prefill(tokenizer, write
     ids = kept + tail + render_prompt([{"role": "user", "content": question}], tokenizer, []).input_ids
     tiles = renderer.tile([FIRST])
     spans = renderer.prompt([{"role": "user", "content": "What is this?"}], tiles).image_spans
-    sample = RenderedSample(RenderedChat(ids, [IGNORE] * len(ids), spans), tiles)
+    sample = RenderedSample.of_chat(RenderedChat(ids, [IGNORE] * len(ids), spans), tiles)
     batch = collate([sample], renderer.tokens_per_tile, renderer.pad_id)
-    assert got == tokenizer.decode(Autoregressive(8)(model, batch, end_ids(tokenizer))[0])
+    assert got == tokenizer.decode(tiny.token_ids(Autoregressive(8), model, batch, end_ids(tokenizer))[0])
 
 
 def test_an_error_leaves_the_conversation_as_it_was(tokenizer, writer, renderer) -> None:

@@ -6,8 +6,9 @@ from torch import Tensor
 
 import tiny
 from mmcomponents.batch import ModelState, PackedBatch, TokenType
-from mmcomponents.component import NonFiniteError
-from mmcomponents.generation.sampler import Autoregressive, Draws
+from mmcomponents.component import NonFiniteError, WiringError
+from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.generation.uniform_draws import Draws
 from mmcomponents.heads import LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import V2PE, RoPE
@@ -53,11 +54,11 @@ def by_hand(model: MultimodalModel, batch: PackedBatch, count: int, stop: set[in
 def test_greedy_equals_the_full_forward_for_several_prompts(position) -> None:
     model, batch = tiny.model(position=position), tiny.pack(*PROMPTS)
     wanted = [by_hand(model, b, 12, set()) for b in tiny.separate(batch)]
-    assert Autoregressive(12)(model, batch, set()) == wanted
+    assert tiny.token_ids(Autoregressive(12), model, batch, set()) == wanted
     # A stop token ends only the segment that generates it.
     stop = {wanted[1][2]}
     ended = [by_hand(model, b, 12, stop) for b in tiny.separate(batch)]
-    assert Autoregressive(12)(model, batch, stop) == ended
+    assert tiny.token_ids(Autoregressive(12), model, batch, stop) == ended
     assert len({len(a) for a in ended}) > 1
 
 
@@ -65,7 +66,9 @@ def test_sampling_is_seeded() -> None:
     model, batch = tiny.model(), tiny.pack(*PROMPTS)
 
     def run(seed: int) -> list[list[int]]:
-        return Autoregressive(8, temperature=1.5)(model, batch, set(), torch.Generator().manual_seed(seed))
+        return tiny.token_ids(
+            Autoregressive(8, temperature=1.5), model, batch, set(), torch.Generator().manual_seed(seed)
+        )
 
     assert run(1) == run(1)
     assert run(1) != run(2)
@@ -113,12 +116,12 @@ def test_a_length_dependent_base_stays_with_its_prompt() -> None:
     """Dynamic NTK: each prompt keeps the base of its own length, also after an earlier segment has ended."""
     model = tiny.model(position=RoPE(8, base=100.0, ntk_factor=4.0, max_position_embeddings=4))
     batch = tiny.pack([("t", 5)], [("t", 30)], [("t", 11)])
-    wanted = [Autoregressive(8)(model, b, set())[0] for b in tiny.separate(batch)]
-    assert Autoregressive(8)(model, batch, set()) == wanted
+    wanted = [tiny.token_ids(Autoregressive(8), model, b, set())[0] for b in tiny.separate(batch)]
+    assert tiny.token_ids(Autoregressive(8), model, batch, set()) == wanted
     stop = {wanted[0][1]}
-    ended = [Autoregressive(8)(model, b, stop)[0] for b in tiny.separate(batch)]
+    ended = [tiny.token_ids(Autoregressive(8), model, b, stop)[0] for b in tiny.separate(batch)]
     assert len(ended[0]) < len(ended[1])
-    assert Autoregressive(8)(model, batch, stop) == ended
+    assert tiny.token_ids(Autoregressive(8), model, batch, stop) == ended
 
 
 @pytest.mark.parametrize("temperature", [float("nan"), float("inf"), 1e-45, -1.0])
@@ -165,7 +168,7 @@ def test_a_forked_prompt_goes_on_as_several_would(position) -> None:
     first, second, third = tiny.separate(batch)
     alone = [run({"a": first, "b": second, "c": third}[name[0]], [name], [1], set())[0] for name in names]
     assert together == alone
-    assert together[1] == Autoregressive(9)(model, first, set())[0]  # greedy
+    assert together[1] == tiny.token_ids(Autoregressive(9), model, first, set())[0]  # greedy
     assert together[0] != together[2]
     stop = {together[0][2], together[4][5]}  # some end earlier than others
     assert run(batch, names, [3, 1, 2], stop) == [_cut(answer, stop) for answer in together]
@@ -207,7 +210,7 @@ def fails_as_rank(rank: int) -> str:
         torch.distributed.init_process_group("gloo", rank=rank, world_size=2)
     head = (LMHead, Overflow)[rank](tiny.WIDTH, tiny.VOCAB)
     try:
-        return str(Autoregressive(4)(tiny.model(heads={"lm": head}), tiny.pack(*PROMPTS), set()))
+        return str(tiny.token_ids(Autoregressive(4), tiny.model(heads={"lm": head}), tiny.pack(*PROMPTS), set()))
     except NonFiniteError as error:
         return str(error)
 
@@ -222,7 +225,7 @@ def test_a_prompt_without_a_key_is_named_by_its_number() -> None:
     model = tiny.model(heads={"lm": Overflow(tiny.WIDTH, tiny.VOCAB)})
     batch = replace(tiny.pack(*PROMPTS), keys=["", "", ""])
     with pytest.raises(NonFiniteError, match="the logits of prompt 2 are NaN"):
-        Autoregressive(4)(model, batch, set())
+        tiny.token_ids(Autoregressive(4), model, batch, set())
 
 
 def test_a_finished_answer_that_stays_in_the_batch_is_not_judged() -> None:
@@ -236,3 +239,9 @@ def test_single_logits_of_minus_infinity_exclude_their_tokens() -> None:
     logits = torch.tensor([[-torch.inf, 1.0, 0.0], [-torch.inf] * 3, [0.0, torch.nan, 1.0]])
     for sampler in (Autoregressive(), Autoregressive(temperature=1.0, top_p=0.5)):
         assert sampler.pick(logits).tolist() == [1, -1, -1]
+
+
+def test_a_model_without_the_head_is_refused_by_name() -> None:
+    model, batch = tiny.model(heads={"score": LMHead(tiny.WIDTH, tiny.VOCAB)}), tiny.pack(*PROMPTS)
+    with pytest.raises(WiringError, match="Autoregressive reads the head 'lm' and the model has score"):
+        tiny.token_ids(Autoregressive(2), model, batch)

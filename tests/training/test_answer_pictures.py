@@ -21,7 +21,7 @@ from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.demos.handwriting.builder import make_handwriting
-from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.generation import Answer, Autoregressive, Context, Sampler
 from mmcomponents.heads import LMHead
 from mmcomponents.testing import Ranks
 from mmcomponents.training import AnswerPictures
@@ -79,7 +79,8 @@ def fit(logger: Any, data: LightningDataModule, task: dict[str, Any] | None = No
         callbacks=[AnswerPictures()],
         **trainer,
     )
-    run.fit(make_task(sampler=lambda: Autoregressive(max_new_tokens=3, temperature=1.0), **(task or {})), data)
+    chosen = {"sampler": lambda: Autoregressive(max_new_tokens=3, temperature=1.0)} | (task or {})
+    run.fit(make_task(**chosen), data)
 
 
 def pictures(folder: str) -> list[tuple[int, Image.Image]]:
@@ -96,7 +97,7 @@ def test_each_validation_adds_a_picture_of_the_same_questions(tmp_path: Path) ->
     found = pictures(logger.log_dir)
     assert [step for step, _ in found] == [1, 2]  # none during the sanity check
     assert data.asked == 1
-    assert all(p.width > 400 and p.height < 250 for _, p in found)  # one question wide: the other has no image
+    assert all(p.width > 800 and p.height < 250 for _, p in found)  # two questions wide: one has no image
     assert np.asarray(found[0][1]).std() > 0
 
 
@@ -113,6 +114,81 @@ def test_logits_that_are_not_finite_end_no_run(tmp_path: Path, caplog: pytest.Lo
         fit(logger, Data(), {"heads": {"lm": Overflow}})
     assert pictures(logger.log_dir) == []
     assert "no image of answers: the logits of " in caplog.text
+
+
+class Coordinates(Sampler):
+    """Answers with four values per prompt, one of them not finite."""
+
+    answers = "values"
+
+    def forward(self, model: Any, prompts: PackedBatch, context: Context) -> list[Answer]:
+        return [Answer(values=torch.tensor([0.5, 0.25, torch.nan, number])) for number in range(prompts.num_segments)]
+
+
+class Painter(Sampler):
+    """Answers with red pictures."""
+
+    answers = "picture"
+
+    def forward(self, model: Any, prompts: PackedBatch, context: Context) -> list[Answer]:
+        return [Answer(picture=Image.new("RGB", (40, 30), (255, 0, 0))) for _ in range(prompts.num_segments)]
+
+
+class OldSampler(Autoregressive):
+    """A sampler of the earlier contract."""
+
+    def forward(self, model: Any, prompts: PackedBatch, stop_ids: Any, generator: Any = None) -> Any:
+        return [[1] for _ in range(prompts.num_segments)]
+
+
+def test_values_and_pictures_are_shown(tmp_path: Path) -> None:
+    found = []
+    for sampler in (Coordinates, Painter):
+        logger = TensorBoardLogger(str(tmp_path), name=sampler.__name__)
+        fit(logger, Data(), {"sampler": sampler})
+        found.append(pictures(logger.log_dir)[-1][1])
+    values, painted = found
+    assert painted.width > values.width
+    assert (255, 0, 0) in {colour for _, colour in painted.convert("RGB").getcolors(100_000)}
+    assert (255, 0, 0) not in {colour for _, colour in values.convert("RGB").getcolors(100_000)}
+
+
+def test_a_sampler_of_another_contract_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = TensorBoardLogger(str(tmp_path))
+    with caplog.at_level("WARNING", "mmcomponents"):
+        fit(logger, Data(), {"sampler": OldSampler})
+    assert pictures(logger.log_dir) == []
+    assert "no image of answers: the sampler OldSampler takes stop_ids" in caplog.text
+
+
+class Failing(Sampler):
+    """A sampler whose own code fails."""
+
+    def forward(self, model: Any, prompts: PackedBatch, context: Context) -> list[Answer]:
+        raise KeyError("lost")
+
+
+def test_a_sampler_that_fails_ends_no_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger = TensorBoardLogger(str(tmp_path))
+    with caplog.at_level("WARNING", "mmcomponents"):
+        fit(logger, Data(), {"sampler": Failing})
+    assert pictures(logger.log_dir) == []
+    assert "no image of answers: KeyError: 'lost'" in caplog.text
+
+
+class Silent(Data):
+    """Data without questions."""
+
+    def validation_prompts(self, count: int) -> PromptBatch | None:
+        self.asked += 1
+        return None
+
+
+def test_data_without_questions_are_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    logger, data = TensorBoardLogger(str(tmp_path)), Silent()
+    with caplog.at_level("WARNING", "mmcomponents"):
+        fit(logger, data)
+    assert caplog.text.count("no image of answers: no validation sample has a question") == data.asked == 1
 
 
 @pytest.mark.parametrize("logged", [False, True])

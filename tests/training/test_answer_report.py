@@ -1,15 +1,18 @@
 import io
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 
 import tiny
+from mmcomponents.component import NonFiniteError
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.evaluation.metrics.exact_match import exact_match
+from mmcomponents.generation import Answer
 from mmcomponents.training import AnswerReport
-from mmcomponents.training.answer_sheet import answer_sheet
 
 
 def picture(width: int = 60, height: int = 30) -> bytes:
@@ -20,7 +23,7 @@ def picture(width: int = 60, height: int = 30) -> bytes:
 
 def test_report_holds_scores_baselines_and_answers(tmp_path) -> None:
     report = AnswerReport(examples=3)
-    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path))
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=str(tmp_path), world_size=1, global_rank=0)
     report.on_test_start(trainer, None)
     batch = PromptBatch(
         tiny.pack([("t", 2)]),
@@ -30,7 +33,9 @@ def test_report_holds_scores_baselines_and_answers(tmp_path) -> None:
         keys=["a", "b", "c", "a", "b"],
         pictures=[picture()] * 5,
     )
-    report.on_test_batch_end(trainer, None, {"answers": ["1", " 1\n", "1", "7", "7"]}, batch, 0)
+    report.on_test_batch_end(
+        trainer, None, {"answers": [Answer(text) for text in ("1", " 1\n", "1", "7", "7")]}, batch, 0
+    )
     report.load_state_dict({"train_seconds": 12.34})
     report.on_test_end(trainer, None)
     assert json.loads((tmp_path / "report.json").read_text()) == {
@@ -58,17 +63,54 @@ def test_the_clock_goes_on_after_a_resume() -> None:
     assert second.state_dict()["train_seconds"] > state["train_seconds"]
 
 
-def test_wrong_answers_are_red() -> None:
-    def colours(is_right: bool) -> set[tuple[int, ...]]:
-        sheet = answer_sheet([(picture(), "what?", "1", "a wrong or right answer", is_right)])
-        return {colour for _, colour in sheet.getcolors(100_000)}
-
-    assert (192, 32, 32) in colours(False) - colours(True)
-
-
 @pytest.mark.parametrize(
     ("answer", "prediction", "right"),
     [("3 7", "3 7", True), ("3 7", " 3 7\n", True), ("1 \n2", "1\n2", True), ("3 7", "3  7", False), ("3", "", False)],
 )
 def test_exact_match(answer, prediction, right) -> None:
     assert exact_match(answer, prediction) is right
+
+
+def batch_of(answers: list[Any]) -> PromptBatch:
+    count = len(answers)
+    keys = [f"s/{number}" for number in range(count)]
+    return PromptBatch(tiny.pack([("t", 2)]), ["where?"] * count, answers, ["box"] * count, keys, [picture()] * count)
+
+
+def run_report(folder, answers: list[Answer], right: list[Any] | None = None) -> dict[str, Any]:
+    report = AnswerReport()
+    trainer = SimpleNamespace(is_global_zero=True, default_root_dir=str(folder), world_size=1, global_rank=0)
+    report.on_test_start(trainer, None)
+    report.on_test_batch_end(trainer, None, {"answers": answers}, batch_of(right or [""] * len(answers)), 0)
+    report.on_test_end(trainer, None)
+    return json.loads((folder / "report.json").read_text())
+
+
+def test_values_are_written_without_scores(tmp_path) -> None:
+    report = run_report(tmp_path, [Answer(values=torch.tensor([[0.5, 1.0]])), Answer(values=torch.zeros(0, 2))])
+    assert report == {"answers": "values", "questions": {"box": 2}, "train_seconds": 0.0}
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in rows] == [[[0.5, 1.0]], []]
+    assert rows[0].keys() == {"key", "kind", "question", "answer", "prediction"}
+
+
+def test_texts_are_not_compared_with_values(tmp_path) -> None:
+    assert run_report(tmp_path, [Answer("0.5")], [[0.5]])["answers"] == "text"
+    (row,) = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert row == {"key": "s/0", "kind": "box", "question": "where?", "answer": [0.5], "prediction": "0.5"}
+
+
+def test_values_that_json_cannot_hold_are_an_error(tmp_path) -> None:
+    with pytest.raises(NonFiniteError, match=r"values for s/1 are NaN or infinite, .*: answers.jsonl is not written"):
+        run_report(tmp_path, [Answer(values=torch.zeros(1)), Answer(values=torch.tensor(torch.nan))])
+    assert not (tmp_path / "answers.jsonl").exists()
+
+
+def test_pictures_are_written_beside_their_rows(tmp_path) -> None:
+    report = run_report(tmp_path, [Answer(picture=Image.new("RGB", (8, 6), colour)) for colour in ("red", "blue")])
+    assert report["answers"] == "picture"
+    rows = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [row["prediction"] for row in rows] == ["answers/s_0-0-0.png", "answers/s_1-0-1.png"]
+    with Image.open(tmp_path / rows[1]["prediction"]) as made:
+        assert (made.size, made.getpixel((0, 0))) == ((8, 6), (0, 0, 255))
+    assert (tmp_path / "answers.png").is_file()

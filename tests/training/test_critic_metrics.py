@@ -10,7 +10,7 @@ from torchmetrics.functional.classification import multiclass_f1_score
 import step_packs
 import tiny
 from contracts.pair import Sized, make_task
-from mmcomponents.data.loading.collation import steps_of
+from mmcomponents.batch import Steps
 from mmcomponents.heads import Verbalizer
 from mmcomponents.objectives import ProcessReward
 from mmcomponents.training import StepF1
@@ -26,7 +26,7 @@ def validate(task, packs, callback: StepF1) -> dict[str, float]:
 
 def packs():
     made = [step_packs.with_steps(tiny.pack([("t", 9)], [("t", 7)], seed=n), [4, n], seed=n) for n in range(3)]
-    made[1].steps = steps_of()
+    made[1].steps = Steps.of()
     return made
 
 

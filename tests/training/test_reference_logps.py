@@ -29,7 +29,7 @@ from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.objectives import MPO
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.testing import Ranks
-from mmcomponents.training import MultimodalTask, ReferenceLogps
+from mmcomponents.training import MultimodalTask, Predictions, ReferenceLogps
 from mmcomponents.training.throughput import Throughput
 
 VOCAB = 300
@@ -260,7 +260,20 @@ def test_without_the_callback_predict_returns_the_rows(folder: Path) -> None:
 def test_a_pack_without_pairs_gives_no_row(folder: Path) -> None:
     data = data_of(folder, predict=str(folder / "pairs-b.tar"))
     data.setup("predict")
-    empty: PackedBatch = data._packs("predict")[None]
+    empty: PackedBatch = data.packs("predict")[None]
     task = task_of(folder)
     task.configure_model()
     assert task.predict_step(empty, 0) == []
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_nan_is_told_of_the_file_that_would_be_written(folder: Path, tmp_path: Path, first: bool) -> None:
+    task = task_of(folder)
+    task.configure_model()
+    with torch.no_grad():
+        next(task.model.heads["lm"].parameters()).fill_(torch.nan)
+    callbacks = [Predictions(), ReferenceLogps(str(tmp_path))]
+    trainer = trainer_of(callbacks if first else callbacks[::-1], default_root_dir=str(tmp_path / "run"))
+    with pytest.raises(DataError, match=r"the log-probabilities of \d+ of \d+ pairs are not finite"):
+        trainer.predict(task, data_of(folder, predict=str(folder / "pairs-*.tar")))
+    assert [path.name for path in tmp_path.iterdir()] == []

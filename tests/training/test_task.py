@@ -17,6 +17,7 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import NextToken
@@ -262,3 +263,31 @@ def test_the_data_is_told_about_the_model() -> None:
     assert (data.model["tokens_per_tile"], data.model["image_size"]) == (None, None)
     task(heads={"lm": partial(Verbalizer, token_ids=(3, 5))}).check(data)
     assert data.model["verdict_ids"] == (3, 5)
+
+
+class Refusing(Autoregressive):
+    """Fits no model."""
+
+    def check(self, model: Any) -> None:
+        raise WiringError("Refusing fits no model")
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_the_sampler_is_checked_before_every_run(tmp_path, verb: str) -> None:
+    run = getattr(trainer(tmp_path), verb)
+    with pytest.raises(WiringError, match="Refusing fits no model"):
+        run(task(sampler=Refusing), loader(PACKS[:1]))
+    with pytest.raises(WiringError, match="Refusing fits no model"):
+        task(sampler=Refusing).check()
+
+
+class Prompted(Autoregressive):
+    """Takes no context."""
+
+    def forward(self, model: Any, prompts: Any) -> Any:
+        return []
+
+
+def test_the_arguments_of_the_sampler_are_checked_before_weights_exist() -> None:
+    with pytest.raises(WiringError, match=r"the sampler Prompted takes \(model, prompts\): a sampler has forward"):
+        task(sampler=Prompted).check()

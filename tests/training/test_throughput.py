@@ -15,9 +15,10 @@ from lightning.pytorch.profilers import SimpleProfiler
 import tiny
 from contracts.pair import Sized, look_ahead, make_task
 from mmcomponents.batch import PackedBatch
-from mmcomponents.testing import Ranks
+from mmcomponents.testing import Ranks, image_packs
 from mmcomponents.training import FSDP2Strategy, SlotOptions, Throughput
 from mmcomponents.training.throughput import Step, compute_dtype, summary
+from no_language import seeing_task
 
 PACKS = [tiny.pack([("t", 3), ("i", 2), ("t", 6)], seed=n, targets=[n + 1]) for n in range(4)]
 
@@ -41,8 +42,8 @@ class Kept(Callback):
         self.steps.append({n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("perf/")})
 
 
-def fit(packs: list[PackedBatch], slow: bool = False, task: Any = None, **trainer: Any) -> Kept:
-    kept, module = Kept(), make_task(**(task or {}))
+def fit(packs: list[PackedBatch], slow: bool = False, task: Any = None, module: Any = None, **trainer: Any) -> Kept:
+    kept, module = Kept(), module or make_task(**(task or {}))
     settings = {"log_every_n_steps": 1, "accumulate_grad_batches": 1} | trainer
     run = Trainer(
         accelerator="cpu",
@@ -103,6 +104,10 @@ def test_means_are_over_the_window() -> None:
         "mfu": 0.25,
         "data_wait": 0.25,
     }
+    boxes = {"targets": 0.0, "tiles": 4.0}
+    values = summary([Step(1.0, 0.0, boxes, {"boxes": 6.0}), Step(3.0, 0.0, boxes, {"boxes": 2.0})], {}, peak=None)
+    assert values == {"boxes_per_second": 2.0, "tiles_per_second": 2.0, "data_wait": 0.0}
+    assert "boxes_per_second" not in summary([Step(1.0, 0.0, {"targets": 2.0}, {"boxes": 6.0})], {}, peak=None)
     with pytest.raises(ValueError, match="window must be at least 1, got 0"):
         Throughput(window=0)
 
@@ -119,6 +124,20 @@ def test_means_are_over_the_window() -> None:
 def test_the_type_of_matrix_products(precision, compute, expected) -> None:
     strategy = FSDP2Strategy(compute_dtype=compute) if compute else None
     assert compute_dtype(SimpleNamespace(strategy=strategy, precision=precision)) is expected
+
+
+def test_an_objective_without_words_logs_what_its_loss_is_divided_by() -> None:
+    packs = image_packs(0, tile=tiny.TILE, tokens_per_tile=tiny.VISUAL_TOKENS)
+    found = fit(packs[:2], module=seeing_task(), accumulate_grad_batches=2).steps[-1]
+    assert found["perf/boxes_per_second"] == found["perf/tiles_per_second"] > 0
+    assert found["perf/flops/vision"] > 0
+    assert "perf/targets_per_second" not in found
+
+
+def test_a_sum_of_weights_is_no_speed() -> None:
+    found = fit([tiny.pack([("t", 5)], targets=[0])]).steps[-1]
+    assert "perf/targets_per_second" not in found
+    assert "perf/weight_per_second" not in found
 
 
 def as_rank(rank: int) -> dict[str, float]:

@@ -1,21 +1,28 @@
 """Text generation.
 
-    prompts, images ── generate, stream, Conversation ──► Sampler(model, batch, Past) ──► token ids ──► text
+    prompts, images ── generate, stream, Conversation ──► Sampler(model, batch, context) ──► answers
+
+`Autoregressive` answers with text, token by token. Other samplers may answer with pictures or values.
 
 `Past` carries the KV cache and the last positions from call to call.
 """
 
+from mmcomponents.generation.base import Answer, Context, Sampler
 from mmcomponents.generation.conversation import Conversation
 from mmcomponents.generation.generate_text import generate, stream
 from mmcomponents.generation.inputs import set_delta
 from mmcomponents.generation.past import Past
-from mmcomponents.generation.sampler import Autoregressive, Sampler
+from mmcomponents.generation.prompt_answers import answer_prompts
+from mmcomponents.generation.sampler import Autoregressive
 
 __all__ = [
+    "Answer",
     "Autoregressive",
+    "Context",
     "Conversation",
     "Past",
     "Sampler",
+    "answer_prompts",
     "generate",
     "set_delta",
     "stream",

@@ -9,13 +9,15 @@ from torch import Tensor
 
 from mmcomponents.batch import IGNORE
 from mmcomponents.data.chat.placeholders import Message, place_media
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import codec
 from mmcomponents.data.chat.template import RenderedChat
-from mmcomponents.data.loading.collation import RenderedSample, collate
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.frames import FrameSampling
 from mmcomponents.data.media.images import TiledImage
-from mmcomponents.generation.generate_text import decode, draws, stop_texts
+from mmcomponents.generation.base import Sampler, check_tokens
+from mmcomponents.generation.generate_text import decode, stop_texts, text_sampler
 from mmcomponents.generation.inputs import (
     FRAMES,
     Pictures,
@@ -26,7 +28,7 @@ from mmcomponents.generation.inputs import (
     make_renderer,
 )
 from mmcomponents.generation.past import Past
-from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.generation.prompt_answers import seeded
 from mmcomponents.generation.text_stream import TextStream
 from mmcomponents.model import MultimodalModel
 
@@ -61,6 +63,7 @@ class Conversation:
         tokenizer: PreTrainedTokenizerBase,
         *,
         renderer: SampleRenderer | None = None,
+        sampler: Sampler | None = None,
         max_new_tokens: int = 256,
         temperature: float = 0.0,
         top_p: float = 1.0,
@@ -73,7 +76,8 @@ class Conversation:
         self.model = model
         self.tokenizer = tokenizer
         self.renderer = renderer or make_renderer(model, tokenizer)
-        self.sampler = Autoregressive(max_new_tokens, temperature, top_p, top_k)
+        chosen = text_sampler(sampler, max_new_tokens, temperature, top_p, top_k)
+        self.sampler = check_tokens(chosen, "a conversation")
         self.stops = stop_texts(stop)
         self.seed = seed
         self.max_length = max_length
@@ -85,7 +89,7 @@ class Conversation:
         """Removes all turns and restarts the random generator."""
         self._close()
         self.messages: list[Message] = []
-        self._generator = draws(self.model, self.seed)
+        self._generator = seeded(self.model, self.seed)
         self._forget()
         self._ids: list[int] = []  # all tokens so far; the cache holds a prefix of them
         self._images: list[_Placed] = []
@@ -143,7 +147,7 @@ class Conversation:
         cached, last_ticks = self._cached, self._past.last_ticks
         new = [(start - cached, count, tile) for (start, count), tile in images if start >= cached]
         chat = RenderedChat(ids[cached:], [IGNORE] * (len(ids) - cached), [(start, count) for start, count, _ in new])
-        sample = RenderedSample(chat, [tile for _, _, tile in new])
+        sample = RenderedSample.of_chat(chat, [tile for _, _, tile in new])
         batch = collate([sample], self.renderer.tokens_per_tile, self.renderer.pad_id).to(self.model.device)
         text = TextStream(self.tokenizer, self.stops)
         ticks: list[Tensor | None] = []  # last position after the prompt, after the first cached token, …

@@ -9,22 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.data.chat.placeholders import Message
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import end_ids
-from mmcomponents.data.loading.prompts import prompt_batch
 from mmcomponents.data.media.frames import FrameSampling
-from mmcomponents.generation.inputs import (
-    FRAMES,
-    Pictures,
-    Videos,
-    check_length,
-    load_pictures,
-    load_videos,
-    make_renderer,
-    segment_lengths,
-)
+from mmcomponents.generation.base import Sampler, TokenSampler, check_tokens, decodes_tokens
+from mmcomponents.generation.inputs import FRAMES, Pictures, Videos, check_length, make_renderer, segment_lengths
 from mmcomponents.generation.past import Past
+from mmcomponents.generation.prompt_answers import Prompt, answer_prompts, collate_prompts, seeded
 from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.generation.text_stream import TextStream
 from mmcomponents.model import MultimodalModel
@@ -33,8 +24,8 @@ from mmcomponents.nn.modes import evaluating
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Prompt = str | Sequence[Message]
-"""A question, or a conversation that ends with the user's turn."""
+_DEFAULTS = {"max_new_tokens": 256, "temperature": 0.0, "top_p": 1.0, "top_k": 0}
+"""Defaults of the arguments that a sampler replaces."""
 
 
 def generate(
@@ -44,6 +35,7 @@ def generate(
     images: Sequence[Pictures] | None = None,
     *,
     videos: Sequence[Videos] | None = None,
+    sampler: Sampler | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -63,6 +55,8 @@ def generate(
             of an image or a video; those without a mark are put first.
         images: Image or images of each prompt, or None: Pillow images, paths, bytes of files, or arrays.
         videos: Video or videos of each prompt, or None: paths, bytes of files, or lists of frames.
+        sampler: Answers the prompts with text. None: `Autoregressive` with the next four arguments, which cannot be
+            combined with a sampler.
         max_new_tokens: Maximum number of tokens of an answer.
         temperature: 0 selects the most likely token.
         top_p: Samples from the smallest set of tokens whose probabilities sum to this value.
@@ -82,10 +76,27 @@ def generate(
         ImageError: An image cannot be read.
         VideoError: A video cannot be read.
         ValueError: Another argument is wrong, or a prompt is too long.
+        WiringError: The sampler answers with pictures or values, for which there is `answer_prompts`; or it cannot end
+            an answer at a text.
     """
-    sampler = Autoregressive(max_new_tokens, temperature, top_p, top_k)
+    chosen = text_sampler(sampler, max_new_tokens, temperature, top_p, top_k)
     renderer = renderer or make_renderer(model, tokenizer)
-    texts, steps = _start(model, renderer, sampler, prompts, images, videos, frames, stop, seed, max_length)
+    if not decodes_tokens(chosen) and chosen.answers == "text" and not stop_texts(stop):
+        answers = answer_prompts(
+            model,
+            tokenizer,
+            prompts,
+            images,
+            sampler=chosen,
+            videos=videos,
+            seed=seed,
+            max_length=max_length,
+            frames=frames,
+            renderer=renderer,
+        )
+        return [str(answer.shown()) for answer in answers]
+    tokens = check_tokens(chosen, "generate with stop texts" if chosen.answers == "text" else "generate")
+    texts, steps = _start(model, renderer, tokens, prompts, images, videos, frames, stop, seed, max_length)
     for _ in steps:
         pass
     return [text.text for text in texts]
@@ -98,6 +109,7 @@ def stream(
     images: Pictures = None,
     *,
     videos: Videos = None,
+    sampler: Sampler | None = None,
     max_new_tokens: int = 256,
     temperature: float = 0.0,
     top_p: float = 1.0,
@@ -113,16 +125,16 @@ def stream(
     Arguments and errors are those of `generate`, for one prompt. Errors are raised by the call; the model runs when the
     next piece is requested. No piece contains an incomplete character or the start of a stop text.
     """
-    sampler = Autoregressive(max_new_tokens, temperature, top_p, top_k)
+    chosen = check_tokens(text_sampler(sampler, max_new_tokens, temperature, top_p, top_k), "stream")
     renderer = renderer or make_renderer(model, tokenizer)
-    _, steps = _start(model, renderer, sampler, [prompt], [images], [videos], frames, stop, seed, max_length)
+    _, steps = _start(model, renderer, chosen, [prompt], [images], [videos], frames, stop, seed, max_length)
     return (piece for (piece,) in steps if piece)
 
 
 def decode(
     model: MultimodalModel,
     batch: PackedBatch,
-    sampler: Autoregressive,
+    sampler: TokenSampler,
     texts: Sequence[TextStream],
     generator: torch.Generator | None,
     past: Past | None = None,
@@ -151,9 +163,21 @@ def decode(
     yield [text.finish() for text in texts]
 
 
-def draws(model: MultimodalModel, seed: int | None) -> torch.Generator | None:
-    """Returns a seeded generator on the model's device; None without a seed."""
-    return None if seed is None else torch.Generator(model.device).manual_seed(seed)
+def text_sampler(sampler: Sampler | None, max_new_tokens: int, temperature: float, top_p: float, top_k: int) -> Sampler:
+    """Returns a given sampler, or `Autoregressive` with the other arguments.
+
+    Raises:
+        ValueError: There are both a sampler and other arguments than their defaults.
+    """
+    if sampler is None:
+        return Autoregressive(max_new_tokens, temperature, top_p, top_k)
+    given = {"max_new_tokens": max_new_tokens, "temperature": temperature, "top_p": top_p, "top_k": top_k}
+    both = [name for name, value in given.items() if value != _DEFAULTS[name]]
+    if both:
+        raise ValueError(
+            f"{' and '.join(both)} cannot be combined with a sampler: they are arguments of Autoregressive"
+        )
+    return sampler
 
 
 def stop_texts(stop: str | Sequence[str] | None) -> list[str]:
@@ -164,7 +188,7 @@ def stop_texts(stop: str | Sequence[str] | None) -> list[str]:
 def _start(
     model: MultimodalModel,
     renderer: SampleRenderer,
-    sampler: Autoregressive,
+    sampler: TokenSampler,
     prompts: Sequence[Prompt],
     images: Sequence[Pictures] | None,
     videos: Sequence[Videos] | None,
@@ -174,20 +198,9 @@ def _start(
     max_length: int | None,
 ) -> tuple[list[TextStream], Iterator[list[str]]]:
     """Checks and collates prompts; returns the texts of their answers and the steps that fill them."""
-    if isinstance(prompts, str):
-        raise ValueError("prompts must be a list of prompts, got one str")
-    for name, given in (("images", images), ("videos", videos)):
-        if given is not None and len(given) != len(prompts):
-            raise ValueError(f"{len(prompts)} prompts and {name} for {len(given)}")
-    if not prompts:
+    batch = collate_prompts(model, renderer, prompts, images, videos, frames)
+    if batch is None:
         return [], iter(())
-    conversations = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
-    batch = prompt_batch(
-        conversations,
-        None if images is None else [load_pictures(given) for given in images],
-        renderer,
-        None if videos is None else [load_videos(given, frames) for given in videos],
-    ).to(model.device)
     check_length(model, segment_lengths(batch), sampler.max_new_tokens, max_length)
     texts = [TextStream(renderer.tokenizer, stop_texts(stop)) for _ in prompts]
-    return texts, decode(model, batch, sampler, texts, draws(model, seed))
+    return texts, decode(model, batch, sampler, texts, seeded(model, seed))

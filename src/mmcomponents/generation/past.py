@@ -39,13 +39,21 @@ class Past:
             layout = batch.layout
             self.last_ticks = model.position.ticks(layout)[layout.cu_seqlens[1:].long() - 1]
 
-    def one_more(self, batch: PackedBatch, tokens: list[int], kept: list[int]) -> PackedBatch:
+    def fork(self) -> Past:
+        """Returns a copy that shares nothing with this one, so that a prefix can be continued in several ways."""
+        return Past(self.cache.fork(), None if self.last_ticks is None else self.last_ticks.clone())
+
+    def one_more(
+        self, batch: PackedBatch, tokens: list[int], kept: list[int], token_type: TokenType = TokenType.TEXT
+    ) -> PackedBatch:
         """Returns the batch with one new token for each kept segment.
 
         Args:
             batch: The last batch that the model has processed.
             tokens: New token of each kept segment.
             kept: Segments of `batch`, ascending; the others are removed from the cache.
+            token_type: Type of the new tokens, by which layers may route them: `IMAGE_GEN` for those of a picture that
+                is being made. `IMAGE` is for positions that point to visual tokens, which new tokens do not.
         """
         layout, device, count = batch.layout, batch.input_ids.device, len(tokens)
         keep = torch.tensor(kept, device=device)
@@ -58,7 +66,7 @@ class Past:
         return PackedBatch(
             input_ids=torch.tensor(tokens, device=device),
             layout=Layout(
-                token_type=torch.full((count,), int(TokenType.TEXT), device=device),
+                token_type=torch.full((count,), int(token_type), device=device),
                 cu_seqlens=torch.arange(count + 1, dtype=torch.int32, device=device),
                 max_seqlen=1,
                 image_id=none,
@@ -71,4 +79,7 @@ class Past:
             segment_sample=batch.segment_sample[keep],
             segment_source=batch.segment_source[keep],
             keys=[batch.keys[place] for place in kept],
+            seed=batch.seed,
+            epoch=batch.epoch,
+            segment_copy=None if batch.segment_copy is None else batch.segment_copy[keep],
         )

@@ -1,19 +1,18 @@
-"""Samplers: autoregressive decoding of packs of prompts."""
+"""Autoregressive decoding of packs of prompts."""
 
 from __future__ import annotations
 
-import hashlib
-from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Sequence
-from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mmcomponents.batch import ModelState, PackedBatch
-from mmcomponents.component import Component, NonFiniteError
+from mmcomponents.component import NonFiniteError, WiringError
+from mmcomponents.generation.base import Answer, Context
+from mmcomponents.generation.base import Sampler as Sampler
 from mmcomponents.generation.past import Past
+from mmcomponents.generation.uniform_draws import Draws
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.runtime import Runtime
 
@@ -28,83 +27,6 @@ _SHOWN = 8
 
 _ENDED, _GOING, _FAILED = range(3)
 """State of decoding on a rank; the largest one over all ranks determines what all do."""
-
-
-def keyed(*words: object) -> np.random.Generator:
-    """Returns a random generator that depends only on the words, on every machine."""
-    digest = hashlib.sha256("\0".join(map(repr, words)).encode("utf-8", "surrogatepass")).digest()
-    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little")))
-
-
-@dataclass(frozen=True)
-class Draws:
-    """One uniform number for each segment and step, so that draws do not depend on the other segments of the batch.
-
-    Attributes:
-        uniform: `[S, steps]` fp64 in [0, 1).
-        greedy: `[S]` whether a segment is decoded greedily. None: none is.
-    """
-
-    uniform: Tensor
-    greedy: Tensor | None = None
-
-    @classmethod
-    def of(cls, seed: int, samples: Sequence[tuple[str, int]], steps: int, greedy: Sequence[bool] = ()) -> Draws:
-        """Draws numbers that depend only on (seed, key, sample, step).
-
-        Args:
-            seed: Seed of all draws.
-            samples: (key of the question, number of the sample) of each segment.
-            steps: Maximum number of tokens; a larger value does not change the first numbers.
-            greedy: Whether each segment is decoded greedily. Empty: none is.
-        """
-        rows = [keyed(seed, key, sample).random(steps) for key, sample in samples]
-        uniform = torch.from_numpy(np.stack(rows) if rows else np.zeros((0, steps)))
-        return cls(uniform, torch.tensor(list(greedy)) if any(greedy) else None)
-
-    def to(self, device: torch.device) -> Draws:
-        """Copies the numbers to a device."""
-        return Draws(self.uniform.to(device), None if self.greedy is None else self.greedy.to(device))
-
-    def pick(self, logits: Tensor, step: int, segments: Tensor) -> Tensor:
-        """Samples tokens `[n]` by the inverse cumulative distribution, summed in fp64.
-
-        Args:
-            logits: `[n, vocab]`, minus infinity for excluded tokens.
-            step: Index of the step.
-            segments: `[n]` indices of the segments.
-        """
-        sums = logits.double().softmax(-1).cumsum_(-1)
-        # The last sum is 1 except for rounding. `right=True` skips tokens of probability 0, which leave the sum as is.
-        level = self.uniform[segments, step, None] * sums[:, -1:]
-        tokens = torch.searchsorted(sums, level, right=True)[:, 0]
-        if self.greedy is not None:
-            tokens = torch.where(self.greedy[segments], logits.argmax(-1), tokens)
-        return tokens
-
-
-class Sampler(Component):
-    """Base class of samplers, which generate an answer for each segment of a pack of prompts."""
-
-    @abstractmethod
-    def forward(
-        self,
-        model: MultimodalModel,
-        prompts: PackedBatch,
-        stop_ids: Collection[int],
-        generator: torch.Generator | None = None,
-    ) -> list[list[int]]:
-        """Generates the answer of each segment.
-
-        Args:
-            model: The model.
-            prompts: Pack with one prompt per segment.
-            stop_ids: Tokens that end an answer.
-            generator: Random generator on the model's device. None: torch's global generator.
-
-        Returns:
-            New token ids of each segment, without the stop token.
-        """
 
 
 class Autoregressive(Sampler):
@@ -143,19 +65,21 @@ class Autoregressive(Sampler):
         self.top_k = top_k
         self.head = head
 
-    def forward(
-        self,
-        model: MultimodalModel,
-        prompts: PackedBatch,
-        stop_ids: Collection[int],
-        generator: torch.Generator | None = None,
-    ) -> list[list[int]]:
-        """See the base class."""
+    def forward(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
+        """See the base class.
+
+        Raises:
+            NonFiniteError: The logits of a segment are NaN or infinite; raised on all ranks in the same step.
+            TypeError: The third argument is no context.
+        """
+        if not isinstance(context, Context):
+            raise TypeError(f"expected Context(stop_ids=…) as the third argument, got {type(context).__name__}")
         answers: list[list[int]] = [[] for _ in range(prompts.num_segments)]
-        for new in self.steps(model, prompts, stop_ids, generator):
+        for new in self.steps(model, prompts, context.stop_ids, context.generator):
             for segment, token in new.items():
                 answers[segment].append(token)
-        return answers
+        tokenizer = context.tokenizer
+        return [Answer(None if tokenizer is None else str(tokenizer.decode(ids)), ids) for ids in answers]
 
     @torch.no_grad()
     def steps(
@@ -268,6 +192,9 @@ class Autoregressive(Sampler):
         last = batch.layout.cu_seqlens[1:].long() - 1
 
         def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:
+            if self.head not in heads:
+                found = ", ".join(heads) or "none"
+                raise WiringError(f"{type(self).__name__} reads the head {self.head!r} and the model has {found}")
             assert state.hidden is not None
             logits: Tensor = heads[self.head](ModelState(hidden=state.hidden[last]), batch)
             return logits

@@ -12,6 +12,7 @@ from mmcomponents.training.final_checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.gradient_watch import GradientWatch, NoGradientError
 from mmcomponents.training.non_finite import NonFiniteGuard
+from mmcomponents.training.predictions import Predictions
 from mmcomponents.training.reference_logps import ReferenceLogps
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import SlotOptions
@@ -29,6 +30,7 @@ __all__ = [
     "MultimodalTask",
     "NoGradientError",
     "NonFiniteGuard",
+    "Predictions",
     "ReferenceLogps",
     "SlotOptions",
     "StepF1",

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter, defaultdict
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,35 +14,66 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from mmcomponents.data.loading.prompts import PromptBatch
+from mmcomponents.evaluation.answer_sheet import Row, answer_sheet, brief, short
 from mmcomponents.evaluation.metrics.exact_match import exact_match
-from mmcomponents.training.answer_sheet import answer_sheet
+from mmcomponents.generation.answer_files import PictureFolder, Rows, check_finite
+from mmcomponents.generation.base import Answer, AnswerKind
 
 T = TypeVar("T")
 
 _SECONDS = "train_seconds"
+_ANSWERS, _PICTURES = "answers.jsonl", "answers"
 
 
 @dataclass
 class Answered:
-    """Question of the test data with the model's answer."""
+    """Question of the test data with the model's answer.
+
+    Attributes:
+        key: Shard and key of its sample.
+        kind: Kind of the question.
+        question: The question.
+        answer: Correct answer, a text or values.
+        prediction: The model's answer: a text, nested lists of values, or the path of a picture.
+        form: What the model answered with.
+        is_right: Whether a text equals the correct answer; None if one of them is no text: only texts are compared.
+    """
 
     key: str
     kind: str
     question: str
-    answer: str
-    prediction: str
+    answer: Any
+    prediction: Any
+    form: AnswerKind
+    is_right: bool | None
 
-    @property
-    def is_right(self) -> bool:
-        """Whether the prediction equals the answer."""
-        return exact_match(self.answer, self.prediction)
+    def row(self) -> dict[str, Any]:
+        """Returns the line of `answers.jsonl`."""
+        row = {name: getattr(self, name) for name in ("key", "kind", "question", "answer", "prediction")}
+        return row if self.is_right is None else row | {"is_right": self.is_right}
+
+
+@dataclass
+class _Collected:
+    """Answers of this rank.
+
+    Attributes:
+        batches: Number of batches, including those without questions.
+        answered: All questions.
+        examples: Questions for the image, with their rows.
+    """
+
+    batches: int = 0
+    answered: list[Answered] = field(default_factory=list)
+    examples: list[tuple[Answered, Row]] = field(default_factory=list)
 
 
 class AnswerReport(Callback):
     """Writes `report.json`, `answers.jsonl`, `answers.png` and `example.png` into the run's folder after `test`.
 
-    The report holds the share of exact matches for each kind of question, the share that always giving the kind's most
-    frequent answer would reach, and the duration of training in seconds.
+    For answers of text, the report holds the share of exact matches for each kind of question, the share that always
+    giving the kind's most frequent answer would reach, and the duration of training in seconds. Values and pictures are
+    not compared: the report holds their number, and pictures are written as PNG files into `answers`.
 
     Args:
         examples: Number of questions in the image.
@@ -49,8 +81,7 @@ class AnswerReport(Callback):
 
     def __init__(self, examples: int = 12) -> None:
         self.examples = examples
-        self.answered: list[Answered] = []
-        self.pictures: list[tuple[bytes, Answered]] = []
+        self._collected = _Collected()
         self._seconds = 0.0
         self._started: float | None = None
 
@@ -72,7 +103,7 @@ class AnswerReport(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clears the answers."""
-        self.answered, self.pictures = [], []
+        self._collected = _Collected()
 
     def on_test_batch_end(
         self,
@@ -83,46 +114,72 @@ class AnswerReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Collects the answers of a batch."""
-        fields = zip(batch.keys, batch.kinds, batch.questions, batch.answers, outputs["answers"], strict=True)
-        for picture, row in zip(batch.pictures, fields, strict=True):
-            answered = Answered(*row)
-            self.answered.append(answered)
-            shown = sum(a.kind == answered.kind for _, a in self.pictures)
-            # One question per scene and a limited number per kind, so that the image shows all kinds.
-            new = all(answered.key != a.key for _, a in self.pictures)
-            if new and picture is not None and len(self.pictures) < self.examples and shown <= self.examples // 5:
-                self.pictures.append((picture, answered))
+        """Collects the answers of a batch, and writes their pictures."""
+        own = self._collected
+        folder = PictureFolder(Path(trainer.default_root_dir), _PICTURES)
+        number = own.batches * trainer.world_size + trainer.global_rank
+        own.batches += 1
+        fields = zip(batch.keys, batch.kinds, batch.questions, batch.answers, strict=True)
+        for place, (asked, given) in enumerate(zip(fields, outputs["answers"], strict=True)):
+            key, _, question, right = asked
+            if given.picture is not None:
+                prediction = folder.save(given.picture, key, number, place)
+            else:
+                prediction = given.shown() if given.values is None else given.values.tolist()
+            own.answered.append(Answered(*asked, prediction, given.kind, is_right(right, given)))
+            if (picture := batch.pictures[place]) is not None and self._is_example(own.answered[-1]):
+                row = Row(picture, question, short(right), brief(given), own.answered[-1].is_right, given.picture)
+                own.examples.append((own.answered[-1], row))
+
+    def _is_example(self, answered: Answered) -> bool:
+        """Returns whether the image shows an answer: one question per scene, and a limited number of each kind."""
+        chosen = [one for one, _ in self._collected.examples]
+        shown = sum(one.kind == answered.kind for one in chosen)
+        new = all(one.key != answered.key for one in chosen)
+        return new and len(chosen) < self.examples and shown <= self.examples // 5
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the files."""
-        answered = gather_lists(self.answered)
+        """Writes the files.
+
+        Raises:
+            NonFiniteError: A value is NaN or infinite, which JSON does not have; raised on all ranks.
+        """
+        answered, rows = gather_lists(self._collected.answered), Rows()
+        for one in answered:
+            rows.add(one.row())
+        check_finite(rows.refused, _ANSWERS)
         if not trainer.is_global_zero or not answered:
             return
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         report = {**scores(answered), _SECONDS: round(self._elapsed(), 1)}
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
-        lines = [json.dumps({**asdict(a), "is_right": a.is_right}, ensure_ascii=False) for a in answered]
-        (folder / "answers.jsonl").write_text("\n".join(lines) + "\n")
-        if self.pictures:
-            rows = [(p, a.question, a.answer, a.prediction, a.is_right) for p, a in self.pictures]
-            answer_sheet(rows).save(folder / "answers.png")
+        (folder / _ANSWERS).write_text("\n".join(rows.lines) + "\n")
+        if examples := self._collected.examples:
+            answer_sheet([row for _, row in examples]).save(folder / "answers.png")
             # A single scene as an example for `mmcomponents generate`.
-            (folder / "example.png").write_bytes(max(self.pictures, key=lambda pair: len(pair[1].answer))[0])
+            scene = max((row for _, row in examples), key=lambda row: len(row.answer)).picture
+            (folder / "example.png").write_bytes(scene or b"")  # examples have images
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
 
 
-def scores(answered: list[Answered]) -> dict[str, Any]:
-    """Computes exact match, majority baseline and number of questions by kind."""
+def is_right(answer: Any, given: Answer) -> bool | None:
+    """Returns whether a text equals the correct answer; None if one of them is no text."""
+    return exact_match(answer, str(given.shown())) if given.kind == "text" and isinstance(answer, str) else None
+
+
+def scores(answered: Sequence[Answered]) -> dict[str, Any]:
+    """Returns the number of questions by kind, with exact match and majority baseline if all answers are texts."""
     by_kind: dict[str, list[Answered]] = defaultdict(list)
     for a in answered:
         by_kind[a.kind].append(a)
     kinds = sorted(by_kind)
+    if any(a.is_right is None for a in answered):
+        return {"answers": answered[0].form, "questions": {k: len(by_kind[k]) for k in kinds}}
     return {
-        "exact_match": {k: sum(a.is_right for a in by_kind[k]) / len(by_kind[k]) for k in kinds},
+        "exact_match": {k: sum(bool(a.is_right) for a in by_kind[k]) / len(by_kind[k]) for k in kinds},
         "baseline": {k: Counter(a.answer for a in by_kind[k]).most_common(1)[0][1] / len(by_kind[k]) for k in kinds},
         "questions": {k: len(by_kind[k]) for k in kinds},
     }

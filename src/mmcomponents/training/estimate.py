@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenType
+from mmcomponents.batch import IGNORE, Layout, PackedBatch, TokenType
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives.references import Reference
 from mmcomponents.training.flops import PREFIX, step_factors, work
 from mmcomponents.training.gradient_watch import class_name
 from mmcomponents.training.memory import DeviceMemory, count, device_memory, slot_parameters
+from mmcomponents.vision.base import repeated
 
 _MOST_TILES = 48
 
@@ -47,7 +48,7 @@ def make_plan(
     Args:
         model: Model with frozen slots frozen.
         devices: Number of devices that the model is sharded over.
-        tokens: Number of tokens of the pack that FLOPs are counted for.
+        tokens: Number of tokens of the pack that FLOPs are counted for; see `synthetic_pack`.
         tiles: Number of tiles of the pack. None: see `synthetic_pack`.
         reference: Reference of a preference loss. It may hold a frozen copy of the model, and a step may run one more
             forward pass. Lookahead over several micro-batches is not counted.
@@ -74,7 +75,7 @@ def make_plan(
         trainable=_with_total({slot: count(p for p in own if p.requires_grad) for slot, own in slots.items()}),
         memory=device_memory(model, devices, holds),
         pack={
-            "tokens": tokens,
+            "tokens": batch.num_tokens,
             "tiles": int(done[f"{PREFIX}tiles"]),
             "visual_tokens": int((batch.visual_index >= 0).sum()),
             "targets": int(done[f"{PREFIX}targets"]),
@@ -88,32 +89,34 @@ def make_plan(
 def synthetic_pack(model: MultimodalModel, tokens: int, tiles: int | None) -> PackedBatch:
     """Returns a pack of one conversation: one image, then text in which every token has a target.
 
-    A single segment maximises the cost of attention, and targets everywhere maximise that of the head. The tiles take
-    no memory.
+    A single segment maximises the cost of attention, and targets everywhere maximise that of the head. All tiles are
+    views of the encoder's blank tile, so that they take the memory of one. A model without a language side gets a pack
+    without tokens.
 
     Args:
         model: Determines the number of visual tokens of a tile.
-        tokens: Number of tokens of the pack.
+        tokens: Number of tokens of the pack, of a model with a language side.
         tiles: Number of tiles. None: as many as fit into three quarters of the pack, at most 48, as in InternVL's
-            packs.
+            packs; without a language side 48.
 
     Raises:
         ValueError: The tiles become more tokens than the pack has, or the model has no vision encoder.
     """
     each = model.tokens_per_tile
+    has_language = model.embedder is not None or model.backbone is not None
     if tiles is None:
-        tiles = 0 if each is None else min(_MOST_TILES, tokens * 3 // 4 // each)
+        tiles = 0 if each is None else min(_MOST_TILES, tokens * 3 // 4 // each) if has_language else _MOST_TILES
     if tiles and each is None:
         raise ValueError(f"{tiles} tiles were requested and the model has no vision encoder")
-    visual = tiles * (each or 0)
+    visual = tiles * (each or 0) if has_language else 0
+    tokens = tokens if has_language else 0
     if visual > tokens:
         raise ValueError(f"{tiles} tiles become {visual} tokens, more than the {tokens} of the pack")
     place = torch.arange(tokens)
     seen = place < visual
     images = None
     if tiles and model.vision is not None:
-        side = model.vision.image_size
-        images = ImageBatch(torch.zeros(()).expand(tiles, 3, side, side), torch.zeros(tiles, dtype=torch.long))
+        images = replace(repeated(model.vision.blank("cpu"), tiles), tile_image=torch.zeros(tiles, dtype=torch.long))
     return PackedBatch(
         input_ids=torch.zeros_like(place),
         layout=Layout(

@@ -15,7 +15,7 @@ def work(model: MultimodalModel, batch: PackedBatch) -> dict[str, float]:
     Returns:
         `work/tokens` (without padding), `work/tiles`, `work/targets`, `work/flops/SLOT` for each part with matrices.
     """
-    tiles = 0 if batch.images is None else batch.images.pixels.shape[0]
+    tiles = 0 if batch.images is None else batch.images.num_tiles
     found = {
         "tokens": float((batch.layout.token_type != TokenType.PAD).sum()),
         "tiles": float(tiles),

@@ -63,6 +63,10 @@ class ReferenceLogps(Callback):
         self._rows: list[tuple[int, float, float]] = []
         self._skipped: list[str] = []
 
+    def writes(self, trainer: Trainer) -> bool:
+        """Whether a run of `predict` writes log-probabilities: its data are pairs."""
+        return _pairs(trainer) is not None
+
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Clears the results and creates the folder, so that an error occurs before hours of computation.
 

@@ -72,7 +72,9 @@ def data_metrics(totals: Mapping[str, float], name: Callable[[str], str]) -> dic
     packs = totals.get("data/packs", 0.0)
     if not packs:
         return {}
-    found = {"data/fill": totals["data/tokens"] / totals["data/capacity"], "data/refused": totals["data/refused"]}
+    found = {"data/refused": totals["data/refused"]}
+    if totals["data/capacity"]:
+        found["data/fill"] = totals["data/tokens"] / totals["data/capacity"]
     for what in ("tokens", "samples"):
         start = f"data/{what}/"
         found |= {f"{start}{name(n.removeprefix(start))}": v for n, v in totals.items() if n.startswith(start)}

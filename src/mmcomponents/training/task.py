@@ -19,22 +19,22 @@ from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
 from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial
 from mmcomponents.component import WiringError
-from mmcomponents.compose import Factories, Width
+from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import end_ids
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
-from mmcomponents.generation.sampler import Autoregressive, Sampler
-from mmcomponents.heads import Head
+from mmcomponents.generation.base import Answer, Context, Sampler, check_declared
+from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
-from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
+from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
@@ -60,7 +60,7 @@ class MultimodalTask(LightningModule):
         embedder: Factory of the embedder, called with vocabulary size and width.
         position: Factory of the position encoding, called with the width of a head.
         backbone: Factory of the backbone.
-        heads: Factories of the heads by name, called with width and vocabulary size.
+        heads: Factories of the heads by name, called with width and vocabulary size, see `compose.HeadFactory`.
         objective: Factory of the objective.
         sampler: Factory of the sampler that answers prompts in `test` and `predict`.
         optimizer: Factory of the optimizer, called with parameter groups.
@@ -83,7 +83,7 @@ class MultimodalTask(LightningModule):
         embedder: Callable[[int, int], Embedder] | None = None,
         position: Callable[[int], Position] | None = None,
         backbone: Callable[[], Backbone] | None = None,
-        heads: dict[str, Callable[[int, int], Head]] | None = None,
+        heads: dict[str, HeadFactory] | None = None,
         objective: Callable[[], Objective] = NextToken,
         sampler: Callable[[], Sampler] = Autoregressive,
         optimizer: OptimizerCallable = AdamW,
@@ -117,7 +117,11 @@ class MultimodalTask(LightningModule):
         self._settings: list[dict[str, Any]] = []
 
     def configure_model(self) -> None:
-        """Builds model, objective and sampler. Lightning calls it at each fit, validate and test."""
+        """Builds model, objective and sampler. Lightning calls it at each fit, validate, test and predict.
+
+        Raises:
+            WiringError: The sampler, or in fit and validate the objective, does not fit the model.
+        """
         if self.model is None:
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
@@ -131,8 +135,12 @@ class MultimodalTask(LightningModule):
             self.objective = self.make_objective()
             self.sampler = self.make_sampler()
             self.train(self.training)  # Lightning does not change modes: sets frozen slots to evaluation mode
-        if self.objective is not None and self._trainer is not None and self._trainer.state.fn in _WITH_LOSS:
-            self.objective.prepare(self.model, self._starting_model)
+        model, objective, sampler = self._built()
+        if self._trainer is not None:
+            sampler.check(model)
+            if self._trainer.state.fn in _WITH_LOSS:
+                _check_objective(objective, model)
+                objective.prepare(model, self._starting_model)
 
     def _compose(self) -> MultimodalModel:
         """Builds a model with randomly initialised weights, sharded if the strategy shards."""
@@ -182,19 +190,18 @@ class MultimodalTask(LightningModule):
         """
         with torch.device("meta"):
             model = self.factories.build(self.vocab_size, self.image_token_id)
-            objective = self.make_objective()
+            objective, sampler = self.make_objective(), self.make_sampler()
         check_slot_names(model, self.slots)
         inject_adapters(model, self.slots)
-        for name in objective.needs_heads:
-            if name not in model.heads:
-                near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)
-                raise WiringError(
-                    f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
-                )
+        freeze(model, self.slots)
+        _check_objective(objective, model)
+        check_declared(sampler)
+        sampler.check(model)
         check_data = getattr(datamodule, "check_model", None)
         if check_data is not None:
             check_data(
-                tokens_per_tile=model.tokens_per_tile,
+                # Without an embedder no visual token has a position, so that the data need not know how many there are.
+                tokens_per_tile=None if model.embedder is None else model.tokens_per_tile,
                 image_size=None if model.vision is None else model.vision.image_size,
                 vocab_size=self.vocab_size,
                 image_token_id=self.image_token_id,
@@ -248,33 +255,36 @@ class MultimodalTask(LightningModule):
         """Logs `val/loss` and the objective's other means."""
         self._means.write(self, self._built()[1])
 
-    def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[str]]:
-        """Returns the answers to a batch of prompts, which callbacks score."""
+    def test_step(self, batch: PromptBatch, batch_idx: int) -> dict[str, list[Answer]]:
+        """Returns the answers to a batch of prompts, which callbacks score and write."""
         return {"answers": self.answer(batch)}
 
     def predict_step(self, batch: PackedBatch | PromptBatch, batch_idx: int) -> list[dict[str, Any]]:
-        """Returns key, question and answer for each prompt, or the log-probabilities of the pairs of a pack."""
+        """Returns key, kind, question and answer for each prompt, or the log-probabilities of the pairs of a pack.
+
+        An answer is a text, nested lists of values, or a picture, for which the callback `Predictions` puts the path of
+        a file.
+
+        Raises:
+            WiringError: The pack has no pairs, the head computes no log-probabilities, or the sampler does not return
+                what it declares.
+        """
         if isinstance(batch, PackedBatch):
             model, objective, _ = self._built()
-            logps = answer_logps(model, batch, getattr(objective, "head", "lm")).tolist()
-            segments = pairs_of(batch).chosen.tolist()
-            return [
-                {"key": batch.keys[s], "sample": int(batch.segment_sample[s]), "chosen": chosen, "rejected": rejected}
-                for s, (chosen, rejected) in zip(segments, logps, strict=True)
-            ]
-        answers = self.answer(batch)
-        return [
-            {"key": key, "kind": kind, "question": question, "answer": answer}
-            for key, kind, question, answer in zip(batch.keys, batch.kinds, batch.questions, answers, strict=True)
-        ]
+            return pair_rows(model, batch, getattr(objective, "head", "lm"))
+        return answer_rows(batch, self.answer(batch))
 
-    def answer(self, batch: PromptBatch) -> list[str]:
-        """Returns decoded answers to a batch of prompts."""
+    def answer(self, batch: PromptBatch) -> list[Answer]:
+        """Returns the sampler's answers to a batch of prompts.
+
+        Raises:
+            WiringError: The sampler does not return what it declares.
+        """
         model, _, sampler = self._built()
-        tokenizer = self.trainer.datamodule.tokenizer  # type: ignore[attr-defined]
-        tokens = sampler(model, batch.batch, end_ids(tokenizer))
+        tokenizer = getattr(self.trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        context = Context(tokenizer, () if tokenizer is None else end_ids(tokenizer))
         # A batch without questions, which keeps ranks synchronised, still has one empty segment.
-        return [tokenizer.decode(ids) for ids in tokens[: len(batch)]]
+        return sampler.answer(model, batch.batch, context)[: len(batch)]
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Builds the recipe's optimizer over the slots' parameter groups, and its schedule per optimizer step."""
@@ -330,6 +340,21 @@ class MultimodalTask(LightningModule):
         if self.model is None or self.objective is None or self.sampler is None:
             raise RuntimeError("the model is not built yet: call configure_model()")
         return self.model, self.objective, self.sampler
+
+
+def _check_objective(objective: Objective, model: MultimodalModel) -> None:
+    """Checks that a model has the heads of an objective and what else it needs.
+
+    Raises:
+        WiringError: It has not.
+    """
+    for name in objective.needs_heads:
+        if name not in model.heads:
+            near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)
+            raise WiringError(
+                f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
+            )
+    objective.check(model)
 
 
 def _is_plain(value: object) -> bool:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -18,6 +18,9 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.training.flops import PREFIX, step_factors
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.task import MultimodalTask
+
+_WEIGHT = "weight"
+"""Denominator of the losses of weighted targets, a sum of weights that is no amount of work."""
 
 
 class FetchClock(PassThroughProfiler):
@@ -41,17 +44,27 @@ class FetchClock(PassThroughProfiler):
 
 @dataclass
 class Step:
-    """Optimizer step: its duration in seconds, seconds spent waiting for data, and its work over all ranks by name."""
+    """Optimizer step.
+
+    Attributes:
+        seconds: Duration.
+        waited: Seconds spent waiting for data.
+        work: Work over all ranks, by name.
+        counted: Count over all ranks by which the objective divides its loss, by its name; empty for a weight.
+    """
 
     seconds: float
     waited: float
     work: dict[str, float]
+    counted: dict[str, float] = field(default_factory=dict)
 
 
 class Throughput(Callback):
     """Logs speed and cost, as means over the last optimizer steps.
 
     - `perf/tokens_per_second`, `perf/tiles_per_second`, `perf/targets_per_second`: over all ranks, without padding.
+      If the packs have no labels, `perf/NAME_per_second` takes the place of the targets: NAME is the count by which the
+      objective divides its loss (`Objective.denominator`), such as boxes.
     - `perf/flops/SLOT`: floating-point operations of a step on all ranks, forward and backward; see
       `mmcomponents.training.flops.step_factors` for the cost of a frozen slot.
     - `perf/mfu`: fraction of the devices' peak FLOPs (PaLM, arXiv 2204.02311, appendix B), if Lightning supports the
@@ -74,6 +87,7 @@ class Throughput(Callback):
         self._steps: deque[Step] = deque()
         self._clock: FetchClock | None = None
         self._work: dict[str, float] = {}
+        self._counted: dict[str, float] = {}
         self._factors: dict[str, float] = {}
         self._peak: float | None = None
         self._begun = self._waited = self._paused = self._pause = 0.0
@@ -101,6 +115,8 @@ class Throughput(Callback):
         if f"{PREFIX}tokens" not in totals and isinstance(pl_module, MultimodalTask):
             totals = pl_module.counts(batch)
         self._work = {n.removeprefix(PREFIX): v for n, v in totals.items() if n.startswith(PREFIX)}
+        name = getattr(getattr(pl_module, "objective", None), "denominator", _WEIGHT)
+        self._counted = {name: totals[name]} if name in totals and name != _WEIGHT else {}
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: PackedBatch, batch_idx: int
@@ -110,7 +126,8 @@ class Throughput(Callback):
             return
         self._global_step = trainer.global_step
         seconds = time.perf_counter() - self._begun - self._paused
-        self._steps.append(Step(seconds, self._clock.seconds - self._waited if self._clock else 0.0, self._work))
+        waited = self._clock.seconds - self._waited if self._clock else 0.0
+        self._steps.append(Step(seconds, waited, self._work, self._counted))
         self._begin()
         if self._every and trainer.global_step % self._every == 0:
             peak = self._peak and self._peak * trainer.world_size
@@ -141,11 +158,12 @@ def summary(steps: Sequence[Step], factors: dict[str, float], peak: float | None
         peak: Peak operations per second of all devices together. None: unknown.
     """
     seconds = sum(step.seconds for step in steps)
-    sums: dict[str, float] = {}
-    for step in steps:
-        for name, value in step.work.items():
-            sums[name] = sums.get(name, 0.0) + value
-    values = {f"{n}_per_second": sums[n] / seconds for n in ("tokens", "tiles", "targets") if n in sums}
+    sums = _sums(step.work for step in steps)
+    rates: dict[str, float] = {n: sums[n] for n in ("tokens", "tiles", "targets") if n in sums}
+    if not rates.get("targets"):  # packs without labels
+        rates.pop("targets", None)
+        rates = _sums(step.counted for step in steps) | rates
+    values = {f"{name}_per_second": value / seconds for name, value in rates.items()}
     flops = {
         n: v * factors.get(n.removeprefix("flops/"), 3) / len(steps) for n, v in sums.items() if n.startswith("flops/")
     }
@@ -154,6 +172,14 @@ def summary(steps: Sequence[Step], factors: dict[str, float], peak: float | None
         values["mfu"] = sum(flops.values()) * len(steps) / seconds / peak
     values["data_wait"] = sum(step.waited for step in steps) / seconds
     return values
+
+
+def _sums(counts: Iterable[dict[str, float]]) -> dict[str, float]:
+    sums: dict[str, float] = {}
+    for each in counts:
+        for name, value in each.items():
+            sums[name] = sums.get(name, 0.0) + value
+    return sums
 
 
 def compute_dtype(trainer: Trainer) -> torch.dtype:

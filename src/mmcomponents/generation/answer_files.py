@@ -1,0 +1,93 @@
+"""Answers as rows of a JSON Lines file, with pictures beside it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+
+from mmcomponents.component import NonFiniteError, WiringError
+
+_LONGEST = 100
+"""Maximum number of characters of a key in a file name."""
+
+_NAMED = 8
+"""Maximum number of keys in an error."""
+
+
+class PictureFolder:
+    """Writes pictures as PNG files, under names that differ on all ranks and lead nowhere else.
+
+    Args:
+        root: Folder of the run.
+        name: Name of the folder below it, which is created for the first picture.
+    """
+
+    def __init__(self, root: Path, name: str) -> None:
+        self.root, self.name = root, name
+
+    def save(self, picture: Image, key: str, batch: int, row: int) -> str:
+        """Writes a picture.
+
+        Args:
+            picture: The picture.
+            key: Key of its question, part of the file name as far as its characters are harmless.
+            batch: Number of the batch over all ranks.
+            row: Number of the question in its batch.
+
+        Returns:
+            The path of the file, relative to the root.
+        """
+        harmless = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:_LONGEST].strip("_") or "answer"
+        path = f"{self.name}/{harmless}-{batch}-{row}.png"
+        (self.root / self.name).mkdir(parents=True, exist_ok=True)
+        picture.save(self.root / path)
+        return path
+
+
+class Rows:
+    """Rows of a JSON Lines file, as the lines of this rank.
+
+    Attributes:
+        lines: The lines.
+        refused: Keys of rows with NaN or infinity, which JSON does not have.
+    """
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.refused: list[str] = []
+
+    def add(self, row: Any) -> None:
+        """Adds a row.
+
+        Raises:
+            WiringError: JSON cannot hold a value of the row.
+        """
+        try:
+            self.lines.append(json.dumps(row, ensure_ascii=False, allow_nan=False))
+        except ValueError:
+            self.refused.append(str(row.get("key", "")) if isinstance(row, dict) else "")
+        except TypeError as error:
+            raise WiringError(f"a row of the answers is not written: {error}") from error
+
+
+def check_finite(refused: Sequence[str], file: str) -> None:
+    """Checks that all rows could be written.
+
+    Args:
+        refused: Keys of rows with NaN or infinity, of all ranks.
+        file: Name of the file.
+
+    Raises:
+        NonFiniteError: There are such rows.
+    """
+    if refused:
+        names = ", ".join(sorted(set(refused))[:_NAMED])
+        more = f" and {len(set(refused)) - _NAMED} more" if len(set(refused)) > _NAMED else ""
+        raise NonFiniteError(
+            f"values for {names}{more} are NaN or infinite, which JSON does not have: {file} is not written"
+        )

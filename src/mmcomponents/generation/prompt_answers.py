@@ -1,0 +1,115 @@
+"""Answers of any kind to prompts of text, images and videos."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+
+from mmcomponents.batch import PackedBatch
+from mmcomponents.data.chat.placeholders import Message
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.special_tokens import end_ids
+from mmcomponents.data.loading.prompts import prompt_batch
+from mmcomponents.data.media.frames import FrameSampling
+from mmcomponents.generation.base import Answer, Context, Sampler
+from mmcomponents.generation.inputs import (
+    FRAMES,
+    Pictures,
+    Videos,
+    check_length,
+    load_pictures,
+    load_videos,
+    make_renderer,
+    segment_lengths,
+)
+from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.modes import evaluating
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Prompt = str | Sequence[Message]
+"""A question, or a conversation that ends with the user's turn."""
+
+
+@torch.no_grad()
+def answer_prompts(
+    model: MultimodalModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Prompt],
+    images: Sequence[Pictures] | None = None,
+    *,
+    sampler: Sampler,
+    videos: Sequence[Videos] | None = None,
+    seed: int | None = None,
+    max_length: int | None = None,
+    frames: FrameSampling = FRAMES,
+    renderer: SampleRenderer | None = None,
+) -> list[Answer]:
+    """Answers prompts in one batch with any sampler: with texts, pictures or values.
+
+    Args:
+        model: The model. Its mode (training or evaluation) is restored.
+        tokenizer: Has the tokens of the chat template.
+        prompts: Questions, or conversations that end with the user's turn.
+        images: Image or images of each prompt, or None.
+        sampler: Answers the prompts.
+        videos: Video or videos of each prompt, or None.
+        seed: Seed of the draws. None: torch's global generator.
+        max_length: Maximum number of tokens of a prompt and its answer. None: the limit of the model's positions.
+        frames: Selects the frames of a video file.
+        renderer: Tiling, normalisation and system text. None: as in `generate`.
+
+    Returns:
+        One answer for each prompt.
+
+    Raises:
+        WiringError: The sampler does not return what it declares.
+    """
+    renderer = renderer or make_renderer(model, tokenizer)
+    batch = collate_prompts(model, renderer, prompts, images, videos, frames)
+    if batch is None:
+        return []
+    check_length(model, segment_lengths(batch), getattr(sampler, "max_new_tokens", 0), max_length)
+    context = Context(renderer.tokenizer, end_ids(renderer.tokenizer), seeded(model, seed))
+    with evaluating(model):
+        return sampler.answer(model, batch, context)
+
+
+def collate_prompts(
+    model: MultimodalModel,
+    renderer: SampleRenderer,
+    prompts: Sequence[Prompt],
+    images: Sequence[Pictures] | None,
+    videos: Sequence[Videos] | None,
+    frames: FrameSampling,
+) -> PackedBatch | None:
+    """Returns a pack with one prompt per segment, on the model's device; None without prompts.
+
+    Raises:
+        ConversationError: A conversation or its number of images is wrong.
+        ImageError: An image cannot be read.
+        VideoError: A video cannot be read.
+        ValueError: Prompts, images and videos differ in number.
+    """
+    if isinstance(prompts, str):
+        raise ValueError("prompts must be a list of prompts, got one str")
+    for name, given in (("images", images), ("videos", videos)):
+        if given is not None and len(given) != len(prompts):
+            raise ValueError(f"{len(prompts)} prompts and {name} for {len(given)}")
+    if not prompts:
+        return None
+    conversations = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
+    return prompt_batch(
+        conversations,
+        None if images is None else [load_pictures(given) for given in images],
+        renderer,
+        None if videos is None else [load_videos(given, frames) for given in videos],
+    ).to(model.device)
+
+
+def seeded(model: MultimodalModel, seed: int | None) -> torch.Generator | None:
+    """Returns a seeded generator on the model's device; None without a seed."""
+    return None if seed is None else torch.Generator(model.device).manual_seed(seed)

@@ -1,0 +1,62 @@
+"""Answers of other samplers than the default one."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmcomponents.component import WiringError
+from mmcomponents.generation import Answer, Autoregressive, Conversation, Sampler, answer_prompts, generate, stream
+
+
+class Whole(Sampler):
+    """Answers with complete texts."""
+
+    def forward(self, model, prompts, context):
+        assert not model.training
+        assert not torch.is_grad_enabled()
+        drawn = torch.rand(prompts.num_segments, generator=context.generator).tolist()
+        return [Answer(f"{number:.9f}") for number in drawn]
+
+
+class Lengths(Whole):
+    answers = "values"
+
+    def forward(self, model, prompts, context):
+        return [Answer(values=length) for length in prompts.layout.cu_seqlens.diff()]
+
+
+def test_a_sampler_replaces_the_arguments_of_decoding(tokenizer, writer) -> None:
+    model = writer().train()
+    sampler = Autoregressive(4, temperature=1.0, top_k=9)
+    settings = {"max_new_tokens": 4, "temperature": 1.0, "top_k": 9}
+    wanted = generate(model, tokenizer, ["7", "What?"], seed=1, **settings)
+    assert generate(model, tokenizer, ["7", "What?"], seed=1, sampler=sampler) == wanted
+    (alone,) = generate(model, tokenizer, ["7"], seed=1, **settings)
+    assert "".join(stream(model, tokenizer, "7", seed=1, sampler=sampler)) == alone
+    assert "".join(Conversation(model, tokenizer, seed=1, sampler=sampler).say("7")) == alone
+    with pytest.raises(ValueError, match="temperature and top_k cannot be combined with a sampler"):
+        generate(model, tokenizer, ["7"], sampler=sampler, temperature=1.0, top_k=2)
+
+
+def test_samplers_of_complete_texts_and_of_values(tokenizer, writer) -> None:
+    model = writer().train()
+    first = generate(model, tokenizer, ["7", "What?"], seed=1, sampler=Whole())
+    assert first == generate(model, tokenizer, ["7", "What?"], seed=1, sampler=Whole())
+    assert len(set(first)) == 2
+    assert model.training
+    short, long = answer_prompts(model, tokenizer, ["7", "7 7 7"], sampler=Lengths())
+    assert 0 < int(short.values) < int(long.values)
+    assert answer_prompts(model, tokenizer, [], sampler=Lengths()) == []
+    with pytest.raises(ValueError, match="got one str"):
+        answer_prompts(model, tokenizer, "7", sampler=Lengths())
+    with pytest.raises(WiringError, match=r"generate needs a sampler that .* and Lengths answers with values"):
+        generate(model, tokenizer, ["7"], sampler=Lengths())
+    with pytest.raises(WiringError, match=r"generate with stop texts needs a .* Whole has no steps"):
+        generate(model, tokenizer, ["7"], sampler=Whole(), stop="a")
+    with pytest.raises(WiringError, match="stream needs a sampler"):
+        stream(model, tokenizer, "7", sampler=Whole())
+    with pytest.raises(WiringError, match="a conversation needs a sampler"):
+        Conversation(model, tokenizer, sampler=Lengths())
+    with pytest.raises(ValueError, match="more than the limit of 2"):
+        answer_prompts(model, tokenizer, ["7"], sampler=Lengths(), max_length=2)
