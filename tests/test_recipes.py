@@ -13,7 +13,9 @@ import torch
 import yaml
 
 from mmcomponents.cli.recipes.flags import Flags, apply
-from mmcomponents.cli.recipes.recipe import SHIPPED, load, merge, shipped
+from mmcomponents.cli.recipes.merging import merge
+from mmcomponents.cli.recipes.own_defaults import RecipeParser
+from mmcomponents.cli.recipes.recipe import SHIPPED, load, shipped
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.datamodule import PackedDataModule
@@ -204,13 +206,16 @@ def test_the_data_of_a_stage(stage: Built) -> None:
     data, trainer, kind = stage.tree["data"], stage.tree["trainer"], stage.stage
     large = stage.name.startswith(("internvl3/38b", "internvl3/78b"))
     # MPO: a pair has two answers of at most 12,288 tokens, or 8,192 for the large sizes.
-    assert data["pack_tokens"] == (2 * (8192 if large else 12288) if kind == "mpo" else 16384)
-    assert (data["pack_tiles"], data["tokens_per_tile"]) == (48, 256)
+    packing, images = data["packing"], data.get("images", {})
+    assert packing["tokens"] == (2 * (8192 if large else 12288) if kind == "mpo" else 16384)
+    assert (packing["tiles"], data["tokens_per_tile"]) == (48, 256)
     assert data.get("token_share") == ({"text": 1, "multimodal": 3} if kind == "pretrain" else None)
     assert data.get("delta_log2") == (list(range(9)) if kind in ("pretrain", "sft") else None)
-    assert data.get("jpeg_quality") == (None if kind in ("mpo", "prm") else [75, 100])
+    assert images.get("jpeg_quality") == (None if kind in ("mpo", "prm") else [75, 100])
     assert data.get("verdicts") == (["+", "-"] if kind == "prm" else None)
-    PackedDataModule(**{"tokenizer": "none", **data, "token_share": None})  # accepts all settings
+    parser = RecipeParser(exit_on_error=False)
+    parser.add_class_arguments(PackedDataModule, "data")
+    parser.parse_object({"data": {"tokenizer": "none", **data}})  # accepts all settings
     assert trainer["strategy"]["init_args"] == {"compute_dtype": "bf16"}
     assert (trainer["precision"], trainer["gradient_clip_val"]) == ("32-true", 1.0)
 

@@ -14,7 +14,11 @@ from torch.utils.data import DataLoader
 
 from mmcomponents.batch import VisualFeatures
 from mmcomponents.component import WiringError
+from mmcomponents.data import DataModule
+from mmcomponents.data.packing import Packer
+from mmcomponents.generation import Sampler
 from mmcomponents.heads.base import Head
+from mmcomponents.objectives import Objective
 from mmcomponents.projectors.base import Projector
 
 CALLED: list[str] = []
@@ -60,6 +64,62 @@ class Open(Callback):
     ) -> None:
         super().__init__()
         self.inner, self.each, self.act = inner, each, act
+
+
+class Aim:
+    """An objective.
+
+    Args:
+        head: Name of a head.
+        scale: A number.
+    """
+
+    def __init__(self, head: str = "lm", scale: float = 1.0) -> None:
+        self.head, self.scale = head, scale
+
+
+class OtherAim(Aim):
+    """An objective with other defaults."""
+
+    def __init__(self, head: str = "rank", scale: float = 2.0) -> None:
+        super().__init__(head, scale)
+
+
+class StrictAim(Aim):
+    """An objective without a default for its head."""
+
+    def __init__(self, head: str, scale: float = 3.0) -> None:
+        super().__init__(head, scale)
+
+
+class Guided(Aim):
+    """An objective with a reference, itself an objective."""
+
+    def __init__(
+        self, head: str = "guided", reference: Callable[[], Aim] = Aim, guides: dict[str, Aim] | None = None
+    ) -> None:
+        super().__init__(head)
+        self.reference, self.guides = reference(), guides or {}
+
+
+class Meter(Callback):
+    """A callback.
+
+    Args:
+        every: Steps between two outputs.
+        aim: An objective.
+    """
+
+    def __init__(self, every: int = 5, aim: Callable[[], Aim] = Aim) -> None:
+        super().__init__()
+        self.every, self.aim = every, aim()
+
+
+class OtherMeter(Meter):
+    """A callback with other defaults."""
+
+    def __init__(self, every: int = 9, aim: Callable[[], Aim] = OtherAim) -> None:
+        super().__init__(every, aim)
 
 
 @dataclass
@@ -115,6 +175,7 @@ class Task(LightningModule):
         slots: Slot -> options.
         optimizer: Factory of the optimizer.
         scheduler: Factory of the scheduler.
+        aim: Factory of an objective that fills no slot.
         width: Input width of the projector.
         label: Arbitrary text.
     """
@@ -127,6 +188,7 @@ class Task(LightningModule):
         slots: dict[str, Options] | None = None,
         optimizer: OptimizerCallable = torch.optim.SGD,
         scheduler: LRSchedulerCallable | None = None,
+        aim: Callable[[], Aim] = Aim,
         width: int = 2,
         label: str = "none",
     ) -> None:
@@ -135,7 +197,8 @@ class Task(LightningModule):
         self.part = projector(width, 1) if projector else None
         self.heads = {name: head(width, 5) for name, head in (heads or {}).items()}
         self.slots = slots or {}
-        self.make_optimizer = optimizer
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.aim = aim()
         self.label = label
 
     def check(self, datamodule: Data) -> None:
@@ -172,3 +235,174 @@ class Data(LightningDataModule):
         return DataLoader(torch.ones(4, self.width), batch_size=self.batch_size)
 
     test_dataloader = train_dataloader
+
+
+class OtherData(DataModule):
+    """Data with other arguments.
+
+    Args:
+        width: Width of a sample.
+        length: Number of samples.
+        allow_pipe: Whether commands may run.
+    """
+
+    def __init__(self, width: int = 3, length: int = 2, allow_pipe: bool = False) -> None:
+        super().__init__()
+        self.width, self.length, self.allow_pipe = width, length, allow_pipe
+        self.val_dataloader = super().val_dataloader  # there is no validation
+
+    def open(self, part: str) -> None:
+        """There are no packs."""
+
+    def setup(self, stage: str) -> None:
+        """There is nothing to open."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def train_dataloader(self) -> DataLoader:
+        return DataLoader(torch.ones(self.length, self.width))
+
+    test_dataloader = train_dataloader
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Settings of reading.
+
+    Attributes:
+        allow_pipe: Whether commands may run.
+        num_workers: Number of processes.
+    """
+
+    allow_pipe: bool = False
+    num_workers: int = 0
+
+
+DEFAULT_LOADING = Loading()
+
+
+class LoadedData(OtherData):
+    """Data whose settings of reading are dataclasses, at several depths.
+
+    Args:
+        loading: Settings of reading.
+        parts: More of them by name.
+        inner: Data of another class.
+        width: Width of a sample.
+    """
+
+    def __init__(
+        self,
+        loading: Loading = DEFAULT_LOADING,
+        parts: dict[str, list[Loading]] | None = None,
+        inner: OtherData | None = None,
+        width: int = 3,
+    ) -> None:
+        super().__init__(width)
+        self.loading, self.parts, self.inner = loading, parts, inner
+
+
+class NoArguments(OtherData):
+    """Data whose class takes no arguments."""
+
+    def __init__(self) -> None:
+        super().__init__(width=2)
+
+
+class TestedData(OtherData):
+    """Data with an argument for the data of `test`."""
+
+    def __init__(self, test: str | None = None) -> None:
+        super().__init__(width=3)
+
+
+class Untyped:
+    """An object with required arguments without a type."""
+
+    def __init__(self, head, *, mark) -> None:
+        self.head, self.mark = head, mark
+
+
+class UntypedAim(Untyped, Aim):
+    """An objective with required arguments without a type."""
+
+
+class UntypedAimMeter(Callback):
+    """A callback with a required argument without a type, and one whose null is meant."""
+
+    def __init__(self, every, aim: Callable[[], Aim] = Aim) -> None:
+        super().__init__()
+        self.every, self.aim = every, aim()
+
+
+class UntypedData(OtherData):
+    """Data with a required argument without a type."""
+
+    def __init__(self, root, width: int = 2) -> None:
+        super().__init__(width)
+        self.root = root
+
+
+class TypedData(OtherData):
+    """Data with a required argument that has a type."""
+
+    def __init__(self, root: str, width: int = 2) -> None:
+        super().__init__(width)
+        self.root = root
+
+
+class FailingData(OtherData):
+    """Data that cannot be constructed."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no\nroot")
+
+
+class FailingAim(Aim):
+    """An objective that cannot be constructed."""
+
+    def __init__(self, head: str = "lm", scale: float = 1.0) -> None:
+        if scale < 0:
+            raise ValueError("model.aim.scale is negative")
+        raise KeyError(head) if scale else ValueError(f"no scale for {head}")
+
+
+class FailingMeter(Callback):
+    """A callback that cannot be constructed."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("no meter")
+
+
+class HalfData(DataModule):
+    """Data that opens nothing."""
+
+
+class HalfPacker(Packer):
+    """A packer that does not pack."""
+
+
+class HalfSampler(Sampler):
+    """A sampler that does not answer."""
+
+
+class HalfObjective(Objective):
+    """An objective without a loss."""
+
+
+class PlainData(Data):
+    """Data without the library's base class."""
+
+
+def make_data(width: int = 2) -> Data:
+    """A function that returns data."""
+    CALLED.append("data")
+    return Data(width)
+
+
+class Alone(Task):
+    """A task that fits any data."""
+
+    def check(self, datamodule: Data | None = None) -> None:
+        pass

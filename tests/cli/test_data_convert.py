@@ -54,6 +54,14 @@ def test_the_former_name_still_works(pages: Path, capsys: pytest.CaptureFixture[
     assert len(list(Path("out").glob("*.tar"))) == 1
 
 
+def test_the_kinds_of_records_are_named(pages: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--out", "out", "--tokenizer", "tokenizer", "--kinds", "Chat"]
+    assert main([*CONVERT, "pages.jsonl", *settings, "Document"]) == 0
+    capsys.readouterr()
+    error = line_of_error(capsys, *CONVERT, "pages.jsonl", *settings, "Documnt")
+    assert "no record_kind is called 'Documnt'; did you mean 'Document'?" in error
+
+
 def test_inputs_without_a_usable_sample_are_an_error(
     write: Write, pages: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,13 +33,38 @@ def test_samples_are_counted(folder: Path, capsys: Capture, monkeypatch: pytest.
     assert main(["data", "index", "a.tar", "--tokenizer", "tokenizer", "b.tar"]) == 0
     printed, logged = capsys.readouterr()
     assert printed.startswith("indexed 2 shards: 60 samples, 58 usable, 2 skipped\n")
-    assert 'but "[b]\\u001b[1m", "caption"' in printed
+    assert 'matches its keys "[b]\\u001b[1m", "caption"' in printed
     assert "│       2 │ a/0<U+001B>[7m" in printed
     assert "a/0<U+001B>[7m cannot be used: " in logged
     assert "\x1b" not in printed + logged
     assert (folder / "b.index.safetensors").is_file()
     assert main(["data", "index", "--tokenizer=tokenizer", "a.tar"]) == 0
     assert capsys.readouterr().out.startswith("indexed 1 shard: 30 samples")
+
+
+def test_an_index_without_usable_samples_is_an_error_and_replaces_none_with_some(
+    folder: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "999")
+    wrong = ["data", "index", "a.tar", "--kinds", "Chat", "Pair", "--tokenizer", "tokenizer"]
+    assert main(wrong) == 2
+    printed = capsys.readouterr()
+    assert printed.out.startswith("indexed 1 shard: 30 samples, 0 usable, 30 skipped\n")
+    assert "(chat, pair)" in printed.out
+    assert printed.err.endswith("data index: no sample can be used; --kinds names the record kinds of other packages\n")
+    assert main(["data", "index", "a.tar", "--tokenizer", "tokenizer"]) == 0
+    good = (folder / "a.index.safetensors").read_bytes()
+    capsys.readouterr()
+    assert main(wrong) == 1
+    printed = capsys.readouterr()
+    assert printed.out.startswith("indexed 0 shards: 0 samples, 0 usable, 0 skipped\n")
+    assert "none of its 30 samples can be used (wrong JSON: no kind of record (chat, pair) matches" in printed.out
+    assert "its index with 29 usable ones is kept: name the record kinds with --kinds, or remove" in printed.out
+    assert (folder / "a.index.safetensors").read_bytes() == good
+    with (folder / "a.tar").open("ab") as shard:  # now another shard, whose index is of no use
+        shard.write(bytes(512))
+    assert main(wrong) == 2
+    assert (folder / "a.index.safetensors").read_bytes() != good
 
 
 def test_a_shard_without_an_index_makes_the_command_fail(folder: Path, capsys: Capture) -> None:
@@ -61,6 +86,8 @@ def test_an_invalid_call_writes_nothing(folder: Path, capsys: Capture) -> None:
         (["no.tar"], "no.tar does not exist"),
         (["--tokenizers", "t"], "did you mean 'tokenizer'?"),
         (["--out"], "--out: expected one argument"),
+        (["--kinds", "Chat", "Documnt"], "no record_kind is called 'Documnt'; did you mean 'Document'?"),
+        (["--kinds", "os.mkdir"], "os.mkdir is not a record_kind, a subclass of "),
     ):
         assert main(["data", "index", ".", "--tokenizer", "tokenizer", *more]) == 2
         printed = capsys.readouterr()
@@ -77,6 +104,8 @@ def test_an_invalid_call_writes_nothing(folder: Path, capsys: Capture) -> None:
         ("--tokenizer t a", "a --tokenizer t"),
         ("a --overwrite b --out", "a b --overwrite --out"),
         ("a -h b", "a b -h"),
+        ("a --kinds k l --tokenizer t b", "a b --kinds k l --tokenizer t"),
+        ("a --kinds=k b", "a b --kinds=k"),
     ],
 )
 def test_inputs_may_stand_anywhere(given: str, sorted_: str) -> None:

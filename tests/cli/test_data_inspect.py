@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,36 @@ def test_a_recipe_is_inspected_without_its_model(capsys: Capture, tmp_path: Path
     assert [source["passes"] for source in validation["survey"]["sources"]] == [1]
 
 
+def test_a_recipe_may_name_class_kinds_and_packer(capsys: Capture, tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("""
+data:
+  class_path: mmcomponents.data.PackedDataModule
+  init_args: {train: train-*.tar, tokenizer: tokenizer, tokens_per_tile: 4, pack_tokens: 64, kinds: [Document, Chat]}
+""")
+    plain = found(capsys, "--config", str(recipe))
+    assert plain["budgets"] == {"tokens": 64, "tiles": 48}
+    named = found(capsys, "--config", str(recipe), "--data.packer", "BalancedPacker", "--data.packing.tokens", "64")
+    assert named == plain
+    assert found(capsys, *SHARDS, "--tokenizer", "tokenizer", "--packing.tokens", "64", "--packing.block", "9")
+
+
+def test_shards_are_inspected_with_the_kinds_of_the_other_verbs(capsys: Capture) -> None:
+    plain = found(capsys, *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "64")
+    for kinds in (["Document", "Chat"], ["[Document, Chat]"], ["Document", "{class_path: Chat}"]):
+        given = [*SHARDS, "--kinds", *kinds, "--tokenizer", "tokenizer", "--pack_tokens", "64"]
+        assert found(capsys, *given)["survey"] == plain["survey"]
+    assert "--kinds has no value" in refused(capsys, *SHARDS, "--kinds", "--tokenizer", "tokenizer")
+    assert "'Documnt'; did you mean 'Doc" in refused(capsys, *SHARDS, "--tokenizer", "tokenizer", "--kinds", "Documnt")
+
+
+@pytest.mark.parametrize("verb", ["index", "convert", "inspect"])
+def test_help_says_that_inputs_come_first(capsys: Capture, verb: str) -> None:
+    with suppress(SystemExit):
+        main(["data", verb, "--help"])
+    assert "come first" in " ".join(capsys.readouterr().out.split())
+
+
 def test_figures_for_a_terminal(capsys: Capture) -> None:
     assert main(["data", "inspect", *SHARDS, "--tokenizer", "tokenizer", "--pack_tokens", "128", "--block", "4"]) == 0
     printed = capsys.readouterr()
@@ -123,9 +154,9 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
         ("train-000000.tar", "SHARDS need --tokenizer FOLDER"),
         ("train-000000.tar --tokenizer none", "there is no tokenizer folder none"),
         ("none-*.tar --tokenizer tokenizer", "none-*.tar"),
-        ("train-000000.tar --tokenizer tokenizer --pak_tokens 3", "did you mean 'pack_tokens'?"),
-        ("train-000000.tar --tokenizer tokenizer --pack_tokens few", "--pack_tokens: Expected a int. Got value: few"),
-        ("train-000000.tar --tokenizer tokenizer --pack_tokens 0", "budgets must be positive: 0 tokens"),
+        ("train-000000.tar --tokenizer tokenizer --pak_tokens 3", "did you mean 'packing.tokens'?"),
+        ("train-000000.tar --tokenizer tokenizer --pack_tokens few", "--packing.tokens: Expected a int. Got value: f"),
+        ("train-000000.tar --tokenizer tokenizer --pack_tokens 0", "data.packing.tokens must be at least 1"),
         ("train-000000.tar --tokenizer tokenizer --pack_tokens 2", "no sample is left of 10"),
         ("train-000000.tar --tokenizer tokenizer --val x.tar", "no option --val"),
         ("train-000000.tar --tokenizer tokenizer --sources.plian.repeat 2", "did you mean 'plain'?"),
@@ -133,19 +164,38 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
         ("--config nosuch", "there is no recipe 'nosuch'"),
         ("--config internvl3/8b", "the recipe has no data section"),
         ("--config internvl3/8b --data.train train-000000.tar --data.tokenizer tokenizer", "tokens_per_tile"),
-        ("--config quickstart --data.pak_tokens 3", "unknown key data.pak_tokens (the command line)"),
+        (
+            "--config quickstart --data.pak_tokens 3",
+            "unknown key data.pak_tokens (the command line); did you mean 'packing.tokens'?",
+        ),
         ("--config quickstart --data.seed x", "data.seed: Expected a int. Got value: x (the command line)"),
         ("--config quickstart --sampels 3", "no option --sampels; did you mean 'samples'?"),
         ("--config quickstart --samples -3", "--samples: takes a whole number"),
         ("--config quickstart --blocks 0", "--blocks: takes a whole number of at least 1"),
         ("--config quickstart --part test", "invalid choice: 'test'"),
         ("--config quickstart --part val --data.val null --data.tokenizer tokenizer", "set data.val"),
+        ("--config quickstart --data.kinds [Chatt]", "no record_kind is called 'Chatt'"),
+        ("--config quickstart --data.packer recipe_standins.Wide", "Wide is not a packer, a subclass of "),
+        ("--config quickstart --data.packer recipe_standins.called", "recipe_standins.called is not a packer"),
+        ("--config other.yaml", "packs of a PackedDataModule; OtherData has no open_index"),
+        ("--config quickstart --data recipe_standins.OtherData", "OtherData has no open_index"),
+        ("--config quickstart --data.class_path nowhere.Data", "data.class_path (the command line): cannot "),
+        ("--config quickstart --data.images.tilesize 3", "did you mean 'tile_size'?"),
         ("--config quickstart --html none/page.html", "there is no folder none"),
         ("--config quickstart --html tokenizer", "--html tokenizer is a folder"),
-        ("--config pipe.yaml", "data.allow_pipe (pipe.yaml): a recipe cannot set this; add --data.allow_pipe true"),
+        (
+            "--config pipe.yaml",
+            "data.loading.allow_pipe (pipe.yaml, as data.allow_pipe): a recipe cannot set this; add ",
+        ),
+        (
+            "--config quickstart --config text.yaml --data.train pipe:true",
+            "data.loading.allow_pipe (text.yaml): a recipe cannot set this; add --data.loading.allow_pipe true",
+        ),
     ],
 )
 def test_errors_are_one_line(capsys: Capture, line: str, complaint: str) -> None:
+    Path("other.yaml").write_text("data: {class_path: recipe_standins.OtherData}\n")
+    Path("text.yaml").write_text("data: {loading: '{allow_pipe: true}'}\n")
     Path("pipe.yaml").write_text("data: {allow_pipe: true, train: 'pipe:true'}\n")
     assert complaint in refused(capsys, *line.split())
 

@@ -18,7 +18,10 @@ Write = Callable[[str, str], Path]
 
 def objective(write: Write, text: str) -> MPO:
     """Returns the objective of a recipe."""
-    write("mpo.yaml", f"extends: quickstart\nmodel: {{objective: {text}}}\n")
+    adapter = "{class_path: peft.LoraConfig, init_args: {r: 2, target_modules: [q_proj]}}"
+    frozen = ", ".join(f"{slot}: {{trainable: false}}" for slot in ("vision", "projector", "embedder", "heads"))
+    slots = f"{{backbone: {{adapter: {adapter}}}, {frozen}}}" if "AdaptersOff" in text else "null"
+    write("mpo.yaml", f"extends: quickstart\nmodel: {{objective: {text}, slots: {slots}}}\n")
     cli = RecipeCLI("plan", sort_flags(["--config", "mpo.yaml"]), MultimodalTask, None)
     made, again = cli.model.make_objective(), cli.model.make_objective()
     assert isinstance(made, MPO)

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
-from recipe_standins import Data, Task
+from recipe_standins import Data, OtherData, Task
 
 from mmcomponents.checkpoints.runs import run_lock
 from mmcomponents.cli import main as command
@@ -198,6 +199,43 @@ def test_fit_saves_its_recipe_and_a_checkpoint_overrides_nothing(
 
     with pytest.raises(UserError, match=r"there is no checkpoint 'lst.ckpt'; did you mean 'last.ckpt'\?"):
         run("test", ["--config", recipe, "--ckpt_path", "lst.ckpt"], Task, Data)
+
+
+def test_a_run_with_another_data_class_can_be_repeated_from_its_recipe(recipe: str, write: Write) -> None:
+    write("other.yaml", "extends: r\ndata: {class_path: recipe_standins.OtherData, init_args: {width: 3}}\n")
+    cli = run("fit", ["--config", "other.yaml", "--data.length", "5"], Task, Data)
+    assert type(cli.datamodule) is OtherData
+    tree = yaml.safe_load(Path("runs/x/recipe.yaml").read_text())
+    assert tree["data"]["class_path"] == "recipe_standins.OtherData"
+    assert tree["data"]["init_args"] == {"width": 3, "length": 5, "allow_pipe": False}
+    assert tree["model"]["width"] == "${data.width}"
+    again = run("test", ["--config", "runs/x/recipe.yaml", "--data.length", "2"], Task, Data)
+    assert (type(again.datamodule), again.datamodule.length, again.model.hparams["width"]) == (OtherData, 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("flags", "answers", "suggested"),
+    [
+        ([], "text", []),
+        (["--data", "recipe_standins.TestedData"], "text", []),
+        (["--data", "recipe_standins.TestedData", "--data.test", "x"], "text", ["mmcomponents test"]),
+        (["--data", "recipe_standins.TestedData", "--data.test", "x"], "values", ["mmcomponents predict"]),
+    ],
+)
+def test_the_next_command_is_one_that_the_recipe_has_data_for(
+    recipe: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    flags: list[str],
+    answers: str,
+    suggested: list[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["/usr/bin/mmcomponents"])
+    monkeypatch.setattr(Task, "sampler", SimpleNamespace(answers=answers), raising=False)
+    run("fit", ["--config", recipe, *SAVING, "--model.width", "3", *flags], Task, Data)
+    text = capsys.readouterr().out
+    assert re.findall("mmcomponents (?:test|predict)", text) == suggested
+    assert "mmcomponents fit" in text
 
 
 def test_a_folder_keeps_the_recipe_of_its_checkpoint_until_the_next_one(recipe: str, monkeypatch) -> None:
@@ -387,8 +425,9 @@ def test_a_recipe_cannot_permit_its_own_commands(recipe: str, write: Write, valu
     assert RecipeCLI("generate", flags, Task, Pipes).datamodule.allow_pipe is True
 
 
-def test_a_recipe_cannot_permit_the_code_of_a_checkpoint(recipe: str, write: Write) -> None:
-    write("code.yaml", "extends: r.yaml\nckpt_path: x.ckpt\nweights_only: false\n")
+@pytest.mark.parametrize("value", ["false", "'false'", "'${trainer.logger}'"])
+def test_a_recipe_cannot_permit_the_code_of_a_checkpoint(recipe: str, write: Write, value: str) -> None:
+    write("code.yaml", f"extends: r.yaml\nckpt_path: x.ckpt\nweights_only: {value}\n")
     with pytest.raises(UserError, match=r"^weights_only \(code.yaml\): a recipe cannot set this"):
         build("--config", "code.yaml", verb="test")
 
@@ -402,5 +441,5 @@ def test_a_dead_worker_is_reported_with_what_helps(recipe: str, monkeypatch: pyt
         run("fit", ["--config", recipe], Task, Data)
     assert str(caught.value) == (
         "a data loader worker process died (DataLoader worker (pid 7) is killed by signal: Killed.). "
-        "If memory ran out, set fewer data.num_workers"
+        "If memory ran out, set fewer data.loading.num_workers"
     )

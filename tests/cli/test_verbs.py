@@ -71,15 +71,18 @@ def test_data_verb_calls_functions_with_their_flags(
         calls.append((out, scenes, seed))
         return out
 
-    def index(paths: list[str], tokenizer: str, progress: Callable[[int, int], None]) -> IndexReport:
+    def index(
+        paths: list[str], tokenizer: str, kinds: list[str] | None, progress: Callable[[int, int], None]
+    ) -> IndexReport:
         """Indexes.
 
         Args:
             paths: Shards.
             tokenizer: Folder.
+            kinds: Names.
             progress: Receives the progress.
         """
-        calls.append((paths, tokenizer))
+        calls.append((paths, tokenizer, kinds))
         if tokenizer == "none":
             raise DataError("there is no tokenizer")
         return IndexReport(paths=[f"{path}.idx" for path in paths], samples=5)
@@ -88,7 +91,7 @@ def test_data_verb_calls_functions_with_their_flags(
     monkeypatch.setattr("mmcomponents.data.format.indexing.index_shards", index)
     assert main(["data", "handwriting", "--out", "d", "--scenes", "3"]) == 0
     assert main(["data", "index", "a.tar", "b.tar", "--tokenizer", "t"]) == 0
-    assert calls == [("d", 3, 0), (["a.tar", "b.tar"], "t")]
+    assert calls == [("d", 3, 0), (["a.tar", "b.tar"], "t", None)]
     assert capsys.readouterr().out == "d\nindexed 2 shards: 5 samples, 5 usable, 0 skipped\n"
     assert line_of_error(capsys, "data", "index", "a", "--tokenizer", "none").endswith("there is no tokenizer\n")
     assert "did you mean 'handwriting'?" in line_of_error(capsys, "data", "handwritng")

@@ -9,10 +9,10 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Column, Table
 
-from mmcomponents.cli.terminal.parser import parse_function_flags
+from mmcomponents.cli.terminal.parser import add_kinds_option, parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
-from mmcomponents.cli.user_error import errors_in_one_line
+from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
     from mmcomponents.data.format.indexing import IndexReport
@@ -29,10 +29,17 @@ def main(verb: str, argv: list[str]) -> int:
     from mmcomponents.data.format import indexing
 
     command = f"{verb} index"
-    parser = ArgumentParser(prog=f"mmcomponents {command}", description=LINE, exit_on_error=False, allow_abbrev=False)
-    parser.add_argument("paths", nargs="+", metavar="SHARDS", help="shards, glob patterns, or folders")
-    skip: set[str | int] = {"paths", "progress"}
+    parser = ArgumentParser(
+        prog=f"mmcomponents {command}",
+        usage=f"mmcomponents {command} SHARDS [SHARDS ...] --tokenizer FOLDER [options]",
+        description=LINE,
+        exit_on_error=False,
+        allow_abbrev=False,
+    )
+    parser.add_argument("paths", nargs="+", metavar="SHARDS", help="shards, glob patterns, or folders; they come first")
+    skip: set[str | int] = {"paths", "kinds", "progress"}
     names = ["paths", *parser.add_function_arguments(indexing.index_shards, as_positional=False, skip=skip)]
+    names.append(add_kinds_option(parser))
     options = parse_function_flags(parser, inputs_first(argv), names, command)
     with errors_in_one_line(command), progress_bar() as bar:
         task = bar.add_task("index", total=None)
@@ -40,7 +47,7 @@ def main(verb: str, argv: list[str]) -> int:
             **{name: options[name] for name in names},
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    return close(report, table_console())
+    return close(report, table_console(), command)
 
 
 def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[str]:
@@ -48,22 +55,30 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
 
     Args:
         argv: Words after the verb.
-        switches: Flags without a value, such as `--overwrite`. Any other flag takes the next word, or the text after
-            its `=`.
+        switches: Flags without a value, such as `--overwrite`. `--kinds` takes all words up to the next flag, any other
+            flag the next word, or the text after its `=`.
     """
-    inputs, flags, words = list[str](), list[str](), iter(argv)
-    for word in words:
+    inputs, flags, words = list[str](), list[str](), list(argv)
+    while words:
+        word = words.pop(0)
         if not word.startswith("-") or word == "-":
             inputs.append(word)
             continue
         flags.append(word)
         if word.startswith("--") and "=" not in word and word not in (*switches, "--help"):
-            flags += [value for value in [next(words, None)] if value is not None]
+            flags += words[:1]
+            del words[:1]
+            while word == "--kinds" and words and not words[0].startswith("-"):
+                flags.append(words.pop(0))
     return [*inputs, *flags]
 
 
-def close(report: IndexReport, console: Console) -> int:
-    """Prints the counts; returns the exit code, which is 1 if a shard has no index."""
+def close(report: IndexReport, console: Console, command: str) -> int:
+    """Prints the counts; returns the exit code, which is 1 if a shard was not indexed.
+
+    Raises:
+        UserError: No sample can be used.
+    """
     bad = report.reasons.samples
     shards = f"{len(report.paths):,} shard{'' if len(report.paths) == 1 else 's'}"
     lines = [f"indexed {shards}: {report.samples:,} samples, {report.samples - bad:,} usable, {bad:,} skipped"]
@@ -74,6 +89,8 @@ def close(report: IndexReport, console: Console) -> int:
         console.print(_reasons(report))
     if report.failed:
         console.print(_failed(report))
+    if report.samples and report.samples == bad:
+        raise UserError(f"{command}: no sample can be used; --kinds names the record kinds of other packages")
     return 1 if report.failed else 0
 
 
@@ -92,7 +109,7 @@ def _reasons(report: IndexReport) -> Table:
 
 
 def _failed(report: IndexReport) -> Table:
-    table = Table(Column("shard without an index", overflow="fold"), Column("reason", overflow="fold"))
+    table = Table(Column("shard that was not indexed", overflow="fold"), Column("reason", overflow="fold"))
     for shard, reason in report.failed[:_LISTED]:
         # Most reasons begin with the name of the shard, which is in the first column.
         table.add_row(cell(shard), cell(reason.removeprefix(shard).strip()))

@@ -12,11 +12,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jsonargparse import ArgumentParser
-
-from mmcomponents.cli.recipes.check import check_flag_only, check_keys
-from mmcomponents.cli.recipes.flags import COMMAND_LINE, Flags, apply, sort_flags
+from mmcomponents.cli.recipes.check import check_flag_only, check_keys, check_parsed_flag_only, known_keys
+from mmcomponents.cli.recipes.classes import check_classes
+from mmcomponents.cli.recipes.construction import naming_classes
+from mmcomponents.cli.recipes.flags import COMMAND_LINE, Flags, apply, given_keys, sort_flags
+from mmcomponents.cli.recipes.own_defaults import RecipeParser
+from mmcomponents.cli.recipes.parts import resolve_data_parts
 from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
+from mmcomponents.cli.recipes.required_arguments import check_required
+from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import print_line, table_console
@@ -32,6 +36,9 @@ LINE = "counts, expected packs, and samples as the model sees them"
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 _SHARDS_ALONE = {"tokens_per_tile": 256}  # of InternVL3's models; a recipe sets its own
 
+_NEEDED = ("open_index", "plan_part")
+"""Methods of the data class that open its packs for inspection."""
+
 Told = Callable[[str, int, int], None]
 """Progress callback: called with (stage, done, total)."""
 
@@ -46,7 +53,7 @@ def main(verb: str, argv: list[str]) -> int:
         parser.print_help()
         return 0
     try:
-        flags = sort_flags(rest)
+        flags = sort_flags(_one_value(rest) if shards else rest)
     except UserError as error:
         raise UserError(f"{verb} inspect: {error}{'' if shards else '; SHARDS come first'}") from None
     page = _page_path(options.html)
@@ -85,49 +92,74 @@ def _inspect(shards: list[str], flags: Flags, options: argparse.Namespace) -> tu
 
 def _from_recipe(flags: Flags) -> PackedDataModule:
     """Builds the data of a recipe, without its other sections."""
-    recipe = load(flags.configs)
+    recipe = load(flags.configs, _sections())
     for key, _ in flags.settings:
         top = key.partition(".")[0]
-        if top not in _SECTIONS or (key == top and top != "seed_everything"):
+        if top not in _SECTIONS or (key == top and top not in ("seed_everything", "data")):
             raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *_SECTIONS])}")
-    return _built(apply(recipe, flags.settings), "data.", flags)
+    return _built(apply(recipe, flags.settings), "data.", flags.settings)
 
 
 def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule:
     """Builds data without a recipe: the settings of a `data:` section are flags without the prefix `data.`."""
+    from mmcomponents.data.settings import FORMER_SETTINGS
+
     names = _settings()
     for key, _ in flags.settings:
         if key.partition(".")[0].removesuffix("+") not in names:
-            raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *names])}")
+            raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *names], FORMER_SETTINGS)}")
     if not shards:
         known = ", ".join(shipped())
         raise UserError(f"data inspect needs SHARDS, which come first, or --config RECIPE; shipped recipes: {known}")
     if not any(key == "tokenizer" for key, _ in flags.settings):
         raise UserError("data inspect: SHARDS need --tokenizer FOLDER, the tokenizer of the run")
-    recipe = Recipe().overlay({"data": {**_SHARDS_ALONE, part: shards}}, COMMAND_LINE)
-    return _built(apply(recipe, [(f"data.{key}", value) for key, value in flags.settings]), "--", flags)
+    recipe = Recipe(sections=_sections()).overlay({"data": {**_SHARDS_ALONE, part: shards}}, COMMAND_LINE)
+    settings = [(f"data.{key}", value) for key, value in flags.settings]
+    return _built(apply(recipe, settings), "--", settings)
 
 
-def _built(recipe: Recipe, prefix: str, flags: Flags) -> PackedDataModule:
-    from mmcomponents.data.datamodule import PackedDataModule
+def _built(recipe: Recipe, prefix: str, settings: list[tuple[str, str]]) -> PackedDataModule:
+    """Builds the data of a recipe.
 
+    Args:
+        recipe: Recipe with its flags.
+        prefix: What stands before the name of a setting in messages: "data." or "--".
+        settings: The flags.
+    """
     tree = recipe.resolved()
-    check_flag_only(tree, recipe, [f"data.{key.removeprefix('data.')}" for key, _ in flags.settings])
+    by_flag = given_keys(settings)
+    check_flag_only(tree, recipe, by_flag)
     data = tree.get("data")
     if not isinstance(data, dict):
         remedy = "set data.train, data.tokenizer and data.tokens_per_tile, or use SHARDS instead"
         raise UserError(f"data inspect: the recipe has no data section; {remedy}")
-    check_keys({"data": data}, {"data": _settings(hidden=True)}, {"data": PackedDataModule}, recipe)
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(PackedDataModule, "data")
+    owner = recipe.data_owner()
+    if missing := [name for name in _NEEDED if name not in dir(owner)]:
+        raise UserError(f"data inspect shows packs of a PackedDataModule; {owner.__name__} has no {missing[0]}")
+    tree, owners = {"data": data}, {"data": owner}
+    parser = RecipeParser(exit_on_error=False)
+    parser.add_class_arguments(owner, "data")
+    check_keys(tree, known_keys(parser.get_defaults()), owners, recipe)
+    resolve_data_parts(data, owner, recipe)
+    check_classes(tree, owners, recipe)
     try:
-        config = parser.parse_object({"data": data})
-        module: PackedDataModule = parser.instantiate_classes(config).data
+        config = parser.parse_object(tree)
+        check_parsed_flag_only(config, recipe, by_flag)
+        check_classes(vars(config), owners, recipe)
+        check_required(config, owners, tree, recipe)
+        with naming_classes() as instantiators:
+            module: PackedDataModule = parser.instantiate(config, instantiators=instantiators).data
     except argparse.ArgumentError as error:
         text = one_line(str(error))
         where = "" if prefix == "--" else _origin(recipe, text)
         raise UserError(f"data inspect: {text.replace('data.', prefix, 1)}{where}") from None
     return module
+
+
+def _sections() -> Sections:
+    from mmcomponents.data.datamodule import PackedDataModule
+
+    return Sections({"data": PackedDataModule})
 
 
 def _origin(recipe: Recipe, text: str) -> str:
@@ -136,12 +168,13 @@ def _origin(recipe: Recipe, text: str) -> str:
     return f" ({where})" if where else ""
 
 
-def _settings(hidden: bool = False) -> list[str]:
-    """Returns the settings of a `data:` section; those that name shards only if `hidden` is set."""
+def _settings() -> list[str]:
+    """Returns the settings of a `data:` section, also by their former names, without those that name shards."""
     from mmcomponents.data.datamodule import PackedDataModule
+    from mmcomponents.data.settings import FORMER_SETTINGS
 
-    names = [name for name in inspect.signature(PackedDataModule.__init__).parameters if name != "self"]
-    return names if hidden else [name for name in names if name not in ("train", "val", "test")]
+    names = [*inspect.signature(PackedDataModule).parameters, *FORMER_SETTINGS]
+    return [name for name in names if name not in ("train", "val", "test", "predict", "former")]
 
 
 def _own_options() -> list[str]:
@@ -153,6 +186,17 @@ def _leading(argv: list[str]) -> Iterator[str]:
         if word.startswith("-"):
             return
         yield word
+
+
+def _one_value(words: list[str]) -> list[str]:
+    """Returns the words with the names after `--kinds`, up to the next flag, as one list."""
+    if "--kinds" not in words:
+        return words
+    place = words.index("--kinds")
+    names = list(_leading(words[place + 1 :]))
+    if len(names) == 1 and names[0].lstrip().startswith("["):
+        return words
+    return [*words[: place + 1], *([f"[{', '.join(names)}]"] if names else []), *words[place + 1 + len(names) :]]
 
 
 def _page_path(given: str | None) -> Path | None:
@@ -202,8 +246,9 @@ def _parser(verb: str) -> Parser:
         f"{verb} inspect",
         f"Show data before a run: {LINE}. With a recipe, its flags (--data.…) are accepted too; its model and trainer "
         "are ignored. With shards, the settings of a recipe's data section are flags: --tokens_per_tile 256 "
-        "--tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these defaults.",
-        "%(prog)s --config RECIPE [--data.pack_tokens 8192 …] [options]\n"
+        "--tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these defaults, and "
+        "--kinds NAME … for the record kinds. SHARDS come first.",
+        "%(prog)s --config RECIPE [--data.packing.tokens 8192 …] [options]\n"
         "       %(prog)s SHARDS … --tokenizer FOLDER [--pack_tokens 8192 …] [options]",
     )
     add = parser.add_argument

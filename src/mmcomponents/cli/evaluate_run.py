@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from mmcomponents.cli.models.model_options import load_model, make_sampling
+from mmcomponents.cli.models.sampler_options import Make, rollout_sampler
 from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
 from mmcomponents.cli.terminal.tables import print_line, table_console
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from mmcomponents.evaluation.critic import Critic
     from mmcomponents.evaluation.metrics import Metric
     from mmcomponents.evaluation.selectors import Selector
+    from mmcomponents.generation import Sampler
     from mmcomponents.synthesis.rollout import Sampling
 
 SELECTORS = ("first", "self_consistency", "best_of_n", "oracle")
@@ -41,12 +43,18 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
             f"{verb}: no metric {options.metric!r}{near(options.metric, METRICS)}; there are {', '.join(METRICS)}"
         )
     metric, selectors, sampling = METRICS[options.metric](), make_selectors(verb, options), candidate_sampling(options)
-    benchmarks = _benchmarks(verb, options)
     critics = {name: path for name in CRITICS if (path := getattr(options, f"{name}_critic"))}
-    for critic in critics.values():
-        _check_critic(verb, critic)
+    benchmarks: list[Benchmark] = []
     runs: list[Evaluation] = []
-    loaded = load_model(verb, options, folder, sort_flags(recipe))
+
+    def choose(make: Make) -> Sampler:
+        sampler = rollout_sampler(verb)(make)  # a sampler that cannot answer is told before files are read
+        benchmarks.extend(_benchmarks(verb, options))
+        for critic in critics.values():
+            _check_critic(verb, critic)
+        return sampler
+
+    loaded = load_model(verb, options, folder, sort_flags(recipe), choose=choose)
     loaded = apply_prompt_options(loaded, max_tiles=options.max_tiles, system=options.system, delta=options.delta)
     settings = {"name": folder or " ".join([*recipe, "--ckpt_path", str(options.ckpt_path)])}
     settings |= _settings(loaded, options)
@@ -167,9 +175,9 @@ def _benchmarks(verb: str, options: argparse.Namespace) -> list[Benchmark]:
     found: list[Benchmark] = []
     for where in options.benchmark:
         benchmark = open_benchmark(where, options.images, options.split)
+        benchmark.check(options.max_refused)
         for line in benchmark.refused:
             print_line(Console(stderr=True), f"{benchmark.name}: skipped {line}")
-        benchmark.check(options.max_refused)
         if any(benchmark.name == other.name for other in found):
             raise UserError(f"{verb}: two benchmarks are named {benchmark.name}; evaluate them separately")
         found.append(benchmark.narrow(options.kinds, options.limit))

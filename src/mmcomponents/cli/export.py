@@ -14,6 +14,7 @@ from mmcomponents.registry import near
 
 if TYPE_CHECKING:
     from mmcomponents.checkpoints import ModelSpec
+    from mmcomponents.data import SampleRenderer
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -62,6 +63,7 @@ _FLAGS = (
 def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str]) -> None:
     from mmcomponents.checkpoints.adapter_weights import merged_weights
     from mmcomponents.checkpoints.checkpoint import meta_model
+    from mmcomponents.cli.models.model_loading import data_attributes
     from mmcomponents.cli.models.run_weights import model_weights
     from mmcomponents.cli.recipes.differences import report_differences
     from mmcomponents.cli.recipes.flags import sort_flags
@@ -73,7 +75,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
 
     flags = sort_flags(recipe_flags)
     for key, _ in flags.settings:
-        if "." not in key:
+        if "." not in key and key != "data":
             raise UserError(f"{verb}: no option --{key}{near('--' + key, _FLAGS)}")
     if not flags.configs:
         raise UserError(f"{verb} needs a folder, or --config RECIPE and --ckpt_path CKPT")
@@ -81,22 +83,23 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
         raise UserError(f"{verb}: --ckpt_path is missing; without a checkpoint the weights would be random")
     cli = RecipeCLI(verb, flags, MultimodalTask, PackedDataModule)
     report_differences(Path(options.ckpt_path), cli.config_dump["model"], training=False)
-    spec = recipe_spec(cli.config["model"].as_dict(), cli.datamodule)
+    renderer, tokenizer_path = data_attributes(verb, cli.datamodule, "renderer", "tokenizer_path")
+    spec = recipe_spec(cli.config["model"].as_dict(), renderer)
     # A tied head has no weight of its own: it exposes the embedding weight.
     model = meta_model(spec)
     own = set(stored_tensors(model))
     inject_adapters(model, cast(MultimodalTask, cli.model).slots)
     saved = merged_weights(model, model_weights(Path(options.ckpt_path), options.allow_nonfinite)).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
-    write_out(options, spec, weights, options.format, source=None, folder=Path(cli.datamodule.tokenizer_path))
+    write_out(options, spec, weights, options.format, source=None, folder=Path(tokenizer_path))
 
 
-def recipe_spec(model: Mapping[str, Any], data: Any) -> ModelSpec:
+def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec:
     """Returns the specification of a recipe's model.
 
     Args:
         model: The `model:` section with all defaults.
-        data: The recipe's `PackedDataModule`.
+        renderer: The renderer of the recipe's data.
     """
     from mmcomponents.checkpoints import ModelSpec, Processing
     from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
@@ -105,13 +108,13 @@ def recipe_spec(model: Mapping[str, Any], data: Any) -> ModelSpec:
     names = [name for name in slots() if name in model and name not in ("objective", "sampler")]
     parts: dict[str, Any] = {name: _short(model[name]) for name in names if model[name]}
     parts["heads"] = {name: _short(head) for name, head in (model.get("heads") or {}).items()}
-    tiling = data.tiling
+    tiling = renderer.tiling
     processing = Processing(
-        tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail, data.normalization, data.system
+        tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail, renderer.normalization, renderer.system
     )
     placeholder = model.get("image_token_id")
     if placeholder is None and parts.get("vision"):
-        placeholder = int(data.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT))
+        placeholder = int(renderer.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT))
     return ModelSpec(parts, model.get("vocab_size"), placeholder, processing)
 
 

@@ -6,8 +6,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
@@ -15,9 +16,13 @@ from mmcomponents.cli.interactive import Interactive, shown, write
 from mmcomponents.cli.models.media_inputs import Media, check_boxes, draw_boxes
 from mmcomponents.cli.models.model_loading import Loaded, apply_prompt_options
 from mmcomponents.cli.models.model_options import add_model_options, check_model, load_model, parse_arguments
+from mmcomponents.cli.models.sampler_options import any_sampler
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.terminal.parser import Parser, fraction, recipe_verb_parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
+
+if TYPE_CHECKING:
+    from mmcomponents.generation import Answer
 
 _MOST_FRAMES = 1024
 
@@ -31,11 +36,10 @@ def main(verb: str, argv: list[str]) -> int:
 
 
 def samplers() -> dict[str, Callable[..., Any]]:
-    """Returns the functions that generate answers: for a batch, as a stream, and in a conversation."""
-    from mmcomponents.generation.conversation import Conversation
-    from mmcomponents.generation.generate_text import generate, stream
+    """Returns the functions that generate answers: texts and others for a batch, as a stream, in a conversation."""
+    from mmcomponents.generation import Conversation, answer_prompts, generate, stream
 
-    return {"batch": generate, "stream": stream, "conversation": Conversation}
+    return {"batch": generate, "answers": answer_prompts, "stream": stream, "conversation": Conversation}
 
 
 def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_class: type[LightningDataModule]) -> int:
@@ -67,7 +71,7 @@ def answer(verb: str, argv: list[str], task_class: type[LightningModule], data_c
         media.add_image(path)
     for path in options.video:
         media.add_video(path, options.frames)
-    loaded = load_model(verb, options, folder, flags, (task_class, data_class))
+    loaded = load_model(verb, options, folder, flags, (task_class, data_class), any_sampler(verb, options))
     with errors_in_one_line(verb):
         loaded = apply_prompt_options(
             loaded,
@@ -88,38 +92,62 @@ def _check_order(verb: str, values: list[str]) -> None:
 
 
 def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
+    from mmcomponents.generation.base import decodes_tokens
+
     settings = {
-        "max_new_tokens": options.max_new_tokens,
-        "temperature": options.temperature,
-        "top_p": options.top_p,
-        "top_k": options.top_k,
-        "stop": options.stop or None,
+        "sampler": loaded.sampler,
         "seed": options.seed,
         "max_length": options.max_length,
         "renderer": loaded.renderer,
     }
     functions = samplers()
+    prompts = [media.mark(prompt) for prompt in options.prompt]
+    images = [media.images] * len(prompts) if media.images else None
+    videos = [media.videos] * len(prompts) if media.videos else None
+    if loaded.sampler.answers != "text":
+        found = functions["answers"](loaded.model, loaded.tokenizer, prompts, images, videos=videos, **settings)
+        _print_answers(found, options)
+        return 0
+    settings["stop"] = options.stop or None
     if options.interactive:
         talk = functions["conversation"](loaded.model, loaded.tokenizer, **settings)
         return Interactive(talk, media, options.frames).run(options.prompt)
-    prompts = [media.mark(prompt) for prompt in options.prompt]
-    if len(prompts) == 1 and not options.json:
+    if len(prompts) == 1 and not options.json and decodes_tokens(loaded.sampler):
         pieces = functions["stream"](
             loaded.model, loaded.tokenizer, prompts[0], media.images or None, videos=media.videos or None, **settings
         )
         answers = [write(pieces)]
     else:
-        images = [media.images] * len(prompts) if media.images else None
-        videos = [media.videos] * len(prompts) if media.videos else None
         answers = functions["batch"](loaded.model, loaded.tokenizer, prompts, images, videos=videos, **settings)
         if options.json:
-            pairs = [{"prompt": p, "answer": a} for p, a in zip(options.prompt, answers, strict=True)]
-            sys.stdout.write(shown(json.dumps(pairs, ensure_ascii=False, indent=2)) + "\n")
+            _print_json(answers, options)
         else:
             sys.stdout.write("".join(f"{shown(text)}\n" for text in answers))
     if options.boxes:
         draw_boxes(answers[0], media.images[0], options.boxes)
     return 0
+
+
+def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> None:
+    """Prints values as JSON; writes pictures into the folder of `--out`, and prints their paths."""
+    values: list[Any] = []
+    for number, answer in enumerate(answers, 1):
+        if answer.picture is None:
+            values.append(answer.shown())
+        else:
+            path = Path(options.out) / f"{number}.png"
+            answer.picture.save(path)
+            values.append(path.as_posix())
+    if options.json:
+        _print_json(values, options)
+    else:
+        lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
+        sys.stdout.write("".join(f"{shown(line)}\n" for line in lines))
+
+
+def _print_json(answers: Sequence[Any], options: argparse.Namespace) -> None:
+    pairs = [{"prompt": p, "answer": a} for p, a in zip(options.prompt, answers, strict=True)]
+    sys.stdout.write(shown(json.dumps(pairs, ensure_ascii=False, indent=2)) + "\n")
 
 
 def _parser(verb: str) -> Parser:
@@ -137,11 +165,12 @@ def _parser(verb: str) -> Parser:
     add("--frames", type=int, default=16, help="frames per video (16)")
     add("--system", help="system text; default: that of the model; '': none")
     add("--interactive", action="store_true", help="conversation with lines from the terminal or a pipe; see /help")
-    add("--max_new_tokens", type=int, default=64, help="most tokens of an answer (64)")
+    add("--max_new_tokens", type=int, help="most tokens of an answer; default: that of the recipe's sampler, else 64")
     add("--max_length", type=int, help="most tokens of a prompt with its answer; default: limit of the positions")
-    add("--temperature", type=float, default=0.0, help="sampling temperature; 0: greedy decoding (0)")
-    add("--top_p", type=float, default=1.0, help="sample from the most likely tokens with this total probability (1)")
-    add("--top_k", type=int, default=0, help="sample from this many most likely tokens; 0: all (0)")
+    add("--temperature", type=float, help="sampling temperature; 0: greedy decoding; default: that of the recipe's "
+        "sampler, else 0")  # fmt: skip
+    add("--top_p", type=float, help="sample from the most likely tokens with this total probability; likewise, else 1")
+    add("--top_k", type=int, help="sample from this many most likely tokens; 0: all; likewise, else 0")
     add("--seed", type=int, help="seed of the sampling")
     add("--stop", nargs="+", action="extend", default=[], help="texts at which an answer ends")
     add("--max_tiles", type=int, help="most tiles of all images of a prompt")
@@ -155,5 +184,7 @@ def _parser(verb: str) -> Parser:
     )
     add("--frame_prompt", metavar="TEXT", help="text of a video's frame, such as 'Frame-{number}: <image>'")
     add("--json", action="store_true", help="print prompts and answers as JSON")
+    add("--out", metavar="FOLDER", help="folder for the pictures of a recipe's sampler that answers with pictures: "
+        "1.png, 2.png, …")  # fmt: skip
     add("--boxes", metavar="OUT.png", help="draw the boxes in the answer on the image")
     return parser

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcomponents.cli.models.model_options import add_draw_options, add_model_options, load_model, make_sampling
+from mmcomponents.cli.models.sampler_options import rollout_sampler
 from mmcomponents.cli.recipes.flags import check_options, sort_flags
 from mmcomponents.cli.terminal.parser import Parser
 from mmcomponents.cli.terminal.progress_bar import progress_bar
@@ -127,7 +128,8 @@ def load(call: Call) -> Loaded:
     Raises:
         UserError: The model cannot be loaded.
     """
-    return load_model(call.name, call.options, call.folder, sort_flags(call.recipe))
+    choose = rollout_sampler(call.name)
+    return load_model(call.name, call.options, call.folder, sort_flags(call.recipe), choose=choose)
 
 
 def questions(call: Call, answers: bool = True) -> Questions:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
@@ -26,6 +26,7 @@ from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.errors import DataError
 from mmcomponents.training.final_checkpoint import checkpoint_folders
 from mmcomponents.training.gradient_watch import NoGradientError
+from mmcomponents.training.predictions import Predictions
 
 log = logging.getLogger(__name__)
 
@@ -52,16 +53,19 @@ def run(
     with _locked(cli):
         if cli.config.get("ckpt_path"):
             _check_checkpoint(str(cli.config["ckpt_path"]), cli)
-        result = run_verb(cli)
+        if verb == "predict":
+            _add_predictions(cli)
+        run_verb(cli)
     if cli.trainer.is_global_zero:
         close(
             verb,
             folder=Path(cli.trainer.default_root_dir),
             flags=flags,
-            result=result,
             checkpoint=_checkpoint(cli),
             console=Console(),
             callbacks=cli.trainer.callbacks,  # type: ignore[attr-defined]
+            answers=getattr(getattr(cli.model, "sampler", None), "answers", "text"),
+            has_test_data=cli.config.get("data.test") is not None,
         )
     return cli
 
@@ -73,6 +77,13 @@ def main(verb: str, argv: list[str]) -> int:
 
     run(verb, argv, MultimodalTask, PackedDataModule)
     return 0
+
+
+def _add_predictions(cli: RecipeCLI) -> None:
+    """Adds the callback that writes the rows of `predict`, unless the recipe has it."""
+    callbacks: list[Callback] = cli.trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(callback, Predictions) for callback in callbacks):
+        callbacks.append(Predictions())
 
 
 @contextmanager
@@ -147,7 +158,7 @@ def run_verb(cli: RecipeCLI) -> Any:
     except RuntimeError as error:
         if str(error).startswith("DataLoader worker"):  # raised from a signal handler, at any point
             died = f"a data loader worker process died ({one_line(str(error))})"
-            raise UserError(f"{died}. If memory ran out, set fewer data.num_workers") from error
+            raise UserError(f"{died}. If memory ran out, set fewer data.loading.num_workers") from error
         if "Error(s) in loading state_dict" not in str(error):
             raise
         text = one_line(str(error))

@@ -102,3 +102,12 @@ def test_a_reference_into_a_hidden_value_is_left_as_it_is(monkeypatch: pytest.Mo
     tree = {"model": {"table": "${oc.decode:${oc.env:TABLE}}", "label": "${model.table.x}", "two": "${oc.env:TABLE}"}}
     made = Texts.of(Recipe(tree), {})
     assert made.public == tree
+
+
+def test_a_data_class_with_an_argument_of_a_former_name_hides_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NAME", "secret")
+    tree = {"data": {"num_workers": 2}, "model": {"count": "${data.num_workers}", "label": "${oc.env:NAME}"}}
+    made = Texts.of(Recipe(tree, data_class="recipe_standins.OtherData"), {}, "recipe_standins.OtherData")
+    assert made.public["model"] == {"count": 2, "label": "${oc.env:NAME}"}
+    assert made.secrets == {"secret": "${oc.env:NAME}"}
+    assert "secret" not in made.recipe("data: {num_workers: 2}\nmodel: {count: 2, label: secret}\nmore: [secret]\n")

@@ -8,7 +8,7 @@ import pytest
 
 from mmcomponents.cli.recipes import recipe as recipes
 from mmcomponents.cli.recipes.flags import apply, sort_flags
-from mmcomponents.cli.recipes.recipe import load, merge, shipped
+from mmcomponents.cli.recipes.recipe import load, shipped
 from mmcomponents.cli.user_error import UserError
 
 Write = Callable[[str, str], Path]
@@ -36,6 +36,13 @@ def test_several_configs_merge_left_to_right(write: Write) -> None:
     write("b.yaml", "data: {batch_size: 2}\n")
     assert load(["a.yaml", "b.yaml"]).resolved() == {"data": {"batch_size": 2, "width": 1}}
     assert load(["b.yaml", "a.yaml"]).resolved() == {"data": {"batch_size": 1, "width": 1}}
+
+
+def test_a_head_that_is_set_to_null_is_left_out(write: Write) -> None:
+    write("base.yaml", "model: {heads: {lm: {class_path: LMHead}}, merger: {class_path: PixelUnshuffle}}\n")
+    write("own.yaml", "extends: base\nmodel: {heads: {lm: null, score: {class_path: LMHead}}, merger: null}\n")
+    model = load(["own"]).resolved()["model"]
+    assert model == {"heads": {"score": {"class_path": "LMHead"}}, "merger": None}
 
 
 def test_a_base_may_be_shared_and_a_cycle_is_refused(write: Write) -> None:
@@ -88,36 +95,6 @@ def test_an_invalid_file_is_refused_in_one_line(write: Write, text: str, words: 
     with pytest.raises(UserError, match=words) as caught:
         load(["bad.yaml"])
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "expected"),
-    [
-        # another class drops the arguments, however it is named
-        ({"class_path": "A", "init_args": {"x": 1}}, {"class_path": "B"}, {"class_path": "B"}),
-        ({"class_path": "A", "init_args": {"x": 1}}, "B", {"class_path": "B"}),
-        ({"class_path": "p.A", "init_args": {"x": 1}}, {"class_path": "q.A"}, {"class_path": "q.A"}),
-        # the same class keeps them, whether its path is short or long
-        ({"class_path": "A", "init_args": {"x": 1}}, "A", {"class_path": "A", "init_args": {"x": 1}}),
-        (
-            {"class_path": "p.A", "init_args": {"x": 1}},
-            {"class_path": "p.sub.A", "init_args": {"y": 2}},
-            {"class_path": "p.sub.A", "init_args": {"x": 1, "y": 2}},
-        ),
-        # arguments without a class are merged into the existing class
-        ("A", {"init_args": {"x": 1}}, {"class_path": "A", "init_args": {"x": 1}}),
-        ({"class_path": "A", "init_args": {"x": 1}}, None, None),
-        ({"class_path": "A", "init_args": {"x": 1}}, "${model.other}", "${model.other}"),
-        ({"class_path": "A"}, "a_b", "a_b"),  # a plain value, such as a strategy's name
-        ({"class_path": "A"}, False, False),
-        ({"class_path": "A"}, "p.a_function", {"class_path": "p.a_function"}),
-        ([1, 2], [3], [3]),
-    ],
-)
-def test_merge_of_a_part(old: object, new: object, expected: object) -> None:
-    base = {"part": old, "rest": 1}
-    assert merge(base, {"part": new}) == {"part": expected, "rest": 1}
-    assert base["part"] == old
 
 
 def test_flags_are_applied_before_interpolation(write: Write) -> None:

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.terminal.closing import close
-from mmcomponents.training import ReferenceLogps
+from mmcomponents.training import Predictions, ReferenceLogps
 from mmcomponents.training.reference_logps import WrittenLogps
 
 REPORT = {
@@ -22,10 +22,10 @@ def _called_from_the_path(monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/mmcomponents"])
 
 
-def printed(verb, folder, result=None, checkpoint="runs/x/last.ckpt", callbacks=()) -> str:
+def printed(verb, folder, checkpoint="runs/x/last.ckpt", callbacks=(), **settings) -> str:
     console = Console(width=140, record=True)
     flags = sort_flags(["--config", "quickstart", "--config", "mine.yaml"])
-    close(verb, folder, flags, result, checkpoint, console, callbacks)
+    close(verb, folder, flags, checkpoint, console, callbacks, **settings)
     return console.export_text()
 
 
@@ -52,26 +52,49 @@ def test_a_fit_names_its_checkpoint(tmp_path) -> None:
     text = printed("fit", tmp_path)
     assert "mmcomponents test --config quickstart --config mine.yaml --ckpt_path runs/x/last.ckpt" in text
     assert "next" not in printed("fit", tmp_path, checkpoint=None)
+    text = printed("fit", tmp_path, answers="values")
+    assert ("mmcomponents test" in text, "mmcomponents predict" in text) == (False, True)
+    text = printed("fit", tmp_path, has_test_data=False)
+    assert ("mmcomponents test" in text, "mmcomponents fit" in text) == (False, True)
 
 
-def test_predictions_are_written(tmp_path) -> None:
-    rows = [{"key": "a", "answer": "1"}, {"key": "b", "answer": "ä"}, {"key": "c", "answer": "3"}]
-    text = printed("predict", tmp_path / "new", result=[[rows[0], rows[1]], [rows[2]]])
-    path = tmp_path / "new" / "predictions.jsonl"
-    assert [json.loads(line) for line in path.read_text().splitlines()] == rows
-    assert "predictions.jsonl" in text
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [
+        ("text", "texts in answers.jsonl"),
+        ("values", "values in answers.jsonl"),
+        ("picture", "pictures in the folder answers"),
+    ],
+)
+def test_answers_without_scores_are_counted(tmp_path, kind, where) -> None:
+    report = {"answers": kind, "questions": {"box": 3, "line": 4}, "train_seconds": 0.0}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    text = printed("test", tmp_path)
+    assert f"7 answers on test data: {where}, which have no score" in text
+    assert "exact match" not in text
+    assert ("mmcomponents generate" in text) == (kind == "text")
+    assert ("mmcomponents predict" in text) == (kind != "text")
+
+
+def test_the_file_of_predictions_is_named(tmp_path) -> None:
+    writer = Predictions()
+    writer.written = tmp_path / "predictions.jsonl"
+    assert f"wrote {tmp_path}/predictions.jsonl" in "".join(
+        printed("predict", tmp_path, callbacks=[writer]).split("\n")
+    )
 
 
 def test_log_probabilities_of_pairs_are_reported_with_the_next_command(tmp_path) -> None:
     writer = ReferenceLogps("logps")
     writer.written = WrittenLogps(Path("logps"), 2, 40, 1, 7, -12.345, -20.0)
-    text = printed("predict", tmp_path, result=[[{"key": "a", "chosen": -1.0, "rejected": -2.0}]], callbacks=[writer])
+    predictions = Predictions()
+    text = printed("predict", tmp_path, callbacks=[writer, predictions])
     assert "log-probabilities of 40 pairs to logps (2 files, 1 skipped, 7 samples that are not pairs)" in text
     assert "mean -12.35 for chosen, -20 for rejected answers" in text
     assert "mmcomponents fit --config quickstart --config mine.yaml" in text
     stored = "--model.objective.init_args.reference mmcomponents.objectives.StoredReference"
     assert f"--data.reference_logps logps {stored}" in text
     assert "data.predict" not in text
-    assert not (tmp_path / "predictions.jsonl").exists()
     writer.written = None
-    assert "predictions.jsonl" in printed("predict", tmp_path, result=[[{"key": "a"}]], callbacks=[writer])
+    predictions.written = Path("predictions.jsonl")
+    assert "predictions.jsonl" in printed("predict", tmp_path, callbacks=[writer, predictions])

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from mmcomponents.cli.models.run_weights import load_weights
+from mmcomponents.cli.models.sampler_options import Choose
 from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
@@ -24,11 +25,13 @@ class Loaded:
         model: Model in evaluation mode, on its device.
         tokenizer: Tokenizer of the model.
         renderer: Converts prompts and images to inputs of the model.
+        sampler: Sampler that the command chose; None if it chose none.
     """
 
     model: Any
     tokenizer: Any
     renderer: Any
+    sampler: Any = None
 
 
 def from_folder(
@@ -73,8 +76,11 @@ def from_recipe(
     device: torch.device,
     dtype: torch.dtype | None,
     allow_nonfinite: bool = False,
+    choose: Choose | None = None,
 ) -> Loaded:
     """Builds the model of a recipe and loads the weights of a checkpoint; its hyperparameters are ignored.
+
+    The sampler is chosen before the model is built, with the factory of the recipe's sampler.
 
     Raises:
         UserError: The recipe or the checkpoint is invalid.
@@ -82,13 +88,37 @@ def from_recipe(
     cli = RecipeCLI(verb, flags, *classes)
     if not ckpt_path:
         raise UserError(f"{verb}: --ckpt_path is missing; without a checkpoint the weights would be random")
+    tokenizer, renderer = data_attributes(verb, cli.datamodule, "tokenizer", "renderer")
     report_differences(Path(ckpt_path), cli.config_dump["model"], training=False)
     task: Any = cli.model
+    sampler = None if choose is None else choose(getattr(task, "make_sampler", None))
     task.weights = None  # the initial weights of the run are not needed
     task.configure_model()
     load_weights(task, Path(ckpt_path), allow_nonfinite)
     task.eval()
-    return Loaded(task.model.to(device=device, dtype=dtype), cli.datamodule.tokenizer, cli.datamodule.renderer)
+    return Loaded(task.model.to(device=device, dtype=dtype), tokenizer, renderer, sampler)
+
+
+def data_attributes(verb: str, datamodule: LightningDataModule, *names: str) -> list[Any]:
+    """Returns attributes of a recipe's data that a verb needs.
+
+    Args:
+        verb: Name of the verb, for messages.
+        datamodule: The recipe's datamodule.
+        names: Names of the attributes.
+
+    Raises:
+        UserError: The datamodule has no such attribute, or it cannot be read.
+    """
+    found = []
+    for name in names:
+        if name not in dir(datamodule):
+            raise UserError(f"{verb}: the data class {type(datamodule).__name__} has no {name}, which {verb} needs")
+        try:
+            found.append(getattr(datamodule, name))
+        except (ValueError, OSError) as error:
+            raise UserError(f"{verb}: {' '.join(str(error).split())}") from error
+    return found
 
 
 def limit_tiles(loaded: Loaded, max_tiles: int | None) -> Loaded:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from mmcomponents.cli.recipes.flags import Flags, check_options
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningDataModule, LightningModule
 
     from mmcomponents.cli.models.model_loading import Loaded
+    from mmcomponents.cli.models.sampler_options import Choose
     from mmcomponents.synthesis.rollout import Sampling
 
 DTYPES = ("float32", "bfloat16", "float16")
@@ -142,6 +144,7 @@ def load_model(
     folder: str | None,
     flags: Flags,
     classes: tuple[type[LightningModule], type[LightningDataModule]] | None = None,
+    choose: Choose | None = None,
 ) -> Loaded:
     """Loads the model of a command, in evaluation mode.
 
@@ -151,21 +154,27 @@ def load_model(
         folder: Model folder; None: the model of a recipe.
         flags: Flags of the recipe.
         classes: Classes for `model:` and `data:` of the recipe; None: `MultimodalTask` and `PackedDataModule`.
+        choose: Chooses the sampler, before the model is loaded; None: the command needs none.
 
     Raises:
         UserError: The model cannot be loaded.
     """
     from mmcomponents.cli.models.model_loading import from_folder, from_recipe
+    from mmcomponents.cli.models.sampler_options import check_folder
 
     device, dtype = device_and_dtype(options)
     if folder is not None:
-        return from_folder(
+        sampler = None if choose is None else choose(None)
+        loaded = from_folder(
             folder, device, dtype, options.allow_pickle, options.trust_remote_code, options.allow_nonfinite
         )
+        if sampler is not None:
+            check_folder(verb, folder, sampler, loaded.model)
+        return replace(loaded, sampler=sampler)
     known: Any = classes
     if known is None:
         from mmcomponents.data.datamodule import PackedDataModule
         from mmcomponents.training import MultimodalTask
 
         known = (MultimodalTask, PackedDataModule)
-    return from_recipe(verb, flags, options.ckpt_path, known, device, dtype, options.allow_nonfinite)
+    return from_recipe(verb, flags, options.ckpt_path, known, device, dtype, options.allow_nonfinite, choose)

@@ -1,4 +1,4 @@
-"""Checks of a recipe's keys and parts before parsing.
+"""Checks of a recipe's keys before parsing.
 
 jsonargparse rejects unknown names without a suggestion; the errors here name the nearest valid one.
 """
@@ -7,18 +7,29 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from types import UnionType
+from pathlib import Path
+from types import MappingProxyType, UnionType
 from typing import Any, Union, get_args, get_origin
+
+import yaml
+from jsonargparse import Namespace
 
 from mmcomponents import registry
 from mmcomponents.cli.recipes.classes import argument_types
-from mmcomponents.cli.recipes.recipe import Recipe, Tree
+from mmcomponents.cli.recipes.merging import PART_KEYS, Tree
+from mmcomponents.cli.recipes.merging import complete as completed
+from mmcomponents.cli.recipes.recipe import Recipe
+from mmcomponents.cli.recipes.sections import data_flag
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
 
-_PART_KEYS = ("class_path", "init_args", "dict_kwargs")
+_FLAG_ONLY = "allow_pipe"
+
+_MAPPINGS = ("model", "data", "trainer")
+"""Sections of a recipe that are mappings."""
 
 # Modules of short names of classes that fill no slot: optimizers, schedulers, callbacks and so on.
 _MODULES = (
@@ -31,22 +42,6 @@ _MODULES = (
     "lightning.pytorch.plugins",
     "mmcomponents.training",
 )
-
-
-def resolve_parts(tree: Tree, recipe: Recipe) -> None:
-    """Replaces the short name of each part under `model` by its dotted path.
-
-    Raises:
-        UserError: No package has such a part, it cannot be imported, or it is not valid for its slot.
-    """
-    model = tree.get("model")
-    if not isinstance(model, dict):
-        return
-    for slot in registry.slots():
-        holder, prefix = (model.get("heads"), "model.heads") if slot == "head" else (model, "model")
-        if isinstance(holder, dict):
-            for key in holder if slot == "head" else [slot]:
-                _resolve_part(holder, key, slot, f"{prefix}.{key}", recipe)
 
 
 def check_keys(tree: Tree, known: Mapping[str, Iterable[str]], owners: Mapping[str, Any], recipe: Recipe) -> None:
@@ -63,40 +58,75 @@ def check_keys(tree: Tree, known: Mapping[str, Iterable[str]], owners: Mapping[s
     """
     _refuse_unknown(tree, known, "", recipe)
     for top, below in tree.items():
-        if known[top] and isinstance(below, dict):
-            _refuse_unknown(below, known[top], f"{top}.", recipe)
+        if (known[top] or top in owners) and isinstance(below, dict):
+            _refuse_unknown(below, known[top], f"{top}.", recipe, recipe.moved if top == "data" else {})
             hints = argument_types(owners[top]) if top in owners else {}
             for key, value in below.items():
                 _check_dataclass(value, hints.get(key), f"{top}.{key}", recipe)
                 _check_arguments(value, f"{top}.{key}", recipe)
 
 
+def known_keys(defaults: Namespace) -> dict[str, set[str]]:
+    """Returns the keys of a parser: top-level key -> keys below it, from its defaults."""
+    known: dict[str, set[str]] = {}
+    for key in defaults.keys():  # noqa: SIM118  (a Namespace iterates over its top level only)
+        top, _, rest = key.partition(".")
+        known.setdefault(top, set()).update({rest.partition(".")[0]} if rest else ())
+    known.pop("config", None)
+    return known
+
+
 def check_flag_only(tree: Tree, recipe: Recipe, by_flag: Collection[str]) -> None:
     """Refuses options that a recipe file sets and that only the command line may set.
 
-    With `data.allow_pipe` a file could run the shell command that it names as a shard, with `weights_only: false` the
-    code in the checkpoint that it names.
+    With `allow_pipe`, at any depth of a section, a file could run the shell command that it names as a shard, with
+    `weights_only: false` the code in the checkpoint that it names.
 
     Args:
         tree: Resolved tree.
         recipe: Recipe that holds the origins of keys.
-        by_flag: Keys that the command line sets.
+        by_flag: Keys whose values the command line gives, see `flags.given_keys`.
 
     Raises:
-        UserError: A recipe file sets such an option, or a section is a text, which the parser takes for a file.
+        UserError: A recipe file sets such an option, or a section is no mapping; the parser takes a text for a file.
     """
-    for section in ("model", "data", "trainer"):
-        if isinstance(tree.get(section), str):
-            raise UserError(f"{section}{recipe.place(section)}: a mapping is expected; a file is named by `extends`")
-    options = {
-        "data.allow_pipe": ((tree.get("data") or {}).get("allow_pipe"), False),
-        "weights_only": (tree.get("weights_only"), True),
-    }
-    for key, (value, harmless) in options.items():
-        if value not in (None, harmless) and not {key, key.partition(".")[0]} & {*by_flag}:
+    for section in _MAPPINGS:
+        if not isinstance(tree.get(section), dict | None):
+            named = "a class is named by `class_path`, a file" if section == "data" else "a file is named"
+            raise UserError(f"{section}{recipe.place(section)}: a mapping is expected; {named} by `extends`")
+    check_parsed_flag_only(tree, recipe, by_flag)
+
+
+def check_parsed_flag_only(config: Namespace | Mapping[str, Any], recipe: Recipe, by_flag: Collection[str]) -> None:
+    """Refuses the options of `check_flag_only` in values.
+
+    Parsed values contain what the parser read from texts and files, which may be given for an argument of several
+    values: `loading: "{allow_pipe: true}"` and `loading: load.yaml` set an option as well.
+
+    Args:
+        config: Sections of a recipe, as written or as parsed.
+        recipe: Recipe that holds the origins of keys.
+        by_flag: Keys whose values the command line gives.
+
+    Raises:
+        UserError: An option is set, and not by the command line.
+    """
+    values = _items(config)
+    allowed = {".".join(data_flag(key.split("."), recipe.moved)) for key in by_flag}
+    sections = {name: values.get(name) for name in _MAPPINGS}
+    options = [(key, value, False) for key, value in _named_at_any_depth(sections, _FLAG_ONLY, "")]
+    for key, value, harmless in [*options, ("weights_only", values.get("weights_only"), True)]:
+        if value not in (None, harmless) and key not in allowed:
             raise UserError(
                 f"{key}{recipe.place(key)}: a recipe cannot set this; add --{key} {str(value).lower()} to the command"
             )
+
+
+def without_flag_only(node: Any) -> Any:
+    """Returns a section in which no option is set that only the command line may set."""
+    if isinstance(node, dict):
+        return {key: False if key == _FLAG_ONLY else without_flag_only(item) for key, item in node.items()}
+    return [without_flag_only(item) for item in node] if isinstance(node, list) else node
 
 
 def complete(tree: Tree, defaults: Mapping[str, Any]) -> None:
@@ -111,8 +141,7 @@ def complete(tree: Tree, defaults: Mapping[str, Any]) -> None:
         name = rest.removesuffix(".class_path")
         value = tree.get(top, {}).get(name) if rest.count(".") == 1 and isinstance(tree.get(top), dict) else None
         if isinstance(value, dict) and "class_path" not in value:
-            arguments = {k: v for k, v in value.items() if k not in _PART_KEYS}
-            tree[top][name] = {"class_path": class_path, "init_args": {**value.get("init_args", {}), **arguments}}
+            tree[top][name] = completed(value, class_path)
 
 
 def suggest_class(message: str) -> str:
@@ -125,18 +154,24 @@ def suggest_class(message: str) -> str:
     return near(wanted, names)
 
 
-def _resolve_part(holder: Tree, key: str, slot: str, shown: str, recipe: Recipe) -> None:
-    part = holder.get(key)
-    name = part if isinstance(part, str) else part.get("class_path") if isinstance(part, dict) else None
-    if name is None:
-        return
-    where = recipe.place(shown)
-    try:
-        path = registry.resolve(slot, str(name))
-        registry.load(slot, path)
-    except registry.PartError as error:
-        raise UserError(f"{shown}{where}: {error}") from None
-    holder[key] = {**part, "class_path": path} if isinstance(part, dict) else {"class_path": path}
+def _named_at_any_depth(node: Any, name: str, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Yields (key, value) of each key of this name; a key is as in a flag, without `init_args` and places in lists."""
+    for key, value in _items(node).items():
+        below = prefix if key == "init_args" else f"{prefix}.{key}".removeprefix(".")
+        if key == name:
+            yield below, value
+        yield from _named_at_any_depth(value, name, below)
+    for item in node if isinstance(node, list | tuple | set | frozenset) else ():
+        yield from _named_at_any_depth(item, name, prefix)
+
+
+def _items(value: Any) -> Mapping[str, Any]:
+    """Returns the items of a mapping, a namespace or a dataclass; of other values none."""
+    if isinstance(value, Namespace):
+        return vars(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in fields(value)}
+    return value if isinstance(value, Mapping) else {}
 
 
 def _import(path: str, shown: str) -> Any:
@@ -155,7 +190,7 @@ def _check_arguments(value: Any, shown: str, recipe: Recipe) -> None:
         return
     arguments = value
     if "class_path" in value:
-        _refuse_unknown(value, _PART_KEYS, f"{shown}.", recipe)
+        _refuse_unknown(value, PART_KEYS, f"{shown}.", recipe)
         arguments, shown = value.get("init_args") or {}, f"{shown}.init_args"
         accepted = _parameters(_named(str(value["class_path"]), shown))
         if accepted is not None and isinstance(arguments, dict):
@@ -167,25 +202,37 @@ def _check_arguments(value: Any, shown: str, recipe: Recipe) -> None:
 
 def _check_dataclass(value: Any, hint: Any, shown: str, recipe: Recipe) -> None:
     """Checks the keys of a value that becomes a dataclass or a mapping of dataclasses."""
-    if not isinstance(value, dict):
-        return
-    if is_dataclass(hint):
+    if is_dataclass(hint) and not (isinstance(value, dict) or _holds_mapping(value)):
+        raise UserError(f"{shown}{recipe.place(shown)} holds settings, a mapping, not {json.dumps(value)}")
+    if is_dataclass(hint) and isinstance(value, dict):
         _refuse_unknown(value, [f.name for f in fields(hint)], f"{shown}.", recipe)
-    elif get_origin(hint) is dict:
+    elif get_origin(hint) is dict and isinstance(value, dict):
         for key, item in value.items():
             _check_dataclass(item, get_args(hint)[1], f"{shown}.{key}", recipe)
-    elif get_origin(hint) in (Union, UnionType):
+    elif get_origin(hint) in (Union, UnionType) and value is not None:
         members = [member for member in get_args(hint) if member is not type(None)]
         if len(members) == 1:
             _check_dataclass(value, members[0], shown, recipe)
 
 
-def _refuse_unknown(node: Tree, accepted: Iterable[str], prefix: str, recipe: Recipe) -> None:
+def _holds_mapping(value: Any) -> bool:
+    """Whether a value is a text with a mapping, or the name of a file, which the parser reads."""
+    if not isinstance(value, str):
+        return False
+    try:
+        return Path(value).is_file() or isinstance(yaml.safe_load(value), dict)
+    except (OSError, ValueError, yaml.YAMLError):
+        return False
+
+
+def _refuse_unknown(
+    node: Tree, accepted: Iterable[str], prefix: str, recipe: Recipe, former: Mapping[str, str] = MappingProxyType({})
+) -> None:
     names = list(accepted)
     for key in node:
         if key not in names:
             shown = prefix + key
-            raise UserError(f"unknown key {shown}{recipe.place(shown)}{near(key, names)}")
+            raise UserError(f"unknown key {shown}{recipe.place(shown)}{near(key, names, former)}")
 
 
 def _named(name: str, shown: str) -> Any:

@@ -82,8 +82,8 @@ def _is_default(value: Any, default: Any) -> bool:
 
 
 def _check(value: Any, hint: Any, shown: str, recipe: Recipe) -> None:
-    mentioned = list(_mentioned(hint))
-    classes = tuple(c for c in mentioned if isinstance(c, type) and c.__module__ not in _PLAIN)
+    members = list(mentioned(hint))
+    classes = tuple(c for c in members if isinstance(c, type) and c.__module__ not in _PLAIN)
     values = _mapping(value)
     if values is not None and "class_path" in values:
         path = str(values["class_path"])
@@ -95,14 +95,14 @@ def _check(value: Any, hint: Any, shown: str, recipe: Recipe) -> None:
         options = next((c for c in classes if is_dataclass(c) and {*values} <= {f.name for f in fields(c)}), None)
         if options is not None:
             _check_arguments(value, options, shown, recipe)
-        elif not classes or any(_is_mapping(c) for c in mentioned):
+        elif not classes or any(_is_mapping(c) for c in members):
             for key, item in values.items():
                 _check(item, hint, f"{shown}.{key}", recipe)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             _check(item, hint, shown, recipe)
     elif isinstance(value, str):
-        if str not in mentioned and (classes or Callable in mentioned) and _DOTTED.fullmatch(value):
+        if str not in members and (classes or Callable in members) and _DOTTED.fullmatch(value):
             with suppress(registry.PartError):  # the parser reports it
                 found = registry.imported(value)
                 if classes:
@@ -110,7 +110,7 @@ def _check(value: Any, hint: Any, shown: str, recipe: Recipe) -> None:
                 else:
                     _refuse_function(found, value, shown, recipe)
     else:
-        _refuse_function(value, _name(value), shown, recipe)
+        _refuse_function(value, class_name(value), shown, recipe)
 
 
 def _refuse_function(value: Any, name: str, shown: str, recipe: Recipe) -> None:
@@ -122,7 +122,7 @@ def _allowed(found: Any, path: str, classes: tuple[type, ...], shown: str, recip
     if not classes:
         raise UserError(f"{shown}{recipe.place(shown)}: {path} is not allowed here: the argument takes no class")
     if not isinstance(found, type) or not any(_derives(found, base) for base in classes):
-        expected = " or ".join(dict.fromkeys(map(_name, classes)))
+        expected = " or ".join(dict.fromkeys(map(class_name, classes)))
         raise UserError(f"{shown}{recipe.place(shown)}: {path} is not a subclass of {expected}")
     return found
 
@@ -144,21 +144,21 @@ def _derives(found: type, base: type) -> bool:
         return bool(getattr(base, "_is_protocol", False))
 
 
-def _mentioned(hint: Any) -> Iterator[Any]:
+def mentioned(hint: Any) -> Iterator[Any]:
     """Yields the types that a value may have: members of unions and containers, and what a factory returns."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is None:
         yield hint
     elif origin is Annotated:
-        yield from _mentioned(arguments[0])
+        yield from mentioned(arguments[0])
     elif origin is Callable:
         yield origin
-        yield from _mentioned(arguments[-1]) if arguments else ()
+        yield from mentioned(arguments[-1]) if arguments else ()
     elif origin not in (type, Literal):
         if origin not in (Union, UnionType):
             yield origin
         for argument in arguments:
-            yield from _mentioned(argument)
+            yield from mentioned(argument)
 
 
 def _is_mapping(kind: Any) -> bool:
@@ -178,7 +178,7 @@ def _evaluated(name: str, annotation: Any, init: Any) -> dict[str, Any]:
     return get_type_hints(alone)
 
 
-def _name(value: Any) -> str:
+def class_name(value: Any) -> str:
     """Returns the shortest dotted path of an object."""
     module, name = str(getattr(value, "__module__", "")), getattr(value, "__qualname__", repr(value))
     packages = [module[: match.start()] for match in re.finditer(r"\.|$", module)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from mmcomponents.cli.recipes.recipe import same_class
+from mmcomponents.cli.recipes.merging import same_class
 from mmcomponents.plain_text import plain_line
 
 _SHOWN = 8

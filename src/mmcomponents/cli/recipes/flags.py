@@ -7,15 +7,17 @@ interpolations are resolved and before anything is checked, so that a reference 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmcomponents.cli.recipes.recipe import Recipe, Tree, merge
+from mmcomponents.cli.recipes.merging import PART_KEYS, SECTIONS, DefaultClass, Tree, complete, merge
+from mmcomponents.cli.recipes.recipe import Recipe
+from mmcomponents.cli.recipes.sections import data_flag
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
 
@@ -75,7 +77,7 @@ def sort_flags(argv: list[str]) -> Flags:
 
 
 def check_options(command: str, flags: Flags, options: Iterable[str]) -> None:
-    """Refuses settings that are not keys of a recipe: these contain a dot, except `seed_everything`.
+    """Refuses settings that are not keys of a recipe: these contain a dot, except `seed_everything` and `data`.
 
     Args:
         command: Name of the command, for the message.
@@ -86,7 +88,7 @@ def check_options(command: str, flags: Flags, options: Iterable[str]) -> None:
         UserError: A setting has no dot; the message names the nearest option.
     """
     for key, _ in flags.settings:
-        if "." not in key and key != "seed_everything":
+        if "." not in key and key not in ("seed_everything", "data"):
             raise UserError(f"{command}: no option --{key}{near(key, options)}")
 
 
@@ -94,19 +96,58 @@ def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
     """Returns the recipe with the settings of a command line, applied in order.
 
     Raises:
-        UserError: A value is no YAML, a key is below a value that is no mapping, or one is nested too deeply.
+        UserError: A value is no YAML, a key is below a value that is no mapping, one is nested too deeply, or a setting
+            is given by two names.
     """
+    names: dict[str, str] = {}
     for key, text in settings:
         if key.count(".") > _DEEPEST:
             raise UserError(f"--{key[:40]}… is nested too deeply")
         append = key.endswith("+")
-        path = key.removesuffix("+").split(".")
+        path, value = key.removesuffix("+").split("."), _value(key, text)
+        if path[0] == "data" and (section := _section(path, value)) is not None:
+            recipe = recipe.overlay({"data": section}, COMMAND_LINE)
+            continue
+        name = key.removesuffix("+").replace(".init_args", "")
+        path = data_flag(path, recipe.moved)
+        first = names.setdefault(".".join(path).replace(".init_args", ""), name)
+        if first != name:
+            raise UserError(f"--{first} and --{name} are the same setting; give one of them")
         tree = merge({}, recipe.tree)
-        full = _set(tree, path, _value(key, text), append)
+        full = _set(tree, path, value, append, recipe.default_class)
         above = [".".join(full[:depth]) for depth in range(1, len(full))]
         origins = {**dict.fromkeys(above, COMMAND_LINE), **recipe.origins, ".".join(full): COMMAND_LINE}
-        recipe = Recipe(tree, origins)
+        recipe = replace(recipe, tree=tree, origins=origins)
     return recipe
+
+
+def given_keys(settings: list[tuple[str, str]]) -> set[str]:
+    """Returns the keys whose values a command line gives, without `init_args`, and those in mappings and lists.
+
+    What is appended to a list is left out, as its keys are also those of the other items.
+    """
+    found: set[str] = set()
+    for key, text in settings:
+        if not key.endswith("+"):
+            found |= {*_given(key.replace(".init_args", ""), _value(key, text))}
+    return found
+
+
+def _given(key: str, value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _given(key if name == "init_args" else f"{key}.{name}", item)
+    else:
+        yield key
+    for item in value if isinstance(value, list) else ():
+        yield from _given(key, item)
+
+
+def _section(path: list[str], value: Any) -> Tree | None:
+    """Returns the change to the whole data section that a flag stands for, or None if it sets one argument."""
+    if path == ["data"]:
+        return {"class_path": value} if isinstance(value, str) else value if isinstance(value, dict) else None
+    return {path[1]: value} if path[1] in ("class_path", "init_args") and len(path) == 2 else None
 
 
 def _value(key: str, text: str) -> Any:
@@ -124,24 +165,33 @@ def _value(key: str, text: str) -> Any:
         raise UserError(f"--{key}: {' '.join(str(error).split())}") from None
 
 
-def _set(tree: Tree, path: list[str], value: Any, append: bool) -> list[str]:
+def _set(tree: Tree, path: list[str], value: Any, append: bool, default_class: DefaultClass) -> list[str]:
     """Sets a value in place; returns its full path, including the `init_args` that the user may omit."""
-    node, full = tree, []
+    node, full, owner, argument = tree, list[str](), "", ("", "")
     for depth, key in enumerate(path):
-        if "class_path" in node and key not in ("class_path", "init_args", "dict_kwargs"):
+        if "class_path" in node and key not in PART_KEYS:
+            owner = str(node["class_path"])
             if not isinstance(node.get("init_args"), dict):
                 node["init_args"] = {}
             node = node["init_args"]
             full.append("init_args")
         full.append(key)
         if depth < len(path) - 1:
+            below = str(node.get("class_path", "")) if key == "init_args" else ""
+            argument = (owner, key)
+            owner = key if depth == 0 and key in SECTIONS else below
             node = _open(node, key, ".".join(path[: depth + 1]))
     key, old = path[-1], node.get(path[-1])
     if append:
         more = value if isinstance(value, list) else [value]
         node[key] = [*(old if isinstance(old, list) else [] if old is None else [old]), *more]
+    elif key == "class_path":
+        default = default_class(*argument) if node and "class_path" not in node else None
+        part = merge(complete(node, default) if default else dict(node), {key: value})
+        node.clear()
+        node.update(part)
     else:
-        node.update(merge({key: old} if key in node else {}, {key: value}))
+        node.update(merge({key: old} if key in node else {}, {key: value}, default_class, owner))
     return full
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from mmcomponents.cli.recipes.check import complete
-from mmcomponents.cli.recipes.recipe import Recipe, Tree, merge
+from mmcomponents.cli.recipes.check import complete, without_flag_only
+from mmcomponents.cli.recipes.merging import Tree, copied
+from mmcomponents.cli.recipes.recipe import Recipe
 from mmcomponents.cli.user_error import UserError
 
 _OPEN = "${"
@@ -35,26 +36,29 @@ class Texts:
     Attributes:
         written: The merged recipe, with all its interpolations.
         public: The recipe with all interpolations resolved, except those that read the environment.
+        data_class: Path of the data class; None: the default one, whose arguments stand in the data section itself.
         secrets: Values that the environment gave, with their texts in the recipe. The parser may have moved them.
     """
 
     written: Tree
     public: Tree
     secrets: dict[str, str]
+    data_class: str | None = None
 
     @classmethod
-    def of(cls, recipe: Recipe, class_defaults: Mapping[str, Any]) -> Texts:
+    def of(cls, recipe: Recipe, class_defaults: Mapping[str, Any], data_class: str | None = None) -> Texts:
         """Returns the texts of a recipe; arguments of default classes are moved to where the parser has them."""
-        written = merge({}, recipe.tree)
+        recipe = recipe.plain()
+        written = copied(recipe.tree)
         try:
             hidden = _map_texts(recipe.tree, _escape_environment)
-            public = Recipe(hidden).resolved()
+            public = replace(recipe, tree=hidden).resolved()
             secrets = dict(_replaced(recipe.resolved(), public)) if hidden != recipe.tree else {}
         except UserError:  # a reference into a value that is hidden
-            public, secrets = merge({}, recipe.tree), {}
+            public, secrets = copied(recipe.tree), {}
         for tree in (written, public):
             complete(tree, class_defaults)
-        return cls(written, public, secrets)
+        return cls(written, public, secrets, data_class)
 
     def hide_environment(self, tree: Tree) -> Tree:
         """Returns a parsed tree with the recipe's text in place of each value that the environment gave."""
@@ -69,12 +73,12 @@ class Texts:
         Args:
             dumped: Output of the parser: comments, and the resolved recipe as YAML.
         """
-        resolved = yaml.safe_load(dumped)
-        if isinstance(resolved.get("data"), dict) and "allow_pipe" in resolved["data"]:
-            resolved["data"]["allow_pipe"] = False  # only the command line may set it
+        resolved = without_flag_only(yaml.safe_load(dumped))
         kept = _with_texts(resolved, self.written)
         equal = _equal_parts(kept, OmegaConf.create(kept), resolved, self.hide_environment(resolved))
         comments = "".join(line for line in dumped.splitlines(keepends=True) if line.startswith("#"))
+        if self.data_class is not None:
+            equal["data"] = {"class_path": self.data_class, "init_args": equal.get("data", {})}
         return comments + OmegaConf.to_yaml(OmegaConf.create(_map_texts(equal, self._without_secret)))
 
     def _without_secret(self, text: str) -> str:

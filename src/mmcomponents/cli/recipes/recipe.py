@@ -1,15 +1,19 @@
 """Recipes: lookup, merging of a chain of `extends`, and resolution of interpolations.
 
 A recipe is a YAML tree. `extends` names its base recipes; a recipe contains only the differences. The chain is merged
-into one plain tree before any class is imported: mappings merge, everything else is replaced, and a changed
-`class_path` drops the arguments of the class that it replaces. Interpolations (`${data.batch_size}`) are resolved last.
+into one plain tree: mappings merge, everything else is replaced, and a changed `class_path` drops the arguments of the
+class that it replaces. Interpolations (`${data.batch_size}`) are resolved last.
+
+Merging calls no class. It imports one where its signature is needed: the data class that a recipe names, whose settings
+may have former names, and a class in which an argument is set whose value is a class by default. All other classes are
+imported when the merged recipe is checked.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -19,18 +23,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmcomponents.cli.recipes.expansion import Expansion
+from mmcomponents.cli.recipes.merging import Tree, keys, merge, same_class
+from mmcomponents.cli.recipes.reference_paths import plain_data
+from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.moved import current_path
 from mmcomponents.registry import near
 
-Tree = dict[str, Any]
-
 _PACKAGE = Path(__file__).parents[2]
 SHIPPED = (_PACKAGE / "_recipes", _PACKAGE.parents[1] / "recipes")
 """Folders of shipped recipes: of an installed wheel, and of a checkout in an editable installation."""
-
-# A dotted path, or a short name, which begins with a capital: `ddp` and `auto` are plain values.
-_CLASS_NAME = re.compile(r"[A-Za-z_]\w*(\.\w+)+|[A-Z]\w*")
 
 _MOST_FILES = 100
 _MOST_BYTES = 1_000_000
@@ -43,16 +45,68 @@ class Recipe:
     """A merged tree, and for each key the file (or the command line) that set it last.
 
     Attributes:
-        tree: Plain mappings, lists and scalars; interpolations still in place.
+        tree: Plain mappings, lists and scalars; interpolations still in place; the data section in its plain form.
         origins: Dotted key -> where it was set.
+        data_class: Path of the data class; None if none is named.
+        sections: What is known of the sections.
     """
 
     tree: Tree = field(default_factory=dict)
     origins: dict[str, str] = field(default_factory=dict)
+    data_class: str | None = None
+    sections: Sections = field(default_factory=Sections)
 
     def overlay(self, delta: Tree, origin: str) -> Recipe:
-        """Returns this recipe with the changes of `delta`."""
-        return Recipe(merge(self.tree, delta), {**self.origins, **dict.fromkeys(_keys(delta), origin)})
+        """Returns this recipe with the changes of `delta`.
+
+        Raises:
+            UserError: The data section of `delta` is not valid.
+        """
+        named, delta = self.sections.plain(delta, origin)
+        recipe = self if named is None else self._with_data_class(named, origin)
+        section = delta["data"] if isinstance(delta.get("data"), dict) else {}
+        moved = recipe.moved if section else {}
+        former = {f"data.{new}": f"{origin}, as data.{name}" for name, new in moved.items() if name in section}
+        delta = self.sections.with_moved(delta, moved, origin)
+        origins = {key: former.get(key, origin) for key in keys(delta)}
+        return replace(
+            recipe,
+            tree=merge(recipe.tree, delta, recipe.default_class),
+            origins={**recipe.origins, **origins},
+        )
+
+    def data_owner(self) -> type:
+        """Returns the class of the data section.
+
+        Raises:
+            UserError: It cannot be imported, or is no datamodule.
+        """
+        name = self.sections.data_path if self.data_class is None else self.data_class
+        return self.sections.data_class(name, self.place("data.class_path"))
+
+    @property
+    def moved(self) -> Mapping[str, str]:
+        """Former names of settings of the data class, and their present paths."""
+        return self.sections.moved_settings(self.data_class)
+
+    def default_class(self, owner: str, argument: str) -> str | None:
+        """Returns the class that an argument has by default, see `merging.DefaultClass`."""
+        is_named = owner == "data" and self.data_class is not None
+        return self.sections.default_class(str(self.data_class) if is_named else owner, argument)
+
+    def plain(self) -> Recipe:
+        """Returns this recipe with references to the data section as it is in the tree."""
+        return replace(self, tree=plain_data(self.tree, self.moved))
+
+    def _with_data_class(self, name: str, origin: str) -> Recipe:
+        """Returns this recipe with another data class, without the arguments of the one that it replaces."""
+        recipe = replace(self, data_class=name, origins={**self.origins, "data.class_path": origin})
+        if same_class(self.data_class or self.sections.data_path, name):
+            return recipe
+        recipe.tree = {key: value for key, value in self.tree.items() if key != "data"}
+        kept = {key: value for key, value in self.origins.items() if key.partition(".")[0] != "data"}
+        recipe.origins = {**kept, "data.class_path": origin}
+        return recipe
 
     def origin(self, key: str) -> str:
         """Returns where a key, or its nearest known parent, was set; empty if unknown."""
@@ -68,14 +122,17 @@ class Recipe:
     def resolved(self) -> Tree:
         """Returns the tree with all interpolations resolved and former class paths replaced by their current ones.
 
+        A head of a base recipe that is set to null is left out.
+
         Raises:
             UserError: An interpolation refers to a missing key, a mandatory value (`???`) is missing, or the tree is
                 nested too deeply or becomes too large.
         """
         try:
-            if Expansion(self.tree).size() > _MOST_VALUES:
+            plain = self.plain().tree
+            if Expansion(plain).size() > _MOST_VALUES:
                 raise UserError(f"the recipe's interpolations expand to more than {_MOST_VALUES:,} values")
-            tree = OmegaConf.to_container(OmegaConf.create(self.tree), resolve=True, throw_on_missing=True)
+            tree = OmegaConf.to_container(OmegaConf.create(plain), resolve=True, throw_on_missing=True)
         except RecursionError:
             raise UserError("the recipe is nested too deeply") from None
         except OmegaConfBaseException as error:
@@ -83,37 +140,27 @@ class Recipe:
             where = self.origin(key)
             text = str(error).partition("\n")[0]
             wanted = re.search(r"[Ii]nterpolation key '([^']+)'", text)
-            hint = near(wanted.group(1), _keys(self.tree)) if wanted else ""
+            hint = near(wanted.group(1), keys(self.tree)) if wanted else ""
             raise UserError(f"{key}{f' ({where})' if where else ''}: {text}{hint}") from None
-        return cast(Tree, _current(tree))
+        found = cast(Tree, _current(tree))
+        model = found.get("model")
+        if isinstance(model, dict) and isinstance(heads := model.get("heads"), dict):
+            model["heads"] = {name: head for name, head in heads.items() if head is not None}
+        return found
 
 
-def load(names: Iterable[str]) -> Recipe:
-    """Loads recipes by path or shipped name and merges them; later ones take precedence."""
-    recipe = Recipe()
+def load(names: Iterable[str], sections: Sections | None = None) -> Recipe:
+    """Loads recipes by path or shipped name and merges them; later ones take precedence.
+
+    Args:
+        names: Paths or names.
+        sections: What is known of the sections; None: the data section is that of a `PackedDataModule`.
+    """
+    recipe = Recipe(sections=sections or Sections())
     read: list[Path] = []
     for name in names:
         recipe = _extend(recipe, _find(name, Path(), f"--config {name}"), (), read)
     return recipe
-
-
-def merge(base: Tree, delta: Tree) -> Tree:
-    """Returns a new tree: `base` updated by `delta`.
-
-    Mappings merge key by key. A part is a mapping with `class_path`, or just the name of its class. A different class
-    replaces the complete part, the same class keeps its arguments. Anything else, including lists, is replaced.
-    """
-    if "class_path" in delta and "class_path" in base and not same_class(base["class_path"], delta["class_path"]):
-        return dict(_copy(delta))
-    merged = dict(base)
-    for key, new in delta.items():
-        old = merged.get(key)
-        if isinstance(old, str) and _is_part(new) and "class_path" not in new:
-            old = {"class_path": old}
-        if _is_part(old) and isinstance(new, str) and _CLASS_NAME.fullmatch(new):
-            new = {"class_path": new}
-        merged[key] = merge(old, new) if isinstance(old, dict) and isinstance(new, dict) else _copy(new)
-    return merged
 
 
 def shipped() -> list[str]:
@@ -184,30 +231,6 @@ def _flat(tree: Mapping[Any, Any]) -> Iterable[Any]:
         yield key
         if isinstance(value, dict):
             yield from _flat(value)
-
-
-def _keys(tree: Tree, prefix: str = "") -> Iterable[str]:
-    """Yields the dotted names of all nodes."""
-    for key, value in tree.items():
-        yield prefix + key
-        if isinstance(value, dict):
-            yield from _keys(value, f"{prefix}{key}.")
-
-
-def _is_part(node: Any) -> bool:
-    return isinstance(node, dict) and ("class_path" in node or "init_args" in node)
-
-
-def same_class(old: Any, new: Any) -> bool:
-    """Whether two names refer to the same class: a short name matches any path, and `a.X` matches `a.b.X`."""
-    first, second = str(old).split("."), str(new).split(".")
-    return first[-1] == second[-1] and (len(first) == 1 or len(second) == 1 or first[0] == second[0])
-
-
-def _copy(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
 
 
 def _current(value: Any) -> Any:

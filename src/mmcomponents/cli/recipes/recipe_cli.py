@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import re
 import sys
 import warnings
 from contextlib import nullcontext, redirect_stdout
@@ -18,11 +19,24 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from mmcomponents import __version__
-from mmcomponents.cli.recipes.check import check_flag_only, check_keys, complete, resolve_parts, suggest_class
-from mmcomponents.cli.recipes.classes import check_classes
-from mmcomponents.cli.recipes.flags import Flags, apply
+from mmcomponents.cli.recipes.check import (
+    check_flag_only,
+    check_keys,
+    check_parsed_flag_only,
+    complete,
+    known_keys,
+    suggest_class,
+)
+from mmcomponents.cli.recipes.classes import check_classes, class_name
+from mmcomponents.cli.recipes.construction import naming_classes
+from mmcomponents.cli.recipes.flags import Flags, apply, given_keys
 from mmcomponents.cli.recipes.interpolations import Texts
-from mmcomponents.cli.recipes.recipe import Recipe, Tree, load, shipped
+from mmcomponents.cli.recipes.merging import Tree
+from mmcomponents.cli.recipes.own_defaults import RecipeParser
+from mmcomponents.cli.recipes.parts import resolve_data_parts, resolve_parts
+from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
+from mmcomponents.cli.recipes.required_arguments import check_required, with_class
+from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.terminal.startup import default_callbacks
 from mmcomponents.cli.user_error import UserError, one_line
 from mmcomponents.data.storage.atomic_write import write_text
@@ -83,19 +97,29 @@ class RecipeCLI(LightningCLI):
         verb: Verb of the Trainer, or another verb, such as "generate", which needs no Trainer.
         flags: Sorted command line.
         task_class: LightningModule whose arguments are in `model:`.
-        data_class: LightningDataModule whose arguments are in `data:`. None for a verb that only needs the model: the
-            other sections may be missing and are not instantiated.
+        data_class: LightningDataModule whose arguments are in `data:` if the recipe names no other class. None for a
+            verb that only needs the model: the other sections may be missing and are not instantiated.
 
     Attributes:
+        recipe: Recipe with the flags.
         meta_model: What the task's `check` returns: the model on the meta device, with its adapters.
     """
 
     def __init__(
         self, verb: str, flags: Flags, task_class: type[LightningModule], data_class: type[LightningDataModule] | None
     ) -> None:
+        if not flags.configs and not flags.requests:
+            raise UserError(f"{verb} needs --config RECIPE; shipped recipes: {', '.join(shipped()) or 'none'}")
         self.verb = verb
         self.flags = flags
         self.verb_arguments: list[str] = []
+        sections = Sections({"model": task_class, "data": data_class, "trainer": Trainer})
+        self.recipe = apply(load(flags.configs, sections), flags.settings)
+        self.data_path: str | None = None
+        if data_class is not None and self.recipe.data_class is not None:
+            found = self.recipe.data_owner()
+            if found is not data_class:
+                data_class, self.data_path = found, class_name(found)
         super().__init__(
             task_class,
             data_class,
@@ -103,6 +127,7 @@ class RecipeCLI(LightningCLI):
             args=[],
             auto_configure_optimizers=False,
             seed_everything_default=False if data_class is None else 0,
+            parser_class=RecipeParser,
             save_config_callback=SaveRecipe if verb == "fit" else None,
             parser_kwargs={
                 "prog": f"mmcomponents {verb}",
@@ -119,17 +144,19 @@ class RecipeCLI(LightningCLI):
             self.verb_arguments = parser.add_method_arguments(Trainer, self.verb, skip=skip)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Merges recipes and flags, checks the names, and parses the values."""
-        if not self.flags.configs and not self.flags.requests:
-            raise UserError(f"{self.verb} needs --config RECIPE; shipped recipes: {', '.join(shipped()) or 'none'}")
-        recipe = apply(load(self.flags.configs), self.flags.settings)
+        """Checks the names of the merged recipe, and parses the values."""
+        assert isinstance(parser, RecipeParser)
+        recipe = self.recipe
         defaults = parser.get_defaults()
-        known = _known_keys(defaults)
+        known = known_keys(defaults)
         tree = recipe.resolved()
-        check_flag_only(tree, recipe, [key for key, _ in self.flags.settings])
+        by_flag = given_keys(self.flags.settings)
+        check_flag_only(tree, recipe, by_flag)
         model_alone = self.datamodule_class is None
         if model_alone:
             tree.pop("data", None)
+        else:
+            known.setdefault("data", set())  # a class without arguments
         owners: dict[str, Any] = {
             "model": self._model_class,
             "data": self._datamodule_class,
@@ -139,28 +166,35 @@ class RecipeCLI(LightningCLI):
         if not {"-h", "--help"} & set(self.flags.requests):
             complete(tree, class_defaults)
             resolve_parts(tree, recipe)
+            if not model_alone:
+                resolve_data_parts(tree.get("data"), owners["data"], recipe)
             check_keys(tree, known, owners, recipe)
             check_classes(tree, owners, recipe)
         if model_alone:  # the trainer's keys are checked above, but its callbacks and loggers are not instantiated
             tree = {key: value for key, value in tree.items() if key == "model"}
-        self.texts = Texts.of(recipe, class_defaults)
+        self.texts = Texts.of(recipe, class_defaults, self.data_path)
         self.save_config_kwargs = {"texts": self.texts}
         self.config = self._parsed(parser, tree, recipe)
-        check_classes(self.config, owners, recipe)  # also those in files that a value names
+        # Once more: parsed values also contain what is in the texts and files that they were given as.
+        check_parsed_flag_only(self.config, recipe, by_flag)
+        check_classes(self.config, owners, recipe)
+        check_required(self.config, owners, tree, recipe)
 
-    def _parsed(self, parser: LightningArgumentParser, tree: Tree, recipe: Recipe) -> Namespace:
+    def _parsed(self, parser: RecipeParser, tree: Tree, recipe: Recipe) -> Namespace:
         """Parses the values of a resolved recipe, and answers requests such as `--help`."""
         given = ["--config", json.dumps(tree, ensure_ascii=False)] if tree else []
         printed = io.StringIO()
         printing = any(word.startswith("--print_config") for word in self.flags.requests)
         try:
-            with redirect_stdout(printed) if printing else nullcontext():
+            with parser.replacing(tree), redirect_stdout(printed) if printing else nullcontext():
                 return parser.parse_args([*given, *self.flags.requests])
         except argparse.ArgumentError as error:
             text = one_line(str(error))
             key, colon, rest = text.partition(": ")
             where = recipe.place(key) if colon else ""
-            shown = f"{key}{where}: {rest}" if where else text
+            shown = f"{key}{where}: {with_class(key, rest, tree)}" if where else text
+            if recipe.data_class is not None and re.fullmatch(r"the following .* required: data\.[^:]*", text):
+                shown = f"{recipe.data_class}: {text}"
             raise UserError(shown + suggest_class(text)) from None
         except RecursionError:
             raise UserError("the recipe is nested too deeply") from None
@@ -179,11 +213,13 @@ class RecipeCLI(LightningCLI):
             )
             # What LightningCLI gives checkpoints and loggers as hyperparameters.
             self.config_dump = self.texts.hide_environment(dumped)
-            self.config_init = self.parser.instantiate_classes(self.config)
-            self.datamodule = self.config_init.get("data")
-            self.model = self.config_init["model"]
-            # Raises for an invalid combination of parts, before any weight is created.
-            self.meta_model = self.model.check(self.datamodule)
+            assert isinstance(self.parser, RecipeParser)
+            with naming_classes(self.parser.instantiators) as instantiators:
+                self.config_init = self.parser.instantiate(self.config, instantiators=instantiators)
+                self.datamodule = self.config_init.get("data")
+                self.model = self.config_init["model"]
+                # Raises for an invalid combination of parts, before any weight is created.
+                self.meta_model = self.model.check(self.datamodule)
             if self.verb in TRAINER_VERBS:
                 self.trainer = self.instantiate_trainer()
         except (ValueError, ArithmeticError, OSError, MisconfigurationException) as error:
@@ -201,15 +237,6 @@ class RecipeCLI(LightningCLI):
         trainer = super().instantiate_trainer(**kwargs)
         use_whole_checkpoints(trainer)
         return trainer
-
-
-def _known_keys(defaults: Namespace) -> dict[str, set[str]]:
-    known: dict[str, set[str]] = {}
-    for key in defaults.keys():  # noqa: SIM118  (a Namespace iterates over its top level only)
-        top, _, rest = key.partition(".")
-        known.setdefault(top, set()).update({rest.partition(".")[0]} if rest else ())
-    known.pop("config", None)
-    return known
 
 
 def _dump(parser: LightningArgumentParser, config: Namespace) -> str:

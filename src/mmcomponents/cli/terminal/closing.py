@@ -14,20 +14,29 @@ from rich.table import Table
 
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.terminal.tables import cell, print_line
+from mmcomponents.training.predictions import Predictions
 from mmcomponents.training.reference_logps import ReferenceLogps, WrittenLogps
 
 _OF_PREDICT = ("data.predict", "trainer.callbacks", "model.objective.init_args.reference", "data.reference_logps")
 """Prefixes of settings of `predict` that the subsequent training does not repeat."""
+
+_NOT_COMPARED = {
+    "text": "texts in answers.jsonl",
+    "values": "values in answers.jsonl",
+    "picture": "pictures in the folder answers",
+}
+"""Kind of answers without scores -> where they are."""
 
 
 def close(
     verb: str,
     folder: Path,
     flags: Flags,
-    result: Any,
     checkpoint: str | None,
     console: Console,
     callbacks: Sequence[object] = (),
+    answers: str = "text",
+    has_test_data: bool = True,
 ) -> None:
     """Prints the closing output of a verb.
 
@@ -35,10 +44,11 @@ def close(
         verb: fit, validate, test or predict.
         folder: Folder of the run.
         flags: Command line, whose recipes the next commands repeat.
-        result: Return value of the Trainer's method.
         checkpoint: Checkpoint that was used or written, if any.
         console: Console to print to.
         callbacks: Callbacks of the run.
+        answers: Kind of the sampler's answers.
+        has_test_data: Whether the recipe has data for `test`.
     """
     saved = folder / "recipe.yaml"  # includes all flags of the run, so the next commands need none of them
     config = f"--config {saved}" if saved.is_file() else " ".join(f"--config {name}" for name in flags.configs)
@@ -47,15 +57,18 @@ def close(
         for logps in written:
             _print_logps(logps, flags, console)
     elif verb == "predict":
-        print_line(console, f"wrote {_write_predictions(folder, result)}")
+        for path in (callback.written for callback in callbacks if isinstance(callback, Predictions)):
+            print_line(console, f"wrote {path}")
     elif verb == "test" and (folder / "report.json").is_file():
-        console.print(score_table(json.loads((folder / "report.json").read_text())))
+        report = json.loads((folder / "report.json").read_text())
+        answers = report.get("answers", answers)
+        _print_report(report, console)
         files = [
             name for name in ("report.json", "answers.jsonl", "answers.png", "example.png") if (folder / name).is_file()
         ]
         print_line(console, "wrote " + ", ".join(str(folder / name) for name in files))
     if verb in ("fit", "test") and checkpoint:
-        _print_next(verb, config, checkpoint, folder, console)
+        _print_next(verb, config, checkpoint, folder, console, answers, has_test_data)
 
 
 def _print_logps(logps: WrittenLogps, flags: Flags, console: Console) -> None:
@@ -79,6 +92,14 @@ def _print_logps(logps: WrittenLogps, flags: Flags, console: Console) -> None:
     print_line(console, f"  {shlex.join(words)}")
 
 
+def _print_report(report: dict[str, Any], console: Console) -> None:
+    if "exact_match" in report:
+        console.print(score_table(report))
+        return
+    count, what = sum(report["questions"].values()), report["answers"]
+    print_line(console, f"{count} answers on test data: {_NOT_COMPARED[what]}, which have no score")
+
+
 def score_table(report: dict[str, Any]) -> Table:
     """Returns the table of exact match by kind of question, compared with always giving the most frequent answer."""
     seconds = report.get("train_seconds")
@@ -93,35 +114,28 @@ def score_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _write_predictions(folder: Path, result: Any) -> Path:
-    """Writes one JSON line per answer; the batches of several loaders follow one another."""
-    path = folder / "predictions.jsonl"
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in _flat(result)), encoding="utf-8")
-    return path
-
-
-def _flat(result: Any) -> list[Any]:
-    return [line for item in result for line in _flat(item)] if isinstance(result, list) else [result]
-
-
 def _program() -> str:
     """Returns the command as it was called: with its relative path if its environment is not on the PATH."""
     return sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
 
 
-def _print_next(verb: str, config: str, checkpoint: str, folder: Path, console: Console) -> None:
+def _print_next(
+    verb: str, config: str, checkpoint: str, folder: Path, console: Console, answers: str, has_test_data: bool
+) -> None:
     name, rest = _program(), f"{config} --ckpt_path {checkpoint}"
     image = folder / "example.png"
     shown = f"--image {image}" if image.is_file() else "--image FILE"
     commands = {
-        "fit": [f"{name} test {rest}", f"{name} fit {rest}   # resume"],
+        "fit": [f"{name} {'test' if answers == 'text' else 'predict'} {rest}"] * has_test_data
+        + [f"{name} fit {rest}   # resume"],
         "test": [
             f'{name} generate {rest} {shown} --prompt "Describe the image."',
             f"{name} fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
             f"{name} components   # list other parts",
         ],
     }[verb]
+    if verb == "test" and answers != "text":  # a sampler of other answers may need more than a text as its prompt
+        commands = [f"{name} predict {rest}", f"{name} components   # list other parts"]
     print_line(console, "next:")
     for command in commands:
         print_line(console, f"  {command}")

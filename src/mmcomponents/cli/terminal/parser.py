@@ -52,6 +52,18 @@ def add_trust_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_kinds_option(parser: argparse.ArgumentParser) -> str:
+    """Adds `--kinds`, the record kinds of shards; returns the name of its value, a list of names or None."""
+    parser.add_argument(
+        "--kinds",
+        nargs="+",
+        metavar="NAME",
+        help="all record kinds of the runs, by name (`mmcomponents components record_kind`), dotted path, or with "
+        "arguments as '{class_path: NAME, init_args: {…}}'; default: chat, document and pair",
+    )
+    return "kinds"
+
+
 def parse_function_flags(
     parser: jsonargparse.ArgumentParser, argv: Sequence[str], names: Collection[str], command: str
 ) -> Any:

@@ -71,7 +71,9 @@ def data_table(mixture: Mixture) -> Table:
     shares = mixture.shares()
     total = sum(share.tokens for share in shares)
     for name, samples, passes, tokens in shares:
-        table.add_row(cell(name), f"{samples:,}", f"{passes:.4g}", f"{tokens:,.0f}", f"{tokens / total:.1%}")
+        table.add_row(
+            cell(name), f"{samples:,}", f"{passes:.4g}", f"{tokens:,.0f}", f"{tokens / total:.1%}" if total else ""
+        )
     return table
 
 

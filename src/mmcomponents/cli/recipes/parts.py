@@ -1,0 +1,93 @@
+"""Short names of parts in a recipe."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import is_dataclass
+from typing import Any
+
+from mmcomponents import registry
+from mmcomponents.cli.recipes.classes import argument_types, mentioned
+from mmcomponents.cli.recipes.merging import Tree, same_class
+from mmcomponents.cli.recipes.recipe import Recipe
+from mmcomponents.cli.user_error import UserError
+
+OF_DATA = ("record_kind", "packer")
+"""Slots whose parts are in the data section, as arguments of any name."""
+
+
+def resolve_parts(tree: Tree, recipe: Recipe) -> None:
+    """Replaces, in place, the short name of each part under `model` by its dotted path.
+
+    Raises:
+        UserError: No package has such a part, it cannot be imported, or it is not valid for its slot.
+    """
+    model = tree.get("model")
+    if not isinstance(model, dict):
+        return
+    for slot in registry.slots():
+        holder, prefix = (model.get("heads"), "model.heads") if slot == "head" else (model, "model")
+        if isinstance(holder, dict) and slot not in OF_DATA:
+            for key in holder if slot == "head" else [slot]:
+                if key in holder:
+                    holder[key] = _resolved(holder[key], slot, f"{prefix}.{key}", recipe)
+
+
+def resolve_data_parts(section: Any, owner: type, recipe: Recipe, shown: str = "data") -> None:
+    """Replaces, in place, the short names of parts among the arguments of a data class by their dotted paths.
+
+    An argument takes the parts of a slot if its type mentions the slot's base class.
+
+    Args:
+        section: Arguments, such as the data section.
+        owner: Class whose arguments they are.
+        recipe: Recipe that holds the origins of keys.
+        shown: Key of the arguments, for messages.
+
+    Raises:
+        UserError: No package has such a part, it cannot be imported, or it is not valid for its slot.
+    """
+    if not isinstance(section, dict):
+        return
+    types = argument_types(owner)
+    for key, value in section.items():
+        hint = types.get(key, Any)
+        for group in mentioned(hint):
+            if isinstance(group, type) and is_dataclass(group):
+                resolve_data_parts(value, group, recipe, f"{shown}.{key}")
+        for slot in _slots(hint):
+            if list in mentioned(hint) and not isinstance(value, list | None):
+                where = f"{shown}.{key}{recipe.place(f'{shown}.{key}')}"
+                raise UserError(f"{where}: a list is expected, such as [{_name(value)}]")
+            if isinstance(value, list):
+                section[key] = [_resolved(item, slot, f"{shown}.{key}", recipe) for item in value]
+            else:
+                section[key] = _resolved(value, slot, f"{shown}.{key}", recipe)
+
+
+def _name(part: Any) -> Any:
+    return part.get("class_path") if isinstance(part, dict) else part
+
+
+def _slots(hint: Any) -> Iterator[str]:
+    """Yields the slot whose base class a type mentions."""
+    classes = [f"{kind.__module__}.{kind.__qualname__}" for kind in mentioned(hint) if isinstance(kind, type)]
+    bases = registry.slots()
+    yield from (slot for slot in OF_DATA if any(same_class(bases[slot], path) for path in classes))
+
+
+def _resolved(part: Any, slot: str, shown: str, recipe: Recipe) -> Any:
+    """Returns a part with the dotted path of its class; another value is returned as it is."""
+    if not isinstance(part, str | dict | None):
+        what = "the name of a class, or a mapping with class_path and init_args, is expected"
+        raise UserError(f"{shown}{recipe.place(shown)}: {what}, not {json.dumps(part)}")
+    name = _name(part)
+    if name is None:
+        return part
+    try:
+        path = registry.resolve(slot, str(name))
+        registry.load(slot, path)
+    except registry.PartError as error:
+        raise UserError(f"{shown}{recipe.place(shown)}: {error}") from None
+    return {**part, "class_path": path} if isinstance(part, dict) else {"class_path": path}
