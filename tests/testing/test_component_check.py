@@ -12,8 +12,10 @@ import pytest
 import torch
 
 import tiny
+from mmcomponents.batch import LossOutput
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
+from mmcomponents.objectives import NextToken, token_weights
 from mmcomponents.projectors import LinearProjector, MLPProjector
 from mmcomponents.registry import PartError
 from mmcomponents.testing import ContractError, check_component, small_parts, text_packs
@@ -57,8 +59,28 @@ class Exits(LinearProjector):
         sys.exit(3)
 
 
+class Noisy(NextToken):
+    """Weights the likelihood of each segment by a random number."""
+
+    def forward(self, model, batch, totals):
+        draws = torch.tensor([float(generator.random()) for generator in batch.generators("noise")])
+        factor = draws[batch.layout.segment_of_token()]
+        rows = token_weights(batch.labels, batch.layout.cu_seqlens, "token") * factor / totals["weight"]
+
+        def read(heads, state):
+            return heads["lm"].weighted_nll(state.hidden, batch.labels, rows.to(state.hidden.dtype))[0]
+
+        total = model(batch, read=read)
+        return LossOutput(total, {"loss": total.detach()})
+
+
 NUMBERS = itertools.count()
 PACKS = text_packs(0, tile=16, tokens_per_tile=4)
+
+
+def test_an_objective_draws_the_same_noise_for_a_sample_in_any_pack() -> None:
+    report = check_component("objective", Noisy, only=["packed_equals_separate"])
+    assert report.results[0].status == "passed"
 
 
 def test_what_failed_before_a_test_turned_out_not_to_apply() -> None:

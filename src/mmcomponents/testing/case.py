@@ -14,13 +14,15 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch
 from mmcomponents.component import Component
+from mmcomponents.heads import Head
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.objectives.base import Model
 from mmcomponents.testing.composition import Factory, small_model
 from mmcomponents.testing.packs import Segment, join, pack
 from mmcomponents.testing.report import NotApplicable
-from mmcomponents.testing.sample_packs import Packs
+from mmcomponents.testing.sample_packs import MakePacks
+from mmcomponents.vision.base import repeated
 
 REFERENCE_SEED = 5
 """Seed of the model that an objective gets for its reference or teacher, other than that of the trained model."""
@@ -59,7 +61,7 @@ class Case:
     slot: str
     factory: Factory
     parts: dict[str, Any]
-    packs: Packs
+    packs: MakePacks
     neutral: NeutralStart | None = None
 
     def model(self, seed: int = 0) -> MultimodalModel:
@@ -120,7 +122,8 @@ class Case:
         Raises:
             ValueError: There are fewer than two.
         """
-        packs = list(self.packs(seed, tile=self.tile[0], tokens_per_tile=self.tile[1]))
+        given = self.packs(seed, tile=self.tile[0], tokens_per_tile=self.tile[1])
+        packs = [self._fitted(_numbered(batch, 100 * seed + 10 * n)) for n, batch in enumerate(given)]
         if self.parts["vision"] is None:
             packs = [batch for batch in packs if batch.images is None]
         if len(packs) < 2:
@@ -129,7 +132,18 @@ class Case:
 
     def pack(self, *segments: Segment, targets: Sequence[int] | None = None) -> PackedBatch:
         """Packs segments with tiles for the model; see `mmcomponents.testing.pack`."""
-        return pack(*segments, targets=targets, tile=self.tile[0], tokens_per_tile=self.tile[1])
+        return self._fitted(pack(*segments, targets=targets, tile=self.tile[0], tokens_per_tile=self.tile[1]))
+
+    def _fitted(self, batch: PackedBatch) -> PackedBatch:
+        """Returns a pack whose pixels are replaced by blank tiles if the encoder of the model takes other images."""
+        vision = self._built.vision
+        if vision is None or batch.images is None or batch.images.pixels is None:
+            return batch
+        blank = vision.blank("cpu")
+        if blank.pixels is not None:
+            return batch
+        tiles = repeated(blank, batch.images.num_tiles)
+        return replace(batch, images=replace(tiles, tile_image=batch.images.tile_image))
 
     def mixed(self) -> PackedBatch:
         """Returns all samples in one pack."""
@@ -142,31 +156,45 @@ class Case:
             raise NotApplicable(f"the model has no {' and no '.join(empty)}")
 
 
+def _numbered(batch: PackedBatch, first: int) -> PackedBatch:
+    """Returns a pack whose samples have numbers of their own, by which objectives draw, instead of those from 0 on."""
+    sample = batch.segment_sample
+    return replace(batch, segment_sample=torch.where(sample < 0, -1, sample + first))
+
+
 class OutputNorm(Objective):
     """Squares of everything that a model returns, plus a linear term: a loss for models of any kind."""
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
-        """Counts the tokens."""
-        return {"weight": float(batch.num_tokens)}
+        """Counts the tokens; in a pack without tokens the tiles."""
+        tiles = 0 if batch.images is None else batch.images.num_tiles
+        return {"weight": float(batch.num_tokens or tiles)}
 
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
         """See the base class."""
         found = outputs(model, batch).values()
-        terms = [(value.square() + value).sum() / value.shape[-1] for value in found]
-        total = torch.stack(terms).sum() / totals["weight"]
+        terms = [(value.square() + value).sum() / (value.shape[-1] if value.ndim > 1 else 1) for value in found]
+        total = torch.stack(terms).sum() / max(totals["weight"], 1.0)
         return LossOutput(total, {"loss": total.detach()})
 
 
 def outputs(model: Model, batch: PackedBatch) -> dict[str, Tensor]:
     """Returns what the heads of a model return; without heads, its last state.
 
-    The visual tokens of the blank tile, which a pack without images encodes in training, are returned as zeros: they
-    keep their place in the graph.
+    What comes of the blank tile, which a pack without images encodes in training, is returned as zeros: it keeps its
+    place in the graph. Without gradient, heads that only read visual features return nothing for such a pack.
     """
 
     def read(heads: nn.ModuleDict, state: ModelState) -> dict[str, Tensor]:
         if heads:
-            return {f"output of {name}": head(state, batch) for name, head in heads.items()}
+            found = {}
+            for name, head in heads.items():
+                needs = set(cast(Head, head).needs)
+                is_blank = batch.images is None and bool(needs) and needs <= {"visual", "visual_tokens"}
+                if not is_blank or torch.is_grad_enabled():
+                    value = head(state, batch)
+                    found[f"output of {name}"] = value * 0.0 if is_blank else value
+            return found
         for name in ("hidden", "embeds", "visual_tokens"):
             value = getattr(state, name)
             if value is not None:

@@ -14,7 +14,7 @@ from mmcomponents import registry
 from mmcomponents.batch import PackedBatch
 from mmcomponents.testing.case import Case, NeutralStart
 from mmcomponents.testing.composition import Factory, small_model, small_parts
-from mmcomponents.testing.sample_packs import Packs
+from mmcomponents.testing.sample_packs import MakePacks
 
 
 def chosen_tests(tests: Sequence[str], declared: Mapping[str, str], only: Collection[str] | None) -> list[str]:
@@ -43,7 +43,7 @@ def chosen_tests(tests: Sequence[str], declared: Mapping[str, str], only: Collec
 
 
 def checked_case(
-    slot: str, factory: Factory, neighbours: Mapping[str, Any] | None, packs: Packs, neutral: NeutralStart | None
+    slot: str, factory: Factory, neighbours: Mapping[str, Any] | None, packs: MakePacks, neutral: NeutralStart | None
 ) -> Case:
     """Returns the case of a part, after building it once and making packs once.
 

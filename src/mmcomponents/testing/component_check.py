@@ -22,6 +22,7 @@ from mmcomponents.testing.contracts.neutral_start import neutral_start
 from mmcomponents.testing.contracts.packed_equals_separate import packed_equals_separate
 from mmcomponents.testing.contracts.packs_of_one_kind import packs_of_one_kind
 from mmcomponents.testing.contracts.samplers_and_selectors import (
+    answers_are_as_declared,
     answers_do_not_depend_on_the_batch,
     answers_repeat,
     choices_are_valid,
@@ -31,7 +32,7 @@ from mmcomponents.testing.contracts.state_round_trip import state_round_trip
 from mmcomponents.testing.contracts.two_ranks_equal_one import two_ranks_equal_one
 from mmcomponents.testing.ranks import Ranks
 from mmcomponents.testing.report import Findings, NotApplicable, Report, Result, described
-from mmcomponents.testing.sample_packs import Packs, text_packs
+from mmcomponents.testing.sample_packs import MakePacks, text_packs
 
 logger = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ CONTRACTS: dict[str, _Contract] = {
         _Contract(attention_backends_agree, _MODEL),
         _Contract(half_precision, _TRAINED),
         _Contract(sharded_equals_plain, _MODEL, on_ranks=True),
+        _Contract(answers_are_as_declared, ("sampler",)),
         _Contract(answers_do_not_depend_on_the_batch, ("sampler",)),
         _Contract(answers_repeat, ("sampler",)),
         _Contract(choices_are_valid, ("selector",)),
@@ -74,7 +76,7 @@ def check_component(
     factory: Factory,
     *,
     neighbours: Mapping[str, Any] | None = None,
-    packs: Packs = text_packs,
+    packs: MakePacks = text_packs,
     neutral: NeutralStart | None = None,
     not_applicable: Mapping[str, str] | None = None,
     only: Collection[str] | None = None,

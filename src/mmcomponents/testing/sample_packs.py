@@ -15,7 +15,7 @@ VERDICTS = (7, 3)
 """Ids of the positive and the negative token in `step_packs`."""
 
 
-class Packs(Protocol):
+class MakePacks(Protocol):
     """Makes packs of one sample each: some with images, some without, with different numbers of targets."""
 
     def __call__(self, seed: int, *, tile: int, tokens_per_tile: int) -> Sequence[PackedBatch]:
@@ -76,6 +76,21 @@ def blank_pack(seed: int = 0, tokens: int = 5) -> PackedBatch:
     return replace(pack([("t", tokens)], seed=seed, targets=[0]), segment_sample=torch.tensor([-1]))
 
 
+def image_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
+    """Returns packs without tokens: of one tile, of three tiles, of two images, of a tile, and one without images.
+
+    They are for models without a language side.
+    """
+    packs = []
+    for n, images in enumerate(([1], [3], [1, 1], [1], [])):
+        pieces = [("i", tiles) for tiles in images]
+        images_of = pack(pieces, seed=10 * seed + n, tile=tile, tokens_per_tile=tokens_per_tile).images
+        empty = pack([], seed=seed)
+        sample = empty.segment_sample if images else empty.segment_sample - 1  # a segment without images is no sample
+        packs.append(replace(empty, images=images_of, segment_sample=sample))
+    return packs
+
+
 def pair_pack(
     prompt: Segment,
     chosen: int,
@@ -104,7 +119,7 @@ def pair_pack(
     batch = replace(batch, pairs=Pairs(torch.tensor([0]), torch.tensor([1])), keys=[f"tiny/{seed}"] * 2)
     if batch.images is None:
         return batch
-    pixels, owner = batch.images.pixels, batch.images.tile_image
+    pixels, owner = batch.images.require_pixels(), batch.images.tile_image
     half = len(pixels) // 2
     if not shared:
         pixels[half:] = pixels[:half]

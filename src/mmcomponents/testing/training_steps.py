@@ -19,7 +19,6 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.data.loading.skipped import SkippedSamples
 from mmcomponents.data.loading.step_counts import StepCounts
-from mmcomponents.data.packing.pack_plan import Budgets
 from mmcomponents.testing.case import tensors_of
 from mmcomponents.training import MultimodalTask
 
@@ -93,7 +92,7 @@ def look_ahead(
     loader: PackList, window: int, trainer: Trainer, sources: int = 1, counts: type[StepCounts] = StepCounts
 ) -> Lookahead:
     """Returns a loader that attaches the totals of each step, summed as in `PackedDataModule`."""
-    made = counts(SkippedSamples("train", len(loader), 1.0), sources, Budgets(1000))
+    made = counts(SkippedSamples("train", len(loader), 1.0), sources, 1000)
     return Lookahead(loader, window, lambda batch: made.of(batch, trainer), made.reduce)
 
 

@@ -67,5 +67,5 @@ def _exact(batch: PackedBatch) -> dict[str, torch.Tensor]:
     if batch.pairs is not None and batch.pairs.reference_logps is not None:
         values["reference_logps"] = batch.pairs.reference_logps.tensor
     if batch.images is not None:
-        values["pixels"] = batch.images.pixels
+        values |= {name: getattr(batch.images, name) for name in ("pixels", "vq_ids", "valid_hw")}
     return {name: value.clone() for name, value in values.items() if value is not None}

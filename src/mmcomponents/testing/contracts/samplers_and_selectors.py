@@ -2,36 +2,70 @@
 
 from __future__ import annotations
 
-import torch
+import copy
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Any
 
+import numpy as np
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from mmcomponents.batch import Exact, PackedBatch
 from mmcomponents.evaluation.selectors import Candidates, Selector
-from mmcomponents.generation import Sampler
+from mmcomponents.generation import Answer, Context, Sampler
+from mmcomponents.model import MultimodalModel
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.packs import VOCAB_SIZE, join
 from mmcomponents.testing.report import Findings, NotApplicable
 
 _STOP = {2}
 
+_ONE_LEVEL = 1 / 254
+"""Difference that rounding makes in a picture: one of 256 levels."""
 
-def answers_do_not_depend_on_the_batch(case: Case, found: Findings) -> None:
-    """Compares the answers of prompts in one pack with those of each prompt alone, in double precision."""
-    model, sampler = case.copied_model().double(), case.factory()
-    assert isinstance(sampler, Sampler)
-    prompts = case.samples()
-    together = sampler(model, join(*prompts), _STOP, torch.Generator().manual_seed(0))
-    if together != sampler(model, join(*prompts), _STOP, torch.Generator().manual_seed(1)):
-        raise NotApplicable("the sampler draws from the generator, which the batch shares")
-    found.true(len(together) == len(prompts), f"{len(prompts)} prompts, {len(together)} answers")
-    found.true(any(together), "all answers are empty")
-    outside = sorted({token for answer in together for token in answer if not 0 <= token < VOCAB_SIZE})
+
+def answers_are_as_declared(case: Case, found: Findings) -> None:
+    """Requires one answer per segment, of the declared kind, and that model and prompts stay as they were."""
+    model, sampler, prompts = case.copied_model(), _sampler(case), case.mixed()
+    before = copy.deepcopy(prompts)
+    answers = _answers(sampler, model, prompts)
+    ids = [token for answer in answers for token in answer.ids or ()]
+    if sampler.answers == "text":
+        without = [number for number, answer in enumerate(answers) if answer.ids is None]
+        found.true(not without, f"answers {without[:3]} of text have no token ids")
+        found.true(any(answer.ids for answer in answers), "all answers are empty")
+    outside = sorted({token for token in ids if not 0 <= token < VOCAB_SIZE})
     found.true(not outside, f"answers have the tokens {outside[:3]}, outside of the vocabulary of {VOCAB_SIZE}")
+    found.true(not _STOP & set(ids), "an answer contains the stop token")
+    for number, answer in enumerate(answers):
+        finite = answer.values is None or bool(answer.values.isfinite().all())
+        found.true(finite, f"answer {number} has values of NaN or infinity")
+    changed = [name for name, old, new in _pairs("prompts", before, prompts) if not _same(old, new)]
+    found.true(not changed, f"the sampler has changed {', '.join(changed[:3])}")
     found.true(not model.training, "the sampler has set the model to training mode")
     frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
     found.true(not frozen, f"the sampler has frozen {len(frozen)} parameters")
+
+
+def answers_do_not_depend_on_the_batch(case: Case, found: Findings) -> None:
+    """Compares the answers of prompts in one pack with those of each prompt alone, in double precision."""
+    model, sampler = case.copied_model().double(), _sampler(case)
+    prompts = case.samples()
+    together = _answers(sampler, model, join(*prompts))
+    if together != _answers(sampler, model, join(*prompts), seed=1):
+        raise NotApplicable("the sampler draws from the generator, which the batch shares")
     for number, (prompt, answer) in enumerate(zip(prompts, together, strict=False)):
-        alone = sampler(model, prompt, _STOP, torch.Generator().manual_seed(0))[0]
-        found.true(answer == alone, f"prompt {number}: {answer} in a batch, {alone} alone")
-        found.true(not _STOP & set(answer), f"prompt {number}: the answer {answer} contains the stop token")
+        (alone,) = _answers(sampler, model, prompt)
+        what = f"prompt {number}"
+        if answer.values is not None and alone.values is not None:
+            found.close(f"{what}: values in a batch, compared with those alone,", answer.values, alone.values)
+        elif answer.picture is not None and alone.picture is not None:
+            one, other = _levels(answer.picture), _levels(alone.picture)
+            found.close(f"{what}: the picture in a batch, compared with that alone,", one, other, _ONE_LEVEL)
+        else:
+            found.true(answer == alone, f"{what}: {answer.ids} in a batch, {alone.ids} alone")
 
 
 def answers_repeat(case: Case, found: Findings) -> None:
@@ -40,8 +74,53 @@ def answers_repeat(case: Case, found: Findings) -> None:
     runs = []
     for seed in (1, 2):
         torch.manual_seed(seed)
-        runs.append(case.factory()(model, batch, _STOP, torch.Generator().manual_seed(0)))
-    found.true(runs[0] == runs[1], f"two runs with the same generator give {runs[0]} and {runs[1]}")
+        runs.append(_answers(_sampler(case), model, batch))
+    for number, (one, other) in enumerate(zip(*runs, strict=True)):
+        differ = "" if one == other else _told(one, other)
+        found.true(not differ, f"prompt {number}: two runs with the same generator give {differ}")
+
+
+def _sampler(case: Case) -> Sampler:
+    sampler = case.factory()
+    assert isinstance(sampler, Sampler)
+    return sampler
+
+
+def _answers(sampler: Sampler, model: MultimodalModel, prompts: PackedBatch, seed: int = 0) -> list[Answer]:
+    generator = torch.Generator().manual_seed(seed)
+    return sampler.answer(model, prompts, Context(stop_ids=_STOP, generator=generator))
+
+
+def _levels(picture: Image) -> Tensor:
+    return torch.from_numpy(np.asarray(picture).astype(np.float64) / 255)
+
+
+def _told(one: Answer, other: Answer) -> str:
+    if one.kind != "values" or one.values is None or other.values is None:
+        return f"{one.ids} and {other.ids}" if one.kind == "text" else "different pictures"
+    if one.values.shape != other.values.shape:
+        return f"values of the shapes {list(one.values.shape)} and {list(other.values.shape)}"
+    return f"values that differ by {float((one.values.double() - other.values.double()).abs().max()):.2g}"
+
+
+def _pairs(name: str, old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Yields the name and both states of each field of a pack, at any depth."""
+    if isinstance(old, Exact) and isinstance(new, Exact):
+        yield from ((name, *both) for both in zip(old, new, strict=True))
+    elif is_dataclass(old) and type(old) is type(new):
+        for item in fields(old):
+            yield from _pairs(f"{name}.{item.name}", getattr(old, item.name), getattr(new, item.name))
+    elif isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        for key in old:
+            yield from _pairs(f"{name}[{key!r}]", old[key], new[key])
+    else:
+        yield name, old, new
+
+
+def _same(old: Any, new: Any) -> bool:
+    if isinstance(old, Tensor) and isinstance(new, Tensor):
+        return torch.equal(old, new)
+    return type(old) is type(new) and bool(old == new)
 
 
 def choices_are_valid(case: Case, found: Findings) -> None:

@@ -1,0 +1,52 @@
+"""Contract tests of every registered record kind and packer."""
+
+from __future__ import annotations
+
+import pytest
+
+from mmcomponents import registry
+from mmcomponents.data.chat.kinds import Chat, Document, Pair, RecordKind, Sample, ScoredSteps
+from mmcomponents.data.media.images import TiledImage
+from mmcomponents.data.packing import BalancedPacker
+from mmcomponents.data.packing.base import Packer
+from mmcomponents.testing import check_packer, check_record_kind
+
+IMAGE = TiledImage.of_tiles(1)
+ASK = [{"role": "user", "content": "<image>\nHow many?"}]
+TWO = [*ASK, {"role": "assistant", "content": "+"}, {"role": "user", "content": "Sure?"}]
+ANSWERED = [*TWO, {"role": "assistant", "content": "-"}]
+OWN_SYSTEM = [{"role": "system", "content": "Count."}, {"role": "user", "content": "1 + 1?"}, ANSWERED[1]]
+
+KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
+    "Chat": (
+        Chat(),
+        [
+            Sample({"messages": ANSWERED}, [IMAGE]),
+            Sample({"messages": OWN_SYSTEM}),
+            Sample({"messages": ANSWERED[2:]}),
+            Sample({"messages": ANSWERED[2:]}, videos=[[IMAGE]]),
+        ],
+    ),
+    "Document": (Document(), [Sample({"text": "A <image> and a <image>."}, [IMAGE, IMAGE]), Sample({"text": "words"})]),
+    "Pair": (Pair(), [Sample({"messages": ASK, "chosen": "3", "rejected": "30"}, [IMAGE])]),
+    "ScoredSteps": (ScoredSteps(["+", "-"]), [Sample({"messages": ANSWERED}, [IMAGE])]),
+}
+PACKERS: dict[str, Packer] = {"BalancedPacker": BalancedPacker()}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_record_kinds(name: str) -> None:
+    kind, samples = KINDS[name]
+    assert len(check_record_kind(kind, samples).results) == 5
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_packers(name: str) -> None:
+    check_packer(PACKERS[name])
+
+
+@pytest.mark.parametrize(("slot", "cases"), [("record_kind", KINDS), ("packer", PACKERS)])
+def test_every_registered_part_has_a_case(slot: str, cases: dict[str, object]) -> None:
+    own = {part.name for part in registry.available(slot) if part.package == "mmcomponents"}
+    assert own
+    assert own == set(cases)
