@@ -16,7 +16,7 @@ from mmcomponents import MultimodalModel
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import IGNORE, PackedBatch
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.generation import Autoregressive, Context
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import NextToken
@@ -78,7 +78,8 @@ def main(steps: int = 300) -> float:
     sampler, correct = Autoregressive(max_new_tokens=2), 0
     for _ in range(100):
         tiles, count = sample()
-        correct += sampler(model, prompt(tiles), {END}) == [[COUNTS - 4 + count]]
+        (answer,) = sampler(model, prompt(tiles), Context(stop_ids={END}))
+        correct += answer.ids == [COUNTS - 4 + count]
     print(f"{correct} of 100 right")
     return correct / 100
 
