@@ -36,7 +36,10 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from transformers import GotOcr2ImageProcessorPil
 
+from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe import load
+from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+from mmcomponents.cli.user_error import UserError
 from mmcomponents.compose import build
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
@@ -44,6 +47,7 @@ from mmcomponents.data.media.images import NORMALIZATIONS, decode_image, pixels
 from mmcomponents.data.media.tiling import tile_grid, tile_image
 from mmcomponents.objectives import NextToken
 from mmcomponents.registry import slots
+from mmcomponents.training import MultimodalTask
 
 TILE, MOST = 448, 12
 SHAPES = [(400, 300), (300, 400), (512, 512), (640, 427), (640, 480), (800, 600)]
@@ -154,10 +158,11 @@ def compare_images(rounds: int) -> dict[str, float]:
 def wait_for_packs(recipe: str, packs: int, profile: bool) -> dict[str, float]:
     """Times packs and steps alternately, prints both, and returns the waiting time as a share of a step."""
     tree = load([recipe]).resolved()
-    data = PackedDataModule(**{**tree["data"], "num_workers": 0})
+    flags = Flags(configs=[recipe], settings=[("data.loading.num_workers", "0")])
     try:
+        data = RecipeCLI("generate", flags, MultimodalTask, PackedDataModule).datamodule
         data.setup("fit")
-    except DataError as error:
+    except (DataError, UserError) as error:
         print(f"no packs: {error}")
         return {}
     parts = {slot: part for slot, part in tree["model"].items() if slot in (*slots(), "heads")}

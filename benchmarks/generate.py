@@ -29,7 +29,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from mmcomponents import MultimodalModel, load
 from mmcomponents.batch import IGNORE, Layout, PackedBatch, TokenType
-from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.generation import Autoregressive, Context
 
 NEW_TOKENS = 32
 LENGTHS = {"one prompt": [200], "eight prompts": [20, 60, 110, 160, 210, 270, 330, 400]}
@@ -86,8 +86,7 @@ def our_answer(model: MultimodalModel, given: list[Tensor]) -> Answer:
     batch = pack(given)
 
     def answer(count: int) -> list[list[int]]:
-        written: list[list[int]] = Autoregressive(count)(model, batch, set())
-        return written
+        return [found.ids or [] for found in Autoregressive(count)(model, batch, Context())]
 
     return answer
 

@@ -17,8 +17,8 @@ PACKAGE = "mmcomponents"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 SLOTS = {"vision", "fusers", "mergers", "projectors", "embedders", "positions", "backbones", "heads", "objectives"}
-_BELOW_SLOTS = {"batch", "component", "limits", "model_files", "nn"}
-_MODEL = _BELOW_SLOTS | SLOTS | {"model", "sequence", "compose"}
+_BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "nn"}
+_MODEL = _BELOW_SLOTS | SLOTS | {"wiring", "model", "sequence", "compose"}
 _INFERENCE = _MODEL | {"data", "generation", "checkpoints"}
 _TRAINING = _INFERENCE | {"synthesis", "evaluation"}
 
@@ -29,15 +29,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "moved": set(),
     "plain_text": set(),
     "registry": {"moved"},
-    "batch": {"moved"},
+    "batch": {"draws", "extras", "movable", "moved"},
+    "movable": set(),
+    "draws": set(),
+    "extras": {"movable"},
     "component": {"batch"},
-    "nn": {"batch", "limits", "model_files"},
+    "nn": {"batch", "movable", "limits", "model_files"},
     **dict.fromkeys(SLOTS, _BELOW_SLOTS),
     "sequence": {"batch"},
-    "model": _BELOW_SLOTS | SLOTS | {"sequence"},
+    "wiring": {"batch", "component"},
+    "model": _BELOW_SLOTS | SLOTS | {"sequence", "wiring"},
     "compose": _BELOW_SLOTS | SLOTS | {"model", "registry"},
     # Of a model, data needs to know only how many tokens a tile becomes, which is an argument.
-    "data": {"batch", "limits", "model_files", "moved", "plain_text"},
+    "data": {"registry", "batch", "draws", "extras", "movable", "limits", "model_files", "moved", "plain_text"},
     "generation": _MODEL | {"data"},
     "checkpoints": _MODEL | {"data", "generation"},
     "synthesis": _INFERENCE,
@@ -52,7 +56,8 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # The same inside `data`, lowest first: each may import those before it.
-DATA_ORDER = ("errors", "storage", "media", "chat", "format", "packing", "loading", "model_check", "datamodule")
+DATA_ORDER = ("errors", "storage", "media", "chat", "format", "packing", "loading", "settings")
+DATA_ORDER += ("model_check", "base", "datamodule")
 INSIDE_DATA: dict[str, set[str]] = {
     **{name: set(DATA_ORDER[:place]) for place, name in enumerate(DATA_ORDER)},
     "convert": {"errors", "storage", "media", "chat", "format", "packing"},

@@ -20,6 +20,15 @@ from mmcomponents.registry import load
 from mmcomponents.vision import VisionEncoder
 
 Width = int | tuple[int, ...]
+
+HeadFactory = Callable[[Any, Any], Head]
+"""Factory of a head, called with its input width, a `Width`, and the vocabulary size, an int or None.
+
+The input width is that of the backbone, in a model without one that of the last part of the visual side: a tuple for
+several maps. The vocabulary size is None in a model of maps that has none. The arguments have the type Any, so that a
+head that takes two ints is a factory too.
+"""
+
 _T = TypeVar("_T")
 
 
@@ -34,7 +43,7 @@ class Factories:
     embedder: Callable[[int, int], Embedder] | None = None
     position: Callable[[int], Position] | None = None
     backbone: Callable[[], Backbone] | None = None
-    heads: dict[str, Callable[[int, int], Head]] = field(default_factory=dict)
+    heads: dict[str, HeadFactory] = field(default_factory=dict)
 
     def build(self, vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
         """Builds the components in the order of the data flow and composes them.
@@ -67,10 +76,8 @@ class Factories:
         if self.embedder:
             body = _needed(backbone, "embedder", "backbone")
             embedder = self.embedder(_needed(vocab_size, "embedder", "vocab_size"), body.hidden_size)
-        heads = {}
-        for name, head in self.heads.items():
-            body = _needed(backbone, f"head {name}", "backbone")
-            heads[name] = head(body.hidden_size, _needed(vocab_size, f"head {name}", "vocab_size"))
+        width = backbone.hidden_size if backbone else width
+        heads = {name: _head(name, factory, width, vocab_size) for name, factory in self.heads.items()}
         return MultimodalModel(
             vision=vision,
             fuser=fuser,
@@ -103,6 +110,20 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
 
 def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
     return partial(load(slot, str(part["class_path"])), **(part.get("init_args") or {}))
+
+
+def _head(name: str, factory: HeadFactory, width: Width | None, vocab_size: int | None) -> Head:
+    if width is None:
+        raise WiringError(f"the head {name} needs a backbone or a vision encoder and the recipe has neither")
+    try:
+        return factory(width, vocab_size)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, WiringError) or (vocab_size is not None and isinstance(width, int)):
+            raise
+        why = str(error).partition("\n")[0]
+        raise WiringError(
+            f"the head {name} cannot be built for width {width} and vocab_size {vocab_size}: {why}"
+        ) from error
 
 
 def _needed(value: _T | None, part: str, what: str) -> _T:

@@ -1,12 +1,19 @@
 """DecoderLM compared with transformers' own models, with random weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 import transformers
+from torch import nn
 
 import tiny
 from mmcomponents.backbones import DecoderLM
-from mmcomponents.batch import Exact
+from mmcomponents.backbones.decoder_lm import DecoderLayer
+from mmcomponents.batch import Exact, TokenType
+from mmcomponents.generation.past import Past
+from mmcomponents.nn.mlp import SwiGLU
+from mmcomponents.nn.runtime import Runtime
 from mmcomponents.positions import RoPE
 
 SHAPE = {
@@ -73,3 +80,44 @@ def test_rotary_may_be_left_out() -> None:
     x = torch.randn(6, 32)
     ones = Exact(torch.ones(6, 8), torch.zeros(6, 8))
     torch.testing.assert_close(part(x, layout), part(x, layout, ones))
+
+
+class RoutedLayer(DecoderLayer):
+    """Layer of another package: positions of pictures that are made go through a feed-forward block of their own."""
+
+    def __init__(self, like: DecoderLayer) -> None:
+        super().__init__(like.self_attn, tiny.WIDTH, 48, 1e-6)
+        self.expert = SwiGLU(tiny.WIDTH, 48)
+
+    def forward(self, x, layout, segments, rotate, cache, layer):
+        x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
+        normed = self.post_attention_layernorm(x)
+        made = (layout.token_type == TokenType.IMAGE_GEN)[:, None]
+        return x + torch.where(made, self.expert(normed), self.mlp(normed))
+
+
+class RoutedLM(DecoderLM):
+    def __init__(self, *args, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.layers = nn.ModuleList(RoutedLayer(layer) for layer in self.layers)
+        self.init_weights()
+
+
+def test_a_layer_can_route_by_the_type_of_the_token() -> None:
+    model = tiny.model(backbone=RoutedLM(tiny.WIDTH, 2, 4, 48, num_kv_heads=2))
+    batch = tiny.pack([("t", 6)])
+    kinds = batch.layout.token_type.clone()
+    kinds[3:] = TokenType.IMAGE_GEN
+    routed = replace(batch, layout=replace(batch.layout, token_type=kinds))
+    with torch.no_grad():
+        one, other = model(batch).hidden, model(routed).hidden
+        assert torch.equal(one[:3], other[:3])
+        assert not torch.isclose(one[3:], other[3:]).any(1).all()
+        # Also while decoding, where the type is that of the new token.
+        past = Past()
+        prompt = tiny.pack([("t", 3)])
+        prompt.input_ids[:] = batch.input_ids[:3]
+        model(prompt, Runtime(cache=past.cache))
+        past.advance(model, prompt)
+        made = past.one_more(prompt, batch.input_ids[3:4].tolist(), [0], TokenType.IMAGE_GEN)
+        torch.testing.assert_close(model(made, Runtime(cache=past.cache)).hidden[0], other[3], rtol=1e-5, atol=1e-5)

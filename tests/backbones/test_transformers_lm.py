@@ -197,7 +197,7 @@ def test_greedy_answers_equal_those_of_transformers(case) -> None:
     reference = theirs(model, case)
     parts = PACK.input_ids.split([17, 9, 12])
     stops = set(range(0, tiny.VOCAB, 9))
-    found = Autoregressive(max_new_tokens=12)(model, PACK, stops)
+    found = tiny.token_ids(Autoregressive(max_new_tokens=12), model, PACK, stops)
     for part, answer in zip(parts, found, strict=True):
         made = reference.generate(
             part[None], attention_mask=torch.ones_like(part)[None], max_new_tokens=12, do_sample=False,

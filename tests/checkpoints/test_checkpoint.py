@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import mmcomponents
+import tiny
 from checkpoints_models import IMAGE_TOKEN, STYLES, hf_model, ids_and_pixels
 from figures import GOLDEN
 from mmcomponents.batch import ImageBatch
@@ -65,7 +66,7 @@ def test_greedy_answers_are_those_of_transformers(tmp_path: Path, style: tuple[s
             input_ids=ids[None], pixel_values=pixels, max_new_tokens=12, do_sample=False, eos_token_id=None
         )
     prompt = one_sequence(ids, pixels, IMAGE_TOKEN)
-    (answer,) = Autoregressive(max_new_tokens=12)(mmcomponents.load(tmp_path), prompt, set())
+    (answer,) = tiny.token_ids(Autoregressive(max_new_tokens=12), mmcomponents.load(tmp_path), prompt, set())
     assert answer == theirs[0, len(ids) :].tolist()
 
 

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 import mmcomponents
+import tiny
 from mmcomponents.checkpoints import read
 from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.sequence import one_sequence
@@ -76,6 +77,6 @@ def test_logits_and_answer_are_those_of_transformers(smollm2: tuple[Any, Any, Pa
         assert (ours.logits(ids) - expected).abs().max() <= 1e-5 * expected.abs().max()
     answer = theirs.generate(input_ids=ids[None], max_new_tokens=24, do_sample=False)[0, len(ids) :].tolist()
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    (found,) = Autoregressive(max_new_tokens=24)(ours, one_sequence(ids, None, None), {end})
+    (found,) = tiny.token_ids(Autoregressive(max_new_tokens=24), ours, one_sequence(ids, None, None), {end})
     assert found == [token for token in answer if token != end]
     assert "Paris" in tokenizer.decode(found)
