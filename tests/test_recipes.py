@@ -23,7 +23,7 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.objectives import FrozenReference, NextToken, ProcessReward
 from mmcomponents.training import MultimodalTask
-from mmcomponents.training.memory import count, slot_parameters
+from mmcomponents.training.memory.device_memory import count, slot_parameters
 from mmcomponents.training.slots import freeze, param_groups
 
 ROOT = next(root for root in SHIPPED if root.is_dir())

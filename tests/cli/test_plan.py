@@ -13,6 +13,11 @@ from mmcomponents.component import Component
 
 Write = Callable[[str, str], Path]
 
+FINETUNE = "--config internvl3/1b-finetune"
+STRATEGY = "--trainer.strategy.init_args"
+
+NOTHING_AGAIN = {"vision": "none", "backbone": "none"}
+
 SIX = ("vision", "projector", "embedder", "backbone", "head", "total")
 
 
@@ -55,8 +60,9 @@ def test_the_largest_model_is_counted_without_weights(
     # position embedding `[1, 1025, 3200]`, add less than 0.3 %.
     for name, each in (("weights", 4), ("gradients", 4), ("optimizer", 8)):
         assert 1 < memory[name] / (78_408_318_336 * each / 64) < 1.003
-    assert memory["total"] == sum(memory[name] for name in ("weights", "gradients", "optimizer", "gathered"))
-    assert "activations" in memory["left_out"]
+    terms = ("weights", "gradients", "optimizer", "gathered", "activations", "temporary")
+    assert memory["total"] == sum(memory[name] for name in terms)
+    assert memory["activations"] == found["activations"]["none"]["total"]
     # 2 FLOPs per weight and token, and attention over the pack: 4 * width of all heads * T^2 / 2 per layer.
     layers = 80 * (8192 * (2 * 8192 + 2 * 1024) + 3 * 8192 * 29568)
     assert found["flops"]["backbone"] == 2 * 16384 * layers + 80 * 2 * 16384**2 * 8192
@@ -73,6 +79,7 @@ def test_a_flag_swaps_a_part_and_freezes_a_slot(capsys: pytest.CaptureFixture[st
     assert found["trainable"]["vision"] == 0
     assert found["trainable"]["total"] == found["parameters"]["total"] - 304_012_288
     assert found["memory"]["gradients"] == 4 * found["trainable"]["total"]
+    assert found["activations"]["none"]["vision"] == 0
     assert found["memory"]["weights"] == 4 * found["parameters"]["total"]
     assert found["training_flops"]["vision"] == found["flops"]["vision"]
     assert found["pack"]["targets"] == 1000 - 512
@@ -98,7 +105,8 @@ def test_without_json_it_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
     assert "InternViT" in out
     assert "938,193,024" in out
     assert "On 2 devices" in out
-    assert "Not counted: activations" in out
+    assert "Not counted: the batch" in out
+    assert "fits 80 GB on 2 devices" in out
 
 
 def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +129,17 @@ def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("--config internvl3/1b --trainer.devces 2", "unknown key trainer.devces (the command line); did you mean"),
         ("--config internvl3/1b --model.slots.visio.lr 1e-3", "slots.visio: the model has no such slot"),
         ("--config internvl3/1b --json 3", "'3' is not a flag"),
+        ("--config internvl3/1b --memory much", "--memory: takes an amount of memory such as 80GB, got 'much'"),
+        ("--config internvl3/1b --memory 0GB", "--memory: takes an amount of memory such as 80GB, got '0GB'"),
+        (f"{FINETUNE} {STRATEGY}.activation_checkpointing some", "activation_checkpointing"),
+        (
+            "--config quickstart --model.slots.fuser.activation_checkpointing full",
+            "slots.fuser: the model has no such slot",
+        ),
+        (
+            "--config quickstart --model.slots.projector.activation_checkpointing full",
+            "slots.projector.activation_checkpointing: MLPProjector declares no units (shard_units)",
+        ),
         ("", "plan needs --config RECIPE; shipped recipes: internvl2_5/1b, "),
     ],
 )
@@ -147,3 +166,40 @@ def test_sizes_out_of_range_are_refused_before_a_model_is_built(
     start = time.process_time()
     assert flag.rpartition(".")[2] in refused(capsys, "--config", "quickstart", flag, value)
     assert time.process_time() - start < 5
+
+
+def test_the_run_is_that_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    found = planned(capsys, *FINETUNE.split())
+    assert found["memory"]["devices"] == 8
+    assert found["memory"]["for"] == "fsdp2, fp32 weights, bf16 computation"
+    quickstart = planned(capsys, "--config", "quickstart")
+    assert quickstart["memory"]["for"] == "no sharding, fp32 weights, fp32 computation"
+    assert quickstart["pack"]["tokens"] == 1536
+    other = planned(capsys, "--config", "quickstart", "--data.packing.tokens", "512", "--data.pack_tiles", "3")
+    assert (other["pack"]["tokens"], other["pack"]["tiles"]) == (512, 3)
+
+
+def test_settings_of_slots_and_strategy(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"{STRATEGY}.activation_checkpointing", "full", "--model.slots.vision.activation_checkpointing", "none"]
+    found = planned(capsys, *FINETUNE.split(), *flags, "--model.slots.vision.trainable", "true")
+    memory, activations = found["memory"], found["activations"]
+    assert memory["checkpointing"] == {"vision": "none", "backbone": "full"}
+    expected = activations["full"]["total"] - activations["full"]["vision"] + activations["none"]["vision"]
+    assert memory["activations"] == expected
+    assert found["training_flops"]["vision"] == pytest.approx(3 * found["flops"]["vision"], rel=1e-2)
+    assert found["training_flops"]["backbone"] > 3 * found["flops"]["backbone"]
+
+
+def test_the_verdict_names_the_setting_that_computes_least_again(capsys: pytest.CaptureFixture[str]) -> None:
+    (verdict,) = planned(capsys, *FINETUNE.split(), "--devices", "1", "--memory", "80GB")["verdicts"]
+    assert verdict == {"capacity": 80 * 2**30, "fits": True, "cheapest": NOTHING_AGAIN, "devices": 1}
+    (verdict,) = planned(capsys, *FINETUNE.split(), "--devices", "1", "--memory", "24GB")["verdicts"]
+    assert verdict["fits"] is False
+    assert verdict["cheapest"] == {"vision": "none", "backbone": "selective"}
+
+
+def test_no_device_holds_the_pack(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *FINETUNE.split(), "--memory", "1GB"]) == 0
+    out = capsys.readouterr().out
+    assert "does not fit 1 GB on 8 devices with any activation checkpointing, nor on more devices" in out
+    assert "938,193,024" in out

@@ -114,7 +114,7 @@ def data_of(folder: Path, *kinds: RecordKind) -> PackedDataModule:
 def test_the_parts_pass_the_contract_tests(slot: str, factory: Any, more: dict[str, Any], two_ranks: Any) -> None:
     report = check_component(slot, factory, ranks=two_ranks, **more)
     skipped = {result.test for result in report.results if result.status == "not applicable"}
-    assert skipped <= {"neutral_start", "attention_backends_agree"}
+    assert skipped <= {"neutral_start", "attention_backends_agree", "checkpointing_changes_nothing"}
 
 
 def test_the_kind_passes_the_contract_tests() -> None:

@@ -144,7 +144,7 @@ def test_it_learns_to_spot_wrong_steps() -> None:
     draw, held_out = torch.Generator().manual_seed(1), chains(200, torch.Generator().manual_seed(2))
     before = macro_f1(model, objective, held_out)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(250):
+    for _ in range(400):
         batch = chains(32, draw)
         optimizer.zero_grad()
         objective(model, batch, objective.counts(batch)).total.backward()

@@ -14,6 +14,7 @@ from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
 from mmcomponents.nn.linear import Linear
 from mmcomponents.nn.mlp import SwiGLU
+from mmcomponents.nn.norm import RMSNorm
 from mmcomponents.nn.rotary import Rotation
 
 
@@ -49,8 +50,8 @@ class DecoderAttention(nn.Module):
         self.k_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
         self.v_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
         self.o_proj = Linear(num_heads * head_dim, hidden_size, bias=False)
-        self.q_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
 
     def forward(
         self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
@@ -86,9 +87,9 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, attention: DecoderAttention, hidden_size: int, intermediate_size: int, eps: float) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(hidden_size, eps=eps)
+        self.input_layernorm = RMSNorm(hidden_size, eps=eps)
         self.self_attn = attention
-        self.post_attention_layernorm = nn.RMSNorm(hidden_size, eps=eps)
+        self.post_attention_layernorm = RMSNorm(hidden_size, eps=eps)
         self.mlp = SwiGLU(hidden_size, intermediate_size)
 
     def forward(
@@ -174,7 +175,7 @@ class DecoderLM(Backbone):
             )
             for _ in range(num_layers)
         )
-        self.norm = nn.RMSNorm(hidden_size, eps=eps)
+        self.norm = RMSNorm(hidden_size, eps=eps)
         self.init_weights()
 
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:

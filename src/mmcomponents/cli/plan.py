@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 import sys
 from dataclasses import asdict
 from typing import Any
 
-from rich.console import Group
-from rich.filesize import decimal, pick_unit_and_suffix
-from rich.table import Table
+from rich.console import Console
 
+from mmcomponents.cli.models.planned_run import planned_run
 from mmcomponents.cli.recipes.flags import check_options, sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
+from mmcomponents.cli.terminal.plan_tables import plan_tables
 from mmcomponents.cli.terminal.tables import table_console
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.training import MultimodalTask
-from mmcomponents.training.estimate import Plan, make_plan
-from mmcomponents.training.memory import LEFT_OUT
+from mmcomponents.training.memory.device_memory import LEFT_OUT
+from mmcomponents.training.memory.estimate import Estimator, make_plan
+from mmcomponents.training.memory.synthetic_pack import synthetic_pack
+from mmcomponents.training.memory.verdict import verdict
 from mmcomponents.training.slots import freeze
+
+_GB = 2**30
+"""What makers of GPUs call a GB: one of 80 GB has 80 GiB."""
+
+_DEVICES = (80 * _GB, 141 * _GB)
+"""Memory of an A100 or H100, and of an H200."""
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -37,75 +47,52 @@ def main(verb: str, argv: list[str]) -> int:
     freeze(model, task.slots)
     reference = getattr(task.make_objective(), "reference", None)
     try:
-        found = make_plan(model, options.devices, options.tokens, options.tiles, reference)
+        run, settings, packing = planned_run(cli.recipe.resolved(), task, model, options.devices)
+        pack = synthetic_pack(model, options.tokens or packing.tokens, options.tiles, packing.tiles)
     except ValueError as error:
         raise UserError(f"{verb}: {error}") from None
+    estimator = Estimator(model, run, pack, reference)
+    with Console(stderr=True).status("running the model without data, once for each setting"):
+        found = make_plan(estimator, settings)
+        capacities = [] if found.problem else [options.memory] if options.memory else list(_DEVICES)
+        verdicts = [verdict(estimator, settings, capacity) for capacity in capacities]
     if options.json:
-        sys.stdout.write(json.dumps(_as_json(found, flags.configs, options.devices), indent=2) + "\n")
+        memory = {
+            "devices": run.devices,
+            **asdict(found.memory),
+            "total": found.memory.total,
+            "unit": "bytes on the fullest device",
+            "for": run.described(),
+            "checkpointing": settings,
+            "left_out": list(LEFT_OUT),
+        }
+        plan = {"recipe": flags.configs, **asdict(found), "memory": memory, "verdicts": [asdict(v) for v in verdicts]}
+        sys.stdout.write(json.dumps(plan, indent=2) + "\n")
     else:
-        table_console().print(_tables(found, options.devices), highlight=False)
+        table_console().print(plan_tables(found, run, settings, verdicts), highlight=False)
     return 0
 
 
 def _parser(verb: str) -> Parser:
     parser = recipe_verb_parser(
         verb,
-        "Count parameters, memory and FLOPs of a recipe's model by slot, without creating weights. Flags of the recipe "
-        "(--config, --model.…) are accepted too; its data: and trainer: are ignored.",
+        "Count parameters, memory and FLOPs of a recipe's training step by slot, without creating weights: its model, "
+        "its packs (data.packing), its trainer's devices, strategy and precision. Flags of the recipe (--config, "
+        "--model.…) are accepted too.",
     )
     add = parser.add_argument
-    add("--devices", type=positive, default=1, help="devices that fsdp2 shards over; default: 1")
-    add("--tokens", type=positive, default=16384, help="tokens of the pack for FLOPs; default: 16384")
-    add("--tiles", type=natural, help="tiles of that pack; default: as many as fill three quarters of it, at most 48")
+    add("--devices", type=positive, help="devices; default: those of the recipe's trainer, or 1")
+    add("--tokens", type=positive, help="tokens of a pack; default: those of the recipe, or 16384")
+    add("--tiles", type=natural, help="tiles of a pack; default: as many as fill three quarters of it, at most those of"
+        " the recipe, or 48")  # fmt: skip
+    add("--memory", type=_capacity, help="memory of a device, such as 80GB, for the verdict; default: 80GB and 141GB")
     add("--json", action="store_true", help="print one JSON object: counts, bytes, FLOPs")
     return parser
 
 
-def _as_json(found: Plan, recipes: list[str], devices: int) -> dict[str, Any]:
-    memory = {
-        "devices": devices,
-        **asdict(found.memory),
-        "total": found.memory.total,
-        "unit": "bytes on the fullest device",
-        "for": "fsdp2, fp32 weights, bf16 computation, AdamW",
-        "left_out": list(LEFT_OUT),
-    }
-    return {"recipe": recipes, **asdict(found), "memory": memory}
-
-
-def _tables(found: Plan, devices: int) -> Group:
-    slots = Table("slot", "part")
-    for head in ("parameters", "trainable", "FLOPs forward", "FLOPs per step"):
-        slots.add_column(head, justify="right")
-    for slot in [*found.parts, "total"]:
-        if slot == "total":
-            slots.add_section()
-        numbers = (f"{found.parameters[slot]:,}", f"{found.trainable[slot]:,}")
-        costs = (_short(found.flops[slot]), _short(found.training_flops[slot]))
-        slots.add_row(slot, found.parts.get(slot, ""), *numbers, *costs)
-    memory = Table("memory per device")
-    memory.add_column("", justify="right")
-    memory.add_row("fp32 weights", decimal(found.memory.weights))
-    if found.memory.reference:
-        memory.add_row("fp32 weights of the reference", decimal(found.memory.reference))
-    memory.add_row("fp32 gradients", decimal(found.memory.gradients))
-    memory.add_row("AdamW", decimal(found.memory.optimizer))
-    memory.add_row("gathered at a time, at most", decimal(found.memory.gathered))
-    memory.add_section()
-    memory.add_row("total", decimal(found.memory.total))
-    pack = found.pack
-    return Group(
-        slots,
-        f"FLOPs are for a pack of {pack['tokens']:,} tokens in one conversation: {pack['tiles']} tiles with "
-        f"{pack['visual_tokens']:,} visual tokens, and {pack['targets']:,} targets. A step is a forward and a backward "
-        f"pass{', and a forward pass of the reference' if found.memory.reference else ''}.",
-        "",
-        memory,
-        f"On {devices} device{'s' if devices > 1 else ''} with fsdp2, bf16 computation. "
-        f"Not counted: {', '.join(LEFT_OUT)}.",
-    )
-
-
-def _short(value: int) -> str:
-    unit, suffix = pick_unit_and_suffix(value, ["", "K", "M", "G", "T", "P", "E"], 1000)
-    return f"{value / unit:,.1f} {suffix}" if suffix else str(value)
+def _capacity(text: str) -> int:
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?G(i?B)?", text)
+    value = 0 if found is None else int(float(found[1]) * _GB)
+    if not value:
+        raise argparse.ArgumentTypeError(f"takes an amount of memory such as 80GB, got {text!r}")
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-_FEW_ROWS = range(2, 33)
+_FEW_ROWS = 2, 32
 _SLICE = 64
 """Minimum number of outputs per product."""
 
@@ -22,8 +22,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         weight: `[out, in]`.
         bias: `[out]` or None.
     """
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or not weight.is_contiguous():
+        return nn.functional.linear(x, weight, bias)
     rows = x.numel() // x.shape[-1]
-    if rows not in _FEW_ROWS or torch.is_grad_enabled() or x.device.type != "cpu" or not weight.is_contiguous():
+    if not _FEW_ROWS[0] <= rows <= _FEW_ROWS[1]:
         return nn.functional.linear(x, weight, bias)
     slices = next((n for n in (48, 32, 24, 16, 8, 4) if weight.shape[0] % n == 0 and weight.shape[0] >= n * _SLICE), 1)
     if slices == 1:

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mmcomponents.batch import IGNORE
+from mmcomponents.nn.autocast import autocast_dtype
 
 CHUNK_LOGITS, CHUNK_ROWS = 2**21, 256
 """Number of logits held at once, in fp32: 8 MB, which fit the cache of a CPU. At least `CHUNK_ROWS` positions, as the
@@ -61,8 +62,7 @@ def _autocast(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Applies autocast and no-grad to the operands of a product, as they have no effect in an autograd function."""
     if not torch.is_grad_enabled():  # not visible in a function's forward, which would compute a gradient
         hidden, weight = hidden.detach(), weight.detach()
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    dtype = autocast_dtype(hidden.device.type) or weight.dtype
     return hidden.to(dtype), weight.to(dtype)
 
 

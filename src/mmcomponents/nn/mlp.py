@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, silu
 
 from mmcomponents.nn.linear import Linear
+from mmcomponents.nn.recompute import recomputed_input
 
 
 class SwiGLU(nn.Module):
@@ -23,9 +24,8 @@ class SwiGLU(nn.Module):
         self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[..., d]` to `[..., d]`."""
-        out: Tensor = self.down_proj(silu(self.gate_proj(x)) * self.up_proj(x))
-        return out
+        """Maps `[..., d]` to `[..., d]`. Keeps the results of gate and up, and not their product."""
+        return recomputed_input(self.down_proj, _gated, self.gate_proj(x), self.up_proj(x))
 
 
 class MLP(nn.Module):
@@ -42,6 +42,9 @@ class MLP(nn.Module):
         self.fc2 = Linear(intermediate_size, hidden_size)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps `[..., d]` to `[..., d]`."""
-        out: Tensor = self.fc2(gelu(self.fc1(x)))
-        return out
+        """Maps `[..., d]` to `[..., d]`. Keeps the result of the first map, and not that of the GELU."""
+        return recomputed_input(self.fc2, gelu, self.fc1(x))
+
+
+def _gated(gate: Tensor, up: Tensor) -> Tensor:
+    return silu(gate) * up

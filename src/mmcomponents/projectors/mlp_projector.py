@@ -7,6 +7,7 @@ from torch.nn.functional import gelu
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_numbers, check_sizes
+from mmcomponents.nn.recompute import recomputed_input
 from mmcomponents.projectors.base import Projector, num_addressed
 
 
@@ -37,5 +38,4 @@ class MLPProjector(Projector):
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
-        out: Tensor = self.fc2(gelu(self.fc1(self.norm(features.primary.tokens))))
-        return out
+        return recomputed_input(self.fc2, gelu, self.fc1(self.norm(features.primary.tokens)))

@@ -15,6 +15,7 @@ from mmcomponents.testing.case import Case, NeutralStart
 from mmcomponents.testing.check_arguments import checked_case, chosen_tests, name_of
 from mmcomponents.testing.composition import Factory
 from mmcomponents.testing.contracts.attention_backends_agree import attention_backends_agree
+from mmcomponents.testing.contracts.checkpointing_changes_nothing import checkpointing_changes_nothing
 from mmcomponents.testing.contracts.declared_sizes import declared_sizes
 from mmcomponents.testing.contracts.decode_equals_forward import decode_equals_forward
 from mmcomponents.testing.contracts.half_precision import half_precision
@@ -60,6 +61,7 @@ CONTRACTS: dict[str, _Contract] = {
         _Contract(state_round_trip, _TRAINED),
         _Contract(two_ranks_equal_one, _TRAINED, on_ranks=True),
         _Contract(attention_backends_agree, _MODEL),
+        _Contract(checkpointing_changes_nothing, _TRAINED),
         _Contract(half_precision, _TRAINED),
         _Contract(sharded_equals_plain, _MODEL, on_ranks=True),
         _Contract(answers_are_as_declared, ("sampler",)),

@@ -41,8 +41,11 @@ from mmcomponents.checkpoints.runs import (
 )
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.sharding import is_sharded, materialize, shard_model
+from mmcomponents.training.units.checkpointing import Checkpointing
 
-_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+"""Data types by the names that the strategy takes."""
+
 _T = TypeVar("_T")
 
 
@@ -56,6 +59,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         compute_dtype: Data type of the forward and backward passes; "bf16" over fp32 weights is the usual mixed
             precision.
         reduce_dtype: Data type in which gradients are summed over ranks.
+        activation_checkpointing: What each unit of a part keeps for the backward pass: "none" computes nothing again,
+            "full" all, "selective" what takes the fewest operations per byte. `model.slots.NAME` sets it for one slot.
         save_distributed_checkpoint: Whether each rank writes its shard into a folder. False: a single file.
         timeout: Timeout of a collective.
     """
@@ -65,6 +70,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         replicate: int = 1,
         compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
         reduce_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        activation_checkpointing: Checkpointing = "none",
         save_distributed_checkpoint: bool = True,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
@@ -72,8 +78,9 @@ class FSDP2Strategy(ModelParallelStrategy):
             tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint, timeout=timeout
         )
         self.replicate = replicate
+        self.activation_checkpointing: Checkpointing = activation_checkpointing
         self.policy = MixedPrecisionPolicy(
-            param_dtype=None if compute_dtype == "fp32" else _DTYPES[compute_dtype], reduce_dtype=_DTYPES[reduce_dtype]
+            param_dtype=None if compute_dtype == "fp32" else DTYPES[compute_dtype], reduce_dtype=DTYPES[reduce_dtype]
         )
 
     def setup_environment(self) -> None:

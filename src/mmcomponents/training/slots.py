@@ -10,6 +10,7 @@ from peft import PeftConfig
 
 from mmcomponents.checkpoints.adapter_weights import adapter_layers
 from mmcomponents.model import MultimodalModel
+from mmcomponents.training.units.checkpointing import Checkpointing
 
 
 @dataclass
@@ -27,12 +28,15 @@ class SlotOptions:
         lr: Peak learning rate. None: that of the optimizer.
         weight_decay: Weight decay of matrices. None: that of the optimizer. Vectors (biases, norms, scales) have no
             weight decay.
+        activation_checkpointing: What each unit of the part keeps for the backward pass, see
+            `mmcomponents.training.units.checkpointing`. None: the setting of the strategy.
     """
 
     trainable: bool = True
     adapter: PeftConfig | None = None
     lr: float | None = None
     weight_decay: float | None = None
+    activation_checkpointing: Checkpointing | None = None
 
 
 def check_slot_names(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:

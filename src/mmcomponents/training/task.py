@@ -38,6 +38,7 @@ from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
+from mmcomponents.training.units.prepare import prepare_units
 from mmcomponents.training.validation_means import ValidationMeans
 from mmcomponents.vision import VisionEncoder
 
@@ -150,10 +151,12 @@ class MultimodalTask(LightningModule):
                 model = self.factories.build(self.vocab_size, self.image_token_id)
             inject_adapters(model, self.slots)
             freeze(model, self.slots)
+            prepare_units(model, self.slots, strategy.activation_checkpointing)
             strategy.shard(model, self.seed)
         else:
             model = self.factories.build(self.vocab_size, self.image_token_id)
             inject_adapters(model, self.slots)
+            prepare_units(model, self.slots)
             model.init_weights(self.seed)
         return model
 
@@ -194,6 +197,7 @@ class MultimodalTask(LightningModule):
         check_slot_names(model, self.slots)
         inject_adapters(model, self.slots)
         freeze(model, self.slots)
+        prepare_units(model, self.slots)
         _check_objective(objective, model)
         check_declared(sampler)
         sampler.check(model)

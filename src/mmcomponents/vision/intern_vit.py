@@ -14,6 +14,7 @@ from mmcomponents.nn.attention import Segments, attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.nn.mlp import MLP
+from mmcomponents.nn.norm import RMSNorm
 from mmcomponents.vision.base import VisionEncoder, patch_grid
 
 Norm = Literal["layer_norm", "rms_norm"]
@@ -38,8 +39,8 @@ class InternViTAttention(nn.Module):
         self.num_heads = num_heads
         self.backend: Backend = backend
         self.qkv = nn.Linear(hidden_size, 3 * hidden_size, bias=qkv_bias)
-        self.q_norm = nn.RMSNorm(hidden_size, eps=eps) if qk_norm else nn.Identity()
-        self.k_norm = nn.RMSNorm(hidden_size, eps=eps) if qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(hidden_size, eps=eps) if qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(hidden_size, eps=eps) if qk_norm else nn.Identity()
         self.proj = nn.Linear(hidden_size, hidden_size)
 
     def forward(self, x: Tensor, segments: Segments) -> Tensor:
@@ -72,7 +73,7 @@ class InternViTBlock(nn.Module):
         drop_path: float,
     ) -> None:
         super().__init__()
-        kind = nn.LayerNorm if norm == "layer_norm" else nn.RMSNorm
+        kind = nn.LayerNorm if norm == "layer_norm" else RMSNorm
         self.norm1 = kind(hidden_size, eps=eps)
         self.attn = attn
         self.ls1 = nn.Parameter(torch.empty(hidden_size))

@@ -16,7 +16,7 @@ from mmcomponents.testing.packs import IMAGE_TOKEN, VOCAB_SIZE, join
 from mmcomponents.testing.ranks import Ranks
 from mmcomponents.testing.report import Findings
 from mmcomponents.testing.training_steps import run_steps
-from mmcomponents.training import MultimodalTask
+from mmcomponents.training import FSDP2Strategy, MultimodalTask
 
 _STEPS, _WINDOW = 2, 2
 
@@ -24,8 +24,8 @@ _STEPS, _WINDOW = 2, 2
 def two_ranks_equal_one(case: Case, found: Findings, ranks: Ranks) -> None:
     """Compares losses, gradient norms, weights and the objective's state of `fsdp2` on two ranks with those of one.
 
-    In each micro-batch one rank has no images, and the numbers of targets differ. Gradients are accumulated over two
-    packs.
+    The two ranks use selective activation checkpointing. In each micro-batch one rank has no images, and the numbers of
+    targets differ. Gradients are accumulated over two packs.
     """
     batches = _micro_batches(case)
     one = run_steps(make_task(case), [pack for ranked in batches for pack in ranked], 2 * _WINDOW)
@@ -73,4 +73,5 @@ def _micro_batches(case: Case) -> list[list[PackedBatch]]:
 
 
 def _as_rank(rank: int, case: Case, packs: Sequence[Sequence[PackedBatch]]) -> dict[str, Any]:
-    return run_steps(make_task(case), packs[rank], _WINDOW, strategy="fsdp2", devices=2)
+    strategy = FSDP2Strategy(activation_checkpointing="selective")
+    return run_steps(make_task(case), packs[rank], _WINDOW, strategy=strategy, devices=2)

@@ -1,0 +1,4 @@
+"""Memory and FLOPs of a training step, without weights.
+
+model on meta ── trace_step ──► activations, FLOPs ── make_plan ──► memory of a device, what fits it
+"""
