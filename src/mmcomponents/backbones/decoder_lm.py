@@ -183,7 +183,7 @@ class DecoderLM(Backbone):
         segments = Segments(layout.cu_seqlens, layout.max_seqlen)
         rotate = None if rotary is None else Rotation(rotary)
         for i, layer in enumerate(self.layers):
-            x = layer(x, layout, segments, rotate, cache, f"decoder.{i}")
+            x = layer(x, layout, segments, rotate, cache, "" if cache is None else f"decoder.{i}")
         out: Tensor = self.norm(x)
         return out
 

@@ -48,8 +48,10 @@ def recomputed_input(module: nn.Module, function: Elementwise, *inputs: Tensor) 
         inputs: Tensors that may need a gradient.
     """
     x = recomputed(function, *inputs)
+    if torch.compiler.is_compiling():
+        return cast(Tensor, module(x))
     node: Any = x.grad_fn
-    if getattr(node, "function", None) is not function:  # no gradient is needed, or `recomputed` was compiled
+    if getattr(node, "function", None) is not function:  # no gradient is needed
         return cast(Tensor, module(x))
     storage = x.untyped_storage()._cdata
 

@@ -61,6 +61,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         reduce_dtype: Data type in which gradients are summed over ranks.
         activation_checkpointing: What each unit of a part keeps for the backward pass: "none" computes nothing again,
             "full" all, "selective" what takes the fewest operations per byte. `model.slots.NAME` sets it for one slot.
+        compile: Whether each unit of a part is compiled by inductor. `model.slots.NAME` sets it for one slot.
         save_distributed_checkpoint: Whether each rank writes its shard into a folder. False: a single file.
         timeout: Timeout of a collective.
     """
@@ -71,6 +72,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
         reduce_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
         activation_checkpointing: Checkpointing = "none",
+        compile: bool = False,
         save_distributed_checkpoint: bool = True,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
@@ -79,6 +81,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         )
         self.replicate = replicate
         self.activation_checkpointing: Checkpointing = activation_checkpointing
+        self.compile = compile
         self.policy = MixedPrecisionPolicy(
             param_dtype=None if compute_dtype == "fp32" else DTYPES[compute_dtype], reduce_dtype=DTYPES[reduce_dtype]
         )

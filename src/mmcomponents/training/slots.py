@@ -30,6 +30,7 @@ class SlotOptions:
             weight decay.
         activation_checkpointing: What each unit of the part keeps for the backward pass, see
             `mmcomponents.training.units.checkpointing`. None: the setting of the strategy.
+        compile: Whether each unit of the part is compiled by inductor. None: the setting of the strategy.
     """
 
     trainable: bool = True
@@ -37,6 +38,7 @@ class SlotOptions:
     lr: float | None = None
     weight_decay: float | None = None
     activation_checkpointing: Checkpointing | None = None
+    compile: bool | None = None
 
 
 def check_slot_names(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:

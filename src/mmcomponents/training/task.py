@@ -151,7 +151,7 @@ class MultimodalTask(LightningModule):
                 model = self.factories.build(self.vocab_size, self.image_token_id)
             inject_adapters(model, self.slots)
             freeze(model, self.slots)
-            prepare_units(model, self.slots, strategy.activation_checkpointing)
+            prepare_units(model, self.slots, strategy.activation_checkpointing, strategy.compile)
             strategy.shard(model, self.seed)
         else:
             model = self.factories.build(self.vocab_size, self.image_token_id)

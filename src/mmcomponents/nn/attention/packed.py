@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mmcomponents.nn.attention.sdpa import sdpa_attention
 from mmcomponents.nn.attention.segments import Segments
+from mmcomponents.nn.attention.traceable import traceable_attention
 from mmcomponents.nn.attention.varlen import varlen_attention
 from mmcomponents.nn.attention.xformers import xformers_attention
 
@@ -56,8 +57,15 @@ def attention(
     """
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
-    name = choose_backend(backend, q.device.type, q.dtype, q.shape[-1])
+    name = _chosen(backend, q.device.type, q.dtype, q.shape[-1])
+    if torch.compiler.is_compiling() and q.device.type == "cpu":
+        return traceable_attention(q, k, v, segments, causal=causal)
     return BACKENDS[name](q, k, v, segments, causal=causal)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _chosen(backend: str, device: str, dtype: torch.dtype, head_dim: int) -> str:
+    return choose_backend(backend, device, dtype, head_dim)
 
 
 @lru_cache(maxsize=64)

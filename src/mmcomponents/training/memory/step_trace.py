@@ -25,6 +25,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.checkpoint import noop_context_fn
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -69,7 +70,7 @@ def trace_step(
     """
     for unit in model.modules():
         if isinstance(unit, Checkpointed):
-            unit.contexts = partial(_contexts, type(unit).contexts)
+            unit.contexts = partial(_contexts, type(unit).contexts or noop_context_fn)
     recorder = _Recorder(model.parameters())
     with _labelled(model, recorder), _Attention(), recorder:
         value = loss()

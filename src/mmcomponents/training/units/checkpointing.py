@@ -14,7 +14,6 @@ from torch.utils.checkpoint import (
     SelectiveCheckpointContext,
     checkpoint,
     create_selective_checkpoint_contexts,
-    noop_context_fn,
 )
 
 Checkpointing = Literal["none", "selective", "full"]
@@ -28,14 +27,16 @@ _PRODUCTS = {torch.ops.aten.mm.default: 0, torch.ops.aten.addmm.default: 1}
 class Checkpointed(nn.Module):
     """Base class that `checkpoint_unit` adds to a unit."""
 
-    contexts: Callable[[], Any]
+    contexts: Callable[[], Any] | None
     own_class: ClassVar[type[nn.Module]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the unit's own `forward`, as a checkpoint if there may be a backward pass."""
         if not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)
-        return checkpoint(super().forward, *args, use_reentrant=False, context_fn=self.contexts, **kwargs)
+        if self.contexts is not None:
+            kwargs["context_fn"] = self.contexts
+        return checkpoint(super().forward, *args, use_reentrant=False, **kwargs)
 
 
 def checkpoint_unit(unit: nn.Module, setting: Checkpointing) -> None:
@@ -54,10 +55,8 @@ def checkpoint_unit(unit: nn.Module, setting: Checkpointing) -> None:
 
 @cache
 def _checkpointed(kind: type[nn.Module], setting: Checkpointing) -> type[nn.Module]:
-    contexts = noop_context_fn
-    if setting == "selective":
-        contexts = partial(create_selective_checkpoint_contexts, _keeps)
-    attributes = {"contexts": staticmethod(contexts), "own_class": kind}
+    contexts = partial(create_selective_checkpoint_contexts, _keeps) if setting == "selective" else None
+    attributes = {"contexts": contexts, "own_class": kind}
     return type(f"Checkpointed{kind.__name__}", (Checkpointed, kind), attributes)
 
 

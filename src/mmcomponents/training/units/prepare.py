@@ -1,4 +1,4 @@
-"""Settings of the shard units of parts: what they keep for the backward pass."""
+"""Settings of the shard units of parts: what they keep for the backward pass, and whether they are compiled."""
 
 from __future__ import annotations
 
@@ -10,31 +10,41 @@ from mmcomponents.component import Component, WiringError
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.slots import SlotOptions, options_of
 from mmcomponents.training.units.checkpointing import Checkpointed, Checkpointing, checkpoint_unit
+from mmcomponents.training.units.compilation import Compiled, check_compiler, compile_unit
 
 
 def prepare_units(
-    model: MultimodalModel, options: Mapping[str, SlotOptions], checkpointing: Checkpointing = "none"
+    model: MultimodalModel,
+    options: Mapping[str, SlotOptions],
+    checkpointing: Checkpointing = "none",
+    compiles: bool = False,
 ) -> None:
     """Applies the settings of each slot to the units of its part, in place. Another call replaces them.
 
     Args:
         model: Model with its adapters, on any device, not yet sharded.
         options: Options by slot.
-        checkpointing: Setting of the slots that have none of their own.
+        checkpointing: What the units of slots keep that have no setting of their own.
+        compiles: Whether the units of slots are compiled that have no setting of their own.
 
     Raises:
         WiringError: A slot has a setting and its part has no units, or a part has not those that it declares.
+        ValueError: Units are to be compiled and there is no compiler.
     """
     for slot, part in model.parts().items():
-        own = options_of(slot, dict(options)).activation_checkpointing
-        setting = checkpointing if own is None else own
-        if setting != "none" and own is not None and not part.shard_units:
-            raise WiringError(
-                f"slots.{slot}.activation_checkpointing: {type(part).__name__} declares no units (shard_units)"
-            )
-        units = [module for module in part.modules() if isinstance(module, Checkpointed)]
-        for unit in units if setting == "none" else units_of(part):
+        own = options_of(slot, dict(options))
+        setting = checkpointing if own.activation_checkpointing is None else own.activation_checkpointing
+        is_compiled = compiles if own.compile is None else own.compile
+        for name, wanted in (("activation_checkpointing", own.activation_checkpointing), ("compile", own.compile)):
+            if wanted not in (None, "none", False) and not part.shard_units:
+                raise WiringError(f"slots.{slot}.{name}: {type(part).__name__} declares no units (shard_units)")
+        if is_compiled and part.shard_units:
+            check_compiler()
+        changed = [module for module in part.modules() if isinstance(module, Checkpointed | Compiled)]
+        for unit in changed if setting == "none" and not is_compiled else units_of(part):
+            compile_unit(unit, False)
             checkpoint_unit(unit, setting)
+            compile_unit(unit, is_compiled)
 
 
 def units_of(part: Component) -> list[nn.Module]:
