@@ -2,44 +2,94 @@
 
     python benchmarks/recipe_memory.py [NAME ...]
 
-For each recipe and each kind of GPU: memory of a GPU with the recipe's activation checkpointing and with each uniform
-setting, and the setting that computes the least again and fits.
+A comment is a line such as "# Memory: 53.7 GiB on each of 32 GPUs of 80 GB". For each kind of GPU that it names: what
+`mmcomponents plan` finds, whether it fits, and the activation checkpointing that computes the least again and fits. The
+exit code is 1 if a recipe does not fit, or its comment is not what is found.
 """
 
 from __future__ import annotations
 
+import re
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mmcomponents.cli.models.planned_run import planned_run
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.recipes.recipe import shipped
+from mmcomponents.cli.recipes.recipe import SHIPPED, shipped
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+from mmcomponents.cli.terminal.plan_tables import shown
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.memory.estimate import Estimator
 from mmcomponents.training.memory.synthetic_pack import synthetic_pack
-from mmcomponents.training.memory.verdict import verdict
+from mmcomponents.training.memory.verdict import RESERVE, verdict
 from mmcomponents.training.slots import freeze
 
-HARDWARE = {
-    "1b": ((8, 24), (1, 80)),
-    "2b": ((8, 24), (1, 80)),
-    "4b": ((8, 80),),
-    "8b": ((8, 80),),
-    "9b": ((8, 80),),
-    "14b": ((8, 80),),
-    "38b": ((32, 80),),
-    "78b": ((64, 80),),
-}
-for name in sys.argv[1:] or [n for n in shipped() if n.startswith("internvl") and "-" in n]:
-    cli = RecipeCLI("plan", sort_flags(["--config", name]), MultimodalTask, data_class=None)
+FLAGS = {"internvl3/9b-prm": ["--model.heads.lm.init_args.token_ids", "[10, 12]"]}
+"""Settings that a recipe leaves to its user."""
+
+_CLAIM = re.compile(r"([0-9.]+) GiB on (?:each of )?([0-9]+) GPUs? of ([0-9]+) GB")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What the comment of a recipe says: GiB on each of a number of devices of so many GB."""
+
+    used: float
+    devices: int
+    capacity: int
+
+
+def stages() -> list[str]:
+    """Returns the names of the shipped recipes that train on GPUs."""
+    return [name for name in shipped() if name.startswith("internvl") and "-" in name]
+
+
+def claims(name: str) -> list[Claim]:
+    """Returns what the comment of a recipe says; nothing if it has none."""
+    path = next(root / f"{name}.yaml" for root in SHIPPED if root.is_dir())
+    comments = [line.removeprefix("#") for line in Path(path).read_text().splitlines() if line.startswith("#")]
+    found = _CLAIM.findall(" ".join(comments))
+    return [Claim(float(used), int(devices), int(capacity)) for used, devices, capacity in found]
+
+
+def estimator_of(name: str, devices: int) -> tuple[Estimator, Any]:
+    """Returns the estimator of a recipe on a number of devices, and its settings of activation checkpointing."""
+    cli = RecipeCLI("plan", sort_flags(["--config", name, *FLAGS.get(name, [])]), MultimodalTask, data_class=None)
     task: Any = cli.model
-    model = cli.meta_model
-    freeze(model, task.slots)
+    freeze(cli.meta_model, task.slots)
+    run, settings, packing = planned_run(cli.recipe.resolved(), task, cli.meta_model, devices)
+    pack = synthetic_pack(cli.meta_model, packing.tokens, None, packing.tiles)
     reference = getattr(task.make_objective(), "reference", None)
-    for devices, memory in HARDWARE[name.split("/")[1].split("-")[0]]:
-        run, settings, packing = planned_run(cli.recipe.resolved(), task, model, devices)
-        est = Estimator(model, run, synthetic_pack(model, packing.tokens, None, packing.tiles), reference)
-        v = verdict(est, settings, memory * 2**30)
-        u = [round(est.memory(dict.fromkeys(est.slots, s)).total / 2**30, 1) for s in ("none", "selective", "full")]
-        print(name, f"{devices}x{memory}", u, v.fits, v.cheapest, v.devices, flush=True)
+    return Estimator(cli.meta_model, run, pack, reference), settings
+
+
+def used(name: str, claim: Claim) -> float:
+    """Returns the GiB that a recipe needs on each device of a claim."""
+    estimator, settings = estimator_of(name, claim.devices)
+    return estimator.memory(settings).total / 2**30
+
+
+def main(names: list[str]) -> int:
+    """Prints a line for each recipe and kind of device."""
+    wrong = 0
+    for name in names or stages():
+        for claim in claims(name) or [Claim(0.0, 8, 80)]:
+            estimator, settings = estimator_of(name, claim.devices)
+            found = verdict(estimator, settings, claim.capacity * 2**30)
+            total = estimator.memory(settings).total / 2**30
+            is_right = found.fits and abs(total - claim.used) < 0.1
+            wrong += not is_right
+            cheapest = "none" if found.cheapest is None else shown(found.cheapest)
+            sys.stdout.write(
+                f"{name:28s} {claim.devices:3d} x {claim.capacity:3d} GB: {total:6.1f} GiB with {shown(settings)}"
+                f" ({claim.used} in the comment), {'fits' if found.fits else 'DOES NOT FIT'}; cheapest: {cheapest}\n"
+            )
+            sys.stdout.flush()
+    sys.stdout.write(f"{wrong} of them do not fit or are not what the comment says; {RESERVE:.0%} is left free\n")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -54,20 +54,27 @@ def recomputed_input(module: nn.Module, function: Elementwise, *inputs: Tensor) 
     if getattr(node, "function", None) is not function:  # no gradient is needed
         return cast(Tensor, module(x))
     storage = x.untyped_storage()._cdata
+    # Hooks that are active outside, such as those of a checkpoint, go on seeing all other tensors.
+    outer: Any = torch._C._autograd._top_saved_tensors_default_hooks(True) or (_same, _same)
+    outer_pack, outer_unpack = outer
 
-    def pack(saved: Tensor) -> Tensor | _View:
+    def pack(saved: Tensor) -> Any:
         if saved.untyped_storage()._cdata != storage:
-            return saved
+            return outer_pack(saved)
         return _View(saved.size(), saved.stride(), saved.storage_offset())
 
-    def unpack(packed: Tensor | _View) -> Tensor:
-        if isinstance(packed, Tensor):
-            return packed
+    def unpack(packed: Any) -> Tensor:
+        if not isinstance(packed, _View):
+            return cast(Tensor, outer_unpack(packed))
         again = _again(node)[0].detach()
         return again.as_strided(packed.size, packed.stride, packed.offset)
 
     with saved_tensors_hooks(pack, unpack):
         return cast(Tensor, module(x))
+
+
+def _same(value: Tensor) -> Tensor:
+    return value
 
 
 @dataclass(frozen=True)
