@@ -1,10 +1,11 @@
 """Comparison of a training step with transformers' InternVL, with the same weights, on the CPU.
 
-    python benchmarks/step.py [--repeats 7] [--threads 2] [--profile]
+    python benchmarks/step.py [--repeats 7] [--threads 2] [--profile] [--compile] [--checkpointing]
 
 Two batches of 16 sequences with one image each: log-normal lengths (median 100, longest 500), and equal lengths of 256.
 transformers pads; this library packs. Useful tokens are those that are not padding. The last line has the ratio of
-useful tokens per second for both batches, this library over transformers, forward and backward pass together.
+useful tokens per second for both batches, this library over transformers, forward and backward pass together; with
+--compile and --checkpointing, also those of compiled or checkpointed units over units as they are.
 """
 
 from __future__ import annotations
@@ -29,12 +30,15 @@ from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import NextToken
 from mmcomponents.positions import RoPE
 from mmcomponents.projectors import MLPProjector
+from mmcomponents.training.units.checkpointing import Checkpointing
+from mmcomponents.training.units.prepare import prepare_units
 from mmcomponents.vision import InternViT
 
 VISION, VISION_LAYERS, VISION_HEADS, VISION_MLP = 192, 4, 4, 768
 TEXT, TEXT_LAYERS, HEADS, KV_HEADS, TEXT_MLP = 256, 6, 4, 2, 704
 TILE, PATCH, TILE_TOKENS, VOCAB, IMAGE = 112, 14, 16, 8192, 8191
 BATCH = 16
+THEIRS, OURS = "transformers", "mmcomponents"
 
 
 @dataclass
@@ -214,21 +218,37 @@ def pack(data: Sequences) -> PackedBatch:
     )
 
 
-def compare(data: Sequences, repeats: int) -> tuple[float, float, float]:
-    """Returns the median seconds of transformers and of this library, and the difference of the losses.
+def variants(compiles: bool, checkpointing: bool) -> dict[str, tuple[Checkpointing, bool]]:
+    """Returns the settings of this library's units by name: activation checkpointing, compilation."""
+    found: dict[str, tuple[Checkpointing, bool]] = {OURS: ("none", False)}
+    if compiles:
+        found["compiled"] = ("none", True)
+    if checkpointing:
+        found |= {"selective": ("selective", False), "full": ("full", False)}
+    return found
 
-    Both are timed alternately, so that other load on the machine affects both.
+
+def compare(
+    data: Sequences, repeats: int, settings: dict[str, tuple[Checkpointing, bool]]
+) -> tuple[dict[str, float], float]:
+    """Returns the median seconds of transformers and of each variant of this library, and the difference of the losses.
+
+    All are timed in turn, so that other load on the machine affects all.
     """
     theirs = transformers_model()
-    steps = (their_step(theirs, data), our_step(our_model(theirs), data))
-    gap = abs(float(steps[0]()) - float(steps[1]()))  # the first step also warms up
-    seconds: tuple[list[float], list[float]] = ([], [])
+    steps = {THEIRS: their_step(theirs, data)}
+    for name, (checkpointing, compiles) in settings.items():
+        model = our_model(theirs)
+        prepare_units(model, {}, checkpointing, compiles)
+        steps[name] = our_step(model, data)
+    losses = [float(step()) for step in steps.values()]  # the first step also warms up, and compiles
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):
-        for step, taken in zip(steps, seconds, strict=True):
+        for name, step in steps.items():
             begin = time.perf_counter()
             step()
-            taken.append(time.perf_counter() - begin)
-    return statistics.median(seconds[0]), statistics.median(seconds[1]), gap
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(taken) for name, taken in seconds.items()}, max(losses) - min(losses)
 
 
 def profile(data: Sequences) -> None:
@@ -246,6 +266,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true")
+    parser.add_argument("--compile", action="store_true", help="also time compiled units")
+    parser.add_argument("--checkpointing", action="store_true", help="also time selective and full checkpointing")
     options = parser.parse_args()
     if options.repeats < 5:
         parser.error("--repeats must be at least 5")
@@ -254,14 +276,17 @@ def main() -> None:
     loads = {"mixed": sequences(mixed_lengths()), "equal": sequences([256] * BATCH)}
     ratios = {}
     for name, data in loads.items():
-        theirs, ours, gap = compare(data, options.repeats)
+        seconds, gap = compare(data, options.repeats, variants(options.compile, options.checkpointing))
         lengths = [len(s) for s in data.ids]
         print(f"{name}: lengths {min(lengths)} to {max(lengths)}, median {statistics.median(lengths):.0f}")
-        print(f"  transformers {data.useful / theirs:8.0f} useful tokens/s   {theirs:.3f} s")
-        print(f"  mmcomponents {data.useful / ours:8.0f} useful tokens/s   {ours:.3f} s   losses differ by {gap:.1e}")
+        for label, taken in seconds.items():
+            print(f"  {label:12s} {data.useful / taken:8.0f} useful tokens/s   {taken:.3f} s")
+        print(f"  losses differ by {gap:.1e}")
         if gap > 1e-5:
             raise SystemExit(f"the losses differ by {gap}")
-        ratios[name] = round(theirs / ours, 3)
+        ratios[name] = round(seconds[THEIRS] / seconds[OURS], 3)
+        for label in [label for label in seconds if label not in (THEIRS, OURS)]:
+            ratios[f"{name}, {label} over {OURS}"] = round(seconds[OURS] / seconds[label], 3)
         if options.profile:
             profile(data)
     print(json.dumps(ratios))

@@ -216,7 +216,7 @@ def test_the_data_of_a_stage(stage: Built) -> None:
     parser = RecipeParser(exit_on_error=False)
     parser.add_class_arguments(PackedDataModule, "data")
     parser.parse_object({"data": {"tokenizer": "none", **data}})  # accepts all settings
-    assert trainer["strategy"]["init_args"] ["compute_dtype"] == "bf16"
+    assert trainer["strategy"]["init_args"]["compute_dtype"] == "bf16"
     assert (trainer["precision"], trainer["gradient_clip_val"]) == ("32-true", 1.0)
 
 

@@ -77,6 +77,17 @@ def test_bf16_computation_over_fp32_weights(two_ranks) -> None:
     assert first["losses"] != one["losses"]
 
 
+def compiled_as_rank(rank: int) -> dict[str, Any]:
+    mine = [ranked[rank] for batches in micro_batches(3, 2, WINDOW) for ranked in batches]
+    strategy = FSDP2Strategy(activation_checkpointing="full", compile=True)
+    return train(mine, WINDOW, strategy=strategy, devices=2)
+
+
+def test_compiled_and_checkpointed_units_are_sharded(two_ranks) -> None:
+    for found in two_ranks.run(compiled_as_rank):
+        assert_alike(alone(steps=3), found)
+
+
 def as_rank_with_its_own_mean(rank: int, strategy: str, steps: int) -> dict[str, Any]:
     """Negative test: each micro-batch is divided by its own count."""
     mine = [ranked[rank] for batches in micro_batches(steps, 2, WINDOW) for ranked in batches]
