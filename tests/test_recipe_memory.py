@@ -30,7 +30,17 @@ MEMORY: Any = script()
 GPUS = {"1b": "8 x 24, 1 x 80", "2b": "8 x 24, 1 x 80", "38b": "32 x 80", "78b": "64 x 80"}
 """Number and memory of the GPUs that a size is meant for; the others are for 8 GPUs of 80 GB."""
 
-CHECKED = ("1b-pretrain", "2b-finetune", "8b-lora", "8b-sft", "14b-mpo", "38b-prm", "78b-finetune", "78b-stage2")
+CHECKED = (
+    "1b-pretrain",
+    "2b-finetune",
+    "8b-lora",
+    "8b-lora-24gb",
+    "8b-sft",
+    "14b-mpo",
+    "38b-prm",
+    "78b-finetune",
+    "78b-stage2",
+)
 """Of each size and each stage at least one; the rest is slow."""
 
 
@@ -38,7 +48,7 @@ CHECKED = ("1b-pretrain", "2b-finetune", "8b-lora", "8b-sft", "14b-mpo", "38b-pr
 def test_a_comment_names_the_gpus(name: str) -> None:
     named = ", ".join(f"{claim.devices} x {claim.capacity}" for claim in MEMORY.claims(name))
     size = re.split("[/-]", name)[1]
-    smaller = {"38b-finetune": "16 x 80", "38b-prm": "16 x 80"}.get(name.rpartition("/")[2])
+    smaller = {"38b-finetune": "16 x 80", "38b-prm": "16 x 80", "8b-lora-24gb": "1 x 24"}.get(name.rpartition("/")[2])
     assert named == (smaller or GPUS.get(size, "8 x 80"))
 
 

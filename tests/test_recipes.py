@@ -29,7 +29,8 @@ from mmcomponents.training.slots import freeze, param_groups
 ROOT = next(root for root in SHIPPED if root.is_dir())
 FAMILIES = [name for name in shipped() if name.startswith("internvl")]
 MODELS = [name for name in FAMILIES if "-" not in name]
-STAGES = [name for name in FAMILIES if "-" in name]
+SINGLE = "internvl3/8b-lora-24gb"
+STAGES = [name for name in FAMILIES if "-" in name and name != SINGLE]
 VIT_300M, VIT_6B = 304_012_288, 5_536_496_000
 
 # Parameters of InternVL3 in total, of its encoder and projector: arXiv 2504.10479, table 1, computed from the published
@@ -267,6 +268,20 @@ def verdicts_of_qwen() -> tuple[int, ...]:
 def test_unknown_token_ids_are_mandatory() -> None:
     with pytest.raises(UserError, match=r"token_ids \(.*9b-prm.yaml\): Missing mandatory value"):
         load(["internvl3/9b-prm"]).resolved()
+
+
+def test_lora_on_a_single_gpu_differs_in_packs_and_precision_only() -> None:
+    pytest.importorskip("torchao", reason="needs mmcomponents[torchao]")
+    single, lora = load([SINGLE]).resolved(), load(["internvl3/8b-lora"]).resolved()
+    assert single["model"]["slots"]["backbone"]["adapter"] == lora["model"]["slots"]["backbone"]["adapter"]
+    tokens = [
+        tree["trainer"]["devices"] * tree["trainer"]["accumulate_grad_batches"] * tree["data"]["packing"]["tokens"]
+        for tree in (single, lora)
+    ]
+    assert tokens[0] == tokens[1]
+    optimizer = build(SINGLE).task.make_optimizer([torch.nn.Parameter(torch.zeros(2))])
+    (group,) = optimizer.param_groups
+    assert (float(group["lr"]), group["betas"], group["weight_decay"]) == (pytest.approx(2e-5), (0.9, 0.999), 0.05)
 
 
 def test_lora_matches_the_released_code() -> None:

@@ -45,9 +45,12 @@ class WholeCheckpointIO(TorchCheckpointIO):
             raise CheckpointError(write_error(target, error)) from error
 
     def load_checkpoint(
-        self, path: _PATH, map_location: Any = lambda storage, _: storage, weights_only: bool | None = None
+        self, path: _PATH, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Reads a checkpoint after its checksums are verified; remote paths are left to Lightning.
+
+        Lightning's default `map_location`, a function, has the same effect on plain tensors, and does not take the
+        quantised states of an optimizer.
 
         Raises:
             CheckpointError: The file is damaged, is not a checkpoint, or would run code.

@@ -23,7 +23,8 @@ def state_bytes(make_optimizer: Callable[[list[dict[str, Any]]], Optimizer], dty
     weight = nn.Parameter(torch.zeros(_SIDE, _SIDE, dtype=dtype))
     optimizer = make_optimizer([{"params": [weight]}])
     weight.grad = torch.zeros_like(weight)
-    optimizer.step()
+    with torch.compiler.set_stance("force_eager"):  # to compile a quantised optimizer takes a minute
+        optimizer.step()
     stored = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return sum(t.numel() * t.element_size() for value in stored for t in _plain(value)) / weight.numel()
 
