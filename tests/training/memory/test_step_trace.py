@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
@@ -14,6 +15,8 @@ from mmcomponents.component import Component
 from mmcomponents.model import MultimodalModel
 from mmcomponents.projectors import Projector
 from mmcomponents.testing import small_model
+from mmcomponents.training import SlotOptions
+from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.flops import work
 from mmcomponents.training.memory.step_trace import StepTrace, trace_forward, trace_step
 from mmcomponents.training.memory.synthetic_pack import on_meta, pack_loss, synthetic_pack
@@ -76,6 +79,19 @@ def test_a_checkpoint_keeps_its_inputs_only() -> None:
     rows = 64 * tiny.WIDTH * 4
     # The input of each of two layers is kept by the embedder and the first layer; the norm keeps its input and result.
     assert full < 5 * rows
+
+
+def test_a_checkpoint_keeps_nothing_of_an_adapter() -> None:
+    """The dropout of an adapter of `down_proj` saves a mask of the inner width."""
+    options = {"backbone": SlotOptions(adapter=LoraConfig(r=2, lora_dropout=0.5, target_modules=["down_proj"]))}
+    model = tiny.model(vision=None, merger=None, projector=None)
+    inject_adapters(model, options)
+    model.to("meta").train()
+    loss = loss_of(model, synthetic_pack(model, 64, None))
+    before = trace_step(model, loss, lambda _: 0).kept["backbone"]
+    prepare_units(model, options, "full")
+    kept = trace_step(model, loss, lambda _: 0).kept["backbone"]
+    assert kept < 5 * 64 * tiny.WIDTH * 4 < before
 
 
 def test_flops_are_those_that_the_parts_declare() -> None:

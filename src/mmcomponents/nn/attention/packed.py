@@ -57,9 +57,11 @@ def attention(
     """
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} query heads are not a multiple of {k.shape[1]} key heads")
+    if torch.compiler.is_compiling():
+        if q.device.type == "cpu":
+            return traceable_attention(q, k, v, segments, causal=causal)
+        backend = "varlen" if backend == "auto" else backend  # xformers' masks are no tensors
     name = _chosen(backend, q.device.type, q.dtype, q.shape[-1])
-    if torch.compiler.is_compiling() and q.device.type == "cpu":
-        return traceable_attention(q, k, v, segments, causal=causal)
     return BACKENDS[name](q, k, v, segments, causal=causal)
 
 
