@@ -38,12 +38,15 @@ def assert_alike(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 
 FROZEN = {"slots": {"vision": SlotOptions(trainable=False)}}
+CHECKPOINTED = {"slots": {"backbone": SlotOptions(activation_checkpointing="full")}}
 
 
-@pytest.mark.parametrize(("strategy", "task"), [("ddp", {}), ("fsdp2", FROZEN)], ids=["ddp", "fsdp2, vision frozen"])
+@pytest.mark.parametrize(
+    ("strategy", "task"), [("ddp", CHECKPOINTED), ("fsdp2", FROZEN)], ids=["ddp, checkpointed", "fsdp2, vision frozen"]
+)
 def test_two_ranks_equal_one(two_ranks, strategy, task) -> None:
     """With more steps than the contract test of each part, with `ddp`, and with a frozen slot."""
-    one = alone(task=task)
+    one = alone(task={} if task is CHECKPOINTED else task)
     assert len(one["losses"]) == len(one["norms"]) == STEPS
     assert max(one["norms"]) > 0.5, "clipping is active"
     first, second = two_ranks.run(train_as_rank, strategy, STEPS, WINDOW, {"task": task})

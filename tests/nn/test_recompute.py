@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmcomponents.nn.mlp import MLP, SwiGLU
 from mmcomponents.nn.norm import RMSNorm
+from mmcomponents.nn.recompute import recomputed
 
 
 class PlainSwiGLU(SwiGLU):
@@ -104,6 +105,16 @@ def test_the_norm_is_that_of_torch(dtype: torch.dtype, autocast: bool) -> None:
     torchs.load_state_dict(own.state_dict())
     x = torch.randn(5, 3, 16, dtype=dtype)
     assert_equal(step(own, CASES["plain"], x, autocast), step(torchs, CASES["plain"], x, autocast))
+
+
+def test_the_backward_pass_has_the_autocast_of_the_forward_pass() -> None:
+    x, weight = torch.randn(4, 8, requires_grad=True), torch.randn(3, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        out, expected = recomputed(nn.functional.linear, x, weight), nn.functional.linear(x, weight)
+    assert out.dtype == torch.bfloat16
+    grad = torch.ones_like(out)
+    for ours, torchs in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (out, expected)), strict=True):
+        assert torch.equal(ours, torchs)
 
 
 def kept(module: nn.Module, x: Tensor) -> int:

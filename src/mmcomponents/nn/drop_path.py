@@ -18,13 +18,12 @@ class DropPath(nn.Module):
         if not 0.0 <= rate < 1.0:
             raise ValueError(f"drop path rate {rate} is not in [0, 1)")
         self.rate = rate
-        # Not read as a number in `forward`, else compiled code would be made for each rate. Always on the CPU, as the
-        # numbers of Python are.
-        self._drops, self._rate = rate > 0.0, torch.tensor(rate, dtype=torch.float64, device="cpu")
+        # Compiled code would be made for each rate if it were a number. On the CPU, as the numbers of Python are.
+        self._rate = torch.tensor(rate, dtype=torch.float64, device="cpu")
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps `[N, ...]` to `[N, ...]`."""
-        if not self._drops or not self.training:
+        if self.rate == 0.0 or not self.training:
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.ndim - 1), device=x.device) >= self._rate
         return x * keep.to(x.dtype) / (1.0 - self._rate)

@@ -104,7 +104,13 @@ def test_flops_are_those_that_the_parts_declare() -> None:
     step = traced().flops
     assert step["projector"] == 3 * found["projector"]
     assert step["backbone"] == 3 * found["backbone"]
-    assert traced("full").flops["backbone"] > step["backbone"]
+    wide = (
+        2
+        * 64
+        * sum(m.weight.numel() for n, m in model.backbone.named_modules() if n.endswith(("gate_proj", "up_proj")))
+    )
+    assert traced("selective").flops["backbone"] == step["backbone"] + wide
+    assert traced("full").flops["backbone"] > step["backbone"] + wide
     # Frozen: only what passes through it. The products of attention have two inputs that need a gradient.
     assert 2 * found["backbone"] < traced(frozen="backbone").flops["backbone"] < 3 * found["backbone"]
     assert traced(frozen="vision").flops["vision"] == found["vision"]
