@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,10 @@ def estimator_of(name: str, devices: int) -> tuple[Estimator, Any]:
     cli = RecipeCLI("plan", sort_flags(["--config", name, *FLAGS.get(name, [])]), MultimodalTask, data_class=None)
     task: Any = cli.model
     freeze(cli.meta_model, task.slots)
-    run, settings, packing = planned_run(cli.recipe.resolved(), task, cli.meta_model, devices)
+    tree = cli.recipe.resolved()
+    run, settings, packing = planned_run(tree, task, cli.meta_model, devices)
+    if planned_run(tree, task, cli.meta_model, None)[0].devices > devices:  # the packs of a step follow one another
+        run = replace(run, accumulates=True)
     pack = synthetic_pack(cli.meta_model, packing.tokens, None, packing.tiles)
     reference = getattr(task.make_objective(), "reference", None)
     return Estimator(cli.meta_model, run, pack, reference), settings

@@ -10,6 +10,7 @@ import pytest
 
 from mmcomponents.cli.main import main
 from mmcomponents.component import Component
+from mmcomponents.training.memory.verdict import Verdict
 
 Write = Callable[[str, str], Path]
 
@@ -129,6 +130,22 @@ def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
         ("--config internvl3/1b --trainer.devces 2", "unknown key trainer.devces (the command line); did you mean"),
         ("--config internvl3/1b --model.slots.visio.lr 1e-3", "slots.visio: the model has no such slot"),
         ("--config internvl3/1b --json 3", "'3' is not a flag"),
+        (f"{FINETUNE} {STRATEGY}.compute_dtype bfloat16", "compute_dtype 'bfloat16' is not one of bf16, fp16, fp32"),
+        (
+            f"{FINETUNE} {STRATEGY}.replicate 0",
+            "trainer.strategy.replicate must be a whole number of at least 1",
+        ),
+        (
+            f"{FINETUNE} --trainer.accumulate_grad_batches x",
+            "trainer.accumulate_grad_batches must be a whole number",
+        ),
+        (f"{FINETUNE} --trainer.devices x", "trainer.devices must be a whole number of at least 1, got 'x'"),
+        (f"{FINETUNE} --trainer.precision foo", "trainer.precision 'foo' is not one of 32-true, bf16-mixed"),
+        ("--config quickstart --model.optimizer torch.optim.LBFGS", "LBFGS cannot be counted"),
+        ("--config quickstart --data.packing.tokens null", "data.packing.tokens must be int, not None"),
+        ("--config quickstart --data.packing.foo 3", "unexpected keyword argument 'foo'"),
+        ("--config quickstart --data.packing 5", "data.packing holds settings, a mapping, not '5'"),
+        ("--config quickstart --tokens 99999999999", "a pack of 99,999,999,999 tokens is more than the 100,000,000"),
         ("--config internvl3/1b --memory much", "--memory: takes an amount of memory such as 80GB, got 'much'"),
         ("--config internvl3/1b --memory 0GB", "--memory: takes an amount of memory such as 80GB, got '0GB'"),
         (f"{FINETUNE} {STRATEGY}.activation_checkpointing some", "activation_checkpointing"),
@@ -203,3 +220,28 @@ def test_no_device_holds_the_pack(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert "does not fit 1 GB on 8 devices with any activation checkpointing, nor on more devices" in out
     assert "938,193,024" in out
+
+
+@pytest.mark.parametrize(
+    ("argv", "devices", "how"),
+    [
+        ("--trainer.num_nodes 4", 32, "fsdp2, fp32 weights, bf16 computation"),
+        ("--trainer.devices 0,1", 2, "fsdp2, fp32 weights, bf16 computation"),
+        ("--trainer.devices auto", 1, "fsdp2, fp32 weights, bf16 computation"),
+        ("--trainer.precision bf16-true", 8, "fsdp2, bf16 weights, bf16 computation"),
+        (
+            "--trainer.strategy ddp --trainer.precision bf16",
+            8,
+            "no sharding, fp32 weights, bf16 computation by",
+        ),
+        ("--trainer.strategy deepspeed", 8, "no sharding, fp32 weights, fp32 computation"),
+    ],
+)
+def test_the_trainer_is_read_as_lightning_reads_it(
+    argv: str, devices: int, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmcomponents.cli.plan.verdict", lambda *_: Verdict(0, True, None, None))
+    assert main(["plan", *FINETUNE.split(), "--tokens", "512", "--tiles", "1", *argv.split(), "--json"]) == 0
+    memory = json.loads(capsys.readouterr().out)["memory"]
+    assert memory["devices"] == devices
+    assert memory["for"].startswith(how)

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmcomponents.nn.mlp import MLP, SwiGLU
 from mmcomponents.nn.norm import RMSNorm
-from mmcomponents.nn.recompute import recomputed
+from mmcomponents.nn.recompute import recomputed, recomputed_input
 
 
 class PlainSwiGLU(SwiGLU):
@@ -115,6 +115,17 @@ def test_the_backward_pass_has_the_autocast_of_the_forward_pass() -> None:
     grad = torch.ones_like(out)
     for ours, torchs in zip(*(torch.autograd.grad(y, (x, weight), grad) for y in (out, expected)), strict=True):
         assert torch.equal(ours, torchs)
+
+
+class InPlace(nn.Linear):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.relu_())
+
+
+def test_a_module_that_changes_its_input_is_refused() -> None:
+    gate, up = (torch.randn(4, 8, requires_grad=True) for _ in range(2))
+    with pytest.raises(RuntimeError, match="InPlace changes its input in place, which is computed again later"):
+        recomputed_input(InPlace(8, 3), lambda a, b: silu(a) * b, gate, up)
 
 
 def kept(module: nn.Module, x: Tensor) -> int:

@@ -18,6 +18,7 @@ from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_v
 from mmcomponents.cli.terminal.plan_tables import plan_tables
 from mmcomponents.cli.terminal.tables import table_console
 from mmcomponents.cli.user_error import UserError
+from mmcomponents.component import WiringError
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.memory.device_memory import LEFT_OUT
 from mmcomponents.training.memory.estimate import Estimator, make_plan
@@ -53,7 +54,10 @@ def main(verb: str, argv: list[str]) -> int:
         raise UserError(f"{verb}: {error}") from None
     estimator = Estimator(model, run, pack, reference)
     with Console(stderr=True).status("running the model without data, once for each setting"):
-        found = make_plan(estimator, settings)
+        try:
+            found = make_plan(estimator, settings)
+        except WiringError as error:
+            raise UserError(f"{verb}: {error}") from None
         capacities = [] if found.problem else [options.memory] if options.memory else list(_DEVICES)
         verdicts = [verdict(estimator, settings, capacity) for capacity in capacities]
     if options.json:
@@ -91,7 +95,7 @@ def _parser(verb: str) -> Parser:
 
 
 def _capacity(text: str) -> int:
-    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?G(i?B)?", text)
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(G(i?B)?)?", text, re.IGNORECASE)
     value = 0 if found is None else int(float(found[1]) * _GB)
     if not value:
         raise argparse.ArgumentTypeError(f"takes an amount of memory such as 80GB, got {text!r}")

@@ -3,8 +3,8 @@
 A feed-forward block keeps the input of its activation and the activation itself, which is the input of the next linear
 map; the second follows from the first by a few operations per element. A norm in half precision keeps several fp32
 copies of its input where it has no kernel of its own. The functions here keep the inputs only; values and gradients are
-those of the same operations under autograd, bit for bit. Compiled code is left alone: inductor's partitioner makes this
-choice for itself.
+those of the same operations under autograd, bit for bit. Only first derivatives in reverse mode exist. Compiled code is
+left alone: inductor's partitioner makes this choice for itself.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ def recomputed_input(module: nn.Module, function: Elementwise, *inputs: Tensor) 
         module: Linear map, of any class: plain, with an adapter, quantised.
         function: Cheap, deterministic function, such as a gated activation.
         inputs: Tensors that may need a gradient.
+
+    Raises:
+        RuntimeError: The module changes its input in place, which is another one when it is computed again.
     """
     x = recomputed(function, *inputs)
     if torch.compiler.is_compiling():
@@ -69,8 +72,12 @@ def recomputed_input(module: nn.Module, function: Elementwise, *inputs: Tensor) 
         again = _again(node)[0].detach()
         return again.as_strided(packed.size, packed.stride, packed.offset)
 
+    version = x._version
     with saved_tensors_hooks(pack, unpack):
-        return cast(Tensor, module(x))
+        out: Tensor = module(x)
+    if x._version != version:
+        raise RuntimeError(f"{type(module).__name__} changes its input in place, which is computed again later")
+    return out
 
 
 def _same(value: Tensor) -> Tensor:

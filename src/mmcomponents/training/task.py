@@ -38,6 +38,7 @@ from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
+from mmcomponents.training.units.compilation import check_compiler
 from mmcomponents.training.units.prepare import prepare_units
 from mmcomponents.training.validation_means import ValidationMeans
 from mmcomponents.vision import VisionEncoder
@@ -146,6 +147,8 @@ class MultimodalTask(LightningModule):
     def _compose(self) -> MultimodalModel:
         """Builds a model with randomly initialised weights, sharded if the strategy shards."""
         strategy = self._trainer.strategy if self._trainer is not None else None
+        if getattr(strategy, "compile", False) or any(options.compile for options in self.slots.values()):
+            check_compiler()
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
                 model = self.factories.build(self.vocab_size, self.image_token_id)

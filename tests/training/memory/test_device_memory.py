@@ -8,7 +8,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import tiny
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
-from mmcomponents.training.memory.device_memory import Run, device_memory
+from mmcomponents.training.memory.device_memory import Run, device_memory, gathered
 from mmcomponents.training.sharding import shard_model
 
 
@@ -34,7 +34,22 @@ def test_what_is_gathered_is_what_the_sharding_makes_whole() -> None:
     plain = device_memory(tiny.model(), Run(2)).gathered
     assert plain == 2 * 2 * layer + 6 * layer
     tied = tiny.model(heads={"lm": LMHead(tiny.WIDTH, tiny.VOCAB, tied=True)})
-    assert device_memory(tied, Run(2)).gathered == plain + 2 * table
+    # Its gradient is kept until the end of the backward pass.
+    assert device_memory(tied, Run(2)).gathered == plain + 2 * table + 2 * table
+
+
+def test_activations_are_freed_until_a_gradient_is_reduced() -> None:
+    """The embedder's is the last; that of the head comes when what the head kept for it is free."""
+    vocabulary = 4 * 1024
+    heads = {"lm": LMHead(tiny.WIDTH, vocabulary)}
+    model = tiny.model(embedder=TokenEmbedder(vocabulary, tiny.WIDTH), heads=heads)
+    layer = sum(p.numel() for p in tiny.backbone().layers[0].parameters())
+    table = vocabulary * tiny.WIDTH
+    weights, gradient = 2 * (layer + table), 6 * table
+    assert gathered(model, Run(2)) == weights + gradient
+    assert gathered(model, Run(2), {"backbone": 10**9}) == weights + gradient
+    assert gathered(model, Run(2), {"backbone": 10**9, "head": table}) == weights + gradient - table
+    assert gathered(model, Run(2), {"backbone": 10**9, "head": 10**9}) == max(weights, 4 * layer + 6 * layer - 10**9)
 
 
 @pytest.mark.parametrize("tied", [False, True])

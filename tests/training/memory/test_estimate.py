@@ -11,6 +11,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import tiny
 from mmcomponents.backbones import DecoderLM
+from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
@@ -70,10 +71,32 @@ class NeedsData(LMHead):
 
 def test_a_part_that_needs_data_is_named_and_what_it_declares_is_counted() -> None:
     found = plan(tiny.model(heads={"lm": NeedsData(tiny.WIDTH, tiny.VOCAB)}))
-    assert found.problem == "RuntimeError: Tensor.item() cannot be called on meta tensors"
+    why = "RuntimeError: Tensor.item() cannot be called on meta tensors"
+    assert found.problem == f"the model does not run without data ({why})"
     assert found.activations == {}
     assert found.training_flops["backbone"] == 3 * found.flops["backbone"] > 0
     assert found.memory.activations == 0
+
+
+def test_without_a_trained_weight_there_is_no_backward_pass() -> None:
+    model = tiny.model()
+    model.requires_grad_(False)
+    assert plan(model).problem == "every slot is frozen, so that there is no backward pass"
+
+
+def test_a_unit_that_is_not_in_the_part_is_refused() -> None:
+    backbone = tiny.backbone()
+    backbone.shard_units = (torch.nn.LSTM,)
+    with pytest.raises(WiringError, match="DecoderLM declares the unit LSTM"):
+        plan(tiny.model(backbone=backbone))
+
+
+def test_other_numbers_of_devices_have_their_own_pieces() -> None:
+    model = tiny.model().to("meta")
+    pack = synthetic_pack(model, 64, None)
+    one, many = Run(1), Run(16)
+    settings: dict[str, Checkpointing] = {"vision": "full", "backbone": "full"}
+    assert Estimator(model, one, pack).memory(settings, many) == Estimator(model, many, pack).memory(settings)
 
 
 def composed(layers: int, width: int, vocabulary: int) -> MultimodalModel:

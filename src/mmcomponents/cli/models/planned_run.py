@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any, get_args
 
 import torch
 import yaml
 
+from mmcomponents import registry
 from mmcomponents.cli.recipes.merging import Tree
 from mmcomponents.data.settings import PackingSettings
 from mmcomponents.model import MultimodalModel
-from mmcomponents.training import MultimodalTask
+from mmcomponents.training import FSDP2Strategy, MultimodalTask
 from mmcomponents.training.fsdp2 import DTYPES
 from mmcomponents.training.memory.device_memory import Run
+from mmcomponents.training.memory.estimate import Settings
 from mmcomponents.training.memory.optimizer_state import state_bytes
-from mmcomponents.training.memory.verdict import Settings
 from mmcomponents.training.slots import options_of
 from mmcomponents.training.units.checkpointing import Checkpointing
 from mmcomponents.training.units.prepare import slots_with_units
 
+log = logging.getLogger(__name__)
+
 _TYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+_ALIASES = {"32": "32-true", "64": "64-true", "16": "16-mixed", "bf16": "bf16-mixed"}
+"""Short names of Lightning."""
+
+_PLAIN = ("", "auto", "ddp", "ddp_spawn", "single_device", "DDPStrategy", "SingleDeviceStrategy")
+"""Strategies with a copy of the model on each device."""
 
 
 def planned_run(
@@ -40,31 +50,20 @@ def planned_run(
         ValueError: A setting has no such value.
     """
     trainer = tree.get("trainer") or {}
-    strategy, arguments = _class_of(trainer.get("strategy"))
-    is_fsdp2 = not trainer or strategy.rpartition(".")[2] in ("fsdp2", "FSDP2Strategy")
-    precision = str(trainer.get("precision") or "32-true")
-    weights = _TYPES.get(precision.partition("-")[0], torch.float32)
-    if not trainer:
-        compute = torch.bfloat16
-    elif is_fsdp2 and precision.startswith("32"):
-        compute = DTYPES[str(arguments.get("compute_dtype", "fp32"))]
-    else:
-        compute = weights
-    if "mixed" in precision:
-        weights = torch.float32
-    number, nodes = trainer.get("devices"), trainer.get("num_nodes")
-    own = int(str(number)) if str(number).isdigit() else len(number) if isinstance(number, list) else 1
+    sharded, arguments = _strategy(trainer)
+    weights, compute, autocast = _precision(trainer, sharded, arguments)
     run = Run(
-        devices=devices or max(own, 1) * (nodes if isinstance(nodes, int) else 1),
-        replicate=int(arguments.get("replicate", 1)),
-        sharded=is_fsdp2,
+        devices=devices or _devices(trainer),
+        replicate=_whole("trainer.strategy.replicate", arguments.get("replicate", 1)),
+        sharded=sharded,
         weights=weights,
         compute=compute,
-        accumulates=int(trainer.get("accumulate_grad_batches") or 1) > 1,
+        accumulates=_whole("trainer.accumulate_grad_batches", trainer.get("accumulate_grad_batches", 1)) > 1,
         state_bytes=state_bytes(task.make_optimizer, weights),
+        autocast=autocast,
         fused_step=trainer.get("accelerator") != "cpu",
     )
-    default: Any = arguments.get("activation_checkpointing", "none") if is_fsdp2 else "none"
+    default: Any = arguments.get("activation_checkpointing", "none")
     if default not in get_args(Checkpointing):
         raise ValueError(f"activation_checkpointing {default!r} is not one of {', '.join(get_args(Checkpointing))}")
     settings: Settings = {}
@@ -74,15 +73,72 @@ def planned_run(
     return run, settings, _packing(tree)
 
 
-def _class_of(value: Any) -> tuple[str, dict[str, Any]]:
-    if isinstance(value, dict):
-        return str(value.get("class_path", "")), value.get("init_args") or {}
-    return str(value or ""), {}
+def _strategy(trainer: dict[str, Any]) -> tuple[bool, dict[str, Any]]:
+    """Returns whether the strategy is `fsdp2`, and its arguments if it is."""
+    value = trainer.get("strategy")
+    name = str(value.get("class_path", "") if isinstance(value, dict) else value or "")
+    arguments = (value.get("init_args") or {}) if isinstance(value, dict) else {}
+    kind = registry.imported(name) if "." in name else None
+    if (
+        not trainer
+        or name in ("fsdp2", "FSDP2Strategy")
+        or (isinstance(kind, type) and issubclass(kind, FSDP2Strategy))
+    ):
+        return True, arguments
+    if name.rpartition(".")[2] not in _PLAIN:
+        log.warning("trainer.strategy %s is planned as if each device held a copy of the model", name)
+    return False, {}
+
+
+def _precision(
+    trainer: dict[str, Any], sharded: bool, arguments: dict[str, Any]
+) -> tuple[torch.dtype, torch.dtype, bool]:
+    """Returns the data types of weights and computation, and whether autocast chooses the latter."""
+    given = str(trainer.get("precision") or "32-true")
+    name = _ALIASES.get(given, given)
+    if name not in _PRECISIONS:
+        raise ValueError(f"trainer.precision {given!r} is not one of {', '.join(_PRECISIONS)}")
+    kind, _, how = name.partition("-")
+    if not trainer:
+        return torch.float32, torch.bfloat16, False
+    if how == "mixed":
+        return torch.float32, _TYPES[kind], True
+    compute = str(arguments.get("compute_dtype", "fp32"))
+    if compute not in DTYPES:
+        raise ValueError(f"trainer.strategy.compute_dtype {compute!r} is not one of {', '.join(DTYPES)}")
+    return _TYPES[kind], DTYPES[compute] if sharded and compute != "fp32" else _TYPES[kind], False
+
+
+def _devices(trainer: dict[str, Any]) -> int:
+    """Returns the number of devices on all nodes; one a node where only the machine knows."""
+    given = yaml.safe_load(str(trainer.get("devices", 1)))
+    if isinstance(given, str) and given.replace(",", "").isdigit():
+        given = given.strip(",").split(",")
+    if given in ("auto", -1, "-1"):
+        log.warning("trainer.devices %s depends on the machine: one device a node is planned, see --devices", given)
+        given = 1
+    number = len(given) if isinstance(given, list) else _whole("trainer.devices", given)
+    return number * _whole("trainer.num_nodes", trainer.get("num_nodes", 1))
+
+
+def _whole(name: str, value: Any) -> int:
+    """Returns a whole number of at least 1; a flag gives it as a text."""
+    text = str(1 if value is None else value)
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return int(text)
 
 
 def _packing(tree: Tree) -> PackingSettings:
     data = tree.get("data")
     given = data.get("packing") if isinstance(data, dict) else None
-    # The value of a flag is a text, which the parser of the data section would read as YAML.
-    known = {key: yaml.safe_load(str(given[key])) for key in ("tokens", "tiles") if given and key in given}
-    return PackingSettings(**known)
+    if given is None:
+        return PackingSettings()
+    if not isinstance(given, dict):
+        raise ValueError(f"data.packing holds settings, a mapping, not {given!r}")
+    try:
+        # A flag gives a text, which the parser of the data section would read as YAML.
+        read = {key: yaml.safe_load(value) if isinstance(value, str) else value for key, value in given.items()}
+        return PackingSettings(**read)
+    except (TypeError, yaml.YAMLError) as error:
+        raise ValueError(f"data.packing: {' '.join(str(error).split())}") from None

@@ -8,8 +8,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mmcomponents.training.memory.device_memory import LEFT_OUT, Run
-from mmcomponents.training.memory.estimate import Plan
-from mmcomponents.training.memory.verdict import RESERVE, Settings, Verdict
+from mmcomponents.training.memory.estimate import Plan, Settings
+from mmcomponents.training.memory.verdict import RESERVE, Verdict
 
 
 def plan_tables(found: Plan, run: Run, settings: Settings, verdicts: list[Verdict]) -> Group:
@@ -24,7 +24,7 @@ def plan_tables(found: Plan, run: Run, settings: Settings, verdicts: list[Verdic
         "",
     ]
     if found.problem:
-        parts += [Text(f"Activations are not counted, as the model needs data: {found.problem}", style="red"), ""]
+        parts += [Text(f"Activations are not counted: {found.problem}", style="red"), ""]
     else:
         parts += [_activations(found, settings), ""]
     parts += [
@@ -75,7 +75,7 @@ def _memory(found: Plan, settings: Settings) -> Table:
         table.add_row(f"activations ({shown(settings)})", _size(memory.activations))
         table.add_row("temporary, at most", _size(memory.temporary))
     table.add_section()
-    table.add_row("total", _size(memory.total))
+    table.add_row("total without activations" if found.problem else "total", _size(memory.total))
     return table
 
 
@@ -83,7 +83,7 @@ def _verdict(found: Verdict, run: Run, settings: Settings) -> Text:
     where = f"{found.capacity / 2**30:g} GB on {_devices(run.devices)}"
     text = Text(f"{'fits' if found.fits else 'does not fit'} {where}", style="green" if found.fits else "red")
     if found.cheapest is not None and found.cheapest != settings:
-        text.append(f"; the cheapest activation checkpointing that fits: {shown(found.cheapest)}", style="default")
+        text.append(f"; activation checkpointing that computes the least again and fits: {shown(found.cheapest)}")
     elif found.cheapest is None and found.devices is not None:
         text.append(f" with any activation checkpointing; {_devices(found.devices)} do with full")
     elif found.cheapest is None:
@@ -93,7 +93,7 @@ def _verdict(found: Verdict, run: Run, settings: Settings) -> Text:
 
 
 def _devices(number: int) -> str:
-    return f"{number} device{'s' if number > 1 else ''}"
+    return f"{number:,} device{'s' if number > 1 else ''}"
 
 
 def shown(settings: Settings) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -12,6 +13,9 @@ from mmcomponents.model import MultimodalModel
 
 LEFT_OUT = ("the batch", "CUDA's own memory and fragmentation")
 """Memory that is not counted."""
+
+HEAD = "head"
+"""Slot of all heads, and of what is computed after the backbone."""
 
 REDUCE = 4
 """Bytes per weight of a gradient while it is reduced over ranks."""
@@ -29,10 +33,11 @@ class Run:
         compute: Data type of the forward and backward passes.
         accumulates: Whether gradients are summed over several packs.
         state_bytes: Bytes of the optimizer's state per weight; 8 for AdamW in fp32.
+        autocast: Whether autocast chooses the data type of each operation; activations are then approximate.
         fused_step: Whether the optimizer updates all weights at once, as on a GPU, with a temporary copy.
 
     Raises:
-        ValueError: `devices` is less than 1, or not a multiple of `replicate`.
+        ValueError: `devices` or `replicate` is less than 1, or one is not a multiple of the other.
     """
 
     devices: int = 1
@@ -42,11 +47,14 @@ class Run:
     compute: torch.dtype = torch.bfloat16
     accumulates: bool = False
     state_bytes: float = 8.0
+    autocast: bool = False
     fused_step: bool = True
 
     def __post_init__(self) -> None:
         if self.devices < 1:
             raise ValueError(f"devices must be at least 1, got {self.devices}")
+        if self.replicate < 1:
+            raise ValueError(f"replicate must be at least 1, got {self.replicate}")
         if self.devices % self.replicate:
             raise ValueError(f"{self.devices} devices cannot hold {self.replicate} copies of the model")
 
@@ -61,7 +69,8 @@ class Run:
         strategy = "fsdp2" if self.sharded else "no sharding"
         if self.replicate > 1:
             strategy += f" in {self.replicate} copies"
-        return f"{strategy}, {name[self.weights]} weights, {name[self.compute]} computation"
+        how = " by autocast (its activations are approximate)" if self.autocast else ""
+        return f"{strategy}, {name[self.weights]} weights, {name[self.compute]} computation{how}"
 
 
 @dataclass(frozen=True)
@@ -74,8 +83,9 @@ class DeviceMemory:
         gradients: Its shard of the gradients of trained weights.
         optimizer: Its shard of the optimizer's state.
         gathered: Copies of weights and gradients for computation. With `fsdp2`: the root, two neighbouring units (the
-            next one is prefetched while one computes), the gradient of the largest trained unit, and in fp32 for its
-            reduction over the devices. Otherwise the copies of autocast, and the buffers of the reduction.
+            next one is prefetched while one computes), the gradient of a trained unit, and in fp32 for its reduction
+            over the devices, less the activations that are freed by then. Otherwise the copies of autocast, and the
+            buffers of the reduction.
         activations: What the forward pass keeps for the backward pass.
         temporary: What is alive besides at the peak, such as a chunk of logits or the unit that is computed again.
     """
@@ -99,7 +109,7 @@ def slot_parameters(model: MultimodalModel) -> dict[str, list[nn.Parameter]]:
     found: dict[str, list[nn.Parameter]] = {}
     seen: set[nn.Parameter] = set()
     for name, part in model.parts().items():
-        slot = "head" if name.startswith("heads.") else name
+        slot = HEAD if name.startswith("heads.") else name
         own = [p for p in part.parameters() if p not in seen]
         found[slot] = [*found.get(slot, []), *own]
         seen.update(own)
@@ -132,7 +142,7 @@ def device_memory(model: MultimodalModel, run: Run, reference: bool = False) -> 
         reference=share if reference else 0,
         gradients=each * trained_share,
         optimizer=int(run.state_bytes * trained_share),
-        gathered=_gathered(model, run) if run.sharded else _copied(parameters, trained, run),
+        gathered=gathered(model, run) if run.sharded else _copied(parameters, trained, run),
     )
 
 
@@ -142,12 +152,29 @@ def piece(parameter: nn.Parameter, run: Run) -> int:
     return -(-rows // run.pieces) * (parameter.numel() // rows)
 
 
-def _gathered(model: MultimodalModel, run: Run) -> int:
+def gathered(model: MultimodalModel, run: Run, kept: Mapping[str, int] = MappingProxyType({})) -> int:
+    """Computes the copies of weights and gradients that `fsdp2` makes, less the activations that are freed by then.
+
+    When the backward pass has come to a slot, what the slots after it kept is freed; and when the gradient of a head is
+    reduced, what the head kept for it.
+
+    Args:
+        model: Model on any device.
+        run: How it is trained.
+        kept: Bytes of the activations of each slot.
+    """
     root, units = _units(model)
-    sizes = [count(unit) for unit in units]
-    unsharded = count(root) + max((one + two for one, two in zip([0, *sizes], [*sizes, 0], strict=True)), default=0)
-    largest = max((count(p for p in unit if p.requires_grad) for unit in [root, *units]), default=0)
-    return run.compute.itemsize * (unsharded + largest) + REDUCE * largest
+    sizes = [0, *(count(unit) for _, unit in units), 0]
+    trained_root = count(p for p in root if p.requires_grad)  # its gradient is complete at the end only
+    most = 0
+    for place, (slot, unit) in enumerate(units, start=1):
+        weights = count(root) + sizes[place] + max(sizes[place - 1], sizes[place + 1])
+        trained = count(p for p in unit if p.requires_grad)
+        after = [name for name, _ in units[place:] if name != slot] + ([slot] if slot == HEAD else [])
+        freed = sum(kept.get(name, 0) for name in dict.fromkeys(after))
+        gradients = run.compute.itemsize * (trained + trained_root) + REDUCE * trained
+        most = max(most, run.compute.itemsize * weights, run.compute.itemsize * weights + gradients - freed)
+    return max(most, (2 * run.compute.itemsize + REDUCE) * trained_root - sum(kept.values()))
 
 
 def _copied(parameters: list[nn.Parameter], trained: list[nn.Parameter], run: Run) -> int:
@@ -155,10 +182,10 @@ def _copied(parameters: list[nn.Parameter], trained: list[nn.Parameter], run: Ru
     return cast + (run.weights.itemsize * count(trained) if run.devices > 1 else 0)
 
 
-def _units(model: MultimodalModel) -> tuple[list[nn.Parameter], list[list[nn.Parameter]]]:
+def _units(model: MultimodalModel) -> tuple[list[nn.Parameter], list[tuple[str, list[nn.Parameter]]]]:
     """Returns the parameters of the root and of each unit, as `training.sharding.shard_model` groups them.
 
-    Units are in the order in which they are gathered in the forward pass.
+    Units are in the order in which they are gathered in the forward pass, with their slots.
     """
     parts = model.parts()
     holders: dict[nn.Parameter, int] = {}
@@ -169,8 +196,8 @@ def _units(model: MultimodalModel) -> tuple[list[nn.Parameter], list[list[nn.Par
     if model.projector is not None and model.projector.needs_embedding_weight and model.embedder is not None:
         root = list(dict.fromkeys([*root, *model.embedder.parameters()]))
     seen = set(root)
-    units = []
-    for part in parts.values():
+    units: list[tuple[str, list[nn.Parameter]]] = []
+    for name, part in parts.items():
         inner = [module for module in part.modules() if isinstance(module, part.shard_units)]
         within = {p for module in inner for p in module.parameters()}
         outside = [p for p in part.parameters() if p not in within]  # gathered when the part begins
@@ -178,5 +205,5 @@ def _units(model: MultimodalModel) -> tuple[list[nn.Parameter], list[list[nn.Par
             unit = [p for p in own if p not in seen]
             seen.update(unit)
             if unit:
-                units.append(unit)
+                units.append((HEAD if name.startswith("heads.") else name, unit))
     return root, units

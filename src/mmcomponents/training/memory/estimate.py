@@ -5,19 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import get_args
+from functools import cached_property
+from typing import Any, get_args
+
+from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch
+from mmcomponents.component import WiringError
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives.references import Reference
 from mmcomponents.training.flops import PREFIX, step_factors, work
 from mmcomponents.training.gradient_watch import class_name
 from mmcomponents.training.memory.device_memory import (
+    HEAD,
     DeviceMemory,
     Run,
     count,
     device_memory,
+    gathered,
     piece,
     slot_parameters,
 )
@@ -26,6 +31,9 @@ from mmcomponents.training.memory.synthetic_pack import on_meta, pack_loss
 from mmcomponents.training.slots import SlotOptions
 from mmcomponents.training.units.checkpointing import Checkpointing
 from mmcomponents.training.units.prepare import prepare_units, slots_with_units
+
+Settings = dict[str, Checkpointing]
+"""Slot -> its activation checkpointing, for each slot whose part has units."""
 
 
 @dataclass(frozen=True)
@@ -69,51 +77,68 @@ class Estimator:
 
     def __init__(self, model: MultimodalModel, run: Run, pack: PackedBatch, reference: Reference | None = None) -> None:
         self.model, self.run, self.pack, self.reference = model, run, pack, reference
-        self._meta = copy.deepcopy(model).to("meta", run.compute).train()
-        self._traces: dict[tuple[tuple[str, Checkpointing], ...], StepTrace] = {}
-        self._loss = partial(pack_loss, self._meta, on_meta(pack), by_position=reference is not None)
+        self._batch = on_meta(pack)  # not within a trace, which would count its pixels
+        self._traces: dict[tuple[Any, ...], StepTrace] = {}
 
     @property
     def slots(self) -> list[str]:
         """Slots whose parts have units."""
         return slots_with_units(self.model)
 
+    @cached_property
+    def _meta(self) -> MultimodalModel:
+        model: MultimodalModel = copy.deepcopy(self.model).to("meta", self.run.compute)
+        return model.train()
+
     def forward(self) -> dict[str, int]:
         """Returns the FLOPs of each slot in the forward pass."""
         return trace_forward(self._meta, self._loss)
 
-    def trace(self, settings: Mapping[str, Checkpointing]) -> StepTrace:
-        """Returns the step with a setting for each of `slots`."""
-        key = tuple(sorted(settings.items()))
+    def trace(self, settings: Settings, run: Run | None = None) -> StepTrace:
+        """Returns the step with a setting for each of `slots`, on the devices of `run` or of another run."""
+        chosen = run or self.run
+        key = (*sorted(settings.items()), 0 if chosen.accumulates else chosen.pieces)
         if key not in self._traces:
             prepare_units(self._meta, {s: SlotOptions(activation_checkpointing=v) for s, v in settings.items()})
-            held = (lambda _: 0) if self.run.accumulates else self._gradient
-            self._traces[key] = trace_step(self._meta, self._loss, held)
+
+            def gradient(parameter: nn.Parameter) -> int:
+                return 0 if chosen.accumulates else chosen.weights.itemsize * piece(parameter, chosen)
+
+            self._traces[key] = trace_step(self._meta, self._loss, gradient)
         return self._traces[key]
 
-    def memory(self, settings: Mapping[str, Checkpointing], run: Run | None = None) -> DeviceMemory:
+    def memory(self, settings: Settings, run: Run | None = None) -> DeviceMemory:
         """Returns the memory of a device with these settings, on the devices of `run` or of another run."""
         chosen = run or self.run
-        holds = self.reference is not None and self.reference.is_model
-        memory, trace = device_memory(self.model, chosen, holds), self.trace(settings)
+        memory, trace = self.without_activations(chosen), self.trace(settings, chosen)
         activations = sum(trace.kept.values())
         # Lightning frees the gradients of the last step between the forward and the backward pass.
         held = memory.gradients
         peak = max(trace.forward + held, trace.backward + (held if chosen.accumulates else 0))
         if chosen.fused_step:
             peak = max(peak, 2 * held)
-        return replace(memory, activations=activations, temporary=max(0, peak - activations - held))
+        copies = gathered(self.model, chosen, trace.kept) if chosen.sharded else memory.gathered
+        temporary = max(0, peak - activations - held)
+        return replace(memory, gathered=copies, activations=activations, temporary=temporary)
 
-    def _gradient(self, parameter: object) -> int:
-        return self.run.weights.itemsize * piece(parameter, self.run)  # type: ignore[arg-type]
+    def without_activations(self, run: Run | None = None) -> DeviceMemory:
+        """Returns the memory of weights, gradients and states."""
+        holds = self.reference is not None and self.reference.is_model
+        return device_memory(self.model, run or self.run, holds)
+
+    def _loss(self) -> Tensor:
+        return pack_loss(self._meta, self._batch, by_position=self.reference is not None)
 
 
-def make_plan(estimator: Estimator, settings: Mapping[str, Checkpointing]) -> Plan:
+def make_plan(estimator: Estimator, settings: Settings) -> Plan:
     """Estimates a model's size and cost.
 
     Args:
         estimator: The model and its pack.
         settings: Activation checkpointing of each slot whose part has units.
+
+    Raises:
+        WiringError: A part does not have the units that it declares.
     """
     model, reference, batch = estimator.model, estimator.reference, estimator.pack
     counts = {name.removeprefix(PREFIX): value for name, value in work(model, batch).items()}
@@ -121,17 +146,18 @@ def make_plan(estimator: Estimator, settings: Mapping[str, Checkpointing]) -> Pl
     problem = None
     try:
         flops = estimator.forward()
+        if not any(p.requires_grad for p in model.parameters()):
+            raise NothingTrainedError
         training = dict(estimator.trace(settings).flops)
         for setting in get_args(Checkpointing):
             kept = estimator.trace(dict.fromkeys(estimator.slots, setting)).kept
             activations[setting] = _with_total(_by_slot(model, kept))
         memory = estimator.memory(settings)
+    except WiringError:
+        raise
     except Exception as error:  # code of a part, which may need data
-        lines = str(error).strip().splitlines() or [""]
-        problem = f"{type(error).__name__}: {lines[0]}"
         flops, training = _declared(model, counts)
-        activations = {}
-        memory = device_memory(model, estimator.run, reference is not None and reference.is_model)
+        activations, memory, problem = {}, estimator.without_activations(), _reason(error)
     if reference is not None and reference.runs_model:
         training = {slot: training.get(slot, 0) + flops.get(slot, 0) for slot in {**flops, **training}}
     weights = slot_parameters(model)
@@ -154,10 +180,21 @@ def make_plan(estimator: Estimator, settings: Mapping[str, Checkpointing]) -> Pl
     )
 
 
+class NothingTrainedError(ValueError):
+    """Every slot is frozen, so that there is no backward pass."""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, NothingTrainedError):
+        return "every slot is frozen, so that there is no backward pass"
+    first = next(iter(str(error).strip().splitlines()), "")
+    return f"the model does not run without data ({type(error).__name__}{f': {first}' if first else ''})"
+
+
 def _classes(model: MultimodalModel) -> dict[str, str]:
     parts: dict[str, str] = {}
     for name, part in model.parts().items():
-        slot = "head" if name.startswith("heads.") else name
+        slot = HEAD if name.startswith("heads.") else name
         parts[slot] = ", ".join(filter(None, (parts.get(slot), class_name(part))))
     return parts
 
@@ -168,7 +205,7 @@ def _declared(model: MultimodalModel, counts: dict[str, float]) -> tuple[dict[st
     training: dict[str, int] = {}
     factors = step_factors(model)
     for name in model.parts():
-        slot, cost = "head" if name.startswith("heads.") else name, counts.get(f"flops/{name}", 0.0)
+        slot, cost = HEAD if name.startswith("heads.") else name, counts.get(f"flops/{name}", 0.0)
         forward[slot] = forward.get(slot, 0) + int(cost)
         training[slot] = training.get(slot, 0) + int(cost * factors[name])
     return forward, training

@@ -19,12 +19,18 @@ def state_bytes(make_optimizer: Callable[[list[dict[str, Any]]], Optimizer], dty
     Args:
         make_optimizer: Builds the optimizer from parameter groups.
         dtype: Data type of the weights.
+
+    Raises:
+        ValueError: The optimizer cannot make a step alone.
     """
     weight = nn.Parameter(torch.zeros(_SIDE, _SIDE, dtype=dtype))
     optimizer = make_optimizer([{"params": [weight]}])
     weight.grad = torch.zeros_like(weight)
     with torch.compiler.set_stance("force_eager"):  # to compile a quantised optimizer takes a minute
-        optimizer.step()
+        try:
+            optimizer.step()
+        except Exception as error:  # code of an optimizer
+            raise ValueError(f"{type(optimizer).__name__} cannot be counted: {error}") from error
     stored = [value for state in optimizer.state.values() for value in state.values() if isinstance(value, Tensor)]
     return sum(t.numel() * t.element_size() for value in stored for t in _plain(value)) / weight.numel()
 

@@ -13,6 +13,7 @@ from mmcomponents.batch import IGNORE, Layout, ModelState, PackedBatch, TokenTyp
 from mmcomponents.model import MultimodalModel
 from mmcomponents.vision.base import repeated
 
+MOST_TOKENS = 10**8
 MOST_TILES = 48
 """Tiles of InternVL's packs."""
 
@@ -33,8 +34,10 @@ def synthetic_pack(
         most_tiles: Largest number of tiles of a pack. None: no limit with a language side, 48 without.
 
     Raises:
-        ValueError: The tiles become more tokens than the pack has, or the model has no vision encoder.
+        ValueError: There are too many tokens, more of tiles than the pack has, or the model has no vision encoder.
     """
+    if tokens > MOST_TOKENS:
+        raise ValueError(f"a pack of {tokens:,} tokens is more than the {MOST_TOKENS:,} that can be planned")
     each = model.tokens_per_tile
     has_language = model.embedder is not None or model.backbone is not None
     if tiles is None:

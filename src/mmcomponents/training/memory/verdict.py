@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import get_args
 
-from mmcomponents.training.memory.estimate import Estimator
+from mmcomponents.training.memory.estimate import Estimator, Settings
 from mmcomponents.training.units.checkpointing import Checkpointing
 
 RESERVE = 0.08
 """Share of a device that is left for CUDA's own memory, fragmentation and the batch."""
 
 _MOST_DEVICES = 2**13
-
-Settings = dict[str, Checkpointing]
 
 
 @dataclass(frozen=True)
@@ -74,8 +72,10 @@ def _by_cost(estimator: Estimator, limit: int) -> Iterator[Settings]:
 
 def _devices(estimator: Estimator, limit: int) -> int | None:
     run, settings = estimator.run, dict.fromkeys(estimator.slots, get_args(Checkpointing)[-1])
+    kept = sum(estimator.trace(settings).kept.values())
     while run.sharded and run.devices < _MOST_DEVICES:
         run = replace(run, devices=2 * run.devices)
-        if estimator.memory(settings, run).total <= limit:
+        least = estimator.without_activations(run)
+        if least.total - least.gathered + kept <= limit and estimator.memory(settings, run).total <= limit:
             return run.devices
     return None

@@ -43,7 +43,8 @@ def checkpoint_unit(unit: nn.Module, setting: Checkpointing) -> None:
     """Makes a unit compute again in the backward pass what it does not keep, in place.
 
     The class of the unit becomes a subclass of its own class, as with FSDP2, so that names of weights stay as they are.
-    Random numbers, as of dropout, are the same both times. Another call replaces the setting.
+    Random numbers, as of dropout, are the same both times. Another call replaces the setting. Limits of torch: with
+    "selective", a second backward pass through the same graph raises an error. The unit cannot be pickled.
 
     Args:
         unit: Module that is neither sharded nor compiled yet.

@@ -7,6 +7,7 @@ from functools import cache
 from typing import Any, ClassVar
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import nn
 
 
@@ -27,7 +28,9 @@ def compile_unit(unit: nn.Module, compiles: bool) -> None:
     """Compiles a unit, in place; names of weights stay as they are.
 
     Its class becomes a subclass of its own class, see `checkpoint_unit`, which comes first: what is computed again is
-    then compiled too. Sizes are dynamic, so that packs of other lengths run the same code.
+    then compiled too. Sizes are dynamic, so that packs of other lengths run the same code. Limits of torch: a second
+    backward pass through the same graph raises an error, and a hook that is registered on a module inside the unit
+    after the first step is not called.
 
     Args:
         unit: Module that is not sharded yet.
@@ -47,7 +50,7 @@ def check_compiler() -> None:
     """Checks that this machine can compile, before a model is built.
 
     Raises:
-        ValueError: There is no compiler for its device, or torch does not support its Python.
+        MisconfigurationException: There is no compiler for its device, or torch does not support its Python.
     """
     # Imported here: inductor takes a second to import.
     from torch._dynamo.eval_frame import check_if_dynamo_supported
@@ -57,10 +60,13 @@ def check_compiler() -> None:
 
     try:
         check_if_dynamo_supported()
-        if not torch.cuda.is_available():
-            get_cpp_compiler()
-    except (RuntimeError, InvalidCxxCompiler) as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(f"compile: {reason[0] if reason else 'there is no C++ compiler'}") from None
-    if torch.cuda.is_available() and not has_triton():
-        raise ValueError("compile: triton is not installed, which compiles for the GPU")
+    except RuntimeError as error:
+        raise MisconfigurationException(f"compile: {error}") from None
+    if torch.cuda.is_available():
+        if not has_triton():
+            raise MisconfigurationException("compile: triton is not installed, which compiles for the GPU")
+        return
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        raise MisconfigurationException("compile: no C++ compiler works here, such as g++, which CPUs need") from None

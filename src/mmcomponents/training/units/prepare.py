@@ -10,7 +10,7 @@ from mmcomponents.component import Component, WiringError
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.slots import SlotOptions, options_of
 from mmcomponents.training.units.checkpointing import Checkpointed, Checkpointing, checkpoint_unit
-from mmcomponents.training.units.compilation import Compiled, check_compiler, compile_unit
+from mmcomponents.training.units.compilation import Compiled, compile_unit
 
 
 def prepare_units(
@@ -29,7 +29,6 @@ def prepare_units(
 
     Raises:
         WiringError: A slot has a setting and its part has no units, or a part has not those that it declares.
-        ValueError: Units are to be compiled and there is no compiler.
     """
     for slot, part in model.parts().items():
         own = options_of(slot, dict(options))
@@ -38,8 +37,6 @@ def prepare_units(
         for name, wanted in (("activation_checkpointing", own.activation_checkpointing), ("compile", own.compile)):
             if wanted not in (None, "none", False) and not part.shard_units:
                 raise WiringError(f"slots.{slot}.{name}: {type(part).__name__} declares no units (shard_units)")
-        if is_compiled and part.shard_units:
-            check_compiler()
         changed = [module for module in part.modules() if isinstance(module, Checkpointed | Compiled)]
         for unit in changed if setting == "none" and not is_compiled else units_of(part):
             compile_unit(unit, False)
