@@ -30,6 +30,8 @@ MEMORY: Any = script()
 GPUS = {"1b": "8 x 24, 1 x 80", "2b": "8 x 24, 1 x 80", "38b": "32 x 80", "78b": "64 x 80"}
 """Number and memory of the GPUs that a size is meant for; the others are for 8 GPUs of 80 GB."""
 
+OTHERS = {"38b-finetune": "16 x 80", "38b-prm": "16 x 80", "8b-lora-24gb": "1 x 24", "78b-mpo": "96 x 80"}
+
 CHECKED = (
     "1b-pretrain",
     "2b-finetune",
@@ -48,8 +50,8 @@ CHECKED = (
 def test_a_comment_names_the_gpus(name: str) -> None:
     named = ", ".join(f"{claim.devices} x {claim.capacity}" for claim in MEMORY.claims(name))
     size = re.split("[/-]", name)[1]
-    smaller = {"38b-finetune": "16 x 80", "38b-prm": "16 x 80", "8b-lora-24gb": "1 x 24"}.get(name.rpartition("/")[2])
-    assert named == (smaller or GPUS.get(size, "8 x 80"))
+    other = OTHERS.get(name.rpartition("/")[2])
+    assert named == (other or GPUS.get(size, "8 x 80"))
 
 
 @pytest.mark.parametrize(
