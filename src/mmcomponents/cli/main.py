@@ -34,6 +34,10 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
 
+_LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree")
+"""Loggers that warn when torchao is imported, which peft does where it is installed: of kernels for other GPUs."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs the command.
 
@@ -46,6 +50,8 @@ def main(argv: list[str] | None = None) -> int:
     """
     words = sys.argv[1:] if argv is None else argv
     try:
+        for name in _LOUD_ON_IMPORT:
+            logging.getLogger(name).setLevel(logging.ERROR)
         with plain_logs(logging.getLogger("mmcomponents")):
             code = _dispatch(words)
         sys.stdout.flush()
