@@ -245,3 +245,10 @@ def test_the_trainer_is_read_as_lightning_reads_it(
     memory = json.loads(capsys.readouterr().out)["memory"]
     assert memory["devices"] == devices
     assert memory["for"].startswith(how)
+
+
+def test_the_settings_of_an_own_data_class_are_not_those_of_a_pack(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write("own.yaml", "extends: quickstart\ndata: {class_path: my_package.MyData, init_args: {packing: {rows: 3}}}\n")
+    assert planned(capsys, "--config", "own.yaml")["pack"]["tokens"] == 16384

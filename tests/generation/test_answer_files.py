@@ -12,7 +12,7 @@ from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.generation.answer_files import PictureFolder, Rows, check_finite
 
 
-@pytest.mark.parametrize("key", ["../../etc/passwd", "/root/x", "..", "", "a\0b\n", "ä" * 300, "c:\\x", "a/b", "a_b"])
+@pytest.mark.parametrize("key", ["../../etc/passwd", "/x/y", "..", "", "a\0b\n", "ä" * 300, "c:\\x", "a/b", "a_b"])
 def test_no_key_leaves_the_folder(tmp_path: Path, key: str) -> None:
     folder = PictureFolder(tmp_path / "run", "predictions")
     paths = [folder.save(Image.new("L", (3, 2)), key, 7, row) for row in range(2)]

@@ -48,7 +48,9 @@ def main(verb: str, argv: list[str]) -> int:
     freeze(model, task.slots)
     reference = getattr(task.make_objective(), "reference", None)
     try:
-        run, settings, packing = planned_run(cli.recipe.resolved(), task, model, options.devices)
+        run, settings, packing = planned_run(
+            cli.recipe.resolved(), task, model, options.devices, own_data=cli.recipe.data_class is not None
+        )
         pack = synthetic_pack(model, options.tokens or packing.tokens, options.tiles, packing.tiles)
     except ValueError as error:
         raise UserError(f"{verb}: {error}") from None

@@ -128,6 +128,7 @@ class MultimodalTask(LightningModule):
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
                 check_initial(self.weights)  # before the model is built
+            self._check_compiler()
             self.model = self._compose()
             if self.weights is not None and not resumes:
                 load_initial(self.model, self.weights)
@@ -144,11 +145,18 @@ class MultimodalTask(LightningModule):
                 _check_objective(objective, model)
                 objective.prepare(model, self._starting_model)
 
+    def _check_compiler(self) -> None:
+        """Checks that this machine can compile, if units are compiled: only training runs them so."""
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+            return
+        strategy = self._trainer.strategy
+        by_strategy = isinstance(strategy, FSDP2Strategy) and strategy.compile
+        if by_strategy or any(options.compile for options in self.slots.values()):
+            check_compiler()
+
     def _compose(self) -> MultimodalModel:
         """Builds a model with randomly initialised weights, sharded if the strategy shards."""
         strategy = self._trainer.strategy if self._trainer is not None else None
-        if getattr(strategy, "compile", False) or any(options.compile for options in self.slots.values()):
-            check_compiler()
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
                 model = self.factories.build(self.vocab_size, self.image_token_id)

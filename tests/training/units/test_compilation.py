@@ -20,6 +20,7 @@ from mmcomponents.objectives import NextToken
 from mmcomponents.testing import small_model, small_parts
 from mmcomponents.testing.case import loss_and_gradients
 from mmcomponents.testing.report import Findings
+from mmcomponents.testing.training_steps import run_steps
 from mmcomponents.training import MultimodalTask, SlotOptions
 from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.training.units.checkpointing import Checkpointing
@@ -125,11 +126,14 @@ def test_a_machine_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     slots = {"backbone": SlotOptions(compile=True)}
-    task = MultimodalTask(**small_parts(), vocab_size=tiny.VOCAB, image_token_id=tiny.IMAGE_TOKEN, slots=slots)
-    task.check()  # a recipe for GPUs can be planned on any machine
+    parts: dict[str, Any] = small_parts() | {"vocab_size": tiny.VOCAB, "image_token_id": tiny.IMAGE_TOKEN}
+    trained, evaluated = (MultimodalTask(**parts, slots=slots) for _ in range(2))
+    trained.check()  # a recipe for GPUs can be planned on any machine
     with pytest.raises(MisconfigurationException, match=r"^compile: no C\+\+ compiler works here"):
-        task.configure_model()
-    assert task.model is None
+        run_steps(trained, packs(1), 1)
+    assert trained.model is None
+    evaluated.configure_model()  # only training compiles
+    assert evaluated.model is not None
 
 
 def test_a_slot_without_units_is_refused() -> None:

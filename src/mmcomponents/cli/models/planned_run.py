@@ -33,7 +33,7 @@ _PLAIN = ("", "auto", "ddp", "ddp_spawn", "single_device", "DDPStrategy", "Singl
 
 
 def planned_run(
-    tree: Tree, task: MultimodalTask, model: MultimodalModel, devices: int | None
+    tree: Tree, task: MultimodalTask, model: MultimodalModel, devices: int | None, own_data: bool = False
 ) -> tuple[Run, Settings, PackingSettings]:
     """Reads the sections `trainer` and `data` of a recipe.
 
@@ -42,6 +42,7 @@ def planned_run(
         task: The task of the recipe.
         model: Its model.
         devices: Number of devices. None: that of the trainer.
+        own_data: Whether the recipe names a data class, whose settings are its own; a pack then has the default size.
 
     Returns:
         The run, the activation checkpointing of each slot whose part has units, and the size of a pack.
@@ -70,7 +71,7 @@ def planned_run(
     for slot in slots_with_units(model):
         chosen = options_of(slot, task.slots).activation_checkpointing
         settings[slot] = default if chosen is None else chosen
-    return run, settings, _packing(tree)
+    return run, settings, PackingSettings() if own_data else _packing(tree)
 
 
 def _strategy(trainer: dict[str, Any]) -> tuple[bool, dict[str, Any]]:

@@ -1,4 +1,6 @@
-"""Shard units of parts: activation checkpointing.
+"""Shard units of parts: activation checkpointing and compilation.
 
-model, options of slots ── prepare_units ──► units that compute again what they do not keep
+    model, options of slots ── prepare_units ──► units that compute again what they do not keep, and are compiled
+
+Parts declare their units (`Component.shard_units`).
 """
