@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 import tiny
 from checkpoints_models import hf_model
@@ -80,15 +80,25 @@ def test_bf16_computation_over_fp32_weights(two_ranks) -> None:
     assert first["losses"] != one["losses"]
 
 
+class Units(Callback):
+    """Records the classes of a unit."""
+
+    classes: list[str]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.classes = [kind.__name__ for kind in type(pl_module.model.backbone.layers[0]).__mro__]
+
+
 def compiled_as_rank(rank: int) -> dict[str, Any]:
     mine = [ranked[rank] for batches in micro_batches(3, 2, WINDOW) for ranked in batches]
-    strategy = FSDP2Strategy(activation_checkpointing="full", compile=True)
-    return train(mine, WINDOW, strategy=strategy, devices=2)
+    strategy, units = FSDP2Strategy(activation_checkpointing="full", compile=True), Units()
+    return train(mine, WINDOW, strategy=strategy, devices=2, callbacks=[units]) | {"units": units.classes}
 
 
 def test_compiled_and_checkpointed_units_are_sharded(two_ranks) -> None:
     for found in two_ranks.run(compiled_as_rank):
         assert_alike(alone(steps=3), found)
+        assert {"Compiled", "Checkpointed", "FSDPModule", "DecoderLayer"} <= {*found["units"]}
 
 
 def as_rank_with_its_own_mean(rank: int, strategy: str, steps: int) -> dict[str, Any]:

@@ -24,6 +24,8 @@ from mmcomponents.objectives import NextToken
 from mmcomponents.positions import V2PE
 from mmcomponents.projectors import MLPProjector
 from mmcomponents.training import MultimodalTask, SlotOptions, WarmupCosine
+from mmcomponents.training.units.checkpointing import Checkpointed
+from mmcomponents.training.units.compilation import Compiled
 
 PACKS = [
     tiny.pack([("t", 4), ("i", 2), ("t", 8)], [("t", 6)], targets=[6, 3]),
@@ -172,6 +174,16 @@ def test_slots_set_what_is_trained_and_how_fast(tmp_path) -> None:
     assert trained.model.backbone.training
     for name, value in trained.model.named_parameters():
         assert torch.equal(value, before[name]) == name.startswith("vision."), name
+
+
+def test_units_of_an_unsharded_model_have_their_settings() -> None:
+    built = task(slots={"backbone": SlotOptions(activation_checkpointing="full", compile=True)})
+    built.configure_model()
+    assert built.model is not None
+    layer = built.model.backbone.layers[0]
+    assert isinstance(layer, Compiled)
+    assert isinstance(layer, Checkpointed)
+    assert not any(isinstance(module, Compiled | Checkpointed) for module in built.model.vision.modules())
 
 
 def test_a_tied_weight_is_in_one_group_and_follows_the_embedder() -> None:
