@@ -30,13 +30,20 @@ MEMORY: Any = script()
 GPUS = {"1b": "8 x 24, 1 x 80", "2b": "8 x 24, 1 x 80", "38b": "32 x 80", "78b": "64 x 80"}
 """Number and memory of the GPUs that a size is meant for; the others are for 8 GPUs of 80 GB."""
 
-OTHERS = {"38b-finetune": "16 x 80", "38b-prm": "16 x 80", "8b-lora-24gb": "1 x 24", "78b-mpo": "96 x 80"}
+OTHERS = {
+    "38b-finetune": "16 x 80",
+    "38b-prm": "16 x 80",
+    "8b-lora-24gb": "1 x 24",
+    "8b-qlora-24gb": "1 x 24",
+    "78b-mpo": "96 x 80",
+}
 
 CHECKED = (
     "1b-pretrain",
     "2b-finetune",
     "8b-lora",
     "8b-lora-24gb",
+    "8b-qlora-24gb",
     "8b-sft",
     "14b-mpo",
     "38b-prm",

@@ -23,14 +23,14 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.objectives import FrozenReference, NextToken, ProcessReward
 from mmcomponents.training import MultimodalTask
-from mmcomponents.training.memory.device_memory import count, slot_parameters
+from mmcomponents.training.memory.device_memory import slot_weights
 from mmcomponents.training.slots import freeze, param_groups
 
 ROOT = next(root for root in SHIPPED if root.is_dir())
 FAMILIES = [name for name in shipped() if name.startswith("internvl")]
 MODELS = [name for name in FAMILIES if "-" not in name]
-SINGLE = "internvl3/8b-lora-24gb"
-STAGES = [name for name in FAMILIES if "-" in name and name != SINGLE]
+SINGLE = ("internvl3/8b-lora-24gb", "internvl3/8b-qlora-24gb")
+STAGES = [name for name in FAMILIES if "-" in name and name not in SINGLE]
 VIT_300M, VIT_6B = 304_012_288, 5_536_496_000
 
 # Parameters of InternVL3 in total, of its encoder and projector: arXiv 2504.10479, table 1, computed from the published
@@ -134,7 +134,7 @@ def stage(request: pytest.FixtureRequest) -> Built:
 
 
 def counts(meta: MultimodalModel) -> dict[str, int]:
-    return {slot: count(own) for slot, own in slot_parameters(meta).items()}
+    return {slot: total for slot, (total, _) in slot_weights(meta).items()}
 
 
 def repeated(delta: dict[str, Any], base: Any, key: str = "") -> list[str]:
@@ -270,16 +270,17 @@ def test_unknown_token_ids_are_mandatory() -> None:
         load(["internvl3/9b-prm"]).resolved()
 
 
-def test_lora_on_a_single_gpu_differs_in_packs_and_precision_only() -> None:
+@pytest.mark.parametrize("name", SINGLE)
+def test_lora_on_a_single_gpu_differs_in_packs_and_precision_only(name: str) -> None:
     pytest.importorskip("torchao", reason="needs mmcomponents[torchao]")
-    single, lora = load([SINGLE]).resolved(), load(["internvl3/8b-lora"]).resolved()
+    single, lora = load([name]).resolved(), load(["internvl3/8b-lora"]).resolved()
     assert single["model"]["slots"]["backbone"]["adapter"] == lora["model"]["slots"]["backbone"]["adapter"]
     tokens = [
         tree["trainer"]["devices"] * tree["trainer"]["accumulate_grad_batches"] * tree["data"]["packing"]["tokens"]
         for tree in (single, lora)
     ]
     assert tokens[0] == tokens[1]
-    optimizer = build(SINGLE).task.make_optimizer([torch.nn.Parameter(torch.zeros(2))])
+    optimizer = build(name).task.make_optimizer([torch.nn.Parameter(torch.zeros(2))])
     (group,) = optimizer.param_groups
     assert (float(group["lr"]), group["betas"], group["weight_decay"]) == (pytest.approx(2e-5), (0.9, 0.999), 0.05)
 

@@ -62,12 +62,12 @@ def task(run_folder: tuple[Path, Any], write: Callable[[str, str], Path]) -> Any
     return copy.deepcopy(made)
 
 
-def make_run() -> Any:
+def make_run(recipe: str = "a.yaml") -> Any:
     torch.manual_seed(0)
     Path("r.yaml").write_text(RECIPE)
     Path("a.yaml").write_text(ADAPTERS)
     train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tok")
-    cli = RecipeCLI("generate", sort_flags(["--config", "a.yaml"]), MultimodalTask, PackedDataModule)
+    cli = RecipeCLI("generate", sort_flags(["--config", recipe]), MultimodalTask, PackedDataModule)
     made: Any = cli.model
     made.configure_model()
     made.model.image_token_id = cli.datamodule.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
@@ -100,6 +100,28 @@ def test_adapters_are_merged(task: Any, ckpt: str, format: str) -> None:
     torch.testing.assert_close(logits(base.model), adapted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("ckpt", ["last.ckpt", "shards"])
+def test_quantised_weights_are_those_that_the_run_computed_with(task: Any, ckpt: str) -> None:
+    slots = "{backbone: {quantization: nf4}, vision: {quantization: nf4}, projector: {trainable: false}}"
+    Path("q.yaml").write_text(f"extends: a.yaml\nmodel: {{slots: {slots}}}\n")
+    shutil.rmtree("shards")
+    quantised = make_run("q.yaml")
+    assert main(["export", "--config", "q.yaml", "--ckpt_path", ckpt, "--format", "transformers", "--out", "out"]) == 0
+    torch.testing.assert_close(logits(read("out").load()), logits(quantised.model), rtol=1e-5, atol=1e-5)
+    assert (logits(quantised.model) - logits(task.model)).abs().max() > 0.01
+
+
+def test_a_damaged_quantised_weight_is_refused(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("q.yaml").write_text("extends: a.yaml\nmodel: {slots: {backbone: {quantization: nf4}}}\n")
+    state = {
+        name: value for name, value in make_run("q.yaml").state_dict().items() if not name.endswith("k_proj.scales")
+    }
+    torch.save({"state_dict": state}, "without.ckpt")
+    run = ["--config", "q.yaml", "--ckpt_path", "without.ckpt"]
+    error = refused(capsys, "export", *run, "--format", "mmcomponents", "--out", "out")
+    assert "the checkpoint has backbone.layers.0.self_attn.k_proj.codes and no backbone.layers.0" in error
+
+
 def test_a_checkpoint_without_adapters_is_refused(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
     state = {name: value for name, value in task.state_dict().items() if ".lora_B" not in name}
     torch.save({"state_dict": state}, "without.ckpt")
@@ -118,6 +140,27 @@ def test_an_unknown_module_in_a_recipe_is_refused(task: Any, capsys: pytest.Capt
     flag = ["--model.slots.backbone.adapter.init_args.target_modules", "[q_porj]"]
     error = refused(capsys, "plan", "--config", "a.yaml", *flag)
     assert "slots.backbone.adapter: DecoderLM has no modules q_porj (target_modules); did you mean q_proj" in error
+
+
+def test_plan_counts_quantised_weights(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    import json
+
+    def planned(*flags: str) -> Any:
+        capsys.readouterr()
+        trainer = ["--trainer.strategy", "auto", "--trainer.precision", "32-true"]
+        assert main(["plan", "--config", "a.yaml", *trainer, "--json", "--tokens", "64", *flags]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    plain, quantised = planned(), planned("--model.slots.backbone.quantization", "nf4")
+    for key in ("parameters", "trainable", "flops", "training_flops"):
+        assert quantised[key] == plain[key]
+    linear = 2 * (2 * 32 * 32 + 2 * 32 * 16 + 3 * 32 * 48)
+    saved = plain["memory"]["weights"] - quantised["memory"]["weights"]
+    assert saved == linear * 4 - linear * (0.5 + 4 / 64)
+    error = refused(capsys, "plan", "--config", "a.yaml", "--model.slots.backbone.quantization", "nf4")
+    assert "slots.backbone.quantization: FSDP2Strategy shards parameters" in error
+    error = refused(capsys, "plan", "--config", "a.yaml", "--model.slots.backbone.quantization", "nf5")
+    assert "nf4" in error
 
 
 def test_plan_counts_trained_parameters(task: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,6 +14,7 @@ from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
 from mmcomponents.nn.linear import Linear
 from mmcomponents.nn.mlp import SwiGLU
+from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.norm import RMSNorm
 from mmcomponents.nn.rotary import Rotation
 
@@ -195,7 +196,6 @@ class DecoderLM(Backbone):
         squares = float(batch.layout.cu_seqlens.diff().double().square().sum())
         total = 0.0
         for layer in self.layers:
-            matrices = sum(m.weight.numel() for m in layer.modules() if isinstance(m, nn.Linear))
             heads_width = cast(DecoderLayer, layer).self_attn.o_proj.in_features
-            total += 2.0 * batch.num_tokens * matrices + 2.0 * squares * heads_width
+            total += 2.0 * batch.num_tokens * linear_weights(layer) + 2.0 * squares * heads_width
         return total

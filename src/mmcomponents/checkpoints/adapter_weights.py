@@ -18,6 +18,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.quantized_weights import restore_quantized, restored_weights
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.component import stored_tensors
 from mmcomponents.model import MultimodalModel
@@ -92,7 +93,7 @@ def adapted_anew(config: PeftConfig, path: str, layer: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def merge_adapters(model: nn.Module) -> None:
-    """Merges each adapter of a model into its base weights and removes it, in place.
+    """Merges each adapter of a model into its base weights and removes it, in place. Quantised weights are restored.
 
     The model then has the weight names and the speed of a model without adapters, and the output of one with them.
 
@@ -102,6 +103,7 @@ def merge_adapters(model: nn.Module) -> None:
     Raises:
         CheckpointError: The method does not support merging, or a merged weight has a NaN.
     """
+    restore_quantized(model)
     for path, layer in adapter_layers(model).items():
         above, _, last = path.rpartition(".")
         model.get_submodule(above).add_module(last, _merged(path, layer))
@@ -109,6 +111,8 @@ def merge_adapters(model: nn.Module) -> None:
 
 def merged_weights(model: MultimodalModel, weights: Mapping[str, Lazy]) -> dict[str, Lazy]:
     """Returns the lazily merged weights of a model with adapters, with one layer in memory at a time.
+
+    Quantised weights are those that the run computed with, see `quantized_weights`.
 
     Args:
         model: Model with adapters, on the meta device.
@@ -120,7 +124,7 @@ def merged_weights(model: MultimodalModel, weights: Mapping[str, Lazy]) -> dict[
     Raises:
         CheckpointError: Adapter weights are missing, or the model has no adapter for them.
     """
-    found = dict(weights)
+    found = restored_weights(model, weights)
     for slot, part in model.parts().items():
         for path, layer in adapter_layers(part).items():
             prefix = f"{slot}.{path}."

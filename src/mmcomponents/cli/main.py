@@ -34,8 +34,8 @@ VERBS: dict[str, tuple[str, str]] = {
 """Verb -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
 
-_LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree")
-"""Loggers that warn when torchao is imported, which peft does where it is installed: of kernels for other GPUs."""
+_LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree", "bitsandbytes")
+"""Loggers that warn of kernels for other devices on import, which peft does where these packages are installed."""
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -9,6 +9,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
 from mmcomponents.cli.models.planned_run import planned_run
@@ -52,7 +53,7 @@ def main(verb: str, argv: list[str]) -> int:
             cli.recipe.resolved(), task, model, options.devices, own_data=cli.recipe.data_class is not None
         )
         pack = synthetic_pack(model, options.tokens or packing.tokens, options.tiles, packing.tiles)
-    except ValueError as error:
+    except (ValueError, MisconfigurationException) as error:
         raise UserError(f"{verb}: {error}") from None
     estimator = Estimator(model, run, pack, reference)
     with Console(stderr=True).status("running the model without data, once for each setting"):

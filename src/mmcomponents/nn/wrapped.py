@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
 from mmcomponents.model_files import check_model_files, read_json_file
+from mmcomponents.nn.nf4_linear import quantized_weights
 
 
 class PassThrough(nn.Module):
@@ -271,7 +272,7 @@ def _untouched(value: Tensor) -> bool:
 def matrix_flops(body: nn.Module, tokens: float, share_of_experts: float = 1.0) -> float:
     """Returns two operations per multiply-add of a model's matrices over `tokens` positions, without embeddings."""
     embeddings = {id(m.weight) for m in body.modules() if isinstance(m, nn.Embedding)}
-    total = 0.0
+    total = float(quantized_weights(body))
     for parameter in body.parameters():
         if parameter.ndim == 2 and id(parameter) not in embeddings:
             total += math.prod(parameter.shape)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_sizes
+from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.projectors.base import Projector, num_addressed
 
 
@@ -29,7 +30,7 @@ class LinearProjector(Projector):
     def flops(self, batch: PackedBatch) -> float:
         """Counts one matrix over the visual tokens that the pack points to."""
         tokens = num_addressed(batch)
-        return 2.0 * tokens * self.linear.weight.numel()
+        return 2.0 * tokens * linear_weights(self)
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""

@@ -7,6 +7,7 @@ from torch.nn.functional import gelu
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_numbers, check_sizes
+from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.recompute import recomputed_input
 from mmcomponents.projectors.base import Projector, num_addressed
 
@@ -34,7 +35,7 @@ class MLPProjector(Projector):
     def flops(self, batch: PackedBatch) -> float:
         """Counts two matrices over the visual tokens that the pack points to."""
         tokens = num_addressed(batch)
-        return 2.0 * tokens * (self.fc1.weight.numel() + self.fc2.weight.numel())
+        return 2.0 * tokens * linear_weights(self)
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""

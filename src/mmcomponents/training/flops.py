@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmcomponents.batch import IGNORE, PackedBatch, TokenType
 from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.nf4_linear import quantized_weights
 
 PREFIX = "work/"
 """Prefix of the names that `work` returns, within the counts of a step."""
@@ -41,9 +42,11 @@ def step_factors(model: MultimodalModel) -> dict[str, float]:
         sizes = [(p.numel(), p.requires_grad) for p in part.parameters()]
         trained = sum(size for size, is_trained in sizes if is_trained)
         passes = passes or trained > 0
-        factors[name] = 1 + int(passes) + (trained / sum(size for size, _ in sizes) if trained else 0)
+        total = sum(size for size, _ in sizes) + quantized_weights(part)
+        factors[name] = 1 + int(passes) + (trained / total if trained else 0)
     return factors
 
 
 def _has_weights(model: MultimodalModel, name: str) -> bool:
-    return any(p.ndim >= 2 for p in model.parts()[name].parameters())
+    part = model.parts()[name]
+    return any(p.ndim >= 2 for p in part.parameters()) or quantized_weights(part) > 0

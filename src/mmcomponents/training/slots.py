@@ -1,16 +1,19 @@
-"""Training options of slots: freezing, adapters, learning rate and weight decay."""
+"""Training options of slots: freezing, adapters, quantisation, learning rate and weight decay."""
 
 from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from peft import PeftConfig
 
 from mmcomponents.checkpoints.adapter_weights import adapter_layers
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.units.checkpointing import Checkpointing
+
+Quantization = Literal["nf4"]
+"""Data type of quantised weights: 4 bits, see `mmcomponents.nn.nf4_linear`."""
 
 
 @dataclass
@@ -28,6 +31,8 @@ class SlotOptions:
         lr: Peak learning rate. None: that of the optimizer.
         weight_decay: Weight decay of matrices. None: that of the optimizer. Vectors (biases, norms, scales) have no
             weight decay.
+        quantization: Data type that the weights of the part's linear maps are quantised to once they are loaded, for a
+            slot with an adapter or a frozen one. None: they are not.
         activation_checkpointing: What each unit of the part keeps for the backward pass, see
             `mmcomponents.training.units.checkpointing`. None: the setting of the strategy.
         compile: Whether each unit of the part is compiled by inductor. None: the setting of the strategy.
@@ -37,6 +42,7 @@ class SlotOptions:
     adapter: PeftConfig | None = None
     lr: float | None = None
     weight_decay: float | None = None
+    quantization: Quantization | None = None
     activation_checkpointing: Checkpointing | None = None
     compile: bool | None = None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.strategies import Strategy
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
@@ -35,6 +37,7 @@ from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.predictions import answer_rows, pair_rows
+from mmcomponents.training.quantization import check_quantization, quantize_slots
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
@@ -128,11 +131,8 @@ class MultimodalTask(LightningModule):
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
                 check_initial(self.weights)  # before the model is built
-            self._check_compiler()
-            self.model = self._compose()
-            if self.weights is not None and not resumes:
-                load_initial(self.model, self.weights)
-            start_adapters(self.model, self.seed)
+            self._check_settings()
+            self.model = self._started(loads=not resumes)
             check_slot_names(self.model, self.slots)
             freeze(self.model, self.slots)
             self.objective = self.make_objective()
@@ -145,18 +145,38 @@ class MultimodalTask(LightningModule):
                 _check_objective(objective, model)
                 objective.prepare(model, self._starting_model)
 
-    def _check_compiler(self) -> None:
-        """Checks that this machine can compile, if units are compiled: only training runs them so."""
+    def _check_settings(self) -> None:
+        """Checks quantisation, and that this machine can compile if units are compiled: only training runs them so."""
+        strategy = self._trainer.strategy if self._trainer is not None else None
+        check_quantization(self.slots, isinstance(strategy, FSDP2Strategy))
         if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return
-        strategy = self._trainer.strategy
         by_strategy = isinstance(strategy, FSDP2Strategy) and strategy.compile
         if by_strategy or any(options.compile for options in self.slots.values()):
             check_compiler()
 
-    def _compose(self) -> MultimodalModel:
-        """Builds a model with randomly initialised weights, sharded if the strategy shards."""
+    def _started(self, loads: bool = True) -> MultimodalModel:
+        """Builds a model with its first weights, quantised where slots are, sharded if the strategy shards.
+
+        Args:
+            loads: Whether the weights of `weights` are loaded, if there are any.
+        """
         strategy = self._trainer.strategy if self._trainer is not None else None
+        device = None
+        with contextlib.ExitStack() as stack:
+            if strategy is not None and any(options.quantization for options in self.slots.values()):
+                # The model need not fit the device before it is quantised.
+                stack.enter_context(torch.device("cpu"))
+                device = strategy.root_device
+            model = self._compose(strategy)
+        if loads and self.weights is not None:
+            load_initial(model, self.weights)
+        start_adapters(model, self.seed)
+        quantize_slots(model, self.slots, device)
+        return model
+
+    def _compose(self, strategy: Strategy | None) -> MultimodalModel:
+        """Builds a model with randomly initialised weights."""
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
                 model = self.factories.build(self.vocab_size, self.image_token_id)
@@ -182,16 +202,12 @@ class MultimodalTask(LightningModule):
                 check_initial(self.weights)
             else:
                 logger.warning("model.weights is not set: the reference has random weights")
-            model = self._compose()
-            if self.weights is not None:
-                load_initial(model, self.weights)
-            start_adapters(model, self.seed)
+            return self._started()
         except CheckpointError as error:
             raise CheckpointError(
                 "the reference is the model that the run started from, which a resumed run needs too; its weights"
                 f" (model.weights: {self.weights}) cannot be read: {error}"
             ) from error
-        return model
 
     def check(self, datamodule: LightningDataModule | None = None) -> MultimodalModel:
         """Checks that the parts fit each other and the data, before weights are allocated.
@@ -206,9 +222,11 @@ class MultimodalTask(LightningModule):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective, sampler = self.make_objective(), self.make_sampler()
         check_slot_names(model, self.slots)
+        check_quantization(self.slots, shards=False)
         inject_adapters(model, self.slots)
         freeze(model, self.slots)
         prepare_units(model, self.slots)
+        quantize_slots(model, self.slots)
         _check_objective(objective, model)
         check_declared(sampler)
         sampler.check(model)

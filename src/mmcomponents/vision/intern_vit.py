@@ -14,6 +14,7 @@ from mmcomponents.nn.attention import Segments, attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.nn.mlp import MLP
+from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.norm import RMSNorm
 from mmcomponents.vision.base import VisionEncoder, patch_grid
 
@@ -210,8 +211,7 @@ class InternViT(VisionEncoder):
         each = 2 * (length - 1) * self.patch_embedding.weight.numel()
         width = self.class_embedding.shape[-1]
         for block in self.blocks[: self.levels[-1]]:
-            matrices = sum(m.weight.numel() for m in block.modules() if isinstance(m, nn.Linear))
-            each += 2 * length * matrices + 4 * length**2 * width
+            each += 2 * length * linear_weights(block) + 4 * length**2 * width
         return float(tiles * each)
 
     def _positions(self, hw: tuple[int, int]) -> Tensor:

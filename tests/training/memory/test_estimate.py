@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig
 from torch import Tensor
 from torch._C._profiler import _EventType
 from torch.profiler import ProfilerActivity, profile
@@ -20,10 +23,13 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import AdaptersOff, FrozenReference, NextToken, StoredReference
 from mmcomponents.positions import V2PE
 from mmcomponents.projectors import MLPProjector
+from mmcomponents.training.adapters import inject_adapters
 from mmcomponents.training.memory.device_memory import Run
 from mmcomponents.training.memory.estimate import Estimator, Plan, make_plan
 from mmcomponents.training.memory.optimizer_state import state_bytes
 from mmcomponents.training.memory.synthetic_pack import synthetic_pack
+from mmcomponents.training.quantization import quantize_slots
+from mmcomponents.training.slots import SlotOptions, freeze
 from mmcomponents.training.units.checkpointing import Checkpointing
 from mmcomponents.training.units.prepare import prepare_units
 from mmcomponents.vision import InternViT
@@ -112,7 +118,16 @@ def composed(layers: int, width: int, vocabulary: int) -> MultimodalModel:
     return factories.build(vocabulary, None)
 
 
-def predicted_and_measured(setting: Checkpointing, tokens: int, *sizes: int) -> tuple[int, int]:
+def with_options(model: MultimodalModel, slots: Mapping[str, SlotOptions]) -> MultimodalModel:
+    inject_adapters(model, slots)
+    freeze(model, dict(slots))
+    quantize_slots(model, slots)
+    return model
+
+
+def predicted_and_measured(
+    setting: Checkpointing, tokens: int, *sizes: int, slots: Mapping[str, SlotOptions] = MappingProxyType({})
+) -> tuple[int, int]:
     """Returns the peak of a step as planned, and as torch's profiler sees it on the CPU.
 
     The profiler does not see that a tensor from before it began is freed, so that a step runs without gradients of an
@@ -121,13 +136,14 @@ def predicted_and_measured(setting: Checkpointing, tokens: int, *sizes: int) -> 
     optimizer = partial(torch.optim.AdamW, lr=1e-4)
     run = Run(sharded=False, compute=torch.float32, fused_step=False, state_bytes=state_bytes(optimizer, torch.float32))
     with torch.device("meta"):
-        meta = composed(*sizes)
+        meta = with_options(composed(*sizes), slots)
     pack = synthetic_pack(meta, tokens, None)
     estimator = Estimator(meta, run, pack)
     predicted = estimator.memory(dict.fromkeys(estimator.slots, setting)).total
-    model, objective = composed(*sizes).train(), NextToken()
+    model, objective = with_options(composed(*sizes), slots).train(), NextToken()
     prepare_units(model, {}, setting)
-    trained = optimizer(model.parameters())
+    own = [p for p in model.parameters() if p.requires_grad]
+    trained = optimizer(own)
 
     def step() -> None:
         loss = objective(model, pack, objective.counts(pack)).total
@@ -154,7 +170,21 @@ def predicted_and_measured(setting: Checkpointing, tokens: int, *sizes: int) -> 
     for _, size in sorted(changes):
         now += size
         peak = max(peak, now)
-    return predicted, peak + 3 * sum(p.nbytes for p in model.parameters())  # the weights and two moments of AdamW
+    weights = sum(t.nbytes for t in (*model.parameters(), *model.buffers()))
+    return predicted, peak + weights + 2 * sum(p.nbytes for p in own)  # with two moments of AdamW
+
+
+@pytest.mark.parametrize("setting", ["none", "full"])
+def test_the_peak_with_quantised_weights_is_that_of_a_real_step(setting: Checkpointing) -> None:
+    lora = LoraConfig(r=8, lora_dropout=0.1, target_modules=["q_proj", "v_proj", "gate_proj", "down_proj"])
+    frozen = {name: SlotOptions(trainable=False) for name in ("projector", "embedder", "heads")}
+    slots = {
+        **frozen,
+        "vision": SlotOptions(trainable=False, quantization="nf4"),
+        "backbone": SlotOptions(adapter=lora, quantization="nf4"),
+    }
+    predicted, measured = predicted_and_measured(setting, 512, 3, 256, 2000, slots=slots)
+    assert predicted == pytest.approx(measured, rel=0.03)
 
 
 @pytest.mark.parametrize("setting", ["none", "selective", "full"])

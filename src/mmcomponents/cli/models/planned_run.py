@@ -17,6 +17,7 @@ from mmcomponents.training.fsdp2 import DTYPES
 from mmcomponents.training.memory.device_memory import Run
 from mmcomponents.training.memory.estimate import Settings
 from mmcomponents.training.memory.optimizer_state import state_bytes
+from mmcomponents.training.quantization import check_quantization
 from mmcomponents.training.slots import options_of
 from mmcomponents.training.units.checkpointing import Checkpointing
 from mmcomponents.training.units.prepare import slots_with_units
@@ -49,9 +50,11 @@ def planned_run(
 
     Raises:
         ValueError: A setting has no such value.
+        MisconfigurationException: Slots cannot be quantised with this strategy.
     """
     trainer = tree.get("trainer") or {}
     sharded, arguments = _strategy(trainer)
+    check_quantization(task.slots, sharded)
     weights, compute, autocast = _precision(trainer, sharded, arguments)
     run = Run(
         devices=devices or _devices(trainer),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -16,9 +17,12 @@ from mmcomponents.cli.user_error import UserError
 OF_DATA = ("record_kind", "packer")
 """Slots whose parts are in the data section, as arguments of any name."""
 
+_TORCH = {"optimizer": "torch.optim", "scheduler": "torch.optim.lr_scheduler"}
+"""Keys under `model` whose short names are those of torch, also where an installed package has such a class."""
+
 
 def resolve_parts(tree: Tree, recipe: Recipe) -> None:
-    """Replaces, in place, the short name of each part under `model` by its dotted path.
+    """Replaces, in place, the short names of parts and of torch's optimizers under `model` by their dotted paths.
 
     Raises:
         UserError: No package has such a part, it cannot be imported, or it is not valid for its slot.
@@ -32,6 +36,12 @@ def resolve_parts(tree: Tree, recipe: Recipe) -> None:
             for key in holder if slot == "head" else [slot]:
                 if key in holder:
                     holder[key] = _resolved(holder[key], slot, f"{prefix}.{key}", recipe)
+    for key, module in _TORCH.items():
+        part = model.get(key)
+        name = _name(part)
+        if isinstance(name, str) and isinstance(getattr(importlib.import_module(module), name, None), type):
+            path = f"{module}.{name}"
+            model[key] = {**part, "class_path": path} if isinstance(part, dict) else path
 
 
 def resolve_data_parts(section: Any, owner: type, recipe: Recipe, shown: str = "data") -> None:

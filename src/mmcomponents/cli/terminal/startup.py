@@ -11,6 +11,7 @@ from torch import nn
 from mmcomponents.cli.terminal.tables import cell
 from mmcomponents.data.packing.mixture import Mixture
 from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.nf4_linear import quantized_weights
 from mmcomponents.training.gradient_watch import GradientWatch, class_name
 from mmcomponents.training.non_finite import NonFiniteGuard
 
@@ -50,16 +51,16 @@ def slot_table(model: MultimodalModel) -> Table:
         own = [p for p in part.parameters() if p not in owner]
         shared = {p: owner[p] for p in part.parameters() if p in owner}
         owner |= dict.fromkeys(own, name)
-        count, trained = _count(own), _count([p for p in own if p.requires_grad])
-        shown = [f"{count:,}", f"{trained:,}"] if own or not shared else []
+        count, trained = _count(own) + quantized_weights(part), _count([p for p in own if p.requires_grad])
+        shown = [f"{count:,}", f"{trained:,}"] if count or not shared else []
         if shared:
             note = f"{_count(list(shared)):,} shared", f"with {', '.join(dict.fromkeys(shared.values()))}"
             shown = [" + ".join(pair) for pair in zip(shown, note, strict=True)] if shown else list(note)
-        table.add_row(name, class_name(part), *shown, _dtypes([*own, *shared]))
+        table.add_row(name, class_name(part), *shown, _dtypes(part))
     table.add_section()
     every = list(owner)
     trained = _count([p for p in every if p.requires_grad])
-    table.add_row("total", "", f"{_count(every):,}", f"{trained:,}", _dtypes(every))
+    table.add_row("total", "", f"{_count(every) + quantized_weights(model):,}", f"{trained:,}", _dtypes(model))
     return table
 
 
@@ -98,5 +99,6 @@ def _count(parameters: list[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def _dtypes(parameters: list[nn.Parameter]) -> str:
-    return ", ".join(sorted({str(p.dtype).removeprefix("torch.") for p in parameters}))
+def _dtypes(module: nn.Module) -> str:
+    found = {str(p.dtype).removeprefix("torch.") for p in module.parameters()}
+    return ", ".join(sorted(found | ({"nf4"} if quantized_weights(module) else set())))

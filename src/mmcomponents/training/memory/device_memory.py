@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.nf4_linear import quantized_weights
 
 LEFT_OUT = ("the batch", "CUDA's own memory and fragmentation")
 """Memory that is not counted."""
@@ -78,7 +79,7 @@ class DeviceMemory:
     """Bytes on the device that uses the most memory, at the peak of a step after the first.
 
     Attributes:
-        weights: This device's shard of the weights.
+        weights: This device's shard of the weights, and all buffers, such as quantised weights.
         reference: Its shard of the weights of a frozen reference model, if there is one.
         gradients: Its shard of the gradients of trained weights.
         optimizer: Its shard of the optimizer's state.
@@ -104,15 +105,20 @@ class DeviceMemory:
         return sum(int(getattr(self, field.name)) for field in fields(self))
 
 
-def slot_parameters(model: MultimodalModel) -> dict[str, list[nn.Parameter]]:
-    """Returns the parameters of each filled slot, all heads as "head"; shared ones belong to the earliest slot."""
-    found: dict[str, list[nn.Parameter]] = {}
+def slot_weights(model: MultimodalModel) -> dict[str, tuple[int, int]]:
+    """Returns the number of weights and of trained weights of each filled slot; all heads are the slot "head".
+
+    Shared weights belong to the earliest slot; quantised ones are counted.
+    """
+    found: dict[str, tuple[int, int]] = {}
     seen: set[nn.Parameter] = set()
     for name, part in model.parts().items():
         slot = HEAD if name.startswith("heads.") else name
         own = [p for p in part.parameters() if p not in seen]
-        found[slot] = [*found.get(slot, []), *own]
         seen.update(own)
+        total, trained = found.get(slot, (0, 0))
+        total += count(own) + quantized_weights(part)
+        found[slot] = total, trained + count(p for p in own if p.requires_grad)
     return found
 
 
@@ -135,7 +141,7 @@ def device_memory(model: MultimodalModel, run: Run, reference: bool = False) -> 
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     each = run.weights.itemsize
-    share = each * sum(piece(p, run) for p in parameters)
+    share = each * sum(piece(p, run) for p in parameters) + sum(b.nbytes for b in model.buffers())
     trained_share = sum(piece(p, run) for p in trained)
     return DeviceMemory(
         weights=share,

@@ -20,11 +20,10 @@ from mmcomponents.training.memory.device_memory import (
     HEAD,
     DeviceMemory,
     Run,
-    count,
     device_memory,
     gathered,
     piece,
-    slot_parameters,
+    slot_weights,
 )
 from mmcomponents.training.memory.step_trace import StepTrace, trace_forward, trace_step
 from mmcomponents.training.memory.synthetic_pack import on_meta, pack_loss
@@ -160,11 +159,11 @@ def make_plan(estimator: Estimator, settings: Settings) -> Plan:
         activations, memory, problem = {}, estimator.without_activations(), _reason(error)
     if reference is not None and reference.runs_model:
         training = {slot: training.get(slot, 0) + flops.get(slot, 0) for slot in {**flops, **training}}
-    weights = slot_parameters(model)
+    weights = slot_weights(model)
     return Plan(
         parts=_classes(model),
-        parameters=_with_total({slot: count(own) for slot, own in weights.items()}),
-        trainable=_with_total({slot: count(p for p in own if p.requires_grad) for slot, own in weights.items()}),
+        parameters=_with_total({slot: total for slot, (total, _) in weights.items()}),
+        trainable=_with_total({slot: trained for slot, (_, trained) in weights.items()}),
         pack={
             "tokens": batch.num_tokens,
             "tiles": int(counts["tiles"]),

@@ -68,7 +68,7 @@ def trace_step(
     for unit in model.modules():
         if isinstance(unit, Checkpointed):
             unit.contexts = partial(_contexts, type(unit).contexts or noop_context_fn)
-    recorder = _Recorder(model.parameters())
+    recorder = _Recorder(model)
     with _labelled(model, recorder), FlashAttention(), recorder:
         value = loss()
         kept, forward = dict(recorder.alive), recorder.peak
@@ -81,7 +81,7 @@ def trace_step(
 
 def trace_forward(model: MultimodalModel, loss: Callable[[], Tensor]) -> dict[str, int]:
     """Returns the floating-point operations of each slot in a forward pass without gradient."""
-    recorder = _Recorder(model.parameters())
+    recorder = _Recorder(model)
     with torch.no_grad(), _labelled(model, recorder), FlashAttention(), recorder:
         loss()
     return {slot: int(count) for slot, count in recorder.flops.items()}
@@ -90,7 +90,7 @@ def trace_forward(model: MultimodalModel, loss: Callable[[], Tensor]) -> dict[st
 class _Recorder(TorchDispatchMode):
     """Follows storages from their first to their last use, and counts FLOPs, by slot."""
 
-    def __init__(self, weights: Iterator[nn.Parameter]) -> None:
+    def __init__(self, model: nn.Module) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.slot = HEAD
         self.alive: dict[str, int] = defaultdict(int)
@@ -98,7 +98,7 @@ class _Recorder(TorchDispatchMode):
         self.peak = self._now = self._held = 0
         self._seen = WeakIdKeyDictionary()
         self._ends: dict[int, weakref.ref[Any]] = {}
-        for weight in weights:
+        for weight in (*model.parameters(), *model.buffers()):
             self._seen[weight.untyped_storage()] = None
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
