@@ -35,7 +35,7 @@ OTHERS = {
     "38b-prm": "16 x 80",
     "8b-lora-24gb": "1 x 24",
     "8b-qlora-24gb": "1 x 24",
-    "78b-mpo": "96 x 80",
+    "78b-mpo": "96 x 80, 64 x 80",
 }
 
 CHECKED = (

@@ -20,6 +20,7 @@ from mmcomponents.objectives import MPO, AdaptersOff, FrozenReference, StoredRef
 from mmcomponents.objectives import mpo as module
 from mmcomponents.testing import Ranks
 from mmcomponents.training import SlotOptions
+from mmcomponents.training import task as task_module
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from pair_packs import join, no_pair, pair, with_reference
 
@@ -117,6 +118,34 @@ def test_two_ranks_equal_one(ranks, strategy, reference, window) -> None:
         assert logged == pytest.approx(state, abs=1e-6)
     if reference != "adapters":
         assert abs(one["delta"][-1][0]) > 1e-4
+
+
+class ReferenceType(Callback):
+    """Records the data types of the weights of the reference."""
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model = pl_module.objective.reference._model
+        self.seen = {p.dtype for p in model.parameters()}
+
+
+def in_half_precision(rank: int, keeps_fp32: bool) -> tuple[list[float], set[torch.dtype]]:
+    kinds = ReferenceType()
+    with pytest.MonkeyPatch.context() as patch:
+        if keeps_fp32:
+            patch.setattr(task_module, "cast_parameters", lambda model, dtype: None)
+        mine = [ranked[rank] for batches in micro_batches(window=1) for ranked in batches]
+        strategy = FSDP2Strategy(compute_dtype="bf16")
+        task = {"objective": partial(MPO, reference=FrozenReference)}
+        found = train(mine, 1, task, callbacks=[kinds], strategy=strategy, devices=2)
+    return found["losses"], kinds.seen
+
+
+def test_a_sharded_reference_is_kept_in_the_data_type_of_the_computation(ranks) -> None:
+    """Its log-probabilities are those of weights in fp32, which are converted when they are gathered."""
+    (losses, kinds), _ = ranks.run(in_half_precision, False)
+    (expected, others), _ = ranks.run(in_half_precision, True)
+    assert (kinds, others) == ({torch.bfloat16}, {torch.float32})
+    assert losses == expected
 
 
 def as_rank_with_its_own_delta(rank: int) -> dict[str, Any]:

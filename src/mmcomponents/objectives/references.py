@@ -97,7 +97,8 @@ class StoredReference(Reference):
 class FrozenReference(Reference):
     """Second copy of the model with the initial weights of the run, frozen and in evaluation mode.
 
-    It needs the memory of the weights (sharded as the policy's are) and one more forward pass per pack. A resumed run
+    It needs the memory of the weights (sharded as the policy's are, in the data type of the computation) and one more
+    forward pass per pack. A resumed run
     rebuilds it from the initial weights, which still have to be available.
     """
 

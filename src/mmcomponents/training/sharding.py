@@ -38,6 +38,12 @@ def shard_model(model: MultimodalModel, mesh: DeviceMesh, policy: MixedPrecision
     fully_shard(model, mesh=mesh, mp_policy=policy)
 
 
+def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
+    """Converts the parameters of a model on the meta device, and no buffer, to a data type, in place."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+
+
 def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None:
     """Initialises a sharded model on the meta device: each rank draws all weights and keeps its own shard.
 

@@ -39,6 +39,7 @@ from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.quantization import check_quantization, quantize_slots
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
+from mmcomponents.training.sharding import cast_parameters
 from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
 from mmcomponents.training.units.compilation import check_compiler
@@ -155,11 +156,12 @@ class MultimodalTask(LightningModule):
         if by_strategy or any(options.compile for options in self.slots.values()):
             check_compiler()
 
-    def _started(self, loads: bool = True) -> MultimodalModel:
+    def _started(self, loads: bool = True, is_frozen: bool = False) -> MultimodalModel:
         """Builds a model with its first weights, quantised where slots are, sharded if the strategy shards.
 
         Args:
             loads: Whether the weights of `weights` are loaded, if there are any.
+            is_frozen: Whether no weight is trained, so that a sharded one is kept as it is gathered.
         """
         strategy = self._trainer.strategy if self._trainer is not None else None
         device = None
@@ -168,14 +170,14 @@ class MultimodalTask(LightningModule):
                 # The model need not fit the device before it is quantised.
                 stack.enter_context(torch.device("cpu"))
                 device = strategy.root_device
-            model = self._compose(strategy)
+            model = self._compose(strategy, is_frozen)
         if loads and self.weights is not None:
             load_initial(model, self.weights)
         start_adapters(model, self.seed)
         quantize_slots(model, self.slots, device)
         return model
 
-    def _compose(self, strategy: Strategy | None) -> MultimodalModel:
+    def _compose(self, strategy: Strategy | None, is_frozen: bool) -> MultimodalModel:
         """Builds a model with randomly initialised weights."""
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
@@ -183,6 +185,8 @@ class MultimodalTask(LightningModule):
             inject_adapters(model, self.slots)
             freeze(model, self.slots)
             prepare_units(model, self.slots, strategy.activation_checkpointing, strategy.compile)
+            if is_frozen and strategy.policy.param_dtype is not None:
+                cast_parameters(model, strategy.policy.param_dtype)
             strategy.shard(model, self.seed)
         else:
             model = self.factories.build(self.vocab_size, self.image_token_id)
@@ -202,7 +206,7 @@ class MultimodalTask(LightningModule):
                 check_initial(self.weights)
             else:
                 logger.warning("model.weights is not set: the reference has random weights")
-            return self._started()
+            return self._started(is_frozen=True)
         except CheckpointError as error:
             raise CheckpointError(
                 "the reference is the model that the run started from, which a resumed run needs too; its weights"

@@ -80,7 +80,8 @@ class DeviceMemory:
 
     Attributes:
         weights: This device's shard of the weights, and all buffers, such as quantised weights.
-        reference: Its shard of the weights of a frozen reference model, if there is one.
+        reference: Its shard of the weights of a frozen reference model, if there is one, in the data type of the
+            computation if it is sharded.
         gradients: Its shard of the gradients of trained weights.
         optimizer: Its shard of the optimizer's state.
         gathered: Copies of weights and gradients for computation. With `fsdp2`: the root, two neighbouring units (the
@@ -141,11 +142,12 @@ def device_memory(model: MultimodalModel, run: Run, reference: bool = False) -> 
     parameters = list(model.parameters())
     trained = [p for p in parameters if p.requires_grad]
     each = run.weights.itemsize
-    share = each * sum(piece(p, run) for p in parameters) + sum(b.nbytes for b in model.buffers())
+    share, buffers = sum(piece(p, run) for p in parameters), sum(b.nbytes for b in model.buffers())
+    of_reference = (run.compute if run.sharded else run.weights).itemsize * share + buffers
     trained_share = sum(piece(p, run) for p in trained)
     return DeviceMemory(
-        weights=share,
-        reference=share if reference else 0,
+        weights=each * share + buffers,
+        reference=of_reference if reference else 0,
         gradients=each * trained_share,
         optimizer=int(run.state_bytes * trained_share),
         gathered=gathered(model, run) if run.sharded else _copied(parameters, trained, run),
