@@ -16,7 +16,7 @@ from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
-from mmcomponents.registry import load
+from mmcomponents.registry import PACKAGE, PartError, declared, find, imported, load
 from mmcomponents.vision import VisionEncoder
 
 Width = int | tuple[int, ...]
@@ -96,6 +96,8 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
 
     Args:
         parts: `{slot: {"class_path": …, "init_args": {…}}}`; `heads` holds `{name: {…}}`. Short names and dotted paths.
+            A part among the arguments of another one is such a mapping too, and becomes a factory. `package` names the
+            distribution of a part of another package.
         vocab_size: Vocabulary size.
         image_token_id: Token id of the placeholder of a visual token.
 
@@ -108,8 +110,50 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
     return Factories(**made, heads=heads).build(vocab_size, image_token_id)
 
 
+def short_names(part: Any) -> Any:
+    """Returns a part with short names instead of dotted paths, at any depth of its arguments.
+
+    A class that no installed package declares keeps its dotted path. For one of another package, `package` names the
+    distribution, so that a reader without it can say what is missing.
+    """
+    if isinstance(part, list | tuple):
+        return [short_names(item) for item in part]
+    if not isinstance(part, Mapping):
+        return part
+    if "class_path" not in part:
+        return {key: short_names(value) for key, value in part.items()}
+    path = str(part["class_path"])
+    known = declared(path) if "." in path else None
+    named = {"class_path": path if known is None else known.name}
+    if known is not None and known.package != PACKAGE:
+        named["package"] = known.package
+    return named | {"init_args": short_names(dict(part.get("init_args") or {}))}
+
+
 def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
-    return partial(load(slot, str(part["class_path"])), **(part.get("init_args") or {}))
+    kind = _loaded(slot, part)
+    return partial(kind, **{name: _argument(value) for name, value in (part.get("init_args") or {}).items()})
+
+
+def _argument(value: Any) -> Any:
+    """Returns an argument of a part, in which parts are factories."""
+    if isinstance(value, Mapping) and "class_path" in value:
+        kind = imported(find(str(value["class_path"])))
+        return partial(kind, **{name: _argument(inner) for name, inner in (value.get("init_args") or {}).items()})
+    if isinstance(value, Mapping):
+        return {key: _argument(inner) for key, inner in value.items()}
+    return [_argument(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _loaded(slot: str, part: Mapping[str, Any]) -> type:
+    """Returns the class of a part; one that a package which is not installed declares is an error that names it."""
+    try:
+        return load(slot, str(part["class_path"]))
+    except PartError as error:
+        package = part.get("package")
+        if package is None:
+            raise
+        raise PartError(f"{part['class_path']} is a {slot} of the package {package}, which is not installed") from error
 
 
 def _head(name: str, factory: HeadFactory, width: Width | None, vocab_size: int | None) -> Head:

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
@@ -113,6 +114,36 @@ def resolve(slot: str, name: str) -> str:
     names = sorted({part.name for part in parts})
     listing = ", ".join(names) if names else "none"
     raise PartError(f"no {slot} is called {name!r}{near(name, names)} (available: {listing}; a dotted path works too)")
+
+
+def find(name: str) -> str:
+    """Returns the dotted path of a component of any slot, as for a part that is an argument of another part.
+
+    Raises:
+        PartError: No slot has a component of this name, or two have.
+    """
+    if "." in name:
+        return current_path(name)
+    found = {part.path: part for slot in _SLOTS for part in available(slot) if part.name == name}
+    if len(found) > 1:
+        raise PartError(f"{name!r} is declared as {' and '.join(found)}; give the dotted path of one of them")
+    if not found:
+        names = sorted({part.name for slot in _SLOTS for part in available(slot)})
+        raise PartError(f"no part is called {name!r}{near(name, names)}; a dotted path works too")
+    return next(iter(found))
+
+
+def declared(path: str) -> Part | None:
+    """Returns the component with a short name that a class is, None if no installed package declares it.
+
+    Args:
+        path: Dotted path of a class, which may also be imported from elsewhere.
+    """
+    name = path.rpartition(".")[2]
+    with suppress(PartError):
+        if imported(find(name)) is imported(current_path(path)):
+            return next(part for slot in _SLOTS for part in available(slot) if part.path == find(name))
+    return None
 
 
 def load(slot: str, name: str) -> type:

@@ -38,14 +38,18 @@ Folders = str | Path | Mapping[str, str | Path]
 """Folder of the complete model, or folders by slot name."""
 
 
-def check_initial(folders: Folders) -> None:
+def check_initial(folders: Folders, *, trust_remote_code: bool = False) -> None:
     """Checks that folders exist and have known formats, before the model is built.
+
+    Args:
+        folders: See `load_initial`.
+        trust_remote_code: See `load_initial`.
 
     Raises:
         CheckpointError: A folder is missing or unknown; the message is one line.
     """
     for path in dict.fromkeys(map(str, folders.values() if isinstance(folders, Mapping) else [folders])):
-        _open(path)
+        _open(path, trust_remote_code)
 
 
 @torch.no_grad()

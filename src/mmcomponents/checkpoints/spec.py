@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -69,9 +70,8 @@ class ModelSpec:
 
         Short names belong to this library or to an installed package that declares its parts.
         """
-        single = [part for slot, part in self.parts.items() if part and slot != "heads"]
         found = []
-        for part in [*single, *(self.parts.get("heads") or {}).values()]:
+        for part in _named(self.parts):
             path = str(part["class_path"])
             if "." in path and not path.startswith("mmcomponents."):
                 found.append(path)
@@ -92,3 +92,15 @@ class ModelSpec:
         model = dict(config["model"])
         vocab_size, image_token_id = model.pop("vocab_size", None), model.pop("image_token_id", None)
         return cls(model, vocab_size, image_token_id, Processing(**config.get("processing") or {}))
+
+
+def _named(value: Any) -> Iterator[Mapping[str, Any]]:
+    """Yields all mappings with a `class_path` in a value, at any depth."""
+    if isinstance(value, Mapping):
+        if "class_path" in value:
+            yield value
+        for inner in value.values():
+            yield from _named(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _named(inner)

@@ -102,12 +102,13 @@ def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec
         renderer: The renderer of the recipe's data.
     """
     from mmcomponents.checkpoints import ModelSpec, Processing
+    from mmcomponents.compose import short_names
     from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT
     from mmcomponents.registry import slots
 
     names = [name for name in slots() if name in model and name not in ("objective", "sampler")]
-    parts: dict[str, Any] = {name: _short(model[name]) for name in names if model[name]}
-    parts["heads"] = {name: _short(head) for name, head in (model.get("heads") or {}).items()}
+    parts: dict[str, Any] = {name: short_names(model[name]) for name in names if model[name]}
+    parts["heads"] = {name: short_names(head) for name, head in (model.get("heads") or {}).items()}
     tiling = renderer.tiling
     processing = Processing(
         tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail, renderer.normalization, renderer.system
@@ -116,10 +117,3 @@ def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec
     if placeholder is None and parts.get("vision"):
         placeholder = int(renderer.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT))
     return ModelSpec(parts, model.get("vocab_size"), placeholder, processing)
-
-
-def _short(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a part with its short name if it belongs to this library."""
-    path = str(part["class_path"])
-    name = path.rpartition(".")[2] if path.startswith("mmcomponents.") else path
-    return {"class_path": name, "init_args": dict(part.get("init_args") or {})}

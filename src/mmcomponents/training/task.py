@@ -77,6 +77,8 @@ class MultimodalTask(LightningModule):
         seed: Seed of the initial weights.
         weights: Folder of a model to start from, or a folder for each slot, see `checkpoints.load_initial`. Ignored
             when a run is resumed from a checkpoint.
+        trust_remote_code: Whether a folder in `weights` may name classes of other packages by dotted path, which are
+            then imported. Parts that an installed package declares need no such permission.
     """
 
     def __init__(
@@ -99,6 +101,7 @@ class MultimodalTask(LightningModule):
         image_token_id: int | None = None,
         seed: int = 0,
         weights: str | dict[str, str] | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -115,6 +118,7 @@ class MultimodalTask(LightningModule):
         self.image_token_id = image_token_id
         self.seed = seed
         self.weights = weights
+        self.trust_remote_code = trust_remote_code
         self.model: MultimodalModel | None = None
         self.objective: Objective | None = None
         self.sampler: Sampler | None = None
@@ -131,7 +135,7 @@ class MultimodalTask(LightningModule):
         if self.model is None:
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
-                check_initial(self.weights)  # before the model is built
+                check_initial(self.weights, trust_remote_code=self.trust_remote_code)  # before the model is built
             self._check_settings()
             self.model = self._started(loads=not resumes)
             check_slot_names(self.model, self.slots)
@@ -172,7 +176,7 @@ class MultimodalTask(LightningModule):
                 device = strategy.root_device
             model = self._compose(strategy, is_frozen)
         if loads and self.weights is not None:
-            load_initial(model, self.weights)
+            load_initial(model, self.weights, trust_remote_code=self.trust_remote_code)
         start_adapters(model, self.seed)
         quantize_slots(model, self.slots, device)
         return model
@@ -203,7 +207,7 @@ class MultimodalTask(LightningModule):
         """
         try:
             if self.weights is not None:
-                check_initial(self.weights)
+                check_initial(self.weights, trust_remote_code=self.trust_remote_code)
             else:
                 logger.warning("model.weights is not set: the reference has random weights")
             return self._started(is_frozen=True)

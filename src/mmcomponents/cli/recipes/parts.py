@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import is_dataclass
 from typing import Any
 
@@ -100,4 +101,17 @@ def _resolved(part: Any, slot: str, shown: str, recipe: Recipe) -> Any:
         registry.load(slot, path)
     except registry.PartError as error:
         raise UserError(f"{shown}{recipe.place(shown)}: {error}") from None
-    return {**part, "class_path": path} if isinstance(part, dict) else {"class_path": path}
+    return _with_inner({**part, "class_path": path}) if isinstance(part, dict) else {"class_path": path}
+
+
+def _with_inner(value: Any) -> Any:
+    """Returns a value in which the short names of parts, at any depth, are dotted paths; the parser reports others."""
+    if isinstance(value, list):
+        return [_with_inner(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _with_inner(item) for key, item in value.items()}
+    if isinstance(name := found.get("class_path"), str):
+        with suppress(registry.PartError):
+            found["class_path"] = registry.find(name)
+    return found
