@@ -68,14 +68,15 @@ class Factories:
         width = fuser.out_features if fuser else width
         merger = self.merger(_width(width, "merger")) if self.merger else None
         width = merger.out_features if merger else width
-        projector = None
-        if self.projector:
-            body = _needed(backbone, "projector", "backbone")
-            projector = self.projector(_width(width, "projector"), body.hidden_size)
         embedder = None
         if self.embedder:
             body = _needed(backbone, "embedder", "backbone")
             embedder = self.embedder(_needed(vocab_size, "embedder", "vocab_size"), body.hidden_size)
+        projector = None
+        if self.projector:
+            body = _needed(backbone, "projector", "backbone")
+            takes = getattr(embedder, "visual_features", None) or body.hidden_size
+            projector = self.projector(_width(width, "projector"), takes)
         width = backbone.hidden_size if backbone else width
         heads = {name: _head(name, factory, width, vocab_size) for name, factory in self.heads.items()}
         return MultimodalModel(

@@ -73,6 +73,8 @@ class MultimodalModel(LightningModule):
         self.heads = nn.ModuleDict(dict(heads or {}))
         self.image_token_id = image_token_id
         check_wiring(self)
+        if embedder is not None:
+            embedder.bind(position)
         self.tie_weights()
 
     def forward(self, batch: PackedBatch, runtime: Runtime | None = None, read: Read | None = None) -> Any:

@@ -113,12 +113,13 @@ def _check_language_side(model: Composition, giver: Component | None, gives: Wid
         gives: Width of its tokens.
     """
     body, embedder = model.backbone, model.embedder
-    if body is None:
-        if embedder is not None and model.vision is not None:
-            _compare(giver, "gives tokens of width", gives, embedder, "takes", _width(embedder, "hidden_size"))
-        return
     if model.vision is not None:
-        _compare(giver, "gives tokens of width", gives, body, "takes", body.hidden_size)
+        own = _width(embedder, "visual_features")
+        taker = embedder if own is not None or body is None else body
+        takes = own if own is not None else _width(taker, "hidden_size")
+        _compare(giver, "gives tokens of width", gives, taker, "takes", takes)
+    if body is None:
+        return
     _compare(embedder, "gives width", _width(embedder, "hidden_size"), body, "takes", body.hidden_size)
     _compare(model.position, "is made for heads of", _width(model.position, "head_dim"), body, "has", body.head_dim)
     if model.position is not None and body.refuses_tables is not None:

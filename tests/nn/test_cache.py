@@ -48,7 +48,7 @@ def test_a_fork_shares_nothing_with_the_cache_that_it_was_made_of() -> None:
     first = torch.randn(5, 2, 4)
     cache.extend("layer", first, first)
     cache.commit()
-    before = [block.clone() for block in cache._blocks["layer"]]
+    before = [block.clone() for block in cache._state.blocks["layer"]]
     fork = cache.fork()
     for continued in (fork, cache.fork()):
         continued.begin(layout(2, 1))
@@ -60,5 +60,25 @@ def test_a_fork_shares_nothing_with_the_cache_that_it_was_made_of() -> None:
         assert torch.equal(k[1, :, :3], torch.cat((first[3:], more[2:])).transpose(0, 1))
     fork.select([1])
     assert cache.lengths == [3, 2]
-    assert all(torch.equal(now, then) for now, then in zip(cache._blocks["layer"], before, strict=True))
+    assert all(torch.equal(now, then) for now, then in zip(cache._state.blocks["layer"], before, strict=True))
     assert KVCache().fork().is_empty
+
+
+def test_a_view_has_layers_of_its_own_at_the_same_positions() -> None:
+    cache = KVCache()
+    cache.begin(layout(3, 2))
+    one, two = torch.randn(2, 5, 2, 4)
+    cache.extend("layer", one, one)
+    k, _ = cache.view("embedder.").extend("layer", two, two)
+    assert torch.equal(k[0, :, :3], two[:3].transpose(0, 1))
+    with pytest.raises(ValueError, match="two layers extend 'layer' of the cache in one call"):
+        cache.extend("layer", two, two)
+    with pytest.raises(ValueError, match=r"two layers extend 'embedder\.layer' of the cache"):
+        cache.view("embedder.").extend("layer", two, two)
+    cache.commit()
+    view = cache.view("embedder.")
+    assert view.lengths == [3, 2]
+    cache.begin(layout(1, 1))
+    assert view.next_lengths == [4, 3]
+    k, _ = view.extend("layer", one[:2], one[:2])
+    assert torch.equal(k[0, :, :4], torch.cat((two[:3], one[:1])).transpose(0, 1))

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Protocol
 
 from torch import Tensor
 
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import Exact, Layout, PackedBatch
 from mmcomponents.component import Component
 from mmcomponents.nn.runtime import Runtime
+
+
+class Rotations(Protocol):
+    """What an embedder uses of a position part."""
+
+    def ticks(self, layout: Layout) -> Tensor:
+        """Computes positions in integer ticks of 1/256."""
+        ...
+
+    def rotary(self, layout: Layout) -> Exact:
+        """Computes cosine and sine, as a backbone takes them."""
+        ...
 
 
 class Embedder(Component):
@@ -16,9 +29,25 @@ class Embedder(Component):
 
     Attributes:
         hidden_size: Width of the sequence.
+        visual_features: Width of the visual tokens that it takes, for one that contracts them. None: `hidden_size`.
     """
 
     hidden_size: int
+    visual_features: int | None = None
+
+    def bind(self, position: Rotations | None) -> None:
+        """Gets the position part of the model, when the model is composed. The default does nothing.
+
+        An embedder with decoder layers of its own computes their rotary tables with it, so that both stacks always have
+        the same positions. It must not become a submodule: keep it in a tuple, as a module in an attribute would be
+        trained, drawn and stored twice.
+
+        Args:
+            position: The model's position part, None if its slot is empty.
+
+        Raises:
+            WiringError: The embedder needs one and there is none.
+        """
 
     @abstractmethod
     def embedding_weight(self) -> Tensor | None:
@@ -33,8 +62,9 @@ class Embedder(Component):
 
         Args:
             batch: The pack, T tokens.
-            visual_tokens: `[R, d]` of all images, addressed by `batch.visual_index`; None without images.
-            runtime: Additional inputs of the call.
+            visual_tokens: `[R, visual_features]` of all images, addressed by `batch.visual_index`; None without images.
+            runtime: Additional inputs of the call. Layers inside the embedder get a view of its cache, see
+                `KVCache.view`.
 
         Returns:
             `[T, d]`.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from itertools import chain
 
 import torch
@@ -14,26 +15,58 @@ _GROWTH = 64
 """Minimum number of positions by which a cache grows."""
 
 
+@dataclass
+class _State:
+    """Contents of a cache, which its views share."""
+
+    lengths: list[int] = field(default_factory=list)
+    next_lengths: list[int] = field(default_factory=list)
+    blocks: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    segment: Tensor = field(default_factory=lambda: torch.empty(0))
+    offset: Tensor = field(default_factory=lambda: torch.empty(0))
+    extended: set[str] = field(default_factory=set)
+    """Layers that were extended in the present call."""
+
+
 class KVCache:
     """Keys and values of S segments, in one block `[S, Hkv, capacity, D]` each per layer.
 
     The model calls `begin` before the layers and `commit` after them; each layer extends its own block, identified by
-    any string, so that several stacks can share a cache.
+    any string. A second stack of layers, such as that of an embedder, gets a `view`.
     """
 
     def __init__(self) -> None:
-        self.lengths: list[int] = []
+        self._state = _State()
+        self._prefix = ""
+
+    @property
+    def lengths(self) -> list[int]:
         """Number of cached positions of each segment."""
-        self.next_lengths: list[int] = []
+        return self._state.lengths
+
+    @lengths.setter
+    def lengths(self, lengths: list[int]) -> None:
+        self._state.lengths = lengths
+
+    @property
+    def next_lengths(self) -> list[int]:
         """`lengths` including the positions of the current call."""
-        self._blocks: dict[str, tuple[Tensor, Tensor]] = {}
-        self._segment = torch.empty(0)
-        self._offset = torch.empty(0)
+        return self._state.next_lengths
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is cached."""
         return not any(self.lengths)
+
+    def view(self, prefix: str) -> KVCache:
+        """Returns a cache with the same positions, whose layers have names of their own.
+
+        Args:
+            prefix: Put before the names, such as "embedder.".
+        """
+        made = KVCache()
+        made._state, made._prefix = self._state, self._prefix + prefix
+        return made
 
     def begin(self, layout: Layout) -> None:
         """Prepares for the positions of a layout, which follow the cached positions of each segment.
@@ -41,29 +74,38 @@ class KVCache:
         Raises:
             ValueError: Layout and cache have different numbers of segments.
         """
-        new = Segments(layout.cu_seqlens, layout.max_seqlen).lengths
-        self.lengths = self.lengths or [0] * len(new)
-        if len(new) != len(self.lengths):
-            raise ValueError(f"the cache holds {len(self.lengths)} segments and the pack has {len(new)}")
-        self.next_lengths = [a + b for a, b in zip(self.lengths, new, strict=True)]
-        device = layout.cu_seqlens.device
-        self._segment = layout.segment_of_token()
-        offsets = chain.from_iterable(range(a, b) for a, b in zip(self.lengths, self.next_lengths, strict=True))
-        self._offset = torch.tensor(list(offsets), device=device)
+        state, new = self._state, Segments(layout.cu_seqlens, layout.max_seqlen).lengths
+        state.lengths = state.lengths or [0] * len(new)
+        if len(new) != len(state.lengths):
+            raise ValueError(f"the cache holds {len(state.lengths)} segments and the pack has {len(new)}")
+        state.next_lengths = [a + b for a, b in zip(state.lengths, new, strict=True)]
+        state.segment = layout.segment_of_token()
+        offsets = chain.from_iterable(range(a, b) for a, b in zip(state.lengths, state.next_lengths, strict=True))
+        state.offset = torch.tensor(list(offsets), device=layout.cu_seqlens.device)
+        state.extended.clear()
 
     def extend(self, layer: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Appends the new positions `[T, Hkv, D]` of a layer and returns its blocks `[S, Hkv, capacity, D]`.
 
         Keys and values may differ in width D.
+
+        Raises:
+            ValueError: A layer of this name has been extended in the same call.
         """
-        blocks = self._blocks.get(layer)
+        state, name = self._state, self._prefix + layer
+        if name in state.extended:
+            raise ValueError(
+                f"two layers extend {name!r} of the cache in one call and would overwrite each other: give one stack a"
+                " view of the cache (KVCache.view)"
+            )
+        blocks = state.blocks.get(name)
         capacity = blocks[0].shape[2] if blocks else 0
-        needed = max(self.next_lengths)
+        needed = max(state.next_lengths)
         if needed > capacity:
             longer = max(needed + _GROWTH, 2 * capacity)
             grown = (
-                k.new_zeros(len(self.lengths), k.shape[1], longer, k.shape[2]),
-                v.new_zeros(len(self.lengths), v.shape[1], longer, v.shape[2]),
+                k.new_zeros(len(state.lengths), k.shape[1], longer, k.shape[2]),
+                v.new_zeros(len(state.lengths), v.shape[1], longer, v.shape[2]),
             )
             if blocks:
                 for old, new in zip(blocks, grown, strict=True):
@@ -71,23 +113,31 @@ class KVCache:
             blocks = grown
         assert blocks is not None
         for block, value in zip(blocks, (k, v), strict=True):
-            block[self._segment, :, self._offset] = value.to(block.dtype)
-        self._blocks[layer] = blocks
+            block[state.segment, :, state.offset] = value.to(block.dtype)
+        state.blocks[name] = blocks
+        state.extended.add(name)
         return blocks
 
     def commit(self) -> None:
         """Marks the positions of the current call as cached."""
-        self.lengths = self.next_lengths
+        self._state.lengths = self._state.next_lengths
 
     def fork(self) -> KVCache:
         """Returns a copy that shares nothing with this cache, so that a prefix can be continued in several ways."""
-        copy = KVCache()
-        copy.lengths, copy.next_lengths = list(self.lengths), list(self.next_lengths)
-        copy._blocks = {name: (k.clone(), v.clone()) for name, (k, v) in self._blocks.items()}
-        copy._segment, copy._offset = self._segment.clone(), self._offset.clone()
+        copy, state = KVCache(), self._state
+        copy._prefix = self._prefix
+        copy._state = _State(
+            list(state.lengths),
+            list(state.next_lengths),
+            {name: (k.clone(), v.clone()) for name, (k, v) in state.blocks.items()},
+            state.segment.clone(),
+            state.offset.clone(),
+            set(state.extended),
+        )
         return copy
 
     def select(self, segments: list[int]) -> None:
         """Keeps only these segments, in this order; a segment may be repeated."""
-        self.lengths = [self.lengths[s] for s in segments]
-        self._blocks = {name: (k[segments], v[segments]) for name, (k, v) in self._blocks.items()}
+        state = self._state
+        state.lengths = [state.lengths[s] for s in segments]
+        state.blocks = {name: (k[segments], v[segments]) for name, (k, v) in state.blocks.items()}
