@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -61,6 +63,12 @@ class Component(LightningModule):
     weight_methods: ClassVar[tuple[str, ...]] = ()
     """Methods besides `forward` that use the weights; sharded weights are gathered for these calls too."""
 
+    frozen: ClassVar[tuple[str, ...]] = ()
+    """Patterns (`fnmatch`) of names of parameters that are never trained, such as a snapshot of other weights."""
+
+    starts_from: ClassVar[tuple[str, ...]] = ()
+    """Names of classes of the same slot whose weights the component can start from, see `source_name`."""
+
     def check(self, model: Composition) -> None:
         """Checks that the component fits the model that it is a part of. The default does nothing.
 
@@ -87,6 +95,8 @@ class Component(LightningModule):
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Fills one parameter with its initial value. Components override this for other initialisations.
 
+        A parameter of a component within this one is filled by that component.
+
         Matrices are normal with standard deviation `fan_in ** -0.5` (LeCun et al. 1998, "Efficient BackProp", section
         4.6): 0.017 at a width of 3,584, where the released configurations use 0.02, and more at small widths: a fixed
         0.02 keeps a narrow model near zero for hundreds of steps. Biases are 0 and other vectors 1.
@@ -96,7 +106,10 @@ class Component(LightningModule):
             value: Full parameter in fp32 on the CPU, filled in place.
             generator: Random generator that depends on the seed and the name only.
         """
-        if value.ndim >= 2:
+        inner = self._inner(name)
+        if inner is not None:
+            inner.part.init_parameter(inner.name, value, generator)
+        elif value.ndim >= 2:
             nn.init.normal_(value, std=value[0].numel() ** -0.5, generator=generator)
         elif name.endswith("bias"):
             value.zero_()
@@ -106,7 +119,8 @@ class Component(LightningModule):
     def init_buffer(self, name: str, value: Tensor) -> bool:
         """Fills one buffer after the component was built on the meta device, which keeps no values.
 
-        Components with buffers override this. What is computed in `forward` needs no buffer.
+        Components with buffers override this. What is computed in `forward` needs no buffer. A buffer of a component
+        within this one is filled by that component.
 
         Args:
             name: Name of the buffer within this component.
@@ -115,7 +129,41 @@ class Component(LightningModule):
         Returns:
             Whether the buffer is filled. Default: False, which makes it an error to build the component that way.
         """
-        return False
+        inner = self._inner(name)
+        return inner is not None and inner.part.init_buffer(inner.name, value)
+
+    def source_name(self, name: str) -> str:
+        """Returns the name under which a parameter is drawn, and looked up in a folder of a class in `starts_from`.
+
+        A component that contains what another class is alone, or several copies of it, gives the names there: it then
+        has the same initial values as that class in its slot, and starts from folders of compositions with it. What
+        such a folder does not have keeps its draw. Default: the same name.
+
+        Args:
+            name: Name of the parameter within this component.
+        """
+        inner = self._inner(name)
+        return name if inner is None else f"{inner.path}.{inner.part.source_name(inner.name)}"
+
+    def frozen_names(self) -> set[str]:
+        """Returns the names of the parameters that are never trained, of components within this one too."""
+        found = set()
+        for path, module in self.named_modules():
+            for pattern in module.frozen if isinstance(module, Component) else ():
+                names = (name.replace("base_layer.", "") for name, _ in module.named_parameters())
+                prefix = f"{path}." if path else ""
+                found |= {prefix + name for name in names if fnmatchcase(name, pattern)}
+        return found
+
+    def _inner(self, name: str) -> _Inner | None:
+        """Returns the outermost component within this one that has a parameter or a buffer."""
+        module: Any = self
+        pieces = name.split(".")
+        for depth, piece in enumerate(pieces[:-1], start=1):
+            module = getattr(module, piece, None)
+            if isinstance(module, Component):
+                return _Inner(module, ".".join(pieces[:depth]), ".".join(pieces[depth:]))
+        return None
 
     @torch.no_grad()
     def buffer_values(self, device: torch.device | str, exclude: Collection[int] = ()) -> dict[str, Tensor]:
@@ -159,7 +207,8 @@ class Component(LightningModule):
     def init_weights(self, seed: int | None = None, scope: str | None = None) -> None:
         """Draws all parameters as a function of seed, scope and name, independent of device, rank and sharding.
 
-        A layer that is wrapped under the name `base_layer` gets the same values as without its wrapper.
+        A layer that is wrapped under the name `base_layer` gets the same values as without its wrapper, and a parameter
+        with another `source_name` those of a parameter of that name.
 
         Args:
             seed: None: a seed drawn from torch's global generator.
@@ -172,7 +221,8 @@ class Component(LightningModule):
         for given, parameter in self.named_parameters():
             name = given.replace("base_layer.", "")
             value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-            key = hashlib.sha256(f"{seed}/{scope or type(self).__name__}/{name}".encode()).digest()
+            source = self.source_name(name)
+            key = hashlib.sha256(f"{seed}/{scope or type(self).__name__}/{source}".encode()).digest()
             generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "little") >> 1)
             self.init_parameter(name, value, generator)
             if isinstance(parameter, DTensor):
@@ -182,6 +232,15 @@ class Component(LightningModule):
                 parameter.copy_(sharded)
             else:
                 parameter.copy_(value)
+
+
+@dataclass(frozen=True)
+class _Inner:
+    """A component within another one, its path there, and the name of something within it."""
+
+    part: Component
+    path: str
+    name: str
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:

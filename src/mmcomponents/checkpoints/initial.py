@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmcomponents.backbones import TransformersLM
@@ -17,25 +15,20 @@ from mmcomponents.checkpoints.adapter_weights import own_tensors
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
-from mmcomponents.checkpoints.decoder_families import rope_base
-from mmcomponents.checkpoints.files import read_json
 from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.native import Native
+from mmcomponents.checkpoints.other_settings import compare_base, compare_settings, own_class
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.checkpoints.transformers_folder import ForeignFolder
-from mmcomponents.component import Component
+from mmcomponents.component import Component, stored_tensors
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
-from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.vision import TransformersVision
 
 log = logging.getLogger(__name__)
 
-_MAX_WARNINGS = 6
-"""Maximum number of differing settings to log."""
-
 Folders = str | Path | Mapping[str, str | Path]
-"""Folder of the complete model, or folders by slot name."""
+"""Folder of the complete model, or folders by slot name or by the path of a part within a slot."""
 
 
 def check_initial(folders: Folders, *, trust_remote_code: bool = False) -> None:
@@ -56,8 +49,11 @@ def check_initial(folders: Folders, *, trust_remote_code: bool = False) -> None:
 def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code: bool = False) -> None:
     """Copies weights into a model, which may be sharded: tensor by tensor, each rank keeping its own shard.
 
-    With a single folder, slots whose part has another class than in the folder's model, or that the folder lacks, keep
-    their random initialisation: one part can be replaced while the others keep trained weights. `TransformersLM` and
+    With a single folder, slots whose part has another class or other sizes than in the folder's model, or that the
+    folder lacks, keep their random initialisation: one part can be replaced while the others keep trained weights. With
+    a folder for each slot, other sizes are an error. A part whose class starts from the folder's class
+    (`Component.starts_from`), or is a subclass of it, takes what the folder has. A part within a part, such as a branch
+    of an encoder, has its own folder under `SLOT.PATH`. `TransformersLM` and
     `TransformersVision` load any folder that transformers reads, as do the embedder and the head `lm`. If the
     vocabulary sizes differ, the common rows of embedding and head weights are copied. Further rows of a head are set to
     the mean of the copied rows, as InternVL's training does for added tokens; further rows of the embedding weight keep
@@ -74,72 +70,67 @@ def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code:
     """
     parts = model.parts()
     chosen: dict[str, Checkpoint | ForeignFolder]
+    inner: dict[str, Checkpoint | ForeignFolder] = {}
     if isinstance(folders, Mapping):
-        slots = list(dict.fromkeys(name.partition(".")[0] for name in parts))
-        if unknown := sorted(set(folders) - set(slots)):
-            raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(slots)}")
         opened = {path: _open(path, trust_remote_code) for path in dict.fromkeys(map(str, folders.values()))}
-        chosen = {name: opened[str(folders[slot])] for name in parts if (slot := name.partition(".")[0]) in folders}
+        given = {name: opened[str(path)] for name, path in folders.items()}
+        inner = {name: folder for name, folder in given.items() if "." in name and name not in parts}
+        chosen = {name: given[slot] for name in parts if (slot := name.partition(".")[0]) in given}
+        _check_names(parts, set(given) - set(inner))
+        _tell_unused(parts, given)
     else:
         folder = _open(folders, trust_remote_code)
         chosen = dict.fromkeys(_fitting(model, folder), folder)
         left = [name for name in parts if name not in chosen and any(True for _ in parts[name].parameters())]
         if left:
             log.warning("%s has no weights for %s: initialised randomly", folder.folder, ", ".join(left))
-    if not any(any(True for _ in parts[name].parameters()) for name in chosen):
+    if not inner and not any(any(True for _ in parts[name].parameters()) for name in chosen):
         raise CheckpointError(f"{folders} has no part in common with the model")
     if "backbone" in chosen:
-        _compare_base(model, chosen["backbone"])
-    _compare_settings(parts, chosen)
+        compare_base(model, chosen["backbone"])
+    compare_settings(parts, chosen)
     for name, part in parts.items():
         if name in chosen and not getattr(part, "is_tied", False):
-            _copy(name, part, chosen[name])
+            _copy(name, name, part, chosen[name])
+    for name, folder in inner.items():
+        slot, _, path = name.partition(".")
+        _copy(slot, name, _inner_part(parts, slot, path), folder)
 
 
-def _compare_settings(parts: Mapping[str, Component], chosen: Mapping[str, Checkpoint | ForeignFolder]) -> None:
-    """Warns if matching weights are used with other settings than in training: number of heads, eps, merger order.
+def _check_names(parts: Mapping[str, Component], given: set[str]) -> None:
+    slots = list(dict.fromkeys(name.partition(".")[0] for name in parts))
+    if unknown := sorted(given - set(slots)):
+        raise CheckpointError(f"weights are given for {', '.join(unknown)}; the slots are {', '.join(slots)}")
 
-    Compares all plain attributes of modules with the same name in both models, including whether a head is tied.
+
+def _inner_part(parts: Mapping[str, Component], slot: str, path: str) -> Component:
+    """Returns a part within the part of a slot.
+
+    Raises:
+        CheckpointError: There is none at this path.
     """
-    differences = []
-    for folder in {id(value): value for value in chosen.values() if isinstance(value, Checkpoint)}.values():
-        theirs = meta_model(folder.spec).parts()
-        for name in (n for n, other in chosen.items() if other is folder and n in theirs):
-            others: dict[str, nn.Module] = dict(theirs[name].named_modules())
-            for inner, module in parts[name].named_modules():
-                same = others.get(inner)
-                if same is None or isinstance(module, DropPath) or own_class(module) is not type(same):
-                    continue
-                ours, given = _plain(module), _plain(same)
-                path = re.sub(r"\d+", "*", f"{name}.{inner}").rstrip(".")  # one warning for all layers
-                differences += [
-                    f"{path}: {key} is {ours[key]!r}, was {given[key]!r}"
-                    for key in ours
-                    if ours[key] != given.get(key, ours[key])
-                ]
-    differences = list(dict.fromkeys(differences))
-    for line in differences[:_MAX_WARNINGS]:
-        log.warning("weights were trained with other settings: %s", line)
-    if len(differences) > _MAX_WARNINGS:
-        log.warning("and %d more settings differ", len(differences) - _MAX_WARNINGS)
+    _check_names(parts, {slot})
+    outer = parts.get(slot)
+    known = {} if outer is None else {n: m for n, m in outer.named_modules() if n and isinstance(m, Component)}
+    if path not in known:
+        names = ", ".join(f"{slot}.{name}" for name in known) or "none"
+        raise CheckpointError(f"weights are given for {slot}.{path}; the parts within {slot} are {names}")
+    return known[path]
 
 
-def _plain(module: nn.Module) -> dict[str, int | float | str | None]:
-    """Returns the plain attributes of a module, except those that do not affect how its weights are used."""
-    kept = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | None) and not k.startswith("_")}
-    return {k: v for k, v in kept.items() if k not in ("training", "backend", "layer_scale", "num_embeddings")}
-
-
-def _compare_base(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> None:
-    """Warns if a backbone was trained with another rotary base, with which its weights are of little use."""
-    ours = getattr(model.position, "base", None)
-    if isinstance(folder, Checkpoint):
-        position = folder.spec.parts.get("position") or {}
-        theirs = (position.get("init_args") or {}).get("base")
-    else:
-        theirs = rope_base(read_json(folder.folder / "config.json"))
-    if ours is not None and theirs is not None and ours != theirs:
-        log.warning("the position part has the base %g and %s was trained with %g", ours, folder.folder, theirs)
+def _tell_unused(parts: Mapping[str, Component], given: Mapping[str, Checkpoint | ForeignFolder]) -> None:
+    """Warns of folders that are given for slots that have no weights of their own."""
+    for slot, folder in given.items():
+        own = {name: part for name, part in parts.items() if name.partition(".")[0] == slot}
+        tied = [name for name, part in own.items() if getattr(part, "is_tied", False)]
+        if own and len(tied) == len(own):
+            log.warning(
+                "%s is tied to the embedding weight: what %s has for it is not used; give `embedder` a folder",
+                ", ".join(tied),
+                folder.folder,
+            )
+        elif own and not any(True for part in own.values() for _ in part.parameters()):
+            log.warning("%s has no weights: %s is not used for it", slot, folder.folder)
 
 
 def _open(path: str | Path, trust_remote_code: bool = False) -> Checkpoint | ForeignFolder:
@@ -150,46 +141,113 @@ def _open(path: str | Path, trust_remote_code: bool = False) -> Checkpoint | For
 
 
 def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list[str]:
-    """Returns the slots whose weights a folder has."""
+    """Returns the slots that a folder has weights for; one whose part has other sizes is drawn, and told."""
     parts = model.parts().items()
     if isinstance(folder, ForeignFolder):
         return [name for name, part in parts if folder.fits(name, part)]
     theirs = meta_model(folder.spec).parts()
     wraps = (TransformersLM,) if isinstance(folder.format, CausalLM) else ()
-    return [name for name, part in parts if _same_weights(part, theirs.get(name)) or isinstance(part, wraps)]
+    found = []
+    for name, part in parts:
+        if isinstance(part, wraps) or _is_source(part, theirs.get(name)):
+            found.append(name)
+        elif _is_same(part, theirs.get(name)):
+            other = _other_size(name, part, theirs[name])
+            if other is None:
+                found.append(name)
+            else:
+                log.warning("%s has other sizes than in %s: %s; initialised randomly", name, folder.folder, other)
+    return found
 
 
-def _same_weights(ours: nn.Module, theirs: nn.Module | None) -> bool:
+def _is_same(ours: nn.Module, theirs: nn.Module | None) -> bool:
     """Returns whether two parts have the same weights: the same class, or `LMHead` and `Verbalizer`."""
     kinds = {own_class(ours), type(theirs)}
     return len(kinds) == 1 or kinds == {LMHead, Verbalizer}
 
 
-def own_class(part: nn.Module) -> type:
-    """Returns the original class of a part; FSDP2 changes the class of sharded parts."""
-    return next(kind for kind in type(part).__mro__ if not issubclass(kind, FSDPModule))
+def _is_source(ours: Component, theirs: nn.Module | None) -> bool:
+    """Returns whether a part of another class can start from a part, see `Component.starts_from`."""
+    if theirs is None or _is_same(ours, theirs):
+        return False
+    is_base = issubclass(own_class(ours), type(theirs)) and type(theirs) is not Component
+    return is_base or any(kind.__name__ in ours.starts_from for kind in type(theirs).__mro__)
 
 
-def _copy(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> None:
-    """Copies weights into one part."""
+def _other_size(slot: str, ours: nn.Module, theirs: nn.Module) -> str | None:
+    """Returns the first weight of another shape, with both shapes; the number of rows of a vocabulary may differ."""
+    given = stored_tensors(theirs)
+    for name, value in own_tensors(ours).items():
+        have = given[name].shape if name in given else None
+        if have is not None and have != value.shape and not _is_vocabulary(slot, have, value.shape):
+            return f"{name} is {list(value.shape)} in the model and {list(have)} in the folder"
+    return None
+
+
+def _is_vocabulary(slot: str, have: torch.Size, want: torch.Size) -> bool:
+    has_vocab = slot == "embedder" or slot.startswith("heads.")
+    return has_vocab and len(have) == 2 == len(want) and have[1] == want[1]
+
+
+def _copy(slot: str, shown: str, part: Component, folder: Checkpoint | ForeignFolder) -> None:
+    """Copies weights into one part: all of them, or for a part of another class those that the folder has.
+
+    Args:
+        slot: Slot whose weights are read.
+        shown: Name of the part, for messages.
+        part: The part.
+        folder: The folder.
+    """
     source, own = _source_of(slot, part, folder), own_tensors(part)
+    theirs = meta_model(folder.spec).parts().get(slot) if isinstance(folder, Checkpoint) else None
+    is_partial = theirs is not None and _is_source(part, theirs)
+    drawn, used = [], set()
     for name, parameter in own.items():
-        stored = source.get(name)
+        wanted = part.source_name(name) if is_partial else name
+        stored = source.get(wanted)
+        if stored is None and is_partial:
+            drawn.append(name)
+            continue
         if stored is None:
-            raise CheckpointError(f"{folder.folder} has no weights {slot}.{name}")
+            raise CheckpointError(_missing(slot, f"{shown}.{name}", part, theirs, folder))
+        used.add(wanted)
         have, want = stored.meta.shape, parameter.shape
-        has_vocab = slot == "embedder" or slot.startswith("heads.")
-        if have != want and not (has_vocab and len(have) == 2 == len(want) and have[1] == want[1]):
-            raise CheckpointError(f"{folder.folder}: {slot}.{name} is {list(have)}, the model has {list(want)}")
+        if have != want and not _is_vocabulary(slot, have, want):
+            raise CheckpointError(f"{folder.folder}: {shown}.{name} is {list(have)}, the model has {list(want)}")
         value = stored.load().to(parameter.dtype)
-        check_finite(f"{folder.folder}", f"{slot}.{name}", value)
+        check_finite(f"{folder.folder}", f"{shown}.{name}", value)
         if have != want:
             value = _resized(slot, value, parameter)
         put(parameter, value)
-    surplus = sorted(set(source) - set(own))
+    if drawn:
+        _tell_drawn(shown, part, drawn, len(own), folder)
+    surplus = sorted(set(source) - used)
     if surplus:
         more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
-        raise CheckpointError(f"{folder.folder} has {slot}.{surplus[0]}{more} beyond the model")
+        text = f"{folder.folder} has {slot}.{surplus[0]}{more} beyond the model"
+        if not is_partial:
+            raise CheckpointError(text)
+        log.warning("%s, which is not used", text)
+
+
+def _tell_drawn(shown: str, part: Component, drawn: list[str], count: int, folder: Checkpoint | ForeignFolder) -> None:
+    if len(drawn) == count:
+        kind = own_class(part).__name__
+        raise CheckpointError(f"{folder.folder} has no weights that {shown} ({kind}) can start from")
+    log.warning(
+        "%s takes %d of its %d weights from %s; the others, such as %s, are initialised as without it",
+        shown, count - len(drawn), count, folder.folder, drawn[0],
+    )  # fmt: skip
+
+
+def _missing(
+    slot: str, name: str, part: Component, theirs: nn.Module | None, folder: Checkpoint | ForeignFolder
+) -> str:
+    ours = own_class(part).__name__
+    if theirs is None or type(theirs).__name__ == ours:
+        return f"{folder.folder} has no weights {name}"
+    other = type(theirs).__name__
+    return f"{folder.folder} has no weights {name}: its {slot} is {other}, which {ours} does not start from"
 
 
 def _source_of(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -> dict[str, Lazy]:

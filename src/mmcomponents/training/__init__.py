@@ -15,7 +15,7 @@ from mmcomponents.training.non_finite import NonFiniteGuard
 from mmcomponents.training.predictions import Predictions
 from mmcomponents.training.reference_logps import ReferenceLogps
 from mmcomponents.training.schedule import WarmupCosine
-from mmcomponents.training.slots import SlotOptions
+from mmcomponents.training.slots import ParameterOptions, SlotOptions
 from mmcomponents.training.task import MultimodalTask
 from mmcomponents.training.throughput import Throughput
 
@@ -30,6 +30,7 @@ __all__ = [
     "MultimodalTask",
     "NoGradientError",
     "NonFiniteGuard",
+    "ParameterOptions",
     "Predictions",
     "ReferenceLogps",
     "SlotOptions",

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from peft import PeftConfig
 
-from mmcomponents.checkpoints.adapter_weights import adapter_layers
+from mmcomponents.checkpoints.adapter_weights import adapter_layers, own_name
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.units.checkpointing import Checkpointing
 
 Quantization = Literal["nf4"]
 """Data type of quantised weights: 4 bits, see `mmcomponents.nn.nf4_linear`."""
+
+
+@dataclass
+class ParameterOptions:
+    """Training options of some parameters of a slot; None: those of the slot.
+
+    Attributes:
+        trainable: Whether they are trained.
+        lr: Peak learning rate.
+        weight_decay: Weight decay of matrices.
+    """
+
+    trainable: bool | None = None
+    lr: float | None = None
+    weight_decay: float | None = None
 
 
 @dataclass
@@ -31,6 +47,10 @@ class SlotOptions:
         lr: Peak learning rate. None: that of the optimizer.
         weight_decay: Weight decay of matrices. None: that of the optimizer. Vectors (biases, norms, scales) have no
             weight decay.
+        only: Patterns (`fnmatch`) of names of parameters within the slot, such as `interactions.*`: only these are
+            trained, the others are frozen. None: all.
+        parameters: Options of the parameters whose names within the slot match a pattern, by pattern; the first one
+            that matches applies, before `only`.
         quantization: Data type that the weights of the part's linear maps are quantised to once they are loaded, for a
             slot with an adapter or a frozen one. None: they are not.
         activation_checkpointing: What each unit of the part keeps for the backward pass, see
@@ -42,6 +62,8 @@ class SlotOptions:
     adapter: PeftConfig | None = None
     lr: float | None = None
     weight_decay: float | None = None
+    only: list[str] | None = None
+    parameters: dict[str, ParameterOptions] = field(default_factory=dict)
     quantization: Quantization | None = None
     activation_checkpointing: Checkpointing | None = None
     compile: bool | None = None
@@ -66,15 +88,53 @@ def options_of(name: str, options: dict[str, SlotOptions]) -> SlotOptions:
     return options.get(name) or options.get(name.split(".")[0]) or SlotOptions()
 
 
+def check_patterns(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
+    """Checks that each pattern of `only` and `parameters` matches a parameter of its slot.
+
+    Raises:
+        ValueError: One does not, or a slot has patterns of trained parameters and an adapter.
+    """
+    for slot, chosen in options.items():
+        parts = [part for name, part in model.parts().items() if slot in (name, name.partition(".")[0])]
+        names = [own_name(name) for part in parts for name, _ in part.named_parameters()]
+        for key, patterns in (("only", chosen.only or ()), ("parameters", chosen.parameters)):
+            if patterns and chosen.adapter is not None:
+                raise ValueError(f"slots.{slot}.{key}: the slot's adapter is trained instead of its weights")
+            for pattern in patterns:
+                if not any(fnmatchcase(name, pattern) for name in names):
+                    kinds = " or ".join(type(part).__name__ for part in parts)
+                    known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+                    raise ValueError(
+                        f"slots.{slot}.{key}: no parameter of {kinds} matches {pattern!r}; names begin with {known}"
+                    )
+
+
 def freeze(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:
     """Sets `requires_grad` of the parameters by slot. A tied weight follows its owner, the embedder.
 
-    Slots with an adapter are skipped: peft has frozen their weights when the adapter was injected.
+    What a part never trains (`Component.frozen`) stays frozen. Slots with an adapter are skipped: peft has frozen their
+    weights when the adapter was injected.
     """
-    for name, part in reversed(model.parts().items()):
-        chosen = options_of(name, options)
-        if chosen.adapter is None:
-            part.requires_grad_(chosen.trainable)
+    for slot, part in reversed(model.parts().items()):
+        chosen = options_of(slot, options)
+        if chosen.adapter is not None:
+            continue
+        never = part.frozen_names()
+        for name, parameter in part.named_parameters():
+            parameter.requires_grad_(name not in never and _is_trained(name, chosen))
+
+
+def _is_trained(name: str, chosen: SlotOptions) -> bool:
+    own = _options_of_parameter(name, chosen)[1].trainable
+    if own is not None:
+        return own
+    return chosen.trainable and (chosen.only is None or any(fnmatchcase(name, pattern) for pattern in chosen.only))
+
+
+def _options_of_parameter(name: str, chosen: SlotOptions) -> tuple[str, ParameterOptions]:
+    """Returns the pattern that a parameter's name matches and its options; an empty pattern if there is none."""
+    found = ((pattern, own) for pattern, own in chosen.parameters.items() if fnmatchcase(name, pattern))
+    return next(found, ("", ParameterOptions()))
 
 
 def set_modes(model: MultimodalModel, options: dict[str, SlotOptions], mode: bool) -> None:
@@ -91,22 +151,32 @@ def set_modes(model: MultimodalModel, options: dict[str, SlotOptions], mode: boo
 
 
 def param_groups(model: MultimodalModel, options: dict[str, SlotOptions]) -> list[dict[str, Any]]:
-    """Returns parameter groups, one for the matrices and one for the vectors of each slot; each has a `name`."""
+    """Returns parameter groups, one for the matrices and one for the vectors of each slot; each has a `name`.
+
+    The parameters of a pattern (`SlotOptions.parameters`) are two groups of their own.
+    """
     groups: list[dict[str, Any]] = []
     seen: set[int] = set()
-    for name, part in model.parts().items():
-        chosen = options_of(name, options)
-        for decays in (True, False):
-            params = [p for p in part.parameters() if p.requires_grad and (p.ndim >= 2) == decays and id(p) not in seen]
-            if not params:
-                continue
-            seen.update(map(id, params))
-            group: dict[str, Any] = {"params": params, "name": name if decays else f"{name}/no_decay"}
-            if chosen.lr is not None:
-                group["lr"] = chosen.lr
-            if not decays:
-                group["weight_decay"] = 0.0
-            elif chosen.weight_decay is not None:
-                group["weight_decay"] = chosen.weight_decay
-            groups.append(group)
+    for slot, part in model.parts().items():
+        chosen = options_of(slot, options)
+        for pattern in ["", *chosen.parameters]:
+            own = chosen.parameters.get(pattern, ParameterOptions())
+            named = [(p, _options_of_parameter(own_name(name), chosen)[0]) for name, p in part.named_parameters()]
+            for decays in (True, False):
+                params = [p for p, other in named if other == pattern and p.requires_grad and (p.ndim >= 2) == decays]
+                params = [p for p in params if id(p) not in seen]
+                if not params:
+                    continue
+                seen.update(map(id, params))
+                name = f"{slot}/{pattern}" if pattern else slot
+                group: dict[str, Any] = {"params": params, "name": name if decays else f"{name}/no_decay"}
+                lr = chosen.lr if own.lr is None else own.lr
+                weight_decay = chosen.weight_decay if own.weight_decay is None else own.weight_decay
+                if lr is not None:
+                    group["lr"] = lr
+                if not decays:
+                    group["weight_decay"] = 0.0
+                elif weight_decay is not None:
+                    group["weight_decay"] = weight_decay
+                groups.append(group)
     return groups

@@ -40,7 +40,7 @@ from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.quantization import check_quantization, quantize_slots
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.sharding import cast_parameters
-from mmcomponents.training.slots import SlotOptions, check_slot_names, freeze, param_groups, set_modes
+from mmcomponents.training.slots import SlotOptions, check_patterns, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
 from mmcomponents.training.units.compilation import check_compiler
 from mmcomponents.training.units.prepare import prepare_units
@@ -139,6 +139,7 @@ class MultimodalTask(LightningModule):
             self._check_settings()
             self.model = self._started(loads=not resumes)
             check_slot_names(self.model, self.slots)
+            check_patterns(self.model, self.slots)
             freeze(self.model, self.slots)
             self.objective = self.make_objective()
             self.sampler = self.make_sampler()
@@ -230,6 +231,7 @@ class MultimodalTask(LightningModule):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective, sampler = self.make_objective(), self.make_sampler()
         check_slot_names(model, self.slots)
+        check_patterns(model, self.slots)
         check_quantization(self.slots, shards=False)
         inject_adapters(model, self.slots)
         freeze(model, self.slots)
