@@ -114,3 +114,16 @@ def test_wrong_input_is_refused() -> None:
         tiny.vision()(images(1, 18, 16))
     with pytest.raises(ValueError, match="norm must be"):
         tiny.vision(norm="batch_norm")
+
+
+@pytest.mark.parametrize("levels", [(-1,), (1, 2)])
+def test_blocks_run_one_by_one(levels: tuple[int, ...]) -> None:
+    encoder = tiny.vision(levels=levels).eval()
+    pixels = torch.randn(2, 3, 2 * tiny.TILE, tiny.TILE)
+    x, hw = encoder.embed(pixels)
+    for index in range(encoder.num_blocks):
+        x, hw = encoder.run_block(index, x, hw)
+    features = encoder(ImageBatch(pixels, torch.zeros(2, dtype=torch.long)))
+    assert torch.equal(encoder.finish(x)[:, encoder.num_prefix :], features.primary.tokens)
+    assert hw == features.primary.hw == encoder.block_grid(1, (2 * tiny.TILE, tiny.TILE))
+    assert encoder.block_width(1) == tiny.VISION

@@ -37,9 +37,9 @@ PREFIX = {"SigLIP": 0, "DINOv2 with registers": 5, "DINOv3": 4}
 cases = pytest.mark.parametrize("case", CASES)
 
 
-def pair(case: str, level: int = -1) -> tuple[TransformersVision, Any]:
+def pair(case: str, level: int = -1, levels: tuple[int, ...] | None = None) -> tuple[TransformersVision, Any]:
     """Returns a component with large random weights, and transformers' model with the same weights."""
-    part = TransformersVision(CASES[case], level)
+    part = TransformersVision(CASES[case], level, levels=levels)
     theirs = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**CASES[case]))
     with torch.no_grad():
         for p in part.parameters():
@@ -68,6 +68,49 @@ def test_equals_transformers(case, level) -> None:
     torch.testing.assert_close(found.tokens, wanted[:, part.num_prefix :], rtol=1e-5, atol=1e-5)
     found.tokens.square().sum().backward()
     assert [n for n, p in part.named_parameters() if p.grad is None] == []
+
+
+@cases
+@pytest.mark.parametrize("levels", [(0, 1, -1), (1, 2), (0, 2), (-3, -2)])
+def test_several_levels_equal_transformers(case, levels) -> None:
+    part, theirs = pair(case, levels=levels)
+    batch = images()
+    out = theirs(pixel_values=batch.pixels, output_hidden_states=True)
+    maps = part(batch).maps
+    assert part.hidden_size == (tiny.VISION,) * len(levels)
+    for level, found in zip(levels, maps, strict=True):
+        wanted = out.last_hidden_state if level == -1 else out.hidden_states[level]
+        torch.testing.assert_close(found.tokens, wanted[:, part.num_prefix :], rtol=1e-5, atol=1e-5)
+    torch.stack([found.tokens.square().sum() for found in maps]).sum().backward()
+    assert [n for n, p in part.named_parameters() if p.grad is None] == []
+    assert not any("_layers" in name for name in part.state_dict())
+
+
+@cases
+@pytest.mark.parametrize("level", [-1, 2])
+@pytest.mark.parametrize("side", [tiny.TILE, 2 * tiny.TILE])
+def test_blocks_run_one_by_one(case, level, side) -> None:
+    part, _ = pair(case, level)
+    batch = images(hw=(side, side))
+    if case == "DINOv3":
+        with pytest.raises(
+            ValueError, match="DINOv3ViTModel cannot run block by block: its layers"
+        ):
+            part.embed(batch.pixels)
+        return
+    x, hw = part.embed(batch.pixels)
+    for index in range(part.num_blocks):
+        x, hw = part.run_block(index, x, hw)
+    assert hw == (side // tiny.PATCH, side // tiny.PATCH)
+    expected = part(batch).primary.tokens
+    assert torch.equal(part.finish(x)[:, part.num_prefix :], expected)
+    assert (part.block_width(1), part.block_grid(1, (side, side))) == (tiny.VISION, hw)
+
+
+@pytest.mark.parametrize("levels", [(2, 1), (-1, 1), (1, 1), (), (0, 9)])
+def test_levels_increase(levels) -> None:
+    with pytest.raises(ValueError, match="level"):
+        TransformersVision(CASES["CLIP"], levels=levels)
 
 
 @cases

@@ -16,7 +16,8 @@ from mmcomponents.nn.drop_path import DropPath
 from mmcomponents.nn.mlp import MLP
 from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.norm import RMSNorm
-from mmcomponents.vision.base import VisionEncoder, patch_grid
+from mmcomponents.vision.base import patch_grid
+from mmcomponents.vision.block_encoder import BlockEncoder
 
 Norm = Literal["layer_norm", "rms_norm"]
 
@@ -90,7 +91,7 @@ class InternViTBlock(nn.Module):
         return out
 
 
-class InternViT(VisionEncoder):
+class InternViT(BlockEncoder):
     """InternViT (InternVL, arXiv 2312.14238; 300M and 6B: InternVL2.5, arXiv 2412.05271, section 2).
 
     The 300M uses LayerNorm and qkv biases; the 6B uses RMSNorm, no qkv bias and q/k norm. There is a class token and a
@@ -117,6 +118,7 @@ class InternViT(VisionEncoder):
     """
 
     shard_units = (InternViTBlock,)
+    num_prefix = 1
 
     def __init__(
         self,
@@ -188,10 +190,7 @@ class InternViT(VisionEncoder):
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
         """Encodes tiles `[N, 3, H, W]` as one map `[N, h*w, C]` per level, without the class token."""
-        pixels = self.pixels_of(images)
-        hw = self.grid(images.pixel_hw)
-        patches = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
-        x = torch.cat((self.class_embedding.expand(patches.shape[0], -1, -1), patches), dim=1) + self._positions(hw)
+        x, hw = self.embed(self.pixels_of(images))
         segments = Segments.uniform(x.shape[0], x.shape[1], x.device)
         maps = []
         for level in range(self.levels[-1] + 1):
@@ -200,6 +199,22 @@ class InternViT(VisionEncoder):
             if level in self.levels:
                 maps.append(FeatureMap(x[:, 1:], hw, f"block{level}"))
         return VisualFeatures(maps, images.context, images.valid_hw)
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """See the base class: patches and class token with their positions, `[N, 1 + rows*columns, C]`."""
+        hw = self.grid((pixels.shape[-2], pixels.shape[-1]))
+        patches = self.patch_embedding(pixels.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        tokens = torch.cat((self.class_embedding.expand(patches.shape[0], -1, -1), patches), dim=1)
+        return tokens + self._positions(hw), hw
+
+    def run_block(self, index: int, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """See the base class."""
+        return self.blocks[index](x, Segments.uniform(x.shape[0], x.shape[1], x.device)), hw
+
+    @property
+    def num_blocks(self) -> int:  # type: ignore[override]
+        """Number of blocks; those above the last level are not built."""
+        return len(self.blocks)
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the patch embedding, the blocks that run, and attention over patches and class token of each tile."""

@@ -21,11 +21,12 @@ from mmcomponents.nn.wrapped import (
     named_types,
     read_config,
 )
-from mmcomponents.vision.base import VisionEncoder, patch_grid
+from mmcomponents.vision.base import patch_grid
+from mmcomponents.vision.block_encoder import BlockEncoder
 
 
-class TransformersVision(VisionEncoder):
-    """Vision transformer of transformers with its last or an inner hidden state as the only map.
+class TransformersVision(BlockEncoder):
+    """Vision transformer of transformers with its last or inner hidden states as maps.
 
     Class token and registers, which precede the patches, are dropped. Modules that do not affect the map are removed at
     construction: pooling heads, a norm for the pooled token alone, mask tokens, layers past the level. They would get
@@ -38,12 +39,12 @@ class TransformersVision(VisionEncoder):
             states of transformers: 0 the input of the first layer, k the output of layer k, -2 the second to last.
         attn_implementation: Attention of transformers: "sdpa", "eager", "flash_attention_2", …
         trust_remote_code: Whether code in a local folder is executed.
+        levels: Several maps instead of `level`, from shallow to deep; -1 can only be the last.
 
     Raises:
-        ValueError: The configuration is unknown, or the tower does not have square patches in one grid.
+        ValueError: The configuration is unknown, the tower does not have square patches in one grid, or it has not
+            these levels.
     """
-
-    hidden_size: int
 
     def __init__(
         self,
@@ -51,13 +52,14 @@ class TransformersVision(VisionEncoder):
         level: int = -1,
         attn_implementation: str = "sdpa",
         trust_remote_code: bool = False,
+        levels: tuple[int, ...] | None = None,
     ) -> None:
         super().__init__()
         check_attention(None, attn_implementation)
         settings = _read(config, trust_remote_code)
         self.image_size = _side(settings, "image_size")
         self.patch_size = _side(settings, "patch_size")
-        self.hidden_size = int(settings.hidden_size)
+        self._width = int(settings.hidden_size)
 
         def build() -> Any:
             from transformers import MODEL_MAPPING, AutoModel
@@ -73,7 +75,8 @@ class TransformersVision(VisionEncoder):
         self.body = build()
         self._starts = Starts(self.body, self.body._init_weights)
         with torch.device("meta"):
-            unused, self.depth = self._probe(build(), level)
+            unused = self._probe(build(), (level,) if levels is None else tuple(levels))
+        self.hidden_size = self._width if len(self.levels) == 1 else (self._width,) * len(self.levels)
         _remove_unused(self.body, unused)
         self._starts.keep_only(self.body)
         self._resizes = "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters
@@ -89,18 +92,57 @@ class TransformersVision(VisionEncoder):
         return patch_grid(pixel_hw, self.patch_size)
 
     def forward(self, images: ImageBatch) -> VisualFeatures:
-        """Encodes tiles `[N, 3, H, W]` as one map `[N, h*w, C]`, without the tokens before the patches."""
-        pixels = self.pixels_of(images)
+        """Encodes tiles `[N, 3, H, W]` as a map `[N, h*w, C]` per level, without the tokens before the patches."""
         hw = self.grid(images.pixel_hw)
-        resize = self._resizes and images.pixel_hw != (self.image_size, self.image_size)
-        weight = next(self.body.parameters())
-        found = self.body(
-            pixel_values=pixels.to(weight.dtype),
-            **({"interpolate_pos_encoding": True} if resize else {}),
-        )
-        tokens: Tensor = found.last_hidden_state
-        primary = FeatureMap(tokens[:, tokens.shape[1] - hw[0] * hw[1] :], hw)
-        return VisualFeatures([primary], images.context, images.valid_hw)
+        several = {"output_hidden_states": True} if len(self.levels) > 1 else {}
+        found = self.body(**self._inputs(self.pixels_of(images)), **several)
+        # Layers past the last level were removed, so that the last hidden state is the last level.
+        inner = [found.hidden_states[level] for level in self.levels[:-1]]
+        maps = [FeatureMap(tokens[:, self.num_prefix :], hw) for tokens in (*inner, found.last_hidden_state)]
+        return VisualFeatures(maps, images.context, images.valid_hw)
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """See the base class.
+
+        Raises:
+            ValueError: The layers of this tower need more than the output of the layer before.
+        """
+        if _stack(self.body) is None:
+            raise ValueError(f"{type(self.body).__name__} cannot run block by block: its layers need further inputs")
+        given = self._inputs(pixels)
+        found = self.body.embeddings(given.pop("pixel_values"), **given)
+        x: Tensor = found[0] if isinstance(found, tuple) else found
+        norm = getattr(self.body, "pre_layrnorm", None)
+        return x if norm is None else norm(x), self.grid((pixels.shape[-2], pixels.shape[-1]))
+
+    def run_block(self, index: int, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        """See the base class."""
+        layers = _stack(self.body)
+        assert layers is not None
+        layer = layers[index]
+        masked = {"attention_mask": None} if "attention_mask" in inspect.signature(layer.forward).parameters else {}
+        found = layer(x, **masked)
+        return (found[0] if isinstance(found, tuple) else found), hw
+
+    def finish(self, x: Tensor) -> Tensor:
+        """Computes the norm that follows the last layer, if the last level is -1."""
+        norm = next((m for n, m in self.body.named_children() if n in ("layernorm", "post_layernorm", "norm")), None)
+        return x if norm is None else norm(x)
+
+    def block_width(self, count: int) -> int:
+        """See the base class."""
+        return self._width
+
+    @property
+    def num_blocks(self) -> int:  # type: ignore[override]
+        """Number of layers up to the last level."""
+        return self.depth
+
+    def _inputs(self, pixels: Tensor) -> dict[str, Any]:
+        """Returns the arguments of the tower for pixels."""
+        resizes = self._resizes and tuple(pixels.shape[-2:]) != (self.image_size, self.image_size)
+        found: dict[str, Any] = {"pixel_values": pixels.to(next(self.body.parameters()).dtype)}
+        return found | ({"interpolate_pos_encoding": True} if resizes else {})
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Initialises vectors as transformers does and matrices as all components do."""
@@ -119,7 +161,7 @@ class TransformersVision(VisionEncoder):
         rows, columns = self.grid((height, width))
         tiles, length = batch.images.num_tiles, rows * columns + self.num_prefix
         patches = sum(m.weight.numel() for m in self.body.modules() if isinstance(m, nn.Conv2d))
-        attention = 4 * length**2 * self.hidden_size * self.depth
+        attention = 4 * length**2 * self._width * self.depth
         return float(tiles) * (2 * rows * columns * patches + matrix_flops(self.body, length) + attention)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersVision:
@@ -129,29 +171,45 @@ class TransformersVision(VisionEncoder):
         return self
 
     @torch.enable_grad()
-    def _probe(self, body: Any, level: int) -> tuple[set[str], int]:
-        """Returns the parameters that do not affect the map, and the number of layers below it.
+    def _probe(self, body: Any, levels: tuple[int, ...]) -> set[str]:
+        """Sets what depends on the structure of the tower, and returns the parameters that do not affect the maps.
 
         Args:
             body: A tower on the meta device.
-            level: See the class.
+            levels: See the class.
         """
         side = self.image_size
         found = body.eval()(pixel_values=torch.zeros(1, 3, side, side), output_hidden_states=True, return_dict=True)
         states, count = found.hidden_states or (), len(found.hidden_states or ())
-        if level != -1 and not -count <= level < count:
-            raise ValueError(f"level {level}: {type(body).__name__} has the hidden states {-count} to {count - 1}")
-        tokens = found.last_hidden_state if level == -1 else states[level]
+        for level in levels:
+            if level != -1 and not -count <= level < count:
+                raise ValueError(f"level {level}: {type(body).__name__} has the hidden states {-count} to {count - 1}")
+        # The hidden state after the last layer has no norm, which -1 has.
+        self.levels = tuple(level if level >= -1 else count + level for level in levels)
+        places = [count if level == -1 else level for level in self.levels]
+        if not places or places != sorted(set(places)):
+            raise ValueError(f"levels {levels} must increase, -1 being the last")
         rows, columns = self.grid((side, side))
-        if tokens.ndim != 3 or tokens.shape[1] < rows * columns or tokens.shape[2] != self.hidden_size:
-            raise ValueError(
-                f"{type(body).__name__} gives {list(tokens.shape[1:])} for {rows} x {columns} patches of width "
-                f"{self.hidden_size}: only towers with one token per patch are supported"
-            )
-        self.num_prefix = int(tokens.shape[1]) - rows * columns
-        tokens.sum().backward()
-        unused = {name for name, parameter in body.named_parameters() if parameter.grad is None}
-        return unused, (level if level >= 0 else count + level)
+        maps = [found.last_hidden_state if level == -1 else states[level] for level in self.levels]
+        for tokens in maps:
+            if tokens.ndim != 3 or tokens.shape[1] < rows * columns or tokens.shape[2] != self._width:
+                raise ValueError(
+                    f"{type(body).__name__} gives {list(tokens.shape[1:])} for {rows} x {columns} patches of width "
+                    f"{self._width}: only towers with one token per patch are supported"
+                )
+        self.num_prefix = int(maps[-1].shape[1]) - rows * columns
+        self.depth = min(places[-1], count - 1)
+        torch.stack([tokens.sum() for tokens in maps]).sum().backward()
+        return {name for name, parameter in body.named_parameters() if parameter.grad is None}
+
+
+def _stack(body: nn.Module) -> nn.ModuleList | None:
+    """Returns the layers of a tower that need the output of the layer before only, None if there are no such ones."""
+    stacks = [m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m)]
+    if len(stacks) != 1 or not hasattr(body, "embeddings"):
+        return None
+    known = inspect.signature(stacks[0][0].forward).parameters
+    return None if "position_embeddings" in known else stacks[0]
 
 
 def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:
