@@ -63,6 +63,9 @@ class Component(LightningModule):
     weight_methods: ClassVar[tuple[str, ...]] = ()
     """Methods besides `forward` that use the weights; sharded weights are gathered for these calls too."""
 
+    files: ClassVar[tuple[str, ...]] = ()
+    """Names of the constructor's arguments that are paths of files, which an export copies into its folder."""
+
     frozen: ClassVar[tuple[str, ...]] = ()
     """Patterns (`fnmatch`) of names of parameters that are never trained, such as a snapshot of other weights."""
 

@@ -132,15 +132,23 @@ def short_names(part: Any) -> Any:
 
 
 def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
-    kind = _loaded(slot, part)
-    return partial(kind, **{name: _argument(value) for name, value in (part.get("init_args") or {}).items()})
+    return partial(_loaded(slot, part), **_argument(part.get("init_args") or {}))
+
+
+def class_of(part: Mapping[str, Any]) -> type:
+    """Returns the class of a part in any slot.
+
+    Raises:
+        PartError: There is none of this name, or it cannot be imported.
+    """
+    found: type = imported(find(str(part["class_path"])))
+    return found
 
 
 def _argument(value: Any) -> Any:
     """Returns an argument of a part, in which parts are factories."""
     if isinstance(value, Mapping) and "class_path" in value:
-        kind = imported(find(str(value["class_path"])))
-        return partial(kind, **{name: _argument(inner) for name, inner in (value.get("init_args") or {}).items()})
+        return partial(class_of(value), **_argument(value.get("init_args") or {}))
     if isinstance(value, Mapping):
         return {key: _argument(inner) for key, inner in value.items()}
     return [_argument(inner) for inner in value] if isinstance(value, list) else value

@@ -104,11 +104,11 @@ class MultimodalModel(LightningModule):
         if images is not None and state.visual_tokens is None:
             state.visual = self.encode(images)
             state.visual_tokens = self.project(state.visual)
-        if self.embedder is not None:
+        if self.embedder is not None and runtime.reaches("embeds"):
             is_blank = batch.images is None and runtime.visual_tokens is None
             _check_visual_tokens(batch, None if is_blank else state.visual_tokens, runtime)
             state.embeds = self.embedder(batch, state.visual_tokens, runtime)
-        if self.backbone is not None:
+        if self.backbone is not None and runtime.reaches("hidden"):
             rotary = self.position.rotary(batch.layout) if self.position is not None else None
             state.hidden = self.backbone(state.embeds, batch.layout, rotary, runtime.cache)
         if runtime.cache is not None:

@@ -120,7 +120,7 @@ def test_a_run_goes_on_exactly(tmp_path: Path) -> None:
 def test_a_reference_has_the_same_quantised_weights() -> None:
     task = make_task(slots=SLOTS, objective=MPO)
     task.configure_model()
-    reference = task._starting_model()
+    reference = task._another_model()
     own = model_of(task).state_dict()
     assert_equal(reference.state_dict(), own)
 

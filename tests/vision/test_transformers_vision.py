@@ -93,9 +93,7 @@ def test_blocks_run_one_by_one(case, level, side) -> None:
     part, _ = pair(case, level)
     batch = images(hw=(side, side))
     if case == "DINOv3":
-        with pytest.raises(
-            ValueError, match="DINOv3ViTModel cannot run block by block: its layers"
-        ):
+        with pytest.raises(ValueError, match="DINOv3ViTModel cannot run block by block: its layers"):
             part.embed(batch.pixels)
         return
     x, hw = part.embed(batch.pixels)

@@ -17,6 +17,7 @@ from mmcomponents.checkpoints.companions import write_companions
 from mmcomponents.checkpoints.files import MAX_SHARD, write_json, write_weights
 from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.native import Native
+from mmcomponents.checkpoints.part_files import with_own_files
 from mmcomponents.checkpoints.rules import Lazy, lazy, to_theirs
 from mmcomponents.checkpoints.spec import ModelSpec
 from mmcomponents.component import stored_tensors
@@ -124,7 +125,10 @@ def write(
     """
     if folder.exists():
         raise CheckpointError(f"{folder} already exists")
-    check_names("the model", stored_tensors(meta_model(spec)), weights)
+    own, files = spec, dict[str, Path]()
+    if isinstance(format, Native):
+        spec, files = with_own_files(spec)
+    check_names("the model", stored_tensors(meta_model(own)), weights)
     known = without_code(source[1]) if source is not None and source[0] == format.name else {}
     config = format.config(spec, known)
     kinds = {str(value.meta.dtype).removeprefix("torch.") for value in weights.values()}
@@ -139,6 +143,9 @@ def write(
     try:
         write_json(part / "config.json", config)
         write_companions(part, format.name, spec, tokenizer_folder)
+        for target, given in files.items():
+            (part / target).parent.mkdir(exist_ok=True)
+            shutil.copyfile(given, part / target)
         write_weights(part, state, max_shard, progress, allow_nonfinite)
         part.rename(folder)
     except BaseException:

@@ -15,9 +15,9 @@ from mmcomponents.checkpoints.adapter_weights import own_tensors
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
+from mmcomponents.checkpoints.checks.other_settings import compare_base, compare_settings, own_class
 from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.native import Native
-from mmcomponents.checkpoints.other_settings import compare_base, compare_settings, own_class
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.checkpoints.transformers_folder import ForeignFolder
 from mmcomponents.component import Component, stored_tensors

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.formats import Format
+from mmcomponents.checkpoints.part_files import found_in
 from mmcomponents.checkpoints.rules import Rule, rename
 from mmcomponents.checkpoints.spec import ModelSpec
 
@@ -28,6 +30,10 @@ class Native(Format):
         if version != VERSION:
             raise CheckpointError(f"version {version} of the format {self.name} is not supported, only {VERSION}")
         return ModelSpec.from_config(dict(config))
+
+    def refined(self, spec: ModelSpec, folder: Path) -> ModelSpec:
+        """See the base class; files of parts are in the folder."""
+        return found_in(spec, folder)
 
     def rules(self, config: Mapping[str, Any], spec: ModelSpec) -> Sequence[Rule]:
         """See the base class; names are unchanged."""

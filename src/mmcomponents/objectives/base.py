@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -29,6 +30,14 @@ class Model(Protocol):
         ...
 
 
+class Build(Protocol):
+    """Builds another model for an objective, see `Objective.prepare`."""
+
+    def __call__(self, folder: str | Path | None = None) -> Model:
+        """Returns the model of a folder; None: one with the initial weights of the run."""
+        ...
+
+
 class LanguageHead(Protocol):
     """Interface of heads for losses over tokens; see `mmcomponents.heads.LMHead`."""
 
@@ -49,6 +58,10 @@ class Objective(Component):
     the meta device, once the heads in `needs_heads` are found.
     """
 
+    needs: tuple[str, ...] = ()
+    """Fields of `ModelState` that `forward` reads, if not all. It calls the model with `Runtime(needs=self.needs)`,
+    which then stops when it has them, before a backbone whose output is not read."""
+
     needs_heads: tuple[str, ...] = ()
     """Names of the heads that the objective uses."""
 
@@ -61,13 +74,14 @@ class Objective(Component):
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the validated parts whose sum is the loss, if they are means over different counts."""
 
-    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+    def prepare(self, model: Model, build: Build) -> None:
         """Prepares for training or validation. The default does nothing.
 
         Args:
             model: Model to be trained, with its weights and its sharding.
-            build: Returns another model with the initial weights of the run, also if the run is resumed; it is sharded
-                like `model` and in no state_dict.
+            build: Returns another model, which is sharded like `model` and in no state_dict: `build()` one with the
+                initial weights of the run, also if the run is resumed; `build(folder)` that of a folder, such as a
+                teacher.
         """
 
     @abstractmethod

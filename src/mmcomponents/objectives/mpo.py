@@ -16,7 +16,7 @@ from mmcomponents.batch import LossOutput, PackedBatch
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.nn.modes import evaluating, is_random
 from mmcomponents.objectives.answers import answer_logps, pairs_of, target_counts
-from mmcomponents.objectives.base import Model, Objective, check_head
+from mmcomponents.objectives.base import Build, Model, Objective, check_head
 from mmcomponents.objectives.references import Reference, StoredReference
 
 logger = logging.getLogger(__name__)
@@ -102,7 +102,7 @@ class MPO(Objective):
         check_head(self, model, self.head, "nll", "LMHead")
         self.reference.check_model(model)
 
-    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+    def prepare(self, model: Model, build: Build) -> None:
         """Prepares the reference."""
         self.reference.prepare(model, build)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, ClassVar, Self, cast
 
@@ -15,7 +15,7 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.nn.modes import evaluating
 from mmcomponents.objectives.answers import answer_logps, pairs_of
-from mmcomponents.objectives.base import Model
+from mmcomponents.objectives.base import Build, Model
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Reference:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         return self
 
-    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+    def prepare(self, model: Model, build: Build) -> None:
         """Prepares for training; see `Objective.prepare`."""
 
     def check_model(self, model: Composition) -> None:
@@ -107,7 +107,7 @@ class FrozenReference(Reference):
     def __init__(self) -> None:
         self._model: Model | None = None
 
-    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+    def prepare(self, model: Model, build: Build) -> None:
         """Builds the copy once."""
         if self._model is None:
             self._model = build()
@@ -132,7 +132,7 @@ class AdaptersOff(Reference):
 
     runs_model = True
 
-    def prepare(self, model: Model, build: Callable[[], Model]) -> None:
+    def prepare(self, model: Model, build: Build) -> None:
         """Checks that the policy without adapters is the model that training started from.
 
         Raises:

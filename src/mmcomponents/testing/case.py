@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from lightning.pytorch.plugins import DoublePrecision
 from torch import Tensor, nn
 
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch
+from mmcomponents.checkpoints import load
 from mmcomponents.component import Component
 from mmcomponents.heads import Head
 from mmcomponents.model import MultimodalModel
@@ -100,9 +102,12 @@ class Case:
         """
         if self.slot == "objective":
             made = cast(Objective, self.factory())
-            made.prepare(self.copied_model(), lambda: self.model(REFERENCE_SEED))
+            made.prepare(self.copied_model(), self._another_model)
             return made
         return NextToken() if self.has_language_head else OutputNorm()
+
+    def _another_model(self, folder: str | Path | None = None) -> MultimodalModel:
+        return self.model(REFERENCE_SEED) if folder is None else load(folder, trust_remote_code=True)
 
     @cached_property
     def has_language_head(self) -> bool:

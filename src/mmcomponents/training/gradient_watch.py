@@ -9,7 +9,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from mmcomponents.batch import PackedBatch
-from mmcomponents.checkpoints.other_settings import own_class
+from mmcomponents.checkpoints.checks.other_settings import own_class
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.flops import PREFIX
 

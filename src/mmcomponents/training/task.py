@@ -6,6 +6,7 @@ import contextlib
 import difflib
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.optim import AdamW
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
-from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial
+from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial, read
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import end_ids
@@ -149,7 +150,7 @@ class MultimodalTask(LightningModule):
             sampler.check(model)
             if self._trainer.state.fn in _WITH_LOSS:
                 _check_objective(objective, model)
-                objective.prepare(model, self._starting_model)
+                objective.prepare(model, self._another_model)
 
     def _check_settings(self) -> None:
         """Checks quantisation, and that this machine can compile if units are compiled: only training runs them so."""
@@ -200,12 +201,14 @@ class MultimodalTask(LightningModule):
             model.init_weights(self.seed)
         return model
 
-    def _starting_model(self) -> MultimodalModel:
-        """Builds a second model with the weights that the run started from.
+    def _another_model(self, folder: str | Path | None = None) -> MultimodalModel:
+        """Builds a second model, see `Objective.prepare`.
 
         Raises:
-            CheckpointError: These weights no longer exist.
+            CheckpointError: The folder cannot be read, or the weights that the run started from no longer exist.
         """
+        if folder is not None:
+            return self._model_of(folder)
         try:
             if self.weights is not None:
                 check_initial(self.weights, trust_remote_code=self.trust_remote_code)
@@ -217,6 +220,19 @@ class MultimodalTask(LightningModule):
                 "the reference is the model that the run started from, which a resumed run needs too; its weights"
                 f" (model.weights: {self.weights}) cannot be read: {error}"
             ) from error
+
+    def _model_of(self, folder: str | Path) -> MultimodalModel:
+        """Builds the model of a folder, sharded if the strategy shards, in the data type of the run."""
+        found = read(folder, trust_remote_code=self.trust_remote_code)
+        strategy = self._trainer.strategy if self._trainer is not None else None
+        if not isinstance(strategy, FSDP2Strategy):
+            return found.load(dtype=torch.get_default_dtype())
+        model = found.build()
+        if strategy.policy.param_dtype is not None:
+            cast_parameters(model, strategy.policy.param_dtype)
+        strategy.shard(model, self.seed)
+        load_initial(model, folder, trust_remote_code=self.trust_remote_code)
+        return model.eval()
 
     def check(self, datamodule: LightningDataModule | None = None) -> MultimodalModel:
         """Checks that the parts fit each other and the data, before weights are allocated.
