@@ -32,6 +32,9 @@ GROUP = "mmcomponents.components"
 
 PACKAGE = "mmcomponents"
 
+_EXTRAS = ("torchao", "bitsandbytes")
+"""Packages that are extras of this one with the same name."""
+
 # Slot -> (package, base class). The keys are the names of the slots in recipes and entry points.
 _SLOTS = {
     "vision": ("vision", "VisionEncoder"),
@@ -182,7 +185,9 @@ def imported(path: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise PartError(f"cannot import {path}: {reason}") from error
+        extra = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+        hint = f' (pip install "{PACKAGE}[{extra}]")' if extra in _EXTRAS else ""
+        raise PartError(f"cannot import {path}: {reason}{hint}") from error
     if not hasattr(module, name):
         raise PartError(f"{module_name} has no {name}{near(name, dir(module))}")
     return getattr(module, name)

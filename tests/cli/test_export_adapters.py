@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_import_export import RECIPE, refused
 from torch import Tensor
 
@@ -79,6 +80,7 @@ def make_run(recipe: str = "a.yaml") -> Any:
     torch.save({**state, "epoch": 0}, "last.ckpt")
     from torch.distributed.checkpoint.state_dict_saver import save
 
+    shutil.rmtree("shards", ignore_errors=True)
     save(state, checkpoint_id="shards", no_dist=True)
     return made
 
@@ -109,6 +111,29 @@ def test_quantised_weights_are_those_that_the_run_computed_with(task: Any, ckpt:
     assert main(["export", "--config", "q.yaml", "--ckpt_path", ckpt, "--format", "transformers", "--out", "out"]) == 0
     torch.testing.assert_close(logits(read("out").load()), logits(quantised.model), rtol=1e-5, atol=1e-5)
     assert (logits(quantised.model) - logits(task.model)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("quantization", ["nf4", "null"])
+def test_weights_keep_their_data_type(task: Any, quantization: str) -> None:
+    Path("q.yaml").write_text(f"extends: a.yaml\nmodel: {{slots: {{backbone: {{quantization: {quantization}}}}}}}\n")
+    half = make_run("q.yaml").to(torch.bfloat16)
+    torch.save({"state_dict": dict(half.state_dict())}, "half.ckpt")
+    run = ["--config", "q.yaml", "--ckpt_path", "half.ckpt"]
+    assert main(["export", *run, "--format", "mmcomponents", "--out", "out"]) == 0
+    assert {value.dtype for file in Path("out").glob("*.safetensors") for value in load_file(file).values()} == {
+        torch.bfloat16
+    }
+    adapted = logits(half.model)
+    torch.testing.assert_close(logits(read("out").load()), adapted, rtol=0.1, atol=0.1)
+
+
+def test_an_adapter_that_cannot_be_merged_is_one_line(task: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    adapter = "{class_path: peft.LoraConfig, init_args: {r: 4, lora_bias: true, target_modules: [o_proj]}}"
+    Path("q.yaml").write_text(f"extends: r.yaml\nmodel: {{slots: {{backbone: {{adapter: {adapter}}}}}}}\n")
+    torch.save({"state_dict": dict(make_run("q.yaml").state_dict())}, "bias.ckpt")
+    run = ["--config", "q.yaml", "--ckpt_path", "bias.ckpt"]
+    error = refused(capsys, "export", *run, "--format", "mmcomponents", "--out", "out")
+    assert "o_proj cannot be merged: Impossible to merge LoRA with `lora_bias=True`" in error
 
 
 def test_a_damaged_quantised_weight_is_refused(task: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,11 +11,13 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EMAWeightAveraging
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 import tiny
 from contracts.pair import make_task, micro_batches, train, train_as_rank
-from mmcomponents.checkpoints import merge_adapters
+from mmcomponents.checkpoints import CheckpointError, merge_adapters
 from mmcomponents.checkpoints.quantized_weights import restore_quantized
 from mmcomponents.component import WiringError
 from mmcomponents.model import MultimodalModel
@@ -27,6 +29,7 @@ from mmcomponents.testing.case import Case, loss_and_gradients
 from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.training import FSDP2Strategy, MultimodalTask, SlotOptions, quantization
 from mmcomponents.training.flops import step_factors, work
+from mmcomponents.training.quantization import quantize_slots
 from mmcomponents.training.units.checkpointing import Checkpointing
 from mmcomponents.training.units.prepare import prepare_units
 
@@ -171,6 +174,95 @@ def test_sharding_and_a_missing_package_are_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(quantization, "has_kernels", lambda: False)
     with pytest.raises(MisconfigurationException, match=r'not installed: pip install "mmcomponents\[bitsandbytes\]"'):
         make_task(slots=SLOTS).check()
+
+
+class Scaled(torch.nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return 3 * super().forward(input)
+
+
+def test_maps_that_compute_something_else_are_left_and_told(caplog: pytest.LogCaptureFixture) -> None:
+    model = tiny.model()
+    first, second = model.backbone.layers
+    first.self_attn.o_proj = Scaled(32, 32)
+    second.self_attn.o_proj.register_forward_hook(lambda module, args, out: 2 * out)
+    options = {"backbone": SlotOptions(trainable=False, quantization="nf4")}
+    quantize_slots(model, options)
+    assert type(first.self_attn.o_proj) is Scaled
+    assert isinstance(first.self_attn.q_proj, NF4Linear)
+    assert not isinstance(second.self_attn.o_proj, NF4Linear)
+    assert "slots.backbone.quantization: 2 maps (Linear, Scaled) are not quantised" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        peft.RandLoraConfig(r=4, target_modules=["q_proj"]),
+        peft.GraloraConfig(r=4, gralora_k=2, target_modules=["q_proj"]),
+        peft.LoraConfig(r=4, target_modules="all-linear"),
+    ],
+    ids=["RandLora", "GraLoRA", "LoRA"],
+)
+def test_adapters_of_all_kinds_are_trained(config: peft.PeftConfig) -> None:
+    """Layers of some methods are themselves `nn.Linear`."""
+    trained = {}
+    for quantized in (None, "nf4"):
+        model = model_of(built(slots={"backbone": SlotOptions(adapter=config, quantization=quantized)}))
+        trained[quantized] = {name for name, p in model.backbone.named_parameters() if p.requires_grad}
+        assert {
+            type(m).__name__ == "NF4Linear" for n, m in model.named_modules() if n.endswith("q_proj.base_layer")
+        } == {quantized == "nf4"}
+    assert trained["nf4"] == trained[None]
+    assert trained[None]
+
+
+def test_averages_of_codes_are_refused() -> None:
+    task = make_task(slots=SLOTS)
+    for use_buffers in (True, False):
+        average = EMAWeightAveraging(use_buffers=use_buffers)
+        task.trainer = Trainer(accelerator="cpu", devices=1, logger=False, callbacks=[average])
+        if use_buffers:
+            with pytest.raises(MisconfigurationException, match="EMAWeightAveraging averages buffers"):
+                task.configure_model()
+    train(PACKS, 1, {"slots": SLOTS}, callbacks=[EMAWeightAveraging(use_buffers=False)])
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed", "said"),
+    [
+        (
+            SLOTS,
+            {"backbone": SlotOptions(adapter=LORA)},
+            r"has quantised weights for backbone, vision: set model\.s",
+        ),
+        ({"backbone": SlotOptions(adapter=LORA)}, SLOTS, "has no quantised weights for backbone, vision: set .*: null"),
+    ],
+    ids=["more", "less"],
+)
+def test_a_checkpoint_of_the_other_kind_is_one_line(tmp_path: Path, saved: Any, resumed: Any, said: str) -> None:
+    train(PACKS[:1], 1, {"slots": saved}, save_to=str(tmp_path / "run.ckpt"))
+    with pytest.raises(CheckpointError, match=said):
+        train(PACKS[1:], 1, {"slots": resumed}, ckpt_path=str(tmp_path / "run.ckpt"), max_epochs=2)
+
+
+def sent_as_rank(rank: int, task: dict[str, Any]) -> list[int]:
+    """Returns the sizes of the buffers that DDP sends in each step."""
+    sent: list[int] = []
+    plain = DistributedDataParallel._sync_module_buffers
+
+    def count(module: DistributedDataParallel, *args: Any, **kwargs: Any) -> None:
+        sent.append(sum(buffer.nbytes for buffer in module.modules_buffers))
+        plain(module, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(DistributedDataParallel, "_sync_module_buffers", count)
+        train_as_rank(rank, "ddp", 2, 1, {"task": task})
+    return sent
+
+
+def test_ddp_does_not_send_quantised_weights(two_ranks: Ranks) -> None:
+    sent, _ = two_ranks.run(sent_as_rank, {"slots": SLOTS})
+    assert set(sent) <= {0}
 
 
 def test_compiled_units_compute_the_same() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import cast
 
@@ -138,7 +138,7 @@ def merged_weights(model: MultimodalModel, weights: Mapping[str, Lazy]) -> dict[
                 stored = next(value for key, value in given.items() if own_name(key) == name)
                 meta = p.detach().to(device="meta", dtype=stored.meta.dtype)
                 load = partial(_read_merged, adapter_config(part), slot, path, base_layer(layer), given, name)
-                found[prefix + name] = Lazy(meta, load)
+                found[prefix + name] = Lazy(meta, partial(_cast, load, meta.dtype))
     if left := next((name for name in found if own_name(name) != name), None):
         slot = left.partition(".")[0]
         raise CheckpointError(
@@ -160,12 +160,16 @@ def _read_merged(
     return _merged(f"{slot}.{path}", layer).get_parameter(name).detach()
 
 
+def _cast(load: Callable[[], Tensor], dtype: torch.dtype) -> Tensor:
+    return load().to(dtype)  # merged in fp32
+
+
 def _merged(path: str, layer: nn.Module) -> nn.Module:
     try:
         special = getattr(layer, "unload_and_optionally_merge_module", None)
         if special is not None:
             return cast(nn.Module, special(merge=True, safe_merge=True, adapter_names=None))
         cast(BaseTunerLayer, layer).merge(safe_merge=True)
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, RuntimeError) as error:  # also NotImplementedError
         raise CheckpointError(f"the adapter of {path} cannot be merged: {error or type(layer).__name__}") from error
     return base_layer(layer)

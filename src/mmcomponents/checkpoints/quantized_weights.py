@@ -19,10 +19,10 @@ _CODES, _SCALES = ".codes", ".scales"
 
 
 def restore_quantized(model: nn.Module) -> None:
-    """Replaces the quantised linear maps of a model or of a part by plain ones, in place."""
+    """Replaces the quantised linear maps within a model or a part by plain ones, in place."""
     dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     for path, module in list(model.named_modules()):
-        if isinstance(module, NF4Linear):
+        if isinstance(module, NF4Linear) and path:
             above, _, name = path.rpartition(".")
             model.get_submodule(above).add_module(name, module.restored(dtype))
 

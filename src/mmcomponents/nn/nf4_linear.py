@@ -130,7 +130,7 @@ class _Linear(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             of_input = grad @ dequantized(codes, scales, ctx.shape, grad.dtype)
         if ctx.needs_input_grad[3]:
-            of_bias = grad.flatten(0, -2).sum(0)
+            of_bias = grad.reshape(-1, grad.shape[-1]).sum(0)
         return of_input, None, None, of_bias, None
 
 

@@ -38,7 +38,12 @@ from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.predictions import answer_rows, pair_rows
-from mmcomponents.training.quantization import check_quantization, quantize_slots
+from mmcomponents.training.quantization import (
+    check_quantization,
+    check_quantized_checkpoint,
+    quantize_slots,
+    quantized_buffers,
+)
 from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
 from mmcomponents.training.sharding import cast_parameters
 from mmcomponents.training.slots import SlotOptions, check_patterns, check_slot_names, freeze, param_groups, set_modes
@@ -139,6 +144,8 @@ class MultimodalTask(LightningModule):
                 check_initial(self.weights, trust_remote_code=self.trust_remote_code)  # before the model is built
             self._check_settings()
             self.model = self._started(loads=not resumes)
+            # DDP would send them from the first rank to the others in each step.
+            self._ddp_params_and_buffers_to_ignore = [f"model.{name}" for name in quantized_buffers(self.model)]
             check_slot_names(self.model, self.slots)
             check_patterns(self.model, self.slots)
             freeze(self.model, self.slots)
@@ -155,7 +162,8 @@ class MultimodalTask(LightningModule):
     def _check_settings(self) -> None:
         """Checks quantisation, and that this machine can compile if units are compiled: only training runs them so."""
         strategy = self._trainer.strategy if self._trainer is not None else None
-        check_quantization(self.slots, isinstance(strategy, FSDP2Strategy))
+        callbacks = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
+        check_quantization(self.slots, isinstance(strategy, FSDP2Strategy), callbacks)
         if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return
         by_strategy = isinstance(strategy, FSDP2Strategy) and strategy.compile
@@ -380,6 +388,8 @@ class MultimodalTask(LightningModule):
         """Restores the state of the objective; that of another objective is ignored."""
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
+        if self.model is not None and weights:
+            check_quantized_checkpoint(self.model, [name.removeprefix("model.") for name in weights])
         for name in [name for name in weights if name.startswith("objective.")]:
             if name.removeprefix("objective.") not in known:
                 del weights[name]
