@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import tiny
 from mmcomponents.batch import FeatureMap, LossOutput, ModelState, PackedBatch, VisualFeatures
 from mmcomponents.component import Component, Composition, WiringError
+from mmcomponents.compose import Factories
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.fusers import Fuser
 from mmcomponents.heads import Head, LMHead, Verbalizer
@@ -23,6 +24,7 @@ from mmcomponents.projectors import LinearProjector, MLPProjector
 from mmcomponents.testing import small_parts
 from mmcomponents.testing.training_steps import run_steps
 from mmcomponents.training import MultimodalTask, SlotOptions
+from mmcomponents.vision import InternViT
 from no_language import SLOTS, BoxHead, BoxLoss, IdVision
 
 # Parts as other packages write them.
@@ -443,3 +445,22 @@ def test_an_embedder_without_a_backbone_takes_what_the_projector_gives() -> None
     assert MultimodalModel(**parts, projector=MLPProjector(96, 32)).embedder.hidden_size == 32
     with pytest.raises(WiringError, match="MLPProjector gives tokens of width 20 and TokenEmbedder takes 32"):
         MultimodalModel(**parts, projector=MLPProjector(96, 20))
+
+
+class Demanding(LinearProjector):
+    def __init__(self, in_features: int, out_features: int, depth: int) -> None:
+        super().__init__(in_features, out_features)
+
+
+def test_a_constructor_that_takes_something_else_is_named() -> None:
+    parts = small_parts(projector=Demanding)
+    with pytest.raises(WiringError, match=r"the projector Demanding cannot be built for 96, 32: TypeError: .*'depth'"):
+        Factories(**parts).build(tiny.VOCAB, None)
+    with pytest.raises(WiringError, match=r"the vision InternViT cannot be built: TypeError: .*'num_layer'"):
+        Factories(**small_parts(vision=partial(InternViT, num_layer=3))).build(tiny.VOCAB, None)
+
+
+@pytest.mark.parametrize("kind", [LinearProjector, MLPProjector])
+def test_projectors_of_one_map_name_several(kind: Any) -> None:
+    with pytest.raises(WiringError, match=rf"{kind.__name__} takes one feature map and is given 2: \(24, 24\)"):
+        kind((24, 24), 32)

@@ -61,22 +61,26 @@ class Factories:
             raise WiringError(f"the model is too large to be built: {str(error).splitlines()[0]}") from error
 
     def _build(self, vocab_size: int | None, image_token_id: int | None) -> MultimodalModel:
-        backbone = self.backbone() if self.backbone else None
-        vision = self.vision() if self.vision else None
+        backbone = _made("backbone", self.backbone) if self.backbone else None
+        vision = _made("vision", self.vision) if self.vision else None
         width: Width | None = vision.hidden_size if vision else None
-        fuser = self.fuser(_width(width, "fuser")) if self.fuser else None
+        fuser = _made("fuser", self.fuser, _width(width, "fuser")) if self.fuser else None
         width = fuser.out_features if fuser else width
-        merger = self.merger(_width(width, "merger")) if self.merger else None
+        merger = _made("merger", self.merger, _width(width, "merger")) if self.merger else None
         width = merger.out_features if merger else width
         embedder = None
         if self.embedder:
             body = _needed(backbone, "embedder", "backbone")
-            embedder = self.embedder(_needed(vocab_size, "embedder", "vocab_size"), body.hidden_size)
+            rows = _needed(vocab_size, "embedder", "vocab_size")
+            embedder = _made("embedder", self.embedder, rows, body.hidden_size)
         projector = None
         if self.projector:
             body = _needed(backbone, "projector", "backbone")
             takes = getattr(embedder, "visual_features", None) or body.hidden_size
-            projector = self.projector(_width(width, "projector"), takes)
+            projector = _made("projector", self.projector, _width(width, "projector"), takes)
+        position = None
+        if self.position:
+            position = _made("position", self.position, _needed(backbone, "position", "backbone").head_dim)
         width = backbone.hidden_size if backbone else width
         heads = {name: _head(name, factory, width, vocab_size) for name, factory in self.heads.items()}
         return MultimodalModel(
@@ -85,7 +89,7 @@ class Factories:
             merger=merger,
             projector=projector,
             embedder=embedder,
-            position=self.position(_needed(backbone, "position", "backbone").head_dim) if self.position else None,
+            position=position,
             backbone=backbone,
             heads=heads,
             image_token_id=image_token_id,
@@ -163,6 +167,23 @@ def _loaded(slot: str, part: Mapping[str, Any]) -> type:
         if package is None:
             raise
         raise PartError(f"{part['class_path']} is a {slot} of the package {package}, which is not installed") from error
+
+
+def _made(slot: str, factory: Callable[..., _T], *widths: Any) -> _T:
+    """Calls the factory of a part; an error of its code that shows a wrong argument names the part.
+
+    Raises:
+        WiringError: The constructor does not take the widths of its neighbours, or an argument.
+    """
+    try:
+        return factory(*widths)
+    except (TypeError, AttributeError, LookupError) as error:
+        kind = getattr(factory, "func", factory)
+        given = f" for {', '.join(map(str, widths))}" if widths else ""
+        why = next(iter(str(error).splitlines()), "")
+        raise WiringError(
+            f"the {slot} {getattr(kind, '__name__', kind)} cannot be built{given}: {type(error).__name__}: {why}"
+        ) from error
 
 
 def _head(name: str, factory: HeadFactory, width: Width | None, vocab_size: int | None) -> Head:

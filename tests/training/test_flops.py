@@ -10,10 +10,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 import tiny
+from mmcomponents.batch import VisualFeatures
+from mmcomponents.fusers import Fuser
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken
 from mmcomponents.projectors import LinearProjector
+from mmcomponents.testing import small_model
 from mmcomponents.training.flops import step_factors, work
 
 PACK = tiny.pack([("t", 4), ("i", 2), ("t", 9)], [("t", 6)], targets=[7, 2])
@@ -96,3 +99,38 @@ def test_counts_need_no_weights() -> None:
     with torch.device("meta"):
         model = tiny.model()
     assert work(model, PACK) == work(tiny.model(merger=partial(PixelUnshuffle, tiny.VISION)()), PACK)
+
+
+class Mixing(Fuser):
+    """Fuser of half the rows that counts its maps."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.in_features = self.out_features = width
+        self.linear = torch.nn.Linear(width, width)
+
+    def grid(self, hw: tuple[int, int]) -> tuple[int, int]:
+        return hw[0] // 2, hw[1]
+
+    def map_flops(self, num_tiles: int, hw: tuple[int, int]) -> float:
+        return 1000.0 * num_tiles + 10 * hw[0] + hw[1]
+
+    def forward(self, features: VisualFeatures) -> VisualFeatures:
+        return features
+
+
+class Counted(PixelUnshuffle):
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.linear = torch.nn.Linear(2, 2)
+
+    map_flops = Mixing.map_flops
+
+
+def test_fuser_and_merger_know_the_grid() -> None:
+    model = small_model(fuser=Mixing, merger=Counted)
+    found = work(model, tiny.pack([("t", 3), ("i", 2)]))
+    rows, columns = model.vision.grid((tiny.TILE, tiny.TILE))
+    assert found["work/flops/fuser"] == 2000 + 10 * rows + columns
+    assert found["work/flops/merger"] == 2000 + 10 * (rows // 2) + columns
+    assert work(model, tiny.pack([("t", 3)]))["work/flops/fuser"] == 0

@@ -203,7 +203,7 @@ def test_maps_that_compute_something_else_are_left_and_told(caplog: pytest.LogCa
     ],
     ids=["RandLora", "GraLoRA", "LoRA"],
 )
-def test_adapters_of_all_kinds_are_trained(config: peft.PeftConfig) -> None:
+def test_adapters_of_all_kinds_are_trained(config: peft.PeftConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Layers of some methods are themselves `nn.Linear`."""
     trained = {}
     for quantized in (None, "nf4"):
@@ -212,6 +212,7 @@ def test_adapters_of_all_kinds_are_trained(config: peft.PeftConfig) -> None:
         assert {
             type(m).__name__ == "NF4Linear" for n, m in model.named_modules() if n.endswith("q_proj.base_layer")
         } == {quantized == "nf4"}
+    assert "not quantised" not in caplog.text
     assert trained["nf4"] == trained[None]
     assert trained[None]
 

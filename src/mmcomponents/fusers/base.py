@@ -25,6 +25,15 @@ class Fuser(Component):
         """Returns the rows and columns of the primary output map for those of the primary input map."""
         return hw
 
+    def map_flops(self, num_tiles: int, hw: tuple[int, int]) -> float:
+        """Returns the floating-point operations for maps of a number of tiles, as `Component.flops` counts them.
+
+        Args:
+            num_tiles: Number of tiles.
+            hw: Rows and columns of the primary input map.
+        """
+        return 0.0
+
     @abstractmethod
     def forward(self, features: VisualFeatures) -> VisualFeatures:
         """Fuses the maps. Returns `dataclasses.replace(features, maps=…)`, which keeps context and valid sizes."""

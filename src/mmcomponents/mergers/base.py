@@ -29,6 +29,15 @@ class Merger(Component):
             ValueError: The merger does not support this size.
         """
 
+    def map_flops(self, num_tiles: int, hw: tuple[int, int]) -> float:
+        """Returns the floating-point operations for maps of a number of tiles, as `Component.flops` counts them.
+
+        Args:
+            num_tiles: Number of tiles.
+            hw: Rows and columns of the primary input map.
+        """
+        return 0.0
+
     @abstractmethod
     def forward(self, features: VisualFeatures) -> VisualFeatures:
         """Merges `[N, h*w, C]` into `[N, num_tokens((h, w)), out_features]`.

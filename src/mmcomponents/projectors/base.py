@@ -7,7 +7,7 @@ from abc import abstractmethod
 from torch import Tensor
 
 from mmcomponents.batch import PackedBatch, VisualFeatures
-from mmcomponents.component import Component
+from mmcomponents.component import Component, WiringError
 
 
 class Projector(Component):
@@ -30,6 +30,19 @@ class Projector(Component):
             features: Visual features after fuser and merger.
             embedding_weight: `[vocab, d]` of the embedder if `needs_embedding_weight` is set, else None.
         """
+
+
+def one_map(projector: Projector, in_features: int | tuple[int, ...]) -> int:
+    """Returns the width of the only map that a projector is built for.
+
+    Raises:
+        WiringError: There are several maps.
+    """
+    if isinstance(in_features, int):
+        return in_features
+    raise WiringError(
+        f"{type(projector).__name__} takes one feature map and is given {len(in_features)}: {in_features}"
+    )
 
 
 def num_addressed(batch: PackedBatch) -> int:

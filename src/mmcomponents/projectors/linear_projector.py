@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_sizes
 from mmcomponents.nn.nf4_linear import linear_weights
-from mmcomponents.projectors.base import Projector, num_addressed
+from mmcomponents.projectors.base import Projector, num_addressed, one_map
 
 
 class LinearProjector(Projector):
@@ -19,8 +19,9 @@ class LinearProjector(Projector):
         bias: Whether the map has a bias.
     """
 
-    def __init__(self, in_features: int, out_features: int, bias: bool = True) -> None:
+    def __init__(self, in_features: int | tuple[int, ...], out_features: int, bias: bool = True) -> None:
         super().__init__()
+        in_features = one_map(self, in_features)
         check_sizes(in_features=in_features, out_features=out_features)
         self.in_features = in_features
         self.out_features = out_features

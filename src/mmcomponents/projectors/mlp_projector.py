@@ -9,7 +9,7 @@ from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_numbers, check_sizes
 from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.recompute import recomputed_input
-from mmcomponents.projectors.base import Projector, num_addressed
+from mmcomponents.projectors.base import Projector, num_addressed, one_map
 
 
 class MLPProjector(Projector):
@@ -21,8 +21,9 @@ class MLPProjector(Projector):
         eps: Epsilon of the LayerNorm.
     """
 
-    def __init__(self, in_features: int, out_features: int, eps: float = 1e-5) -> None:
+    def __init__(self, in_features: int | tuple[int, ...], out_features: int, eps: float = 1e-5) -> None:
         super().__init__()
+        in_features = one_map(self, in_features)
         check_sizes(in_features=in_features, out_features=out_features)
         check_numbers(eps=eps)
         self.in_features = in_features

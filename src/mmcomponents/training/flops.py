@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from mmcomponents.batch import IGNORE, PackedBatch, TokenType
+from mmcomponents.fusers import Fuser
+from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.nf4_linear import quantized_weights
 
@@ -21,9 +23,23 @@ def work(model: MultimodalModel, batch: PackedBatch) -> dict[str, float]:
         "tokens": float((batch.layout.token_type != TokenType.PAD).sum()),
         "tiles": float(tiles),
         "targets": float((batch.labels != IGNORE).sum()),
-        **{f"flops/{name}": part.flops(batch) for name, part in model.parts().items() if _has_weights(model, name)},
+        **{f"flops/{name}": _flops(model, name, batch) for name in model.parts() if _has_weights(model, name)},
     }
     return {PREFIX + name: value for name, value in found.items()}
+
+
+def _flops(model: MultimodalModel, name: str, batch: PackedBatch) -> float:
+    """Returns what a part counts; fuser and merger are told the grid of their maps."""
+    part = model.parts()[name]
+    count = part.flops(batch)
+    if not isinstance(part, Fuser | Merger) or model.vision is None:
+        return count
+    if batch.images is None or batch.images.pixels is None:
+        return count
+    hw = model.vision.grid(batch.images.pixel_hw)
+    if isinstance(part, Merger) and model.fuser is not None:
+        hw = model.fuser.grid(hw)
+    return count + part.map_flops(batch.images.num_tiles, hw)
 
 
 def step_factors(model: MultimodalModel) -> dict[str, float]:

@@ -9,10 +9,9 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import WeightAveraging
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
-from mmcomponents.checkpoints.adapter_weights import adapter_tensors
+from mmcomponents.checkpoints.adapter_weights import adapter_layers, adapter_tensors
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.component import WiringError
 from mmcomponents.model import MultimodalModel
@@ -80,13 +79,11 @@ def quantize_slots(
     for slot, part in model.parts().items():
         if options_of(slot, dict(options)).quantization is None:
             continue
-        added = adapter_tensors(part)
+        added, adapters = adapter_tensors(part), set(adapter_layers(part).values())
         linear = {
             path: module
             for path, module in part.named_modules()
-            if isinstance(module, nn.Linear)
-            and not isinstance(module, BaseTunerLayer)
-            and id(module.weight) not in added
+            if isinstance(module, nn.Linear) and module not in adapters and id(module.weight) not in added
         }
         plain = {path: module for path, module in linear.items() if _is_plain(module)}
         if not plain:
