@@ -29,6 +29,7 @@ from mmcomponents.training.slots import freeze
 FLAGS = {"internvl3/9b-prm": ["--model.heads.lm.init_args.token_ids", "[10, 12]"]}
 """Settings that a recipe leaves to its user."""
 
+_STAGE = re.compile(r"internvl[^/]*/.*-|mmfuser/.*-(stage|finetune)")
 _CLAIM = re.compile(r"([0-9.]+) GiB on (?:each of )?([0-9]+) GPUs? of ([0-9]+) GB")
 
 
@@ -43,7 +44,7 @@ class Claim:
 
 def stages() -> list[str]:
     """Returns the names of the shipped recipes that train on GPUs."""
-    return [name for name in shipped() if name.startswith("internvl") and "-" in name]
+    return [name for name in shipped() if _STAGE.match(name)]
 
 
 def claims(name: str) -> list[Claim]:

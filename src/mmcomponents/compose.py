@@ -64,9 +64,9 @@ class Factories:
         backbone = _made("backbone", self.backbone) if self.backbone else None
         vision = _made("vision", self.vision) if self.vision else None
         width: Width | None = vision.hidden_size if vision else None
-        fuser = _made("fuser", self.fuser, _width(width, "fuser")) if self.fuser else None
+        fuser = _made("fuser", self.fuser, _width(width, "fuser"), giver=vision) if self.fuser else None
         width = fuser.out_features if fuser else width
-        merger = _made("merger", self.merger, _width(width, "merger")) if self.merger else None
+        merger = _made("merger", self.merger, _width(width, "merger"), giver=fuser or vision) if self.merger else None
         width = merger.out_features if merger else width
         embedder = None
         if self.embedder:
@@ -77,7 +77,9 @@ class Factories:
         if self.projector:
             body = _needed(backbone, "projector", "backbone")
             takes = getattr(embedder, "visual_features", None) or body.hidden_size
-            projector = _made("projector", self.projector, _width(width, "projector"), takes)
+            projector = _made(
+                "projector", self.projector, _width(width, "projector"), takes, giver=merger or fuser or vision
+            )
         position = None
         if self.position:
             position = _made("position", self.position, _needed(backbone, "position", "backbone").head_dim)
@@ -169,14 +171,24 @@ def _loaded(slot: str, part: Mapping[str, Any]) -> type:
         raise PartError(f"{part['class_path']} is a {slot} of the package {package}, which is not installed") from error
 
 
-def _made(slot: str, factory: Callable[..., _T], *widths: Any) -> _T:
+def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = None) -> _T:
     """Calls the factory of a part; an error of its code that shows a wrong argument names the part.
+
+    Args:
+        slot: Slot of the part.
+        factory: Its factory.
+        widths: Widths of its neighbours.
+        giver: The part before it, which the message of a `WiringError` names.
 
     Raises:
         WiringError: The constructor does not take the widths of its neighbours, or an argument.
     """
     try:
         return factory(*widths)
+    except WiringError as error:
+        if giver is None:
+            raise
+        raise WiringError(f"{error} ({type(giver).__name__} gives maps of width {widths[0]})") from error
     except (TypeError, AttributeError, LookupError) as error:
         kind = getattr(factory, "func", factory)
         given = f" for {', '.join(map(str, widths))}" if widths else ""

@@ -13,13 +13,13 @@ from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
-from mmcomponents.fusers import Fuser
+from mmcomponents.fusers import Fuser, MMFuser
 from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
 from mmcomponents.positions import V2PE, RoPE
-from mmcomponents.projectors import LinearProjector, MLPProjector
+from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector
 from mmcomponents.testing import NeutralStart, preference_packs, step_packs
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.sample_packs import VERDICTS
@@ -109,6 +109,19 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours={"vision": tiny.vision_factory(levels=(1, 2))},
         neutral=NeutralStart(None, lambda part: nn.init.ones_(part.gate), neighbours={"vision": tiny.vision_factory()}),
     ),
+    "MMFuser": case(
+        "fuser",
+        partial(MMFuser, num_heads=4, num_points=2),
+        neighbours={"vision": tiny.vision_factory(num_layers=3, levels=(0, 1, -1))},
+        neutral=NeutralStart(
+            None, lambda part: nn.init.ones_(part.gamma1), neighbours={"vision": tiny.vision_factory(num_layers=3)}
+        ),
+    ),
+    "MMFuser over a tower of transformers": variant(
+        "fuser",
+        partial(MMFuser, num_heads=4, num_points=2),
+        neighbours={"vision": partial(tower("clip_vision_model"), levels=(0, 1, 2))},
+    ),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
     "MLPProjector": case("projector", MLPProjector),
@@ -116,6 +129,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "projector", MLPProjector, neighbours={"merger": None, "vision": tiny.vision_factory(patch_size=8)}
     ),
     "LinearProjector": case("projector", LinearProjector),
+    "LlavaProjector": case("projector", LlavaProjector),
     "TokenEmbedder": case("embedder", TokenEmbedder),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),

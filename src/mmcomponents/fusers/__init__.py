@@ -6,5 +6,6 @@ The contract is `Fuser` in `base.py`.
 """
 
 from mmcomponents.fusers.base import Fuser
+from mmcomponents.fusers.mmfuser import MMFuser
 
-__all__ = ["Fuser"]
+__all__ = ["Fuser", "MMFuser"]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import grid_sample
 
 from mmcomponents.limits import check_sizes
+from mmcomponents.nn.nf4_linear import linear_weights
 
 Grid = tuple[int, int]
 
@@ -24,8 +25,8 @@ Grid = tuple[int, int]
 class DeformableAttention(nn.Module):
     """Attention of each query to a few places of several maps, which it chooses itself.
 
-    The initial offsets of a head point in one direction, from 1 to P pixels, and do not depend on the query; the initial
-    weights are uniform.
+    The initial offsets of a head point in one direction, from 1 to P pixels, and do not depend on the query; the
+    initial weights are uniform.
 
     Args:
         query_width: Width of the queries, Cq.
@@ -55,7 +56,7 @@ class DeformableAttention(nn.Module):
             raise ValueError(
                 f"values of width {inner} (query_width {query_width} x ratio {ratio:g}) have no {num_heads} equal heads"
             )
-        self.num_levels, self.num_heads, self.num_points = num_levels, num_heads, num_points
+        self.num_levels, self.num_heads, self.num_points, self.width = num_levels, num_heads, num_points, inner
         self.offsets = nn.Linear(query_width, num_heads * num_levels * num_points * 2)
         self.weights = nn.Linear(query_width, num_heads * num_levels * num_points)
         self.values = nn.Linear(value_width or query_width, inner)
@@ -98,9 +99,9 @@ class DeformableAttention(nn.Module):
     def flops(self, num_tiles: int, query_hw: Grid, grids: Sequence[Grid]) -> float:
         """Counts the linear maps, two operations per multiply-add, and four corners of each sample."""
         queries, keys = math.prod(query_hw), sum(math.prod(grid) for grid in grids)
-        maps = self.offsets, self.weights, self.out
-        linear = queries * sum(m.weight.numel() for m in maps) + keys * self.values.weight.numel()
-        samples = queries * self.num_levels * self.num_points * self.values.out_features
+        of_queries = sum(linear_weights(m) for m in (self.offsets, self.weights, self.out))
+        linear = queries * of_queries + keys * linear_weights(self.values)
+        samples = queries * self.num_levels * self.num_points * self.width
         return float(num_tiles) * (2.0 * linear + 2.0 * 5 * samples)
 
 

@@ -7,6 +7,7 @@ The contract is `Projector` in `base.py`.
 
 from mmcomponents.projectors.base import Projector
 from mmcomponents.projectors.linear_projector import LinearProjector
+from mmcomponents.projectors.llava_projector import LlavaProjector
 from mmcomponents.projectors.mlp_projector import MLPProjector
 
-__all__ = ["LinearProjector", "MLPProjector", "Projector"]
+__all__ = ["LinearProjector", "LlavaProjector", "MLPProjector", "Projector"]
