@@ -69,7 +69,7 @@ class Component(LightningModule):
     frozen: ClassVar[tuple[str, ...]] = ()
     """Patterns (`fnmatch`) of names of parameters that are never trained, such as a snapshot of other weights."""
 
-    starts_from: ClassVar[tuple[str, ...]] = ()
+    starts_from: tuple[str, ...] = ()
     """Names of classes of the same slot whose weights the component can start from, see `source_name`."""
 
     def check(self, model: Composition) -> None:

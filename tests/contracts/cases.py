@@ -13,17 +13,17 @@ from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
-from mmcomponents.fusers import Fuser, MMFuser
+from mmcomponents.fusers import DetectionMerge, Fuser, GatedMerge, MMFuser
 from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
 from mmcomponents.positions import V2PE, RoPE
-from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector
+from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector, TwoMap
 from mmcomponents.testing import NeutralStart, preference_packs, step_packs
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.sample_packs import VERDICTS
-from mmcomponents.vision import TransformersVision
+from mmcomponents.vision import PIIP, TransformersVision
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -84,6 +84,16 @@ def variant(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
     return case(slot, factory, only=alone, **arguments)
 
 
+BRANCHES: dict[str, Any] = {
+    "large": tiny.vision_factory(),
+    "small": tiny.vision_factory(hidden_size=12, image_size=2 * tiny.TILE),
+}
+PYRAMID = partial(PIIP, BRANCHES, 2, num_heads=3, num_points=2)
+TOWER: dict[str, Any] = {
+    "model_type": "clip_vision_model", "hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "image_size": 3 * tiny.TILE, "patch_size": tiny.PATCH,
+}  # fmt: skip
+
 NO_POSITION = {"position": None}
 V2PE_AS_ROPE = NeutralStart(RoPE, lambda part: setattr(part, "delta_log2", 2), partial(V2PE, delta=1.0))
 NTK_AS_ROPE = NeutralStart(
@@ -102,6 +112,12 @@ PARTS: dict[str, dict[str, Any]] = {
     "TransformersVision as DINOv3": case(
         "vision",
         tower("dinov3_vit", pos_embed_rescale=None),  # else positions are jittered at random
+    ),
+    "PIIP of two branches": case("vision", PYRAMID, neighbours={"fuser": GatedMerge}),
+    "PIIP of three branches with dense attention": variant(
+        "vision",
+        partial(PIIP, {**BRANCHES, "tower": partial(TransformersVision, TOWER)}, 2, "dense", num_heads=2),
+        neighbours={"fuser": partial(GatedMerge, reduction=3)},
     ),
     "a gated fuser": case(
         "fuser",
@@ -122,6 +138,8 @@ PARTS: dict[str, dict[str, Any]] = {
         partial(MMFuser, num_heads=4, num_points=2),
         neighbours={"vision": partial(tower("clip_vision_model"), levels=(0, 1, 2))},
     ),
+    "GatedMerge": case("fuser", GatedMerge, neighbours={"vision": PYRAMID}),
+    "DetectionMerge": case("fuser", partial(DetectionMerge, num_groups=4), neighbours={"vision": PYRAMID}),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
     "MLPProjector": case("projector", MLPProjector),
@@ -130,6 +148,7 @@ PARTS: dict[str, dict[str, Any]] = {
     ),
     "LinearProjector": case("projector", LinearProjector),
     "LlavaProjector": case("projector", LlavaProjector),
+    "TwoMap": case("projector", partial(TwoMap, num_groups=4), neighbours={"vision": PYRAMID, "merger": None}),
     "TokenEmbedder": case("embedder", TokenEmbedder),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),

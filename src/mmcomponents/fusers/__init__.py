@@ -6,6 +6,7 @@ The contract is `Fuser` in `base.py`.
 """
 
 from mmcomponents.fusers.base import Fuser
+from mmcomponents.fusers.merges import DetectionMerge, GatedMerge
 from mmcomponents.fusers.mmfuser import MMFuser
 
-__all__ = ["Fuser", "MMFuser"]
+__all__ = ["DetectionMerge", "Fuser", "GatedMerge", "MMFuser"]

@@ -9,5 +9,6 @@ from mmcomponents.projectors.base import Projector
 from mmcomponents.projectors.linear_projector import LinearProjector
 from mmcomponents.projectors.llava_projector import LlavaProjector
 from mmcomponents.projectors.mlp_projector import MLPProjector
+from mmcomponents.projectors.two_map import TwoMap
 
-__all__ = ["LinearProjector", "LlavaProjector", "MLPProjector", "Projector"]
+__all__ = ["LinearProjector", "LlavaProjector", "MLPProjector", "Projector", "TwoMap"]

@@ -38,7 +38,7 @@ def one_map(projector: Projector, in_features: int | tuple[int, ...]) -> int:
     Raises:
         WiringError: There are several maps.
     """
-    if isinstance(in_features, int):
+    if not isinstance(in_features, tuple):
         return in_features
     raise WiringError(
         f"{type(projector).__name__} takes one feature map and is given {len(in_features)}: {in_features}"

@@ -12,6 +12,7 @@ from torch import nn
 
 from mmcomponents import registry
 from mmcomponents.batch import PackedBatch
+from mmcomponents.component import WiringError
 from mmcomponents.testing.case import Case, NeutralStart
 from mmcomponents.testing.composition import Factory, small_model, small_parts
 from mmcomponents.testing.sample_packs import MakePacks
@@ -112,8 +113,9 @@ def _build(case: Case, is_part: bool) -> None:
             case.model()
         make()
     except Exception as error:
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise ValueError(f"{case.slot} {name_of(case.factory)} cannot be built: {kind}{error}") from error
+        own = error.__cause__ if isinstance(error, WiringError) and error.__cause__ is not None else error
+        kind = "" if isinstance(own, ValueError) else f"{type(own).__name__}: "
+        raise ValueError(f"{case.slot} {name_of(case.factory)} cannot be built: {kind}{own}") from error
 
 
 def _check_packs(case: Case) -> None:

@@ -80,6 +80,7 @@ class TransformersVision(BlockEncoder):
         _remove_unused(self.body, unused)
         self._starts.keep_only(self.body)
         self._resizes = "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters
+        self._layers, self._takes_mask = _stack(self.body)
         self.shard_units = named_types(self.body, set(self.body._no_split_modules or ()))
         self.init_weights()
 
@@ -107,7 +108,7 @@ class TransformersVision(BlockEncoder):
         Raises:
             ValueError: The layers of this tower need more than the output of the layer before.
         """
-        if _stack(self.body) is None:
+        if self._layers is None:
             raise ValueError(f"{type(self.body).__name__} cannot run block by block: its layers need further inputs")
         given = self._inputs(pixels)
         found = self.body.embeddings(given.pop("pixel_values"), **given)
@@ -117,10 +118,9 @@ class TransformersVision(BlockEncoder):
 
     def run_block(self, index: int, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """See the base class."""
-        layers = _stack(self.body)
-        assert layers is not None
-        layer = layers[index]
-        masked = {"attention_mask": None} if "attention_mask" in inspect.signature(layer.forward).parameters else {}
+        assert self._layers is not None
+        layer = self.body.get_submodule(f"{self._layers}.{index}")
+        masked = {"attention_mask": None} if self._takes_mask else {}
         found = layer(x, **masked)
         return (found[0] if isinstance(found, tuple) else found), hw
 
@@ -203,13 +203,19 @@ class TransformersVision(BlockEncoder):
         return {name for name, parameter in body.named_parameters() if parameter.grad is None}
 
 
-def _stack(body: nn.Module) -> nn.ModuleList | None:
-    """Returns the layers of a tower that need the output of the layer before only, None if there are no such ones."""
-    stacks = [m for m in body.modules() if isinstance(m, nn.ModuleList) and len(m)]
+def _stack(body: nn.Module) -> tuple[str | None, bool]:
+    """Returns the path of the layers that need the output of the layer before only, and whether they take a mask.
+
+    The path is None for a tower without such layers. Later the forward of a layer may be that of a checkpoint, whose
+    arguments say nothing.
+    """
+    stacks = [name for name, module in body.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
     if len(stacks) != 1 or not hasattr(body, "embeddings"):
-        return None
-    known = inspect.signature(stacks[0][0].forward).parameters
-    return None if "position_embeddings" in known else stacks[0]
+        return None, False
+    layers = body.get_submodule(stacks[0])
+    assert isinstance(layers, nn.ModuleList)
+    known = inspect.signature(layers[0].forward).parameters
+    return None if "position_embeddings" in known else stacks[0], "attention_mask" in known
 
 
 def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:

@@ -123,9 +123,19 @@ def _part(slot: str, factory: Factory) -> dict[str, Any]:
     except registry.PartError as error:
         raise NotApplicable(f"no folder names {path}: {error}") from error
     name = made.func.__name__ if path.startswith(f"{registry.PACKAGE}.") else path
-    arguments = inspect.signature(made.func).bind_partial(*made.args, **made.keywords).arguments
+    given = inspect.signature(made.func).bind_partial(*made.args, **made.keywords).arguments
+    arguments = {key: _argument(slot, value) for key, value in given.items()}
     try:
         json.dumps(arguments)
     except TypeError as error:
         raise NotApplicable(f"an argument of the {slot} is not plain data: {error}") from error
-    return {"class_path": name, "init_args": dict(arguments)}
+    return {"class_path": name, "init_args": arguments}
+
+
+def _argument(slot: str, value: Any) -> Any:
+    """Returns an argument, in which factories of parts are described as a recipe names them."""
+    if isinstance(value, partial | type):
+        return _part(slot, value)
+    if isinstance(value, Mapping):
+        return {key: _argument(slot, item) for key, item in value.items()}
+    return [_argument(slot, item) for item in value] if isinstance(value, list | tuple) else value
