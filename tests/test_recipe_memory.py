@@ -43,7 +43,7 @@ CHECKED = (
     "2b-finetune",
     "8b-lora",
     "internvl3-8b-finetune",
-    "llava-7b-stage1",
+    "mmfuser/llava-7b-stage1",
     "llava-7b-stage2",
     "8b-lora-24gb",
     "8b-qlora-24gb",

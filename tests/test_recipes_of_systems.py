@@ -12,9 +12,10 @@ from mmcomponents.cli.recipes.recipe import load, shipped
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.memory.device_memory import slot_weights
-from mmcomponents.training.slots import freeze
+from mmcomponents.training.memory.synthetic_pack import synthetic_pack
+from mmcomponents.training.slots import freeze, param_groups
 
-SYSTEMS = ("mmfuser",)
+SYSTEMS = ("mmfuser", "piip")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -57,3 +58,33 @@ def test_mmfuser_over_clip_is_llava() -> None:
     for stage, trained in (("stage1", {"fuser", "projector"}), ("stage2", None)):
         weights = slot_weights(built(f"mmfuser/llava-7b-{stage}")[1])
         assert {s for s, (_, own) in weights.items() if own} == (trained or {*weights} - {"vision", "position"})
+
+
+def encoder_flops(name: str, *settings: tuple[str, Any]) -> float:
+    """Returns the multiply-adds of the encoder for an image, in 1e9, as the paper counts them."""
+    cli = RecipeCLI("plan", Flags(configs=[name], settings=list(settings)), MultimodalTask, None)
+    model = cli.meta_model
+    batch = synthetic_pack(model, 2048, 1)
+    return model.vision.flops(batch) / 2e9
+
+
+def test_piip_has_the_published_cost() -> None:
+    """arXiv 2501.07783: 422 G for CLIP-B and CLIP-L at 512 and 448 pixels, 193 G at 512 and 256."""
+    assert encoder_flops("piip/llava-7b") == pytest.approx(422, rel=0.02)
+    smaller = ("model.vision.init_args.branches.large.init_args.config.image_size", "256")
+    assert encoder_flops("piip/llava-7b", smaller) == pytest.approx(193, rel=0.03)
+
+
+def test_piip_over_internvl3() -> None:
+    plain = counts("internvl3/8b")
+    _, model = built("piip/internvl3-8b")
+    found = counts("piip/internvl3-8b")
+    assert sum(p.numel() for p in model.vision.branches["large"].parameters()) == plain["vision"]
+    assert {slot: found[slot] for slot in plain if slot != "vision"} == {s: plain[s] for s in plain if s != "vision"}
+    assert model.vision.grids((896, 896)) == [(32, 32), (64, 64)]
+    assert model.tokens_per_tile == 256
+    task, model = built("piip/internvl3-8b-finetune")
+    groups = {group["name"]: group for group in param_groups(model, task.slots)}
+    (default,) = task.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert groups["vision/interactions.*"]["lr"] == pytest.approx(10 * default["lr"])
+    assert "vision/branches.large.*" not in groups
