@@ -160,6 +160,11 @@ def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list
     return found
 
 
+def takes_from(ours: Component, theirs: nn.Module | None) -> bool:
+    """Returns whether a part takes weights of a part: one of its class, or of a class that it starts from."""
+    return _is_same(ours, theirs) or _is_source(ours, theirs)
+
+
 def _is_same(ours: nn.Module, theirs: nn.Module | None) -> bool:
     """Returns whether two parts have the same weights: the same class, or `LMHead` and `Verbalizer`."""
     kinds = {own_class(ours), type(theirs)}

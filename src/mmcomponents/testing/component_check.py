@@ -31,6 +31,7 @@ from mmcomponents.testing.contracts.samplers_and_selectors import (
 from mmcomponents.testing.contracts.sharded_equals_plain import sharded_equals_plain
 from mmcomponents.testing.contracts.state_round_trip import state_round_trip
 from mmcomponents.testing.contracts.two_ranks_equal_one import two_ranks_equal_one
+from mmcomponents.testing.contracts.warm_start import warm_start
 from mmcomponents.testing.ranks import Ranks
 from mmcomponents.testing.report import Findings, NotApplicable, Report, Result, described
 from mmcomponents.testing.sample_packs import MakePacks, text_packs
@@ -64,6 +65,7 @@ CONTRACTS: dict[str, _Contract] = {
         _Contract(checkpointing_changes_nothing, _TRAINED),
         _Contract(half_precision, _TRAINED),
         _Contract(sharded_equals_plain, _MODEL, on_ranks=True),
+        _Contract(warm_start, _MODEL),
         _Contract(answers_are_as_declared, ("sampler",)),
         _Contract(answers_do_not_depend_on_the_batch, ("sampler",)),
         _Contract(answers_repeat, ("sampler",)),
