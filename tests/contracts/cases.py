@@ -23,7 +23,7 @@ from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjecto
 from mmcomponents.testing import NeutralStart, preference_packs, step_packs
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.sample_packs import VERDICTS
-from mmcomponents.vision import PIIP, TransformersVision
+from mmcomponents.vision import PIIP, TransformersConvNet, TransformersVision
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -94,6 +94,12 @@ TOWER: dict[str, Any] = {
     "num_attention_heads": 2, "image_size": 3 * tiny.TILE, "patch_size": tiny.PATCH,
 }  # fmt: skip
 
+CONVNEXT: dict[str, Any] = {
+    "model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 2], "patch_size": 4,
+    "image_size": tiny.TILE, "drop_path_rate": 0.0,
+}  # fmt: skip
+CONVNET = partial(TransformersConvNet, CONVNEXT)
+
 NO_POSITION = {"position": None}
 V2PE_AS_ROPE = NeutralStart(RoPE, lambda part: setattr(part, "delta_log2", 2), partial(V2PE, delta=1.0))
 NTK_AS_ROPE = NeutralStart(
@@ -112,6 +118,21 @@ PARTS: dict[str, dict[str, Any]] = {
     "TransformersVision as DINOv3": case(
         "vision",
         tower("dinov3_vit", pos_embed_rescale=None),  # else positions are jittered at random
+    ),
+    "TransformersConvNet as ConvNeXt": case("vision", CONVNET, neighbours={"merger": None}),
+    "TransformersConvNet as ConvNeXt V2": variant(
+        "vision", partial(TransformersConvNet, {**CONVNEXT, "model_type": "convnextv2"}), neighbours={"merger": None}
+    ),
+    "PIIP of a convolutional branch": variant(
+        "vision",
+        partial(
+            PIIP,
+            {"small": CONVNET, "large": tiny.vision_factory(num_layers=3)},
+            {"small": [1, 2], "large": [2, 1]},
+            num_heads=2,
+            num_points=2,
+        ),
+        neighbours={"fuser": partial(GatedMerge, reduction=2), "merger": None},
     ),
     "PIIP of two branches": case("vision", PYRAMID, neighbours={"fuser": GatedMerge}),
     "PIIP of three branches with dense attention": variant(

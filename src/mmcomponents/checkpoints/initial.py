@@ -23,7 +23,7 @@ from mmcomponents.checkpoints.transformers_folder import ForeignFolder
 from mmcomponents.component import Component, stored_tensors
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
-from mmcomponents.vision import TransformersVision
+from mmcomponents.vision import TransformersConvNet, TransformersVision
 
 log = logging.getLogger(__name__)
 
@@ -259,7 +259,8 @@ def _source_of(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -
     """Returns the weights of a slot. For a head that is tied in the folder, this is the embedding weight."""
     if isinstance(folder, ForeignFolder):
         return folder.weights(slot, part)
-    if isinstance(part, TransformersLM | TransformersVision) and not isinstance(folder.format, Native):
+    wraps = TransformersLM | TransformersVision | TransformersConvNet
+    if isinstance(part, wraps) and not isinstance(folder.format, Native):
         return ForeignFolder(folder.folder).weights(slot, part)  # `folder.weights` has the names of other parts
     prefix = f"{slot}."
     found = {n.removeprefix(prefix): w for n, w in folder.weights.items() if n.startswith(prefix)}

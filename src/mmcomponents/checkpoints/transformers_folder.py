@@ -14,7 +14,7 @@ from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.files import check_folder, read_json
 from mmcomponents.checkpoints.rules import Lazy, lazy
 from mmcomponents.model_files import ModelFileError, check_model_files
-from mmcomponents.vision import TransformersVision
+from mmcomponents.vision import TransformersConvNet, TransformersVision
 from mmcomponents.vision.transformers_vision import pretrained as pretrained_vision
 
 
@@ -42,7 +42,10 @@ class ForeignFolder:
     @staticmethod
     def fits(slot: str, part: nn.Module) -> bool:
         """Returns whether a part can load weights from such a folder."""
-        return isinstance(part, TransformersLM | TransformersVision) or slot in ("embedder", "heads.lm")
+        return isinstance(part, TransformersLM | TransformersVision | TransformersConvNet) or slot in (
+            "embedder",
+            "heads.lm",
+        )
 
     def weights(self, slot: str, part: nn.Module) -> dict[str, Lazy]:
         """Returns the weights of a slot, by names without the slot, except those that the part has removed.
@@ -51,7 +54,8 @@ class ForeignFolder:
             CheckpointError: transformers cannot read the folder.
         """
         try:
-            state = self._vision if isinstance(part, TransformersVision) else self._language_model
+            is_vision = isinstance(part, TransformersVision | TransformersConvNet)
+            state = self._vision if is_vision else self._language_model
         except ValueError as error:
             raise CheckpointError(str(error)) from error
         own = own_tensors(part)
