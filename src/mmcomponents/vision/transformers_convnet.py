@@ -124,7 +124,7 @@ class TransformersConvNet(BlockEncoder):
             if place == 0:
                 weights += sum(m.weight.numel() for m in own.downsampling_layer if isinstance(m, nn.Conv2d))
             total += rows * columns * weights
-        return 2.0 * batch.images.num_tiles * total
+        return float(2 * batch.images.num_tiles * total)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersConvNet:
         """Moves and casts the weights; buffers outside the state dict keep their values and dtypes."""
