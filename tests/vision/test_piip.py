@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor
 from torch.nn.functional import interpolate
 
@@ -174,6 +175,19 @@ def test_it_starts_from_a_folder_of_its_first_branch(tmp_path: Path, caplog: pyt
     load_initial(again, folder)
     for name, value in model.named_parameters():
         assert torch.equal(again.get_parameter(name), value), name
+
+
+def test_a_branch_starts_from_a_folder_of_transformers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    theirs = transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**CLIP))
+    theirs.save_pretrained(tmp_path)
+    branches = {**TWO, "small": partial(TransformersVision, CLIP)}
+    model = small_model(vision=partial(PIIP, branches, 2, num_heads=2), fuser=GatedMerge)
+    before = model.vision.branches["large"].class_embedding.detach().clone()
+    load_initial(model, {"vision.branches.small": tmp_path})
+    for name, value in model.vision.branches["small"].body.named_parameters():
+        assert torch.equal(value, theirs.get_parameter(name)), name
+    assert torch.equal(model.vision.branches["large"].class_embedding, before)
 
 
 def test_it_is_drawn_as_its_first_branch_alone() -> None:
