@@ -148,6 +148,10 @@ class Component(LightningModule):
         inner = self._inner(name)
         return name if inner is None else f"{inner.path}.{inner.part.source_name(inner.name)}"
 
+    def source_names(self, name: str) -> tuple[str, ...]:
+        """Returns the names under which a parameter is looked up in a folder of a class in `starts_from`, in order."""
+        return (self.source_name(name),)
+
     def frozen_names(self) -> set[str]:
         """Returns the names of the parameters that are never trained, of components within this one too."""
         found = set()

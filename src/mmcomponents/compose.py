@@ -147,7 +147,12 @@ def class_of(part: Mapping[str, Any]) -> type:
     Raises:
         PartError: There is none of this name, or it cannot be imported.
     """
-    found: type = imported(find(str(part["class_path"])))
+    try:
+        found: type = imported(find(str(part["class_path"])))
+    except PartError as error:
+        if part.get("package") is None:
+            raise
+        raise _missing(part, "a part") from error
     return found
 
 
@@ -165,10 +170,14 @@ def _loaded(slot: str, part: Mapping[str, Any]) -> type:
     try:
         return load(slot, str(part["class_path"]))
     except PartError as error:
-        package = part.get("package")
-        if package is None:
+        if part.get("package") is None:
             raise
-        raise PartError(f"{part['class_path']} is a {slot} of the package {package}, which is not installed") from error
+        raise _missing(part, f"a {slot}") from error
+
+
+def _missing(part: Mapping[str, Any], kind: str) -> PartError:
+    """Returns the error for a part of a package that is not installed."""
+    return PartError(f"{part['class_path']} is {kind} of the package {part['package']}, which is not installed")
 
 
 def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = None) -> _T:

@@ -156,6 +156,14 @@ def test_a_package_that_is_not_installed_is_named(
         load_initial(task.model, "out")
 
 
+def test_a_package_of_an_inner_part_is_named(task: Any) -> None:
+    config = json.loads(Path("out/config.json").read_text())
+    config["model"]["vision"]["init_args"]["branches"]["flat"] |= {"class_path": "ThinViT", "package": "thin-vit"}
+    Path("out/config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="ThinViT is a part of the package thin-vit, which is not installed"):
+        load("out")
+
+
 def test_a_dotted_path_of_a_folder_needs_permission(task: Any) -> None:
     config = json.loads(Path("out/config.json").read_text())
     deep = config["model"]["vision"]["init_args"]["branches"]["deep"]

@@ -98,8 +98,16 @@ def test_what_a_part_never_trains_stays_frozen() -> None:
             SlotOptions(adapter=ADAPTER, only=["blocks.*"]),
             r"only: the slot's adapter is trained instead",
         ),
+        (
+            SlotOptions(trainable=False, only=["blocks.*"]),
+            r"vision\.only: the slot is frozen: leave out",
+        ),
+        (
+            SlotOptions(parameters={"*": ParameterOptions(lr=1.0), "blocks.*": ParameterOptions()}),
+            r"parameters: 'blocks\.\*' is never used, earlier patterns",
+        ),
     ],
-    ids=["only", "parameters", "adapter"],
+    ids=["only", "parameters", "adapter", "frozen", "hidden"],
 )
 def test_patterns_that_match_nothing_are_refused(options: SlotOptions, said: str) -> None:
     with pytest.raises(ValueError, match=said):

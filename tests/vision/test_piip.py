@@ -15,6 +15,7 @@ from torch.nn.functional import interpolate
 import tiny
 from mmcomponents.batch import ImageBatch
 from mmcomponents.checkpoints import load_initial
+from mmcomponents.cli.main import main
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories
 from mmcomponents.fusers import GatedMerge
@@ -25,6 +26,7 @@ from mmcomponents.testing import small_model, small_parts, text_packs
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.vision import PIIP, InternViT, TransformersVision
+from mmcomponents.vision.block_encoder import BlockEncoder
 
 CLIP = {
     "model_type": "clip_vision_model", "hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2,
@@ -37,6 +39,7 @@ def branch(width: int, layers: int, side: int, **changes: Any) -> partial[Intern
     return partial(InternViT, **(sizes | {"patch_size": 7} | changes))
 
 
+DINO = {**CLIP, "model_type": "dinov3_vit", "hidden_size": 16}
 TWO: dict[str, Any] = {"large": branch(24, 4, 28), "small": branch(12, 2, 56)}
 THREE: dict[str, Any] = {"large": branch(24, 2, 28), "middle": branch(16, 2, 42), "small": branch(12, 2, 56)}
 
@@ -204,6 +207,12 @@ def test_it_is_drawn_as_its_first_branch_alone() -> None:
     [
         ({"large": TWO["large"]}, 2, "PIIP needs at least two branches and has 1"),
         (TWO, 3, r"the branch large of PIIP \(InternViT\) has 4 blocks, which 3 interactions do not divide"),
+        ({**TWO, "small": branch(12, 2, 56, levels=(0,))}, 2, "the branch small .* has 0 blocks, which 2 interactions"),
+        (
+            {**TWO, "small": partial(TransformersVision, {**CLIP, "model_type": "dinov3_vit", "hidden_size": 16})},
+            2,
+            "cannot run block by",
+        ),
         (TWO, {"large": [2, 2]}, "PIIP has the branches large, small, and interactions of large"),
         (TWO, {"large": [2, 2], "small": [2]}, "different numbers of interactions: large 2, small 1"),
         (TWO, {"large": [2, 1], "small": [1, 1]}, r"large of PIIP \(InternViT\) has 4 blocks, and those .* in all 3"),
@@ -238,3 +247,71 @@ def test_maps_and_what_takes_them() -> None:
         WiringError, match=r"TwoMap projects several feature maps and is given one: 96 \(PixelUnshuffle"
     ):
         Factories(**small_parts(projector=TwoMap)).build(64, None)
+
+
+class Wrapped(BlockEncoder):
+    """InternViT in an attribute, with a gate."""
+
+    starts_from = ("InternViT",)
+    num_prefix = 1
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = TWO["large"]()
+        self.hidden_size, self.image_size, self.num_blocks = 24, 28, 4
+        self.gate = torch.nn.Parameter(torch.ones(24))
+        self.init_weights()
+
+    def source_name(self, name: str) -> str:
+        return name.removeprefix("body.")
+
+    def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
+        return self.body.grid(pixel_hw)
+
+    def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return self.body.embed(pixels)
+
+    def run_block(self, index: int, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+        return self.body.run_block(index, x, hw)
+
+    def forward(self, images: ImageBatch) -> Any:
+        return self.body(images)
+
+
+@pytest.mark.parametrize("vision", [TWO["large"], Wrapped])
+def test_it_starts_from_what_its_first_branch_starts_from(vision: Any, tmp_path: Path) -> None:
+    plain = small_parts(vision=vision, position=V2PE)
+    theirs = small_model(seed=9, **plain)
+    folder = write_folder(Case("vision", None, plain, text_packs), theirs, tmp_path)
+    branches = {"large": Wrapped, "small": TWO["small"]}
+    model = small_model(vision=partial(PIIP, branches, 2, num_heads=2), fuser=GatedMerge, position=V2PE)
+    load_initial(model, folder, trust_remote_code=True)
+    body = theirs.vision.body if vision is Wrapped else theirs.vision
+    for name, value in body.named_parameters():
+        assert torch.equal(model.vision.branches["large"].body.get_parameter(name), value), name
+
+
+@pytest.mark.parametrize("inner", [False, True])
+def test_other_settings_of_a_branch_are_told(inner: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = small_parts(vision=TWO["large"], position=V2PE)
+    folder = write_folder(Case("vision", None, plain, text_packs), small_model(**plain), tmp_path)
+    branches = {**TWO, "large": branch(24, 4, 28, num_heads=3)}
+    model = small_model(vision=partial(PIIP, branches, 2, num_heads=2), fuser=GatedMerge, position=V2PE)
+    load_initial(model, {"vision.branches.large": folder} if inner else folder)
+    assert "attn: num_heads is 3, was 2" in caplog.text
+
+
+def test_a_first_branch_of_another_size_is_drawn_and_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    plain = small_parts(vision=TWO["large"], position=V2PE)
+    folder = write_folder(Case("vision", None, plain, text_packs), small_model(**plain), tmp_path)
+    branches = {**TWO, "large": branch(16, 4, 28)}
+    model = small_model(vision=partial(PIIP, branches, 2, num_heads=2), fuser=GatedMerge, position=V2PE)
+    load_initial(model, folder)
+    assert "vision has other sizes than in" in caplog.text
+
+
+def test_a_recipe_gives_the_numbers_of_blocks(capsys: pytest.CaptureFixture[str]) -> None:
+    flag = ["plan", "--config", "piip/tiny", "--tokens", "64", "--json", "--model.vision.init_args.interactions"]
+    assert main([*flag, '{"large": [1, 3], "small": [1, 1]}']) == 0
+    assert main([*flag, '{"large": [1, 2], "small": [1, 1]}']) == 2
+    assert "has 4 blocks, and those before its interactions are [1, 2]" in capsys.readouterr().err

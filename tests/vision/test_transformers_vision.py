@@ -93,7 +93,7 @@ def test_blocks_run_one_by_one(case, level, side) -> None:
     part, _ = pair(case, level)
     batch = images(hw=(side, side))
     if case == "DINOv3":
-        with pytest.raises(ValueError, match="DINOv3ViTModel cannot run block by block: its layers"):
+        with pytest.raises(ValueError, match="DINOv3ViTModel cannot run block by block, only"):
             part.embed(batch.pixels)
         return
     x, hw = part.embed(batch.pixels)
@@ -228,3 +228,16 @@ def test_a_wrapped_internvl3_equals_our_own() -> None:
     torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5)
     wrapped.init_weights(3)
     assert (tiny.logits(wrapped, batch) - wanted).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("model_type", ["aimv2_vision_model", "beit", "dinov3_vit"])
+def test_towers_whose_layers_may_need_more_have_no_blocks(model_type: str) -> None:
+    part = TransformersVision({"model_type": model_type, **SHAPE})
+    assert not part.has_blocks
+    with pytest.raises(ValueError, match="cannot run block by block"):
+        part.embed(torch.randn(1, 3, tiny.TILE, tiny.TILE))
+
+
+def test_tokens_after_the_patches_are_refused() -> None:
+    with pytest.raises(ValueError, match="yolos has tokens after those of the patches"):
+        TransformersVision({"model_type": "yolos", **SHAPE, "image_size": [tiny.TILE, tiny.TILE]})

@@ -88,13 +88,13 @@ def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code:
         raise CheckpointError(f"{folders} has no part in common with the model")
     if "backbone" in chosen:
         compare_base(model, chosen["backbone"])
-    compare_settings(parts, chosen)
+    within = {name: _inner_part(parts, *name.split(".", 1)) for name in inner}
+    compare_settings({**parts, **within}, {**chosen, **inner})
     for name, part in parts.items():
         if name in chosen and not getattr(part, "is_tied", False):
             _copy(name, name, part, chosen[name])
     for name, folder in inner.items():
-        slot, _, path = name.partition(".")
-        _copy(slot, name, _inner_part(parts, slot, path), folder)
+        _copy(name.partition(".")[0], name, within[name], folder)
 
 
 def _check_names(parts: Mapping[str, Component], given: set[str]) -> None:
@@ -149,9 +149,9 @@ def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list
     wraps = (TransformersLM,) if isinstance(folder.format, CausalLM) else ()
     found = []
     for name, part in parts:
-        if isinstance(part, wraps) or _is_source(part, theirs.get(name)):
+        if isinstance(part, wraps):
             found.append(name)
-        elif _is_same(part, theirs.get(name)):
+        elif takes_from(part, theirs.get(name)):
             other = _other_size(name, part, theirs[name])
             if other is None:
                 found.append(name)
@@ -179,11 +179,13 @@ def _is_source(ours: Component, theirs: nn.Module | None) -> bool:
     return is_base or any(kind.__name__ in ours.starts_from for kind in type(theirs).__mro__)
 
 
-def _other_size(slot: str, ours: nn.Module, theirs: nn.Module) -> str | None:
+def _other_size(slot: str, ours: Component, theirs: nn.Module) -> str | None:
     """Returns the first weight of another shape, with both shapes; the number of rows of a vocabulary may differ."""
     given = stored_tensors(theirs)
+    is_partial = _is_source(ours, theirs)
     for name, value in own_tensors(ours).items():
-        have = given[name].shape if name in given else None
+        names = ours.source_names(name) if is_partial else (name,)
+        have = next((given[wanted].shape for wanted in names if wanted in given), None)
         if have is not None and have != value.shape and not _is_vocabulary(slot, have, value.shape):
             return f"{name} is {list(value.shape)} in the model and {list(have)} in the folder"
     return None
@@ -208,7 +210,8 @@ def _copy(slot: str, shown: str, part: Component, folder: Checkpoint | ForeignFo
     is_partial = theirs is not None and _is_source(part, theirs)
     drawn, used = [], set()
     for name, parameter in own.items():
-        wanted = part.source_name(name) if is_partial else name
+        names = part.source_names(name) if is_partial else (name,)
+        wanted = next((given for given in names if given in source), names[-1])
         stored = source.get(wanted)
         if stored is None and is_partial:
             drawn.append(name)

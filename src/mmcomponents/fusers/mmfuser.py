@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.component import WiringError
 from mmcomponents.fusers.base import Fuser
+from mmcomponents.limits import check_sizes
 from mmcomponents.nn.deformable_attention import DeformableAttention, init_deformable
 
 
@@ -44,6 +45,8 @@ class MMFuser(Fuser):
         super().__init__()
         widths = (in_features,) if isinstance(in_features, int) else tuple(in_features)
         levels = len(widths) - 1
+        if num_levels is not None:
+            check_sizes(num_levels=num_levels)
         if levels < 1 or levels != (num_levels or levels):
             wanted = "at least two maps" if num_levels is None else f"{num_levels + 1} maps, num_levels and the query,"
             raise WiringError(

@@ -92,7 +92,8 @@ def check_patterns(model: MultimodalModel, options: dict[str, SlotOptions]) -> N
     """Checks that each pattern of `only` and `parameters` matches a parameter of its slot.
 
     Raises:
-        ValueError: One does not, or a slot has patterns of trained parameters and an adapter.
+        ValueError: One does not, or earlier ones match the same parameters; or a slot has patterns of trained
+            parameters and is frozen or has an adapter.
     """
     for slot, chosen in options.items():
         parts = [part for name, part in model.parts().items() if slot in (name, name.partition(".")[0])]
@@ -100,6 +101,8 @@ def check_patterns(model: MultimodalModel, options: dict[str, SlotOptions]) -> N
         for key, patterns in (("only", chosen.only or ()), ("parameters", chosen.parameters)):
             if patterns and chosen.adapter is not None:
                 raise ValueError(f"slots.{slot}.{key}: the slot's adapter is trained instead of its weights")
+            if key == "only" and patterns and not chosen.trainable:
+                raise ValueError(f"slots.{slot}.only: the slot is frozen: leave out trainable: false")
             for pattern in patterns:
                 if not any(fnmatchcase(name, pattern) for name in names):
                     kinds = " or ".join(type(part).__name__ for part in parts)
@@ -107,6 +110,11 @@ def check_patterns(model: MultimodalModel, options: dict[str, SlotOptions]) -> N
                     raise ValueError(
                         f"slots.{slot}.{key}: no parameter of {kinds} matches {pattern!r}; names begin with {known}"
                     )
+        used = {_options_of_parameter(name, chosen)[0] for name in names}
+        if hidden := [pattern for pattern in chosen.parameters if pattern not in used]:
+            raise ValueError(
+                f"slots.{slot}.parameters: {hidden[0]!r} is never used, earlier patterns match all it does"
+            )
 
 
 def freeze(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:

@@ -17,10 +17,12 @@ class BlockEncoder(VisionEncoder):
     Attributes:
         num_blocks: Number of blocks.
         num_prefix: Number of tokens before the patches, such as a class token.
+        has_blocks: Whether it can run block by block; False for an instance that only has `forward`.
     """
 
     num_blocks: int
     num_prefix: int
+    has_blocks: bool = True
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> tuple[Tensor, tuple[int, int]]:

@@ -85,7 +85,8 @@ class PIIP(VisionEncoder):
         )
         kinds = dict.fromkeys(kind for branch in made.values() for kind in branch.shard_units)
         self.shard_units = (*kinds, Interaction)
-        self.starts_from = (type(made[self.names[0]]).__name__,)
+        first = made[self.names[0]]
+        self.starts_from = (type(first).__name__, *first.starts_from)
         self.init_weights()
 
     @property
@@ -108,6 +109,12 @@ class PIIP(VisionEncoder):
         if name.startswith(prefix):
             return self._branch(self.names[0]).source_name(name.removeprefix(prefix))
         return super().source_name(name)
+
+    def source_names(self, name: str) -> tuple[str, ...]:
+        """Adds the name in the class of the first branch, which may itself start from another class."""
+        prefix = f"branches.{self.names[0]}."
+        own = (name.removeprefix(prefix),) if name.startswith(prefix) else ()
+        return tuple(dict.fromkeys((*own, self.source_name(name))))
 
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns rows and columns of the map of the last branch, which is the primary one."""
@@ -205,7 +212,7 @@ class PIIP(VisionEncoder):
 
 def _checked(name: str, branch: VisionEncoder) -> BlockEncoder:
     kind = type(branch).__name__
-    if not isinstance(branch, BlockEncoder):
+    if not isinstance(branch, BlockEncoder) or not branch.has_blocks:
         raise WiringError(f"the branch {name} of PIIP, {kind}, cannot run block by block (BlockEncoder)")
     if not isinstance(branch.hidden_size, int):
         raise WiringError(f"the branch {name} of PIIP, {kind}, gives {len(branch.hidden_size)} maps; one is needed")
@@ -221,7 +228,7 @@ def _schedule(branches: dict[str, BlockEncoder], interactions: Schedule) -> dict
     if isinstance(interactions, int):
         check_sizes(interactions=interactions)
         for name, branch in branches.items():
-            if branch.num_blocks % interactions:
+            if branch.num_blocks % interactions or branch.num_blocks < interactions:
                 raise WiringError(
                     f"the branch {name} of PIIP ({type(branch).__name__}) has {branch.num_blocks} blocks, which"
                     f" {interactions} interactions do not divide: give the numbers of blocks of each branch"

@@ -24,6 +24,12 @@ from mmcomponents.nn.wrapped import (
 from mmcomponents.vision.base import patch_grid
 from mmcomponents.vision.block_encoder import BlockEncoder
 
+_BY_BLOCKS = (
+    "clip_vision_model", "chinese_clip_vision_model", "siglip_vision_model", "vit", "deit", "vit_msn", "ijepa",
+    "dinov2", "dinov2_with_registers", "internvl_vision",
+)  # fmt: skip
+"""Models whose layers need the output of the layer before only; others may pass biases, positions or a grid."""
+
 
 class TransformersVision(BlockEncoder):
     """Vision transformer of transformers with its last or inner hidden states as maps.
@@ -57,6 +63,8 @@ class TransformersVision(BlockEncoder):
         super().__init__()
         check_attention(None, attn_implementation)
         settings = _read(config, trust_remote_code)
+        if settings.model_type == "yolos":
+            raise ValueError("yolos has tokens after those of the patches, which are not separated")
         self.image_size = _side(settings, "image_size")
         self.patch_size = _side(settings, "patch_size")
         self._width = int(settings.hidden_size)
@@ -81,6 +89,7 @@ class TransformersVision(BlockEncoder):
         self._starts.keep_only(self.body)
         self._resizes = "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters
         self._layers, self._takes_mask = _stack(self.body)
+        self.has_blocks = self._layers is not None
         self.shard_units = named_types(self.body, set(self.body._no_split_modules or ()))
         self.init_weights()
 
@@ -108,8 +117,8 @@ class TransformersVision(BlockEncoder):
         Raises:
             ValueError: The layers of this tower need more than the output of the layer before.
         """
-        if self._layers is None:
-            raise ValueError(f"{type(self.body).__name__} cannot run block by block: its layers need further inputs")
+        if not self.has_blocks:
+            raise ValueError(f"{type(self.body).__name__} cannot run block by block, only {', '.join(_BY_BLOCKS)}")
         given = self._inputs(pixels)
         found = self.body.embeddings(given.pop("pixel_values"), **given)
         x: Tensor = found[0] if isinstance(found, tuple) else found
@@ -210,12 +219,12 @@ def _stack(body: nn.Module) -> tuple[str | None, bool]:
     arguments say nothing.
     """
     stacks = [name for name, module in body.named_modules() if isinstance(module, nn.ModuleList) and len(module)]
-    if len(stacks) != 1 or not hasattr(body, "embeddings"):
+    if getattr(body.config, "model_type", None) not in _BY_BLOCKS or len(stacks) != 1:
         return None, False
     layers = body.get_submodule(stacks[0])
     assert isinstance(layers, nn.ModuleList)
     known = inspect.signature(layers[0].forward).parameters
-    return None if "position_embeddings" in known else stacks[0], "attention_mask" in known
+    return stacks[0], "attention_mask" in known
 
 
 def _read(config: dict[str, Any] | str, trust_remote_code: bool) -> Any:

@@ -35,10 +35,11 @@ def compare_settings(parts: Mapping[str, Component], chosen: Mapping[str, Checkp
     differences = []
     for folder in {id(value): value for value in chosen.values() if isinstance(value, Checkpoint)}.values():
         theirs = meta_model(folder.spec).parts()
-        for name in (n for n, other in chosen.items() if other is folder and n in theirs):
-            others: dict[str, nn.Module] = dict(theirs[name].named_modules())
+        for name in (n for n, other in chosen.items() if other is folder):
+            source = theirs.get(name) or theirs.get(name.partition(".")[0])
+            others: dict[str, nn.Module] = {} if source is None else dict(source.named_modules())
             for inner, module in parts[name].named_modules():
-                same = others.get(inner)
+                same = others.get(_source_path(parts[name], inner, module, source))
                 if same is None or isinstance(module, DropPath) or own_class(module) is not type(same):
                     continue
                 ours, given = _plain(module), _plain(same)
@@ -53,6 +54,16 @@ def compare_settings(parts: Mapping[str, Component], chosen: Mapping[str, Checkp
         log.warning("weights were trained with other settings: %s", line)
     if len(differences) > _MAX_WARNINGS:
         log.warning("and %d more settings differ", len(differences) - _MAX_WARNINGS)
+
+
+def _source_path(part: Component, path: str, module: nn.Module, source: nn.Module | None) -> str:
+    """Returns the path in the folder's part of a module, by the name of one of its parameters there."""
+    first = next((name for name, _ in module.named_parameters()), None)
+    if first is None or source is None or own_class(part) is type(source):
+        return path
+    here = f"{path}.{first}" if path else first
+    there = part.source_names(here)[-1]
+    return there.removesuffix(first).rstrip(".") if there.endswith(first) else path
 
 
 def _plain(module: nn.Module) -> dict[str, int | float | str | None]:

@@ -61,7 +61,7 @@ class RecipeParser(LightningArgumentParser):
     ) -> Namespace:
         """Parses a tree, see `jsonargparse.ArgumentParser.parse_object`."""
         if namespace is not None:  # earlier values, which may be defaults
-            namespace = namespace.clone()
+            namespace = _copied(namespace)
             _drop_replaced(vars(namespace), obj)
         with self.replacing(obj):
             return cast(Namespace, super().parse_object(obj, namespace, *args, **kwargs))
@@ -70,13 +70,30 @@ class RecipeParser(LightningArgumentParser):
         """Returns the defaults, inside `replacing` without those of classes that the given values replace."""
         found = super().get_defaults(*args, **kwargs)
         if self._given:
-            found = found.clone()
+            found = _copied(found)
             _drop_replaced(vars(found), self._given[-1])
         return found
 
 
-def _drop_replaced(defaults: MutableMapping[str, Any], given: Any) -> None:
-    """Sets to None, in place, each class among the defaults in whose place the given values name another one."""
+def _copied(value: Any) -> Any:
+    """Returns a copy of a namespace, its mappings and lists included, which may be those of the given values."""
+    if isinstance(value, Namespace):
+        made = value.clone()
+        vars(made).update({key: _copied(item) for key, item in vars(value).items()})
+        return made
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def _drop_replaced(defaults: MutableMapping[str, Any], given: Any, is_argument: bool = False) -> None:
+    """Sets to None, in place, each class among the defaults in whose place the given values name another one.
+
+    Args:
+        defaults: Defaults.
+        given: Values in their place.
+        is_argument: Whether the defaults are the items of one argument, a mapping, whose lists are values.
+    """
     for key, value in _items(given).items():
         default = defaults.get(key)
         below = _items(default)
@@ -87,10 +104,10 @@ def _drop_replaced(defaults: MutableMapping[str, Any], given: Any) -> None:
             elif "init_args" in below:
                 arguments = _items(value)
                 _drop_replaced(_items(below["init_args"]), arguments.get("init_args", arguments))
-        elif isinstance(default, list) and isinstance(value, list):
+        elif isinstance(default, list) and isinstance(value, list) and not is_argument:
             defaults[key] = None  # the items of a list are not merged
         elif below:
-            _drop_replaced(below, value)
+            _drop_replaced(below, value, isinstance(default, dict))
 
 
 def _items(value: Any) -> MutableMapping[str, Any]:
