@@ -43,7 +43,6 @@ CHECKED = (
     "2b-finetune",
     "8b-lora",
     "piip/internvl3-8b-finetune",
-    "mmfuser/llava-7b-stage2",
     "8b-lora-24gb",
     "8b-qlora-24gb",
     "8b-sft",
