@@ -1,6 +1,7 @@
 """MMFuser and PIIP on real handwriting, each against an encoder without them, on two CPU cores.
 
-    python benchmarks/encoders_on_digits.py [--seeds 0 1 2] [--steps 300] [--only strokes digits] [--out FILE]
+    python benchmarks/encoders_on_digits.py [--seeds 0 1 2] [--steps 300] [--only strokes digits]
+        [--digit 10 12] [--out FILE]
 
 strokes: an encoder learns to read digits whose paper has stripes of one pixel, which do not matter. It is frozen, and
     projector and language model learn to say whether the stripes are horizontal or vertical: from its last level alone,
@@ -50,6 +51,7 @@ OUT = Path(__file__).parent / "results" / "encoders_on_digits.json"
 BATCH, TEST, TOKENS = 64, 600, 4
 READ, STRIPES = 1, 2
 STRIPE, GRAIN = 0.05, 0.1
+SMALL = (10, 12)
 DIGIT, STROKE = 10, 30
 """Token ids of the questions, and of the first answer to each."""
 
@@ -182,9 +184,9 @@ def strokes(seed: int, steps: int) -> dict[str, Callable[[], Result]]:
     return {"last level": arm, "MMFuser": partial(arm, vision=levels, fuser=partial(MMFuser, num_heads=4))}
 
 
-def digits(seed: int, steps: int) -> dict[str, Callable[[], Result]]:
+def digits(seed: int, steps: int, size: tuple[int, int] = SMALL) -> dict[str, Callable[[], Result]]:
     """Returns the arms of the second experiment, with the least widths that give the FLOPs of the pyramid."""
-    images = Images(56, (10, 12), 0.0, 0.0, seed)
+    images = Images(56, size, 0.0, 0.0, seed)
 
     def pyramid(first: int, second: int) -> dict[str, Any]:
         branches = {"first": encoder(first, 28), "second": encoder(second, 56)}
@@ -213,7 +215,7 @@ def digits(seed: int, steps: int) -> dict[str, Callable[[], Result]]:
     }
 
 
-EXPERIMENTS = {"strokes": strokes, "digits": digits}
+EXPERIMENTS = ("strokes", "digits")
 PAIRS = {"strokes": [("MMFuser", "last level")], "digits": [("inverted", "single"), ("inverted", "direct")]}
 
 
@@ -222,14 +224,20 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=list(EXPERIMENTS))
+    parser.add_argument("--only", nargs="+", choices=EXPERIMENTS, default=EXPERIMENTS)
+    parser.add_argument(
+        "--digit", type=int, nargs=2, default=SMALL, help="sides of the digits of the second experiment"
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     results: dict[str, Result] = json.loads(options.out.read_text()) if options.out.exists() else {}
+    size = tuple(options.digit)
     for name in options.only:
+        steps = f"{options.steps}" + (f"/{size[0]}-{size[1]}" if name == "digits" and size != SMALL else "")
         for seed in options.seeds:
-            for arm, run in EXPERIMENTS[name](seed, options.steps).items():
-                key = f"{name}/{arm}/{seed}/{options.steps}"
+            arms = digits(seed, options.steps, size) if name == "digits" else strokes(seed, options.steps)
+            for arm, run in arms.items():
+                key = f"{name}/{arm}/{seed}/{steps}"
                 if key not in results:
                     begin = time.perf_counter()
                     found = run()
@@ -245,11 +253,11 @@ def main(argv: list[str] | None = None) -> int:
                 )
                 sys.stdout.flush()
         for one, two in PAIRS[name]:
-            _compare(results, name, one, two, options.seeds, options.steps)
+            _compare(results, name, one, two, options.seeds, steps)
     return 0
 
 
-def _compare(results: dict[str, Result], name: str, one: str, two: str, seeds: list[int], steps: int) -> None:
+def _compare(results: dict[str, Result], name: str, one: str, two: str, seeds: list[int], steps: str) -> None:
     texts = ["".join(results[f"{name}/{arm}/{seed}/{steps}"]["right"] for seed in seeds) for arm in (one, two)]
     first = sum(a > b for a, b in zip(*texts, strict=True))
     second = sum(a < b for a, b in zip(*texts, strict=True))
