@@ -20,6 +20,7 @@ from contracts.pair import make_task, micro_batches, train, train_as_rank
 from mmcomponents.checkpoints import CheckpointError, merge_adapters
 from mmcomponents.checkpoints.quantized_weights import restore_quantized
 from mmcomponents.component import WiringError
+from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.nf4_linear import NF4Linear
 from mmcomponents.objectives import MPO, NextToken
@@ -244,6 +245,20 @@ def test_a_checkpoint_of_the_other_kind_is_one_line(tmp_path: Path, saved: Any, 
     train(PACKS[:1], 1, {"slots": saved}, save_to=str(tmp_path / "run.ckpt"))
     with pytest.raises(CheckpointError, match=said):
         train(PACKS[1:], 1, {"slots": resumed}, ckpt_path=str(tmp_path / "run.ckpt"), max_epochs=2)
+
+
+class Coded(TokenEmbedder):
+    """Embedder with a buffer of the name that quantised maps use."""
+
+    def __init__(self, vocab_size: int, hidden_size: int) -> None:
+        super().__init__(vocab_size, hidden_size)
+        self.book = torch.nn.Module()
+        self.book.register_buffer("codes", torch.arange(3))
+
+
+def test_a_buffer_of_a_part_is_no_quantised_weight(tmp_path: Path) -> None:
+    train(PACKS[:1], 1, {"embedder": Coded}, save_to=str(tmp_path / "run.ckpt"))
+    train(PACKS[1:], 1, {"embedder": Coded}, ckpt_path=str(tmp_path / "run.ckpt"), max_epochs=2)
 
 
 def sent_as_rank(rank: int, task: dict[str, Any]) -> list[int]:

@@ -116,11 +116,17 @@ def check_quantized_checkpoint(model: MultimodalModel, names: Collection[str]) -
         CheckpointError: It has not; the message names the slots and the setting.
     """
     ours = {slot for slot, part in model.parts().items() if quantized_buffers(part)}
-    theirs = {slot for slot in model.parts() if any(n.startswith(f"{slot}.") and n.endswith(".codes") for n in names)}
+    theirs = {
+        slot for slot, part in model.parts().items() if any(f"{slot}.{path}.codes" in names for path in _maps(part))
+    }
     for slots, has, setting in ((theirs - ours, "has", "nf4"), (ours - theirs, "has no", "null")):
         if slots:
             keys = ", ".join(f"model.slots.{slot}.quantization: {setting}" for slot in sorted(slots))
             raise CheckpointError(f"the checkpoint {has} quantised weights for {', '.join(sorted(slots))}: set {keys}")
+
+
+def _maps(part: nn.Module) -> list[str]:
+    return [path for path, module in part.named_modules() if isinstance(module, nn.Linear | NF4Linear)]
 
 
 def _is_plain(module: nn.Linear) -> bool:

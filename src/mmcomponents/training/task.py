@@ -389,7 +389,7 @@ class MultimodalTask(LightningModule):
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
         if self.model is not None and weights:
-            check_quantized_checkpoint(self.model, [name.removeprefix("model.") for name in weights])
+            check_quantized_checkpoint(self.model, {name.removeprefix("model.") for name in weights})
         for name in [name for name in weights if name.startswith("objective.")]:
             if name.removeprefix("objective.") not in known:
                 del weights[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
@@ -141,15 +141,15 @@ class Interaction(nn.Module):
     Args:
         one: Width of the first map.
         two: Width of the second map.
-        settings: Arguments of both injectors after the width.
+        injector: Factory of both injectors, called with the width.
     """
 
-    def __init__(self, one: int, two: int, *settings: object) -> None:
+    def __init__(self, one: int, two: int, injector: Callable[[int], Injector]) -> None:
         super().__init__()
         self.to_one = nn.Linear(two, one)
         self.to_two = nn.Linear(one, two)
-        self.inject_one = Injector(one, *settings)  # type: ignore[arg-type]
-        self.inject_two = Injector(two, *settings)  # type: ignore[arg-type]
+        self.inject_one = injector(one)
+        self.inject_two = injector(two)
 
     def forward(self, one: Tensor, one_hw: Grid, two: Tensor, two_hw: Grid) -> tuple[Tensor, Tensor]:
         """Maps both maps, `[N, h*w, C]` each."""

@@ -151,6 +151,7 @@ class InternViT(BlockEncoder):
         if not self.levels or not increasing or self.levels[0] < 0 or self.levels[-1] > num_layers:
             raise ValueError(f"levels {levels} must increase and lie between 0 and {num_layers}")
         self.hidden_size = hidden_size if len(self.levels) == 1 else (hidden_size,) * len(self.levels)
+        self.num_blocks = self.levels[-1]  # those above the last level are not built
         self.image_size = image_size
         self.patch_size = patch_size
         self.layer_scale = layer_scale
@@ -167,7 +168,7 @@ class InternViT(BlockEncoder):
                 eps,
                 drop_path * i / max(num_layers - 1, 1),
             )
-            for i in range(self.levels[-1])  # blocks above the last level are not built
+            for i in range(self.num_blocks)
         )
         self.init_weights()
 
@@ -210,11 +211,6 @@ class InternViT(BlockEncoder):
     def run_block(self, index: int, x: Tensor, hw: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
         """See the base class."""
         return self.blocks[index](x, Segments.uniform(x.shape[0], x.shape[1], x.device)), hw
-
-    @property
-    def num_blocks(self) -> int:  # type: ignore[override]
-        """Number of blocks; those above the last level are not built."""
-        return len(self.blocks)
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the patch embedding, the blocks that run, and attention over patches and class token of each tile."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from itertools import accumulate
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ from mmcomponents.limits import check_sizes
 from mmcomponents.nn.deformable_attention import init_deformable
 from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.block_encoder import BlockEncoder
-from mmcomponents.vision.interaction import Interaction, Kind
+from mmcomponents.vision.interaction import Injector, Interaction, Kind
 
 Schedule = int | dict[str, list[int]]
 
@@ -73,12 +75,20 @@ class PIIP(VisionEncoder):
         self.schedule = _schedule(made, interactions)
         self.hidden_size = tuple(branch.block_width(branch.num_blocks) for branch in made.values())
         self.image_size = max(branch.image_size for branch in made.values())
-        settings = (attention, num_heads, num_points, ratio, ffn_ratio, drop_path)
+        injector = partial(
+            Injector,
+            kind=attention,
+            num_heads=num_heads,
+            num_points=num_points,
+            ratio=ratio,
+            ffn_ratio=ffn_ratio,
+            drop_path=drop_path,
+        )
         steps = len(self.schedule[self.names[0]])
         ends = {name: list(accumulate(counts)) for name, counts in self.schedule.items()}
         self.interactions = nn.ModuleList(
             nn.ModuleList(
-                Interaction(made[one].block_width(ends[one][step]), made[two].block_width(ends[two][step]), *settings)
+                Interaction(made[one].block_width(ends[one][step]), made[two].block_width(ends[two][step]), injector)
                 for one, two in self._pairs
             )
             for step in range(steps)
@@ -88,6 +98,11 @@ class PIIP(VisionEncoder):
         first = made[self.names[0]]
         self.starts_from = (type(first).__name__, *first.starts_from)
         self.init_weights()
+
+    @property
+    def _steps(self) -> list[nn.ModuleList]:
+        """Interactions of all pairs, for each step."""
+        return cast(list[nn.ModuleList], list(self.interactions))
 
     @property
     def _pairs(self) -> list[tuple[str, str]]:
@@ -152,12 +167,12 @@ class PIIP(VisionEncoder):
         pixels = self.pixels_of(images)
         states = {name: self._branch(name).embed(self._resized(name, pixels)) for name in self.names}
         done = dict.fromkeys(self.names, 0)
-        for step, interactions in enumerate(self.interactions):
+        for step, interactions in enumerate(self._steps):
             for name in self.names:
                 for _ in range(self.schedule[name][step]):
                     states[name] = self._branch(name).run_block(done[name], *states[name])
                     done[name] += 1
-            for interaction, (one, two) in reversed(list(zip(interactions, self._pairs, strict=True))):  # type: ignore[call-overload]
+            for interaction, (one, two) in reversed(list(zip(interactions, self._pairs, strict=True))):
                 states[one], states[two] = self._exchanged(interaction, one, states[one], two, states[two])
         maps = []
         for name, (x, hw) in states.items():
@@ -176,12 +191,12 @@ class PIIP(VisionEncoder):
             seen = replace(images, pixels=torch.empty(tiles, 3, *size, device="meta"))
             total += self._branch(name).flops(replace(batch, images=seen))
         ends = {name: list(accumulate(counts)) for name, counts in self.schedule.items()}
-        for step, interactions in enumerate(self.interactions):
-            for interaction, (one, two) in zip(interactions, self._pairs, strict=True):  # type: ignore[call-overload]
+        for step, interactions in enumerate(self._steps):
+            for interaction, (one, two) in zip(interactions, self._pairs, strict=True):
                 grids = [
                     self._branch(n).block_grid(ends[n][step], self.pixels_for(n, images.pixel_hw)) for n in (one, two)
                 ]
-                total += tiles * interaction.flops(*grids)
+                total += tiles * cast(Interaction, interaction).flops(*grids)
         return total
 
     def _branch(self, name: str) -> BlockEncoder:

@@ -56,13 +56,9 @@ class TransformersConvNet(BlockEncoder):
         self.hidden_size = self.widths[-1]
         # Stage and place in it of each block.
         self._places = [(stage, place) for stage, depth in enumerate(settings.depths) for place in range(depth)]
+        self.num_blocks = len(self._places)
         self.shard_units = (type(self.body.encoder.stages[0].layers[0]),)
         self.init_weights()
-
-    @property
-    def num_blocks(self) -> int:  # type: ignore[override]
-        """Number of blocks of all stages."""
-        return len(self._places)
 
     def block_width(self, count: int) -> int:
         """See the base class."""

@@ -142,11 +142,6 @@ class TransformersVision(BlockEncoder):
         """See the base class."""
         return self._width
 
-    @property
-    def num_blocks(self) -> int:  # type: ignore[override]
-        """Number of layers up to the last level."""
-        return self.depth
-
     def _inputs(self, pixels: Tensor) -> dict[str, Any]:
         """Returns the arguments of the tower for pixels."""
         resizes = self._resizes and tuple(pixels.shape[-2:]) != (self.image_size, self.image_size)
@@ -170,7 +165,7 @@ class TransformersVision(BlockEncoder):
         rows, columns = self.grid((height, width))
         tiles, length = batch.images.num_tiles, rows * columns + self.num_prefix
         patches = sum(m.weight.numel() for m in self.body.modules() if isinstance(m, nn.Conv2d))
-        attention = 4 * length**2 * self._width * self.depth
+        attention = 4 * length**2 * self._width * self.num_blocks
         return float(tiles) * (2 * rows * columns * patches + matrix_flops(self.body, length) + attention)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TransformersVision:
@@ -207,7 +202,7 @@ class TransformersVision(BlockEncoder):
                     f"{self._width}: only towers with one token per patch are supported"
                 )
         self.num_prefix = int(maps[-1].shape[1]) - rows * columns
-        self.depth = min(places[-1], count - 1)
+        self.num_blocks = min(places[-1], count - 1)
         torch.stack([tokens.sum() for tokens in maps]).sum().backward()
         return {name for name, parameter in body.named_parameters() if parameter.grad is None}
 
