@@ -19,7 +19,7 @@ from contracts.pair import Sized, make_task
 from mmcomponents.cli.models.run_weights import load_weights, model_weights
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.objectives import MPO, NextToken, Objective
-from mmcomponents.training import FinalCheckpoint, FSDP2Strategy, MultimodalTask, SlotOptions
+from mmcomponents.training import EMA, FinalCheckpoint, FSDP2Strategy, MultimodalTask, SlotOptions
 from pair_packs import pair, with_reference
 
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(4)]
@@ -93,6 +93,20 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path, average: Any) ->
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     torch.testing.assert_close(weights(rest), weights(whole), rtol=0, atol=0)
     assert not torch.equal(half.model.projector.fc1.weight, rest.model.projector.fc1.weight)  # type: ignore[union-attr]
+
+
+def test_an_average_that_starts_later_is_validated_as_the_weights_until_then(tmp_path: Path) -> None:
+    _, seen = run(tmp_path / "before", PACKS, callback=EMA(decay=DECAY, update_starting_at_step=100))
+    torch.testing.assert_close(seen.validated, seen.steps[-1], rtol=0, atol=0)
+    _, seen = run(tmp_path / "within", PACKS, callback=EMA(decay=DECAY, update_starting_at_step=2))
+    average = seen.steps[1]
+    for step in seen.steps[2:]:
+        average = {name: DECAY * value + (1 - DECAY) * step[name] for name, value in average.items()}
+    torch.testing.assert_close(seen.validated, average, rtol=1e-5, atol=1e-6)
+    saved = torch.load(tmp_path / "before" / "last.ckpt", weights_only=True)
+    torch.testing.assert_close(saved["state_dict"], saved["current_model_state"], rtol=0, atol=0)
+    with pytest.raises(MisconfigurationException, match=r"until step 2: use mmcomponents\.training\.EMA"):
+        run(tmp_path, PACKS, callback=EMAWeightAveraging(update_starting_at_step=2))
 
 
 def test_a_sharded_model_is_refused() -> None:

@@ -58,6 +58,38 @@ def small_files() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+class Validations(Callback):
+    """Records the loss of the validation by step."""
+
+    def __init__(self) -> None:
+        self.found: dict[int, float] = {}
+
+    def on_validation_end(self, trainer: Trainer, pl_module: Any) -> None:
+        self.found[trainer.global_step] = float(trainer.callback_metrics["val/loss"])
+
+
+@pytest.mark.parametrize(("every", "validated", "expected"), [(2, 2, {2, 4, 6, 8}), (2, 3, {3, 6}), (3, 2, {4, 6})])
+def test_a_checkpoint_is_ranked_by_its_own_validation(tmp_path, every: int, validated: int, expected: set[int]) -> None:
+    task, seen, written = make_task(), Validations(), []
+
+    class Written(FinalCheckpoint):
+        def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+            written.append((trainer.global_step, Path(filepath).name))
+            super()._save_checkpoint(trainer, filepath)
+
+    saving = Written(str(tmp_path), every, monitor="val/loss", save_top_k=-1)
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=1, val_check_interval=validated, logger=False, enable_progress_bar=False,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[seen, saving], default_root_dir=tmp_path,
+    )  # fmt: skip
+    val = torch.utils.data.DataLoader(PACKS[:1], batch_size=None)
+    trainer.fit(task, Lookahead(Sized(PACKS), 1, task.counts), val)
+    ranked = {int(Path(path).stem.removeprefix("step=")): float(value) for path, value in saving.best_k_models.items()}
+    assert ranked == {step: seen.found[step] for step in expected}
+    last = [step for step, name in written if name == "last.ckpt"]
+    assert {*last} >= {*range(every, 9, every)}  # `last.ckpt` does not wait for a validation
+
+
 def test_a_failed_write_leaves_the_old_file_and_no_part(tmp_path: Path) -> None:
     path = tmp_path / "run" / "last.ckpt"
     path.parent.mkdir()

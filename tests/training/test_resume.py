@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.optim import AdamW
+from torch.optim.lr_scheduler import StepLR
 
 import tiny
 from contracts.pair import Sized, make_task
 from mmcomponents.data.loading.lookahead import Lookahead
-from mmcomponents.training import SlotOptions, WarmupCosine
+from mmcomponents.training import MultimodalTask, SlotOptions, WarmupCosine
 
 PACKS = [tiny.pack([("t", 4), ("i", 1), ("t", 8)], seed=n) for n in range(8)]
 
@@ -28,10 +31,18 @@ class Rates(Callback):
         self.seen.append((group["lr"], group["weight_decay"]))
 
 
-def run(tmp_path, steps: int, lr: float, decay: float = 0.05, ckpt: str | None = None, total: int | None = None):
+def run(
+    tmp_path: Path,
+    steps: int,
+    lr: float,
+    decay: float = 0.05,
+    ckpt: str | None = None,
+    total: int | None = None,
+    schedule: Any = WarmupCosine,
+) -> tuple[list[tuple[float, float]], Trainer, MultimodalTask]:
     task = make_task(
         optimizer=partial(AdamW, lr=lr, weight_decay=decay),
-        scheduler=partial(WarmupCosine, total_steps=total, warmup_steps=0),
+        scheduler=partial(WarmupCosine, total_steps=total, warmup_steps=0) if schedule is WarmupCosine else schedule,
     )
     rates = Rates()
     trainer = Trainer(
@@ -50,6 +61,25 @@ def test_a_resumed_run_has_the_recipes_rates_and_length(tmp_path) -> None:
     # Halfway through eight steps, with the new peak and weight decay.
     assert [round(lr, 6) for lr, _ in later] == [0.05, 0.030866, 0.014645, 0.003806]
     assert {decay for _, decay in later} == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"), [(None, [0.1] * 2), (partial(StepLR, step_size=5, gamma=0.5), [0.1, 0.05])]
+)
+def test_a_finished_run_goes_on_with_another_schedule(tmp_path, caplog, schedule, expected) -> None:
+    run(tmp_path, steps=4, lr=0.1)
+    with caplog.at_level("WARNING"):
+        found, _, _ = run(tmp_path, steps=6, lr=0.1, ckpt=str(tmp_path / "last.ckpt"), schedule=schedule)
+    assert [round(lr, 6) for lr, _ in found] == expected
+    assert "trained with another schedule" in caplog.text
+
+
+def test_a_schedule_that_is_shorter_than_the_run_is_reported(tmp_path, caplog) -> None:
+    with caplog.at_level("WARNING"):
+        run(tmp_path, steps=4, lr=0.1, total=3)
+    assert "the schedule ends at step 3: the learning rate is 0 from there to step 4" in caplog.text
+    with pytest.raises(MisconfigurationException, match=r"ends at step 3 \(total_steps\) and .* from step 4"):
+        run(tmp_path, steps=8, lr=0.1, total=3, ckpt=str(tmp_path / "last.ckpt"))
 
 
 def test_a_run_that_goes_on_unchanged_equals_one_that_never_stopped(tmp_path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ExponentialLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, SequentialLR, StepLR
 
-from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
+from mmcomponents.training.schedule import WarmupCosine, described, group_settings, resume_schedule
 
 
 def optimizer(lr: float, groups: int = 1) -> SGD:
@@ -23,14 +26,51 @@ def test_the_rate_of_another_schedule_is_scaled_by_the_change_of_the_peak(peak: 
         old.step()
         trained.step()
     new.load_state_dict(old.state_dict())
-    resumed.load_state_dict(trained.state_dict())
-    restore_settings(new, settings, resumed)
+    resume_schedule(new, settings, resumed, trained.state_dict(), 3)
     (group,) = new.param_groups
     assert group["lr"] == peak / 8
     assert (group["initial_lr"], group["weight_decay"]) == (peak, peak / 2)
     new.step()
     resumed.step()
     assert group["lr"] == peak / 16
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        None,
+        partial(CosineAnnealingLR, T_max=8),
+        partial(StepLR, step_size=2),
+        lambda o: SequentialLR(o, [LinearLR(o, 0.1, total_iters=2), ExponentialLR(o, 0.9)], [2]),
+    ],
+)
+def test_another_schedule_has_the_rates_that_it_has_from_the_start(schedule: Any) -> None:
+    """A finished cosine schedule would keep a rate of 0 in all schedules that compute a rate from the one before."""
+    old, straight, new = optimizer(2.0), optimizer(3.0), optimizer(3.0)
+    trained = CosineAnnealingLR(old, T_max=4)
+    whole, resumed = (None if schedule is None else schedule(o) for o in (straight, new))
+    settings = group_settings(new)
+    for _ in range(4):
+        old.step()
+        trained.step()
+    assert old.param_groups[0]["lr"] < 1e-9
+    new.load_state_dict(old.state_dict())
+    resume_schedule(new, settings, resumed, None, 4)
+    for step in range(8):
+        if step >= 4:
+            assert new.param_groups[0]["lr"] == pytest.approx(straight.param_groups[0]["lr"])
+            if resumed is not None:
+                new.step()
+                resumed.step()
+        if whole is not None:
+            straight.step()
+            whole.step()
+
+
+def test_settings_of_schedules_are_compared_without_peaks() -> None:
+    texts = {described(CosineAnnealingLR(optimizer(lr), length)) for lr in (1.0, 2.0) for length in (3, 4)}
+    assert len(texts) == 2
+    assert described(ExponentialLR(optimizer(1.0), 0.5)) not in texts
 
 
 def test_a_length_is_positive_or_the_trainers() -> None:
@@ -43,4 +83,4 @@ def test_a_length_is_positive_or_the_trainers() -> None:
 
 def test_other_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="the checkpoint has 2 parameter groups and the recipe 1: other slots"):
-        restore_settings(optimizer(1.0, groups=2), group_settings(optimizer(1.0)), None)
+        resume_schedule(optimizer(1.0, groups=2), group_settings(optimizer(1.0)), None, None, 0)

@@ -7,6 +7,7 @@ Reports, throughput and early ends of a run are callbacks.
 
 from mmcomponents.training.answer_pictures import AnswerPictures
 from mmcomponents.training.answer_report import AnswerReport
+from mmcomponents.training.averaging import EMA
 from mmcomponents.training.critic_metrics import StepF1
 from mmcomponents.training.final_checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
@@ -22,6 +23,7 @@ from mmcomponents.training.throughput import Throughput
 register()
 
 __all__ = [
+    "EMA",
     "AnswerPictures",
     "AnswerReport",
     "FSDP2Strategy",

@@ -71,6 +71,10 @@ class FinalCheckpoint(ModelCheckpoint):
     Lightning writes `last.ckpt` only when an interval is complete: of 2,700 steps with an interval of 500, the last 200
     would be lost. A new run overwrites the files of the previous run, so that `last.ckpt` is always the most recent.
 
+    Lightning ranks a checkpoint by the newest value of `monitor`, which for a value of the validation belongs to older
+    weights. Ranked checkpoints are here written at the end of a validation, the first one when an interval is complete;
+    `last.ckpt` does not wait for it.
+
     Args:
         dirpath: Folder.
         every_n_train_steps: Interval in optimizer steps. None: at the end of each epoch.
@@ -108,13 +112,22 @@ class FinalCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves as Lightning does, but only at the end of an optimizer step.
+        """Saves as Lightning does, but only at the end of an optimizer step, and with a current value of `monitor`.
 
         After a resume Lightning does not know which step was saved last and saves again within the next accumulation
         window, whose accumulated gradients no checkpoint contains.
         """
-        if not trainer.fit_loop._should_accumulate():
+        loop = trainer.fit_loop
+        if loop._should_accumulate():
+            return
+        is_current = self.monitor is None or self.monitor in trainer._logger_connector.metrics["callback"]
+        if is_current or not self._is_due(trainer):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            return
+        self._defer_save_until_validation = True
+        assert loop._data_fetcher is not None
+        if not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):  # else the validation follows at once
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves as Lightning does; with weight averaging, also writes `last.ckpt` at the end of the run.
@@ -128,6 +141,11 @@ class FinalCheckpoint(ModelCheckpoint):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if is_last and any(isinstance(callback, WeightAveraging) for callback in callbacks):
             self._save_end(trainer)
+
+    def _is_due(self, trainer: Trainer) -> bool:
+        """Whether an interval ends with this step, which is not saved yet."""
+        every = self._every_n_train_steps
+        return every > 0 and trainer.global_step % every == 0 and not self._should_skip_saving_checkpoint(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes `last.ckpt` unless the last step is already saved."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 
 class WarmupCosine(LambdaLR):
@@ -74,14 +75,18 @@ class WarmupCosine(LambdaLR):
         for group, peak in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
             group["lr"] = peak * self.factor(self.last_epoch)
 
+    def go_to(self, step: int) -> None:
+        """Sets step and learning rates to those after a number of optimizer steps."""
+        self.last_epoch, self._step_count = step, step + 1
+        self.apply()
+
     def state_dict(self) -> dict[str, Any]:
         """Returns the current step."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores the current step."""
-        self.last_epoch = state_dict["last_epoch"]
-        self._step_count = self.last_epoch + 1
+        self.go_to(state_dict["last_epoch"])
 
 
 def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
@@ -89,29 +94,48 @@ def group_settings(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
 
 
-def restore_settings(optimizer: Optimizer, settings: list[dict[str, Any]], schedule: Any | None) -> None:
-    """Restores the recipe's settings after loading a checkpoint, whose settings would otherwise replace them.
+def described(schedule: object) -> str:
+    """Returns class and settings of a schedule that has not begun, without the peaks, as a text to be compared."""
+    state = schedule.state_dict() if isinstance(schedule, LRScheduler) else {}
+    kept = {key: value for key, value in state.items() if key not in ("base_lrs", "_last_lr")}
+    return f"{type(schedule).__module__}.{type(schedule).__qualname__} {sorted(kept.items())!r}"
+
+
+def resume_schedule(
+    optimizer: Optimizer, settings: list[dict[str, Any]], schedule: Any | None, state: dict[str, Any] | None, steps: int
+) -> None:
+    """Sets the recipe's settings after loading a checkpoint, whose settings have replaced them, and its learning rates.
 
     Args:
         optimizer: Optimizer with the moments and the settings of the checkpoint.
         settings: Settings of the recipe, from `group_settings`.
-        schedule: Learning rate schedule. For other classes than `WarmupCosine`, learning rates are scaled by the change
-            of the peak.
+        schedule: The recipe's schedule; None: learning rates are constant.
+        state: State of the same schedule in the checkpoint. Learning rates are then those of the checkpoint, scaled by
+            the change of the peak. None: the checkpoint's schedule was another one, and learning rates are those that
+            the recipe's has after `steps`.
+        steps: Number of optimizer steps before the checkpoint.
 
     Raises:
-        ValueError: The numbers of parameter groups differ.
+        ValueError: The numbers of parameter groups differ, or the schedule does not have so many steps.
     """
-    if len(settings) != len(optimizer.param_groups):
+    groups = optimizer.param_groups
+    if len(settings) != len(groups):
         raise ValueError(
-            f"the checkpoint has {len(optimizer.param_groups)} parameter groups and the recipe {len(settings)}: "
-            "other slots are trained"
+            f"the checkpoint has {len(groups)} parameter groups and the recipe {len(settings)}: other slots are trained"
         )
-    for group, own in zip(optimizer.param_groups, settings, strict=True):
-        peak = own.get("initial_lr", own["lr"])
+    scaled = []
+    for group, own in zip(groups, settings, strict=True):
         old = group.get("initial_lr", group["lr"])
-        now = group["lr"] * (peak / old if old else 1.0)
+        scaled.append(group["lr"] * (own.get("initial_lr", own["lr"]) / old if old else 1.0))
         group.update(own)
-        group["lr"] = now
     if isinstance(schedule, WarmupCosine):
-        schedule.base_lrs = [own.get("initial_lr", own["lr"]) for own in settings]
-        schedule.apply()
+        schedule.go_to(steps)
+    elif schedule is not None and state is not None:
+        schedule.load_state_dict(state)
+        for group, lr in zip(groups, scaled, strict=True):
+            group["lr"] = lr
+    elif isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step")
+            for _ in range(steps):
+                schedule.step()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import Strategy
@@ -35,6 +36,7 @@ from mmcomponents.objectives import NextToken, Objective
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.adapters import inject_adapters, start_adapters
+from mmcomponents.training.averaging import check_averages
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.predictions import answer_rows, pair_rows
@@ -44,7 +46,7 @@ from mmcomponents.training.quantization import (
     quantize_slots,
     quantized_buffers,
 )
-from mmcomponents.training.schedule import WarmupCosine, group_settings, restore_settings
+from mmcomponents.training.schedule import WarmupCosine, described, group_settings, resume_schedule
 from mmcomponents.training.sharding import cast_parameters
 from mmcomponents.training.slots import SlotOptions, check_patterns, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
@@ -131,6 +133,8 @@ class MultimodalTask(LightningModule):
         self._step_log = StepLog()
         self._means = ValidationMeans()
         self._settings: list[dict[str, Any]] = []
+        self._schedule = ""
+        self._resumed: dict[str, Any] | None = None
 
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate, test and predict.
@@ -164,6 +168,7 @@ class MultimodalTask(LightningModule):
         strategy = self._trainer.strategy if self._trainer is not None else None
         callbacks = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
         check_quantization(self.slots, isinstance(strategy, FSDP2Strategy), callbacks)
+        check_averages(callbacks)
         if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return
         by_strategy = isinstance(strategy, FSDP2Strategy) and strategy.compile
@@ -364,16 +369,33 @@ class MultimodalTask(LightningModule):
             self._settings = group_settings(optimizer)
             return optimizer
         schedule = self.make_scheduler(optimizer)
-        self._settings = group_settings(optimizer)
+        self._settings, self._schedule = group_settings(optimizer), described(schedule)
         if isinstance(schedule, WarmupCosine) and schedule.total_steps is None and self._trainer is not None:
             schedule.fill_in(self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def on_train_start(self) -> None:
-        """Restores the recipe's learning rates and weight decay, which a loaded checkpoint has replaced."""
-        schedules = self.trainer.lr_scheduler_configs
-        for optimizer in self.trainer.optimizers:
-            restore_settings(optimizer, self._settings, schedules[0].scheduler if schedules else None)
+        """Restores the recipe's learning rates and weight decay, which a loaded checkpoint has replaced.
+
+        Raises:
+            MisconfigurationException: The run goes on from a step at which its schedule has ended.
+        """
+        configs = self.trainer.lr_scheduler_configs
+        schedule = configs[0].scheduler if configs else None
+        step, found = self.trainer.global_step, self._resumed
+        if found is not None:
+            state, known = found["state"], found["schedule"]
+            if known is None:  # written by an earlier version
+                same = schedule is not None and {*(state or ())} == {*schedule.state_dict()}
+            else:
+                same = known == self._schedule
+            if not same and not isinstance(schedule, WarmupCosine):
+                logger.warning("the checkpoint was trained with another schedule: learning rates are the recipe's")
+            for optimizer in self.trainer.optimizers:
+                resume_schedule(optimizer, self._settings, schedule, state if same else None, step)
+            self._resumed = None
+        if isinstance(schedule, WarmupCosine):
+            _check_length(schedule, step, self.trainer.estimated_stepping_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the state of the objective separately from the weights.
@@ -383,9 +405,16 @@ class MultimodalTask(LightningModule):
         state = {} if self.objective is None else self.objective.state_dict()
         if state:
             checkpoint["objective"] = state
+        checkpoint["schedule"] = self._schedule
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the state of the objective; that of another objective is ignored."""
+        """Restores the state of the objective; that of another objective is ignored.
+
+        The state of the schedule is kept for `on_train_start`: Lightning would load it into any other schedule.
+        """
+        states = checkpoint.get("lr_schedulers") or [None]
+        self._resumed = {"state": states[0], "schedule": checkpoint.get("schedule")}
+        checkpoint["lr_schedulers"] = []
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
         if self.model is not None and weights:
@@ -424,6 +453,23 @@ def _check_objective(objective: Objective, model: MultimodalModel) -> None:
                 f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
             )
     objective.check(model)
+
+
+def _check_length(schedule: WarmupCosine, step: int, steps: float) -> None:
+    """Checks that a schedule is as long as the run.
+
+    Raises:
+        MisconfigurationException: It has ended.
+    """
+    end = schedule.total_steps
+    if end is None or end >= steps or schedule.final_ratio > 0:
+        return
+    if step >= end:
+        raise MisconfigurationException(
+            f"the schedule ends at step {end} (total_steps) and the run goes on from step {step}: with a learning rate"
+            " of 0 nothing would be trained. Set total_steps to the length of the complete run"
+        )
+    logger.warning("the schedule ends at step %d: the learning rate is 0 from there to step %.0f", end, steps)
 
 
 def _is_plain(value: object) -> bool:
