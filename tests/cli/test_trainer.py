@@ -241,6 +241,7 @@ def test_the_next_command_is_one_that_the_recipe_has_data_for(
 def test_a_folder_keeps_the_recipe_of_its_checkpoint_until_the_next_one(recipe: str, monkeypatch) -> None:
     saving = ["--config", recipe, *SAVING]
     run("fit", [*saving, "--model.label", "first"], Task, Data)
+    saving += ["--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "4"]
     saved = Path("runs/x/recipe.yaml")
     checkpoint = Path("runs/x/last.ckpt")
 
@@ -260,6 +261,67 @@ def test_a_folder_keeps_the_recipe_of_its_checkpoint_until_the_next_one(recipe: 
     assert labels() == ("first", "first")
     run("fit", [*saving, "--model.label", "third"], Task, Data)
     assert labels() == ("third", "third")
+
+
+def test_a_run_of_another_recipe_has_a_folder_of_its_own(recipe: str, caplog) -> None:
+    below = '"${trainer.default_root_dir}/checkpoints"'
+    saving = ["--config", recipe, *(flag.replace("runs/x", below) for flag in SAVING)]
+
+    def fit(*flags: str) -> str:
+        caplog.clear()
+        return str(run("fit", [*saving, *flags], Task, Data).trainer.default_root_dir)
+
+    assert fit() == "runs/x"
+    first = Path("runs/x/checkpoints/last.ckpt").read_bytes()
+    assert fit("--model.label", "second") == "runs/x-v1"
+    assert "runs/x holds a run with another model.label: this run writes to runs/x-v1" in caplog.text
+    assert fit("--seed_everything", "6") == "runs/x-v2"
+    assert fit("--model.label", "second") == "runs/x-v1"  # overwrites nothing but its own
+    assert fit("--config", "runs/x-v1/recipe.yaml") == "runs/x-v1"
+    assert Path("runs/x/checkpoints/last.ckpt").read_bytes() == first
+    assert Path("runs/x-v1/checkpoints/last.ckpt").exists()
+    assert fit() == "runs/x"
+    assert "this run writes to" not in caplog.text
+    resumed = ["--model.label", "third", "--ckpt_path", "runs/x/checkpoints/last.ckpt", "--trainer.max_steps", "3"]
+    assert fit(*resumed) == "runs/x"
+    run("test", ["--config", recipe, "--model.label", "second"], Task, Data)
+    assert {path.name for path in Path("runs").iterdir()} == {"x", "x-v1", "x-v2"}
+
+
+def test_checkpoints_of_another_run_in_another_folder_are_kept(recipe: str) -> None:
+    """The folder of the run is new, and its checkpoints go where those of another run are."""
+    run("fit", ["--config", recipe, *SAVING], Task, Data)
+    again = ["--config", recipe, *SAVING, "--trainer.default_root_dir", "runs/y"]
+    with pytest.raises(UserError, match=r"runs/x has checkpoints of another run, which this one would overwrite"):
+        run("fit", again, Task, Data)
+    run("fit", [*again, "--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "3"], Task, Data)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(recipe: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    flags = [flag.replace("runs/x", '"${trainer.default_root_dir}"') for flag in SAVING]
+    run("fit", ["--config", recipe, *flags, "--trainer.default_root_dir", "~/runs/a"], Task, Data)
+    assert {path.name for path in (tmp_path / "home/runs/a").iterdir()} >= {"last.ckpt", "recipe.yaml"}
+    assert not Path("~").exists()
+
+
+@pytest.mark.parametrize("saves", [False, True])
+def test_an_interrupted_training_says_where_it_was(recipe: str, monkeypatch, caplog, saves: bool) -> None:
+    def interrupted(self: Task, *_: Any) -> None:
+        self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 7
+        raise KeyboardInterrupt
+
+    if saves:
+        run("fit", ["--config", recipe, *SAVING], Task, Data)
+    monkeypatch.setattr(Task, "training_step", interrupted)
+    resume = ["--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "4"] if saves else []
+    with pytest.raises(KeyboardInterrupt):
+        run("fit", ["--config", recipe, *(SAVING if saves else ()), *resume], Task, Data)
+    kept = (
+        "the last checkpoint is runs/x/last.ckpt; go on with mmcomponents fit --config runs/x/recipe.yaml --ckpt_path"
+        " runs/x/last.ckpt"
+    )
+    assert f"interrupted at step 7; {kept if saves else 'no checkpoint was written'}" in caplog.text
 
 
 def test_a_second_run_in_a_folder_is_refused(recipe: str) -> None:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import sys
 from collections.abc import Callable
 
 from mmcomponents import __version__
-from mmcomponents.cli.terminal.log_lines import plain_logs
+from mmcomponents.cli.terminal.log_lines import less_noise, plain_logs
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.plain_text import plain_line
 from mmcomponents.registry import near
@@ -52,7 +53,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         for name in _LOUD_ON_IMPORT:
             logging.getLogger(name).setLevel(logging.ERROR)
-        with plain_logs(logging.getLogger("mmcomponents")):
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # what its encoding lacks is replaced
+                stream.reconfigure(errors="replace")
+        with plain_logs(logging.getLogger("mmcomponents")), less_noise():
             code = _dispatch(words)
         sys.stdout.flush()
         return code

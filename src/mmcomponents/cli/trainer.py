@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+import shlex
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
@@ -20,7 +21,8 @@ from mmcomponents.checkpoints.runs import recover, run_lock
 from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
-from mmcomponents.cli.terminal.closing import close
+from mmcomponents.cli.recipes.run_folder import RECIPE
+from mmcomponents.cli.terminal.closing import close, config_words
 from mmcomponents.cli.user_error import UserError, near_file, one_line
 from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.errors import DataError
@@ -53,6 +55,8 @@ def run(
     with _locked(cli):
         if cli.config.get("ckpt_path"):
             _check_checkpoint(str(cli.config["ckpt_path"]), cli)
+        elif verb == "fit":
+            _check_folders(cli)
         if verb == "predict":
             _add_predictions(cli)
         run_verb(cli)
@@ -66,8 +70,19 @@ def run(
             callbacks=cli.trainer.callbacks,  # type: ignore[attr-defined]
             answers=getattr(getattr(cli.model, "sampler", None), "answers", "text"),
             has_test_data=cli.config.get("data.test") is not None,
+            longer=_longer(cli.trainer),
         )
     return cli
+
+
+def _longer(trainer: Trainer) -> list[str]:
+    """Returns the flags under which a run goes on that has reached its end; none if it has not."""
+    if trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
+        return ["--trainer.max_steps", str(2 * trainer.max_steps)]
+    epochs = trainer.max_epochs or -1
+    if 0 < epochs <= trainer.current_epoch:
+        return ["--trainer.max_epochs", str(2 * epochs)]
+    return []
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -134,6 +149,11 @@ def run_verb(cli: RecipeCLI) -> Any:
         return getattr(cli.trainer, cli.verb)(model=cli.model, datamodule=cli.datamodule, **arguments)
     except SIGTERMException:
         raise SystemExit(143) from None  # Lightning's exception would end the process with exit code 0
+    except SystemExit as error:
+        if cli.trainer.interrupted and error.code == 1:  # Lightning's exit code after Ctrl-C
+            _report_interrupt(cli)
+            raise KeyboardInterrupt from None
+        raise
     except (
         WiringError,
         DataError,
@@ -163,6 +183,35 @@ def run_verb(cli: RecipeCLI) -> Any:
             raise
         text = one_line(str(error))
         raise UserError(f"checkpoint {checkpoint} does not match the recipe: {text}") from error
+
+
+def _check_folders(cli: RecipeCLI) -> None:
+    """Checks that a new run overwrites no checkpoints of another one: not all need be in the folder of a run.
+
+    Raises:
+        UserError: They would be overwritten.
+    """
+    root = Path(cli.trainer.default_root_dir)
+    if not cli.trainer.is_global_zero or (root / RECIPE).is_file():
+        return
+    for folder in checkpoint_folders(cli.trainer):
+        if not folder.resolve().is_relative_to(root.resolve()) and next(folder.glob("*.ckpt"), None):
+            raise UserError(
+                f"{folder} has checkpoints of another run, which this one would overwrite: set another dirpath of the"
+                f" callback that writes them, or go on from one of them (--ckpt_path)"
+            )
+
+
+def _report_interrupt(cli: RecipeCLI) -> None:
+    if not cli.trainer.is_global_zero:
+        return
+    step, checkpoint = cli.trainer.global_step, _checkpoint(cli)
+    kept = "no checkpoint was written"
+    if checkpoint:
+        words = config_words(Path(cli.trainer.default_root_dir), cli.flags)
+        again = shlex.join(["mmcomponents", cli.verb, *words, "--ckpt_path", checkpoint])
+        kept = f"the last checkpoint is {checkpoint}; go on with {again}"
+    log.warning("interrupted at step %d; %s", step, kept)
 
 
 def _check_checkpoint(ckpt_path: str, cli: RecipeCLI) -> None:

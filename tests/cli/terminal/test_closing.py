@@ -1,4 +1,5 @@
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,8 @@ def _called_from_the_path(monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/mmcomponents"])
 
 
-def printed(verb, folder, checkpoint="runs/x/last.ckpt", callbacks=(), **settings) -> str:
-    console = Console(width=140, record=True)
+def printed(verb, folder, checkpoint="runs/x/last.ckpt", callbacks=(), width=140, **settings) -> str:
+    console = Console(width=width, record=True)
     flags = sort_flags(["--config", "quickstart", "--config", "mine.yaml"])
     close(verb, folder, flags, checkpoint, console, callbacks, **settings)
     return console.export_text()
@@ -56,6 +57,26 @@ def test_a_fit_names_its_checkpoint(tmp_path) -> None:
     assert ("mmcomponents test" in text, "mmcomponents predict" in text) == (False, True)
     text = printed("fit", tmp_path, has_test_data=False)
     assert ("mmcomponents test" in text, "mmcomponents fit" in text) == (False, True)
+
+
+def test_a_run_that_has_reached_its_end_goes_on_longer(tmp_path) -> None:
+    assert "last.ckpt   # resume" in printed("fit", tmp_path)
+    text = printed("fit", tmp_path, longer=["--trainer.max_steps", "20"])
+    assert "last.ckpt --trainer.max_steps 20   # train longer" in text
+
+
+def test_next_commands_are_quoted(tmp_path) -> None:
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    (folder / "recipe.yaml").touch()
+    (folder / "report.json").write_text(json.dumps(REPORT))
+    for verb in ("fit", "test"):
+        lines = printed(verb, folder, checkpoint="my runs/last.ckpt", width=400).splitlines()
+        words = [shlex.split(line, comments=True) for line in lines if "--config" in line]
+        assert len(words) == 2
+        for line in words:
+            assert line[2:4] == ["--config", f"{folder}/recipe.yaml"]
+            assert "--ckpt_path" not in line or line[line.index("--ckpt_path") + 1] == "my runs/last.ckpt"
 
 
 @pytest.mark.parametrize(

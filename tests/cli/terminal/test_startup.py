@@ -20,6 +20,7 @@ from contracts.pair import Sized, make_task
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.startup import StartupTable, data_table, default_callbacks, slot_table
+from mmcomponents.cli.terminal.step_lines import StepLines
 from mmcomponents.cli.trainer import run_verb
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.component import NonFiniteError
@@ -96,14 +97,15 @@ def test_counts_are_of_unsharded_weights_and_only_rank_zero_prints(two_ranks: Ra
 
 
 def test_the_summary_setting_of_a_recipe_takes_precedence() -> None:
-    def kinds(given: list[Any], summary: bool | None) -> list[type]:
-        return [type(c) for c in default_callbacks(given, summary)]
+    def kinds(given: list[Any], summary: bool | None, lines: bool = False) -> list[type]:
+        return [type(c) for c in default_callbacks(given, summary, lines)]
 
     checks = [GradientWatch, NonFiniteGuard]
     assert kinds([], None) == [StartupTable, *checks]
     assert kinds([RichModelSummary()], None) == kinds([ModelSummary()], None) == checks
     assert kinds([], True) == kinds([], False) == checks
     assert kinds([GradientWatch(0), NonFiniteGuard(2)], None) == [StartupTable]
+    assert kinds([], True, lines=True) == [StepLines, *checks]
 
 
 RECIPE = """
@@ -129,6 +131,34 @@ def test_only_fit_adds_callbacks(write: Callable[[str, str], Path]) -> None:
     skipping = kinds_of(write, "fit", *guard, "--trainer.callbacks.max_skipped_steps", "3")
     assert skipping == ["StartupTable", "GradientWatch", "NonFiniteGuard"]
     assert kinds_of(write, "test", "--trainer.enable_model_summary", "false") == []
+
+
+def test_lines_stand_in_for_a_progress_bar_where_there_is_none(write: Callable[[str, str], Path]) -> None:
+    """The output of a test is no terminal."""
+    without = RECIPE.replace("enable_progress_bar: false, ", "")
+    for text, flags, expected in (
+        (RECIPE, [], (False, False)),
+        (without, [], (True, False)),
+        (without, ["--trainer.enable_progress_bar", "true"], (False, True)),
+        (without, ["--trainer.callbacks+", "lightning.pytorch.callbacks.TQDMProgressBar"], (False, True)),
+    ):
+        write("r.yaml", text)
+        trainer = RecipeCLI("fit", sort_flags(["--config", "r.yaml", *flags]), Task, Data).trainer
+        lines = any(isinstance(callback, StepLines) for callback in trainer.callbacks)
+        assert (lines, trainer.progress_bar_callback is not None) == expected, flags
+
+
+def test_a_table_of_metrics_is_written_beside_tensorboard_by_default(write: Callable[[str, str], Path]) -> None:
+    def loggers(text: str) -> list[str]:
+        write("r.yaml", text)
+        trainer = RecipeCLI("fit", sort_flags(["--config", "r.yaml"]), Task, Data).trainer
+        assert len({logger.log_dir for logger in trainer.loggers}) < 2
+        return [type(logger).__name__ for logger in trainer.loggers]
+
+    both = ["TensorBoardLogger", "CSVLogger"]
+    assert loggers(RECIPE.replace("logger: false, ", "")) == loggers(RECIPE.replace("false", "true", 1)) == both
+    assert loggers(RECIPE) == []
+    assert loggers(RECIPE.replace("false", "{class_path: CSVLogger, init_args: {save_dir: x}}", 1)) == ["CSVLogger"]
 
 
 @pytest.mark.parametrize("error", [NoGradientError("projector (Wide) received\nno gradient"), NonFiniteError("a\nb")])

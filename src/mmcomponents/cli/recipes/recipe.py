@@ -11,6 +11,7 @@ imported when the merged recipe is checked.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -234,12 +235,14 @@ def _flat(tree: Mapping[Any, Any]) -> Iterable[Any]:
 
 
 def _current(value: Any) -> Any:
-    """Returns a tree with `current_path` of each class that has moved."""
+    """Returns a tree with `current_path` of each class that has moved, and the home folder in paths in place of `~`."""
     if isinstance(value, dict):
         return {key: _current(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_current(item) for item in value]
-    return current_path(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return os.path.expanduser(value) if value.startswith("~/") else current_path(value)
+    return value
 
 
 def _shown(file: Path) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import logging
 import re
 import sys
-import warnings
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from mmcomponents import __version__
 from mmcomponents.cli.recipes.check import (
@@ -36,11 +38,15 @@ from mmcomponents.cli.recipes.own_defaults import RecipeParser
 from mmcomponents.cli.recipes.parts import resolve_data_parts, resolve_parts
 from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
 from mmcomponents.cli.recipes.required_arguments import check_required, with_class
+from mmcomponents.cli.recipes.run_folder import RECIPE, candidates, other_run
 from mmcomponents.cli.recipes.sections import Sections
+from mmcomponents.cli.recipes.seeds import with_seeds
 from mmcomponents.cli.terminal.startup import default_callbacks
 from mmcomponents.cli.user_error import UserError, one_line
 from mmcomponents.data.storage.atomic_write import write_text
 from mmcomponents.training.final_checkpoint import checkpoint_folders, use_whole_checkpoints
+
+log = logging.getLogger(__name__)
 
 TRAINER_VERBS = ("fit", "validate", "test", "predict")
 
@@ -65,7 +71,7 @@ class SaveRecipe(SaveConfigCallback):
         """Writes the file, or postpones it; called on rank zero only."""
         folder = Path(self.config.trainer.default_root_dir or trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        self._path = folder / "recipe.yaml"
+        self._path = folder / RECIPE
         self._is_due = not any(next(found.glob("*.ckpt"), None) for found in checkpoint_folders(trainer))
         self._write_if_due()
 
@@ -120,6 +126,7 @@ class RecipeCLI(LightningCLI):
             found = self.recipe.data_owner()
             if found is not data_class:
                 data_class, self.data_path = found, class_name(found)
+        self.recipe = with_seeds(self.recipe, {"model": task_class, "data": data_class})
         super().__init__(
             task_class,
             data_class,
@@ -146,6 +153,29 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Checks the names of the merged recipe, and parses the values."""
         assert isinstance(parser, RecipeParser)
+        self._parse(parser)
+        folder = self.config.get("trainer.default_root_dir")
+        if self.verb == "fit" and folder and "://" not in folder and not self.config.get("ckpt_path"):
+            self._take_own_folder(parser, Path(folder))
+
+    def _take_own_folder(self, parser: RecipeParser, folder: Path) -> None:
+        """Gives a new run another folder if there is a run of another recipe in the one that the recipe names."""
+        if self.config.get("trainer.fast_dev_run"):  # writes nothing
+            return
+        found = ""
+        for own in candidates(folder):
+            if own != folder:
+                changed = {"trainer": {"default_root_dir": own.as_posix()}}
+                self.recipe = self.recipe.overlay(changed, self.recipe.origin("trainer.default_root_dir"))
+                self._parse(parser)
+            held = other_run(own, self.texts.recipe(_dump(parser, self.config)))
+            if not held:
+                break
+            found = found or held
+        if found:
+            log.warning("%s holds %s: this run writes to %s", folder.as_posix(), found, own.as_posix())
+
+    def _parse(self, parser: RecipeParser) -> None:
         recipe = self.recipe
         defaults = parser.get_defaults()
         known = known_keys(defaults)
@@ -205,8 +235,6 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds task and data, checks that the parts fit together, and builds the trainer last."""
-        # A resolved recipe contains all defaults of peft.LoraConfig, and peft warns about this one.
-        warnings.filterwarnings("ignore", message="`loftq_config` specified but will be ignored")
         try:
             dumped = yaml.safe_load(
                 self.parser.dump(self.config, skip_link_targets=False, skip_none=False, skip_validation=True)
@@ -226,17 +254,33 @@ class RecipeCLI(LightningCLI):
             raise UserError(" ".join(str(error).split())) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Builds the trainer; for `fit`, puts the default callbacks before those of the recipe."""
+        """Builds the trainer; for `fit`, puts the default callbacks before those of the recipe.
+
+        By default, `fit` logs to `metrics.csv` beside the files of TensorBoard, and prints lines in place of a progress
+        bar where the output is no terminal.
+        """
         if self.verb == "fit":
             given = self.config_init["trainer"]
             callbacks = given.get("callbacks") or []
             callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-            summary = given.get("enable_model_summary")
-            added = default_callbacks(callbacks, summary)
+            summary, bar = given.get("enable_model_summary"), given.get("enable_progress_bar")
+            has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+            lines = bar is None and not has_bar and not sys.stdout.isatty()
+            added = default_callbacks(callbacks, summary, lines)
             kwargs = {"callbacks": [*added, *callbacks], "enable_model_summary": bool(summary)} | kwargs
+            if lines:
+                kwargs["enable_progress_bar"] = False
+            if given.get("logger") in (None, True):
+                kwargs["logger"] = _default_loggers(given.get("default_root_dir"))
         trainer = super().instantiate_trainer(**kwargs)
         use_whole_checkpoints(trainer)
         return trainer
+
+
+def _default_loggers(folder: str | None) -> list[Logger]:
+    """Returns Lightning's default logger, and one that writes `metrics.csv` into the same folder."""
+    board = TensorBoardLogger(folder or Path.cwd())
+    return [board, CSVLogger(board.save_dir, version=board.version)]
 
 
 def _dump(parser: LightningArgumentParser, config: Namespace) -> str:

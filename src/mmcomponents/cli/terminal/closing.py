@@ -37,6 +37,7 @@ def close(
     callbacks: Sequence[object] = (),
     answers: str = "text",
     has_test_data: bool = True,
+    longer: Sequence[str] = (),
 ) -> None:
     """Prints the closing output of a verb.
 
@@ -49,9 +50,9 @@ def close(
         callbacks: Callbacks of the run.
         answers: Kind of the sampler's answers.
         has_test_data: Whether the recipe has data for `test`.
+        longer: Flags under which a run goes on that has reached its end; none if it has not.
     """
-    saved = folder / "recipe.yaml"  # includes all flags of the run, so the next commands need none of them
-    config = f"--config {saved}" if saved.is_file() else " ".join(f"--config {name}" for name in flags.configs)
+    config = config_words(folder, flags)
     written = [callback.written for callback in callbacks if isinstance(callback, ReferenceLogps) and callback.written]
     if verb == "predict" and written:
         for logps in written:
@@ -68,7 +69,31 @@ def close(
         ]
         print_line(console, "wrote " + ", ".join(str(folder / name) for name in files))
     if verb in ("fit", "test") and checkpoint:
-        _print_next(verb, config, checkpoint, folder, console, answers, has_test_data)
+        rest = [*config, "--ckpt_path", checkpoint]
+        if verb == "fit":
+            commands = [_command("test" if answers == "text" else "predict", *rest)] * has_test_data
+            commands.append(_command("fit", *rest, *longer) + ("   # train longer" if longer else "   # resume"))
+        elif answers == "text":
+            image = folder / "example.png"
+            shown = ["--image", str(image) if image.is_file() else "FILE"]
+            other = ["--model.projector", "LinearProjector", "--trainer.default_root_dir", "runs/linear"]
+            commands = [
+                _command("generate", *rest, *shown, "--prompt", "Describe the image."),
+                _command("fit", *config, *other),
+                _command("components") + "   # list other parts",
+            ]
+        else:  # a sampler of other answers may need more than a text as its prompt
+            commands = [_command("predict", *rest), _command("components") + "   # list other parts"]
+        print_line(console, "next:")
+        for command in commands:
+            print_line(console, f"  {command}")
+
+
+def config_words(folder: Path, flags: Flags) -> list[str]:
+    """Returns the words that name the recipe of a run: the saved one, which includes all flags, if there is one."""
+    saved = folder / "recipe.yaml"
+    names = [str(saved)] if saved.is_file() else flags.configs
+    return [word for name in names for word in ("--config", name)]
 
 
 def _print_logps(logps: WrittenLogps, flags: Flags, console: Console) -> None:
@@ -84,12 +109,12 @@ def _print_logps(logps: WrittenLogps, flags: Flags, console: Console) -> None:
         f" mean {logps.chosen:.4g} for chosen, {logps.rejected:.4g} for rejected answers",
     )
     repeated = [(key, value) for key, value in flags.settings if not key.startswith(_OF_PREDICT)]
-    words = [_program(), "fit", *(word for config in flags.configs for word in ("--config", config))]
+    words = ["fit", *(word for config in flags.configs for word in ("--config", config))]
     words += [word for key, value in repeated for word in (f"--{key}", value)]
     words += ["--data.reference_logps", str(logps.folder)]
     words += ["--model.objective.init_args.reference", "mmcomponents.objectives.StoredReference"]
     print_line(console, "next:")
-    print_line(console, f"  {shlex.join(words)}")
+    print_line(console, f"  {_command(*words)}")
 
 
 def _print_report(report: dict[str, Any], console: Console) -> None:
@@ -114,28 +139,10 @@ def score_table(report: dict[str, Any]) -> Table:
     return table
 
 
+def _command(*words: str) -> str:
+    return shlex.join([_program(), *words])
+
+
 def _program() -> str:
     """Returns the command as it was called: with its relative path if its environment is not on the PATH."""
     return sys.argv[0] if not Path(sys.argv[0]).is_absolute() else "mmcomponents"
-
-
-def _print_next(
-    verb: str, config: str, checkpoint: str, folder: Path, console: Console, answers: str, has_test_data: bool
-) -> None:
-    name, rest = _program(), f"{config} --ckpt_path {checkpoint}"
-    image = folder / "example.png"
-    shown = f"--image {image}" if image.is_file() else "--image FILE"
-    commands = {
-        "fit": [f"{name} {'test' if answers == 'text' else 'predict'} {rest}"] * has_test_data
-        + [f"{name} fit {rest}   # resume"],
-        "test": [
-            f'{name} generate {rest} {shown} --prompt "Describe the image."',
-            f"{name} fit {config} --model.projector LinearProjector --trainer.default_root_dir runs/linear",
-            f"{name} components   # list other parts",
-        ],
-    }[verb]
-    if verb == "test" and answers != "text":  # a sampler of other answers may need more than a text as its prompt
-        commands = [f"{name} predict {rest}", f"{name} components   # list other parts"]
-    print_line(console, "next:")
-    for command in commands:
-        print_line(console, f"  {command}")

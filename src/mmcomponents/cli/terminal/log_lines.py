@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,34 @@ class PlainFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:
         """Returns the line."""
         return plain_line(super().formatMessage(record))
+
+
+_NOISE = ("GPU available: ", "TPU available: ", "HPU available: ", "💡 Tip:")
+"""Beginnings of lines of Lightning that say nothing about the run."""
+
+_WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
+    r"Experiment logs directory .* exists and is not empty",  # that of TensorBoard
+    r"`loftq_config` specified but will be ignored",  # a resolved recipe contains all defaults of peft.LoraConfig
+)
+
+
+@contextmanager
+def less_noise() -> Iterator[None]:
+    """Drops lines of other libraries that are no use to a user of the command, inside the block."""
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    logger.addFilter(_is_no_noise)
+    try:
+        with warnings.catch_warnings():
+            for message in _WARNINGS:
+                warnings.filterwarnings("ignore", message=message)
+            yield
+    finally:
+        logger.removeFilter(_is_no_noise)
+
+
+def _is_no_noise(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(_NOISE)
 
 
 @contextmanager

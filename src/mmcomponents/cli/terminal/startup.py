@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from mmcomponents.cli.terminal.step_lines import StepLines
 from mmcomponents.cli.terminal.tables import cell
 from mmcomponents.data.packing.mixture import Mixture
 from mmcomponents.model import MultimodalModel
@@ -78,14 +79,15 @@ def data_table(mixture: Mixture) -> Table:
     return table
 
 
-def default_callbacks(given: list[Callback], summary: bool | None) -> list[Callback]:
+def default_callbacks(given: list[Callback], summary: bool | None, lines: bool) -> list[Callback]:
     """Returns the callbacks that `fit` adds to those of a recipe.
 
     Args:
         given: Callbacks of the recipe; none of the same kind is added.
         summary: The trainer's `enable_model_summary`; None: not set by the recipe.
+        lines: Whether progress is printed as lines.
     """
-    added: list[Callback] = []
+    added: list[Callback] = [StepLines()] if lines else []
     if summary is None and not any(isinstance(c, ModelSummary) for c in given):
         added.append(StartupTable())
     if not any(isinstance(c, GradientWatch) for c in given):

@@ -1,0 +1,43 @@
+"""The folder of a run, and what it holds of another one."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from mmcomponents.cli.recipes.run_folder import candidates, other_run
+
+RECIPE = (
+    "trainer: {default_root_dir: runs/b, max_steps: 4}\nmodel: {projector: {class_path: P, init_args: {hidden: 2}}}\n"
+)
+
+
+def test_folders_are_numbered_as_lightning_numbers_checkpoints() -> None:
+    assert [*islice(candidates(Path("runs/a")), 3)] == [Path("runs/a"), Path("runs/a-v1"), Path("runs/a-v2")]
+
+
+@pytest.mark.parametrize(
+    ("saved", "found"),
+    [
+        (RECIPE, ""),
+        ("# another comment\n" + RECIPE.replace("runs/b", "runs/a"), ""),
+        (RECIPE.replace("max_steps: 4", "max_steps: 5"), "a run with another trainer.max_steps"),
+        (RECIPE.replace("hidden: 2", "hidden: 3"), "a run with another model.projector.hidden"),
+        (RECIPE.replace("class_path: P", "class_path: Q"), "a run with another model.projector"),
+        (RECIPE + "a: 1\nb: 2\nc: 3\nd: 4\n", "a run with another a, b, c and 1 more"),
+        ("[", "a recipe.yaml that cannot be read"),
+        ("text", "a recipe.yaml that is no recipe"),
+    ],
+)
+def test_a_run_of_another_recipe_is_named(tmp_path: Path, saved: str, found: str) -> None:
+    (tmp_path / "recipe.yaml").write_text(saved)
+    assert other_run(tmp_path, RECIPE) == found
+
+
+def test_checkpoints_without_a_recipe_are_not_overwritten(tmp_path: Path) -> None:
+    assert other_run(tmp_path, RECIPE) == other_run(tmp_path / "new", RECIPE) == ""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "last.ckpt").touch()
+    assert other_run(tmp_path, RECIPE) == "checkpoints without a recipe"
