@@ -6,8 +6,9 @@
 strokes: an encoder learns to read digits whose paper has stripes of one pixel, which do not matter. It is frozen, and
     projector and language model learn to say whether the stripes are horizontal or vertical: from its last level alone,
     and with MMFuser over four levels.
-digits: a model learns to read a digit that is a fifth as wide as its tile: with a pyramid (a large network on the small
-    image), with the networks exchanged, and with one encoder, both of at least its FLOPs.
+digits: encoders that read digits as large as their tile learn to read ones that are a quarter as wide: a pyramid of two
+    (a large network on the small image, as two maps), one with the networks exchanged, and one encoder, both of at
+    least its FLOPs.
 
 Scans of digits are those of scikit-learn; those of the test are not seen in training, and all arms of a seed are asked
 about the same images. Results are added to a JSON file run by run, so that a second call goes on. At the end, arms are
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -29,29 +31,29 @@ from typing import Any
 import numpy as np
 import torch
 from scipy.stats import binomtest
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import IGNORE, PackedBatch
 from mmcomponents.compose import Factories
 from mmcomponents.demos.handwriting.scenes import SceneStyle, draw_scene, load_scans, split_scans
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.fusers import GatedMerge, MMFuser
+from mmcomponents.fusers import MMFuser
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken
 from mmcomponents.positions import V2PE
-from mmcomponents.projectors import MLPProjector
+from mmcomponents.projectors import MLPProjector, TwoMap
 from mmcomponents.testing.packs import IMAGE_TOKEN, VOCAB_SIZE, pack
 from mmcomponents.training.flops import work
-from mmcomponents.vision import PIIP, InternViT
+from mmcomponents.vision import PIIP, InternViT, VisionEncoder
 
 OUT = Path(__file__).parent / "results" / "encoders_on_digits.json"
-BATCH, TEST, TOKENS = 64, 600, 4
+BATCH, TEST = 64, 600
 READ, STRIPES = 1, 2
 STRIPE, GRAIN = 0.05, 0.1
-SMALL = (10, 12)
+SMALL = (12, 14)
 DIGIT, STROKE = 10, 30
 """Token ids of the questions, and of the first answer to each."""
 
@@ -67,13 +69,16 @@ class Images:
         stripes: Amplitude of the stripes, of 2 from black to white; 0: none.
         noise: Standard deviation of the grain of the paper.
         seed: Seed of the split and of the draws.
+        tokens: Number of visual tokens of a tile.
     """
 
-    def __init__(self, side: int, digit: tuple[int, int], stripes: float, noise: float, seed: int) -> None:
+    def __init__(
+        self, side: int, digit: tuple[int, int], stripes: float, noise: float, seed: int, tokens: int = 4
+    ) -> None:
         self.scans, self.digits = load_scans()
         self.train, _, self.test = split_scans(self.digits, (0.75, 0.05, 0.20), seed)
         self.style = SceneStyle(side, digit, (1.0,), (1.0, 0.0, 0.0))
-        self.side, self.stripes, self.noise, self.seed = side, stripes, noise, seed
+        self.side, self.stripes, self.noise, self.seed, self.tokens = side, stripes, noise, seed, tokens
 
     def batch(self, question: int, number: int, *, test: bool = False, size: int = BATCH) -> tuple[PackedBatch, Tensor]:
         """Returns a pack of a question about each of `size` images, and the right answers."""
@@ -89,9 +94,9 @@ class Images:
             grey = grey + self.noise * generator.standard_normal(grey.shape, np.float32)
             pixels.append(np.broadcast_to(grey, (3, self.side, self.side)))
             answers.append(DIGIT + scene.digits[0] if question == READ else STROKE + stroke)
-        made = pack(*[[("i", 1), ("t", 2)]] * size, tile=self.side, tokens_per_tile=TOKENS)
+        made = pack(*[[("i", 1), ("t", 2)]] * size, tile=self.side, tokens_per_tile=self.tokens)
         right = torch.tensor(answers)
-        asked = torch.arange(size) * (TOKENS + 2) + TOKENS
+        asked = torch.arange(size) * (self.tokens + 2) + self.tokens
         made.input_ids[asked], made.input_ids[asked + 1] = question, right
         made.labels.fill_(IGNORE)
         made.labels[asked] = right
@@ -186,33 +191,60 @@ def strokes(seed: int, steps: int) -> dict[str, Callable[[], Result]]:
 
 def digits(seed: int, steps: int, size: tuple[int, int] = SMALL) -> dict[str, Callable[[], Result]]:
     """Returns the arms of the second experiment, with the least widths that give the FLOPs of the pyramid."""
-    images = Images(56, size, 0.0, 0.0, seed)
+    large, images = Images(28, (20, 26), 0.0, 0.0, seed), Images(56, size, 0.0, 0.0, seed, tokens=64)
+    readers: dict[int, VisionEncoder] = {}
+
+    def reader(width: int) -> VisionEncoder:
+        """Returns an encoder that has learnt to read large digits."""
+        if width not in readers:
+            model = composed(seed, vision=encoder(width, 28))
+            train(model, large, READ, min(steps, 300))
+            assert model.vision is not None
+            readers[width] = model.vision
+        return readers[width]
 
     def pyramid(first: int, second: int) -> dict[str, Any]:
         branches = {"first": encoder(first, 28), "second": encoder(second, 56)}
-        return {"vision": partial(PIIP, branches, 2, num_heads=4), "fuser": GatedMerge}
+        parts = {"vision": partial(PIIP, branches, 4, num_heads=4), "projector": partial(TwoMap, num_groups=8)}
+        return {"merger": None, **parts}
 
-    def single(width: int) -> dict[str, Any]:
-        return {"vision": encoder(width, 56), "merger": partial(PixelUnshuffle, rows=4, columns=4)}
+    def cost(parts: dict[str, Any]) -> float:
+        return encoder_flops(composed(seed, **parts), images)
 
-    inverted = pyramid(96, 48)
-    wanted = encoder_flops(composed(seed, **inverted), images)
+    wanted = cost(pyramid(96, 48))
+    second = next(width for width in range(16, 129, 8) if cost(pyramid(8 * round(width / 16), width)) >= wanted)
+    alone = next(w for w in range(16, 129, 4) if cost({"vision": encoder(w, 56), "merger": None}) >= wanted)
 
-    def matched(make: Callable[[int], dict[str, Any]], step: int) -> dict[str, Any]:
-        """Returns the smallest model that costs as much as the pyramid or more."""
-        made = ((encoder_flops(composed(seed, **parts), images), parts) for parts in map(make, range(16, 129, step)))
-        return next(parts for cost, parts in made if cost >= wanted)
-
-    def arm(parts: dict[str, Any]) -> Result:
+    def arm(parts: dict[str, Any], widths: dict[str, int]) -> Result:
         model = composed(seed, **parts)
+        for path, width in widths.items():
+            start_from(model.get_submodule(path), reader(width))
         train(model, images, READ, steps)
-        return {"right": answers(model, images, READ), "flops": encoder_flops(model, images)}
+        return {"right": answers(model, images, READ), "flops": cost(parts), "widths": list(widths.values())}
 
+    def branches(first: int, second: int) -> dict[str, int]:
+        return {"vision.branches.first": first, "vision.branches.second": second}
+
+    direct = 8 * round(second / 16)
     return {
-        "inverted": partial(arm, inverted),
-        "direct": lambda: arm(matched(lambda width: pyramid(8 * round(width / 16), width), 8)),
-        "single": lambda: arm(matched(single, 4)),
+        "inverted": lambda: arm(pyramid(96, 48), branches(96, 48)),
+        "direct": lambda: arm(pyramid(direct, second), branches(direct, second)),
+        "single": lambda: arm({"vision": encoder(alone, 56), "merger": None}, {"vision": alone}),
     }
+
+
+@torch.no_grad()
+def start_from(target: nn.Module, source: nn.Module) -> None:
+    """Copies the weights of an encoder, with the position embedding resized to the target's grid."""
+    state = source.state_dict()
+    for name, parameter in target.named_parameters():
+        value = state[name]
+        if value.shape != parameter.shape:
+            old, new = (math.isqrt(tensor.shape[1] - 1) for tensor in (value, parameter))
+            grid = value[:, 1:].transpose(1, 2).unflatten(2, (old, old))
+            resized = nn.functional.interpolate(grid, size=(new, new), mode="bicubic", align_corners=False)
+            value = torch.cat([value[:, :1], resized.flatten(2).transpose(1, 2)], dim=1)
+        parameter.copy_(value)
 
 
 EXPERIMENTS = ("strokes", "digits")

@@ -34,7 +34,7 @@ def test_every_present_path_exists() -> None:
         ("inference.selectors.BestOfN", "evaluation.selectors.BestOfN"),
         ("projectors.mlp.MLPProjector", "projectors.mlp_projector.MLPProjector"),
         ("data.RandomFrames", "data.media.frames.RandomFrames"),
-        ("training.watch.GradientWatch", "training.gradient_watch.GradientWatch"),
+        ("training.watch.GradientWatch", "training.gradients.gradient_watch.GradientWatch"),
         ("training.checkpoint.FinalCheckpoint", "training.final_checkpoint.FinalCheckpoint"),
     ],
 )
@@ -64,7 +64,9 @@ def test_a_saved_recipe_keeps_its_meaning(tmp_path: Path) -> None:
         tree = load([str(saved)]).resolved()
     sampler = {"class_path": "mmcomponents.generation.sampler.Autoregressive", "init_args": {"max_new_tokens": 7}}
     assert tree["model"]["sampler"] == sampler
-    assert tree["trainer"]["callbacks"] == [{"class_path": "mmcomponents.training.gradient_watch.GradientWatch"}]
+    assert tree["trainer"]["callbacks"] == [
+        {"class_path": "mmcomponents.training.gradients.gradient_watch.GradientWatch"}
+    ]
 
 
 def test_an_exported_folder_with_former_paths_is_loaded(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 _PREFIX = "mmcomponents."
@@ -164,10 +166,12 @@ _MODULES = {
     "projectors.mlp": "projectors.mlp_projector",
     "training.answer_sheet": "evaluation.answer_sheet",
     "training.checkpoint": "training.final_checkpoint",
+    "training.gradient_watch": "training.gradients.gradient_watch",
+    "training.non_finite": "training.gradients.non_finite",
     "training.pictures": "evaluation.answer_sheet",
     "training.report": "training.answer_report",
     "training.step_scores": "training.critic_metrics",
-    "training.watch": "training.gradient_watch",
+    "training.watch": "training.gradients.gradient_watch",
     "wiring": "model",
 }
 """Former module -> present module."""
@@ -213,6 +217,24 @@ _NAMES = {
 """(former package, present module) -> names that the package exported."""
 
 _EXPORTED = {f"{package}.{name}": module for (package, module), names in _NAMES.items() for name in names.split()}
+
+
+FORMER_SETTINGS: Mapping[str, str] = MappingProxyType(
+    {
+        **{name: f"images.{name}" for name in ("tile_size", "min_tiles", "max_tiles", "thumbnail")},
+        **{name: f"images.{name}" for name in ("normalization", "jpeg_quality")},
+        **{name: f"videos.{name}" for name in ("train_frames", "eval_frames", "frame_template")},
+        **{name: f"text.{name}" for name in ("system", "control_text")},
+        "pack_tokens": "packing.tokens",
+        "pack_tiles": "packing.tiles",
+        "block": "packing.block",
+        **{name: f"loading.{name}" for name in ("num_workers", "worker_timeout", "max_refused")},
+        **{name: f"loading.{name}" for name in ("index_folder", "allow_pipe")},
+        "prompts_per_batch": "questions.per_batch",
+        "test_questions": "questions.limit",
+    }
+)
+"""Former name of a setting, which recipes, flags and Python code may still use -> its name."""
 
 
 def current_path(path: str) -> str:

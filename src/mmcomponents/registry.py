@@ -14,9 +14,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
-import importlib.util
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,6 +24,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from mmcomponents.class_source import body_of, class_source, imports_of
 from mmcomponents.moved import current_path
 
 GROUP = "mmcomponents.components"
@@ -75,8 +75,8 @@ class Part:
 
     def summary(self) -> str:
         """Returns the first line of the class docstring, read from the source; empty if there is none."""
-        module, _, name = self.path.rpartition(".")
-        return _summary(module, name, depth=3)
+        found = class_source(self.path)
+        return ((ast.get_docstring(found.node) if found else None) or "").partition("\n")[0]
 
 
 def slots() -> dict[str, str]:
@@ -222,14 +222,14 @@ def _built_in(slot: str, package: Path) -> tuple[Part, ...]:
     parents: dict[str, set[str]] = {}
     for file in sorted(init.parent.glob("*.py")):
         if file.name != "base.py":
-            for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            for node in body_of(file):
                 if isinstance(node, ast.ClassDef):
                     parents[node.name] = {_last_name(parent) for parent in node.bases}
 
     def derives(name: str) -> bool:
         return any(parent == base or derives(parent) for parent in parents.get(name, ()))
 
-    exported = {alias for alias, _, _ in _imports(module, init)} | {n for n in parents if _defines(init, n)}
+    exported = {alias for alias, _, _ in imports_of(module, init)} | {n for n in parents if _defines(init, n)}
     return tuple(Part(slot, name, f"{module}.{name}", PACKAGE) for name in sorted(exported) if derives(name))
 
 
@@ -250,57 +250,8 @@ def _part(entry: EntryPoint) -> Part | None:
     return Part(slot, name, f"{module.strip()}.{attribute.strip()}", package)
 
 
-def _summary(module: str, name: str, depth: int) -> str:
-    """Returns the first docstring line of a class, following at most `depth` re-exports."""
-    source = _source(module)
-    if source is None or depth == 0:
-        return ""
-    try:
-        body = ast.parse(source.read_text(encoding="utf-8")).body
-    except (OSError, SyntaxError, UnicodeDecodeError) as error:
-        warnings.warn(f"cannot read {module}, which declares the part {name}: {error}", stacklevel=2)
-        return ""
-    for node in body:
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return (ast.get_docstring(node) or "").partition("\n")[0]
-    for alias, origin, original in _imports(module, source):
-        if alias == name:
-            return _summary(origin, original, depth - 1)
-    return ""
-
-
-def _source(module: str) -> Path | None:
-    """Returns the source file of a module. Only the top-level package is looked up: deeper look-ups import parents."""
-    top, *rest = module.split(".")
-    try:
-        spec = importlib.util.find_spec(top)
-    except (ImportError, ValueError):
-        return None
-    if spec is None:
-        return None
-    if not rest:
-        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
-    for root in spec.submodule_search_locations or ():
-        stem = Path(root, *rest)
-        for candidate in (stem.with_suffix(".py"), stem / "__init__.py"):
-            if candidate.is_file():
-                return candidate
-    return None
-
-
-def _imports(module: str, file: Path) -> Iterator[tuple[str, str, str]]:
-    """Yields (local name, source module, source name) of each top-level `from … import …` of a module."""
-    package = module.split(".") if file.name == "__init__.py" else module.split(".")[:-1]
-    for node in ast.parse(file.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ImportFrom):
-            head = package[: len(package) - node.level + 1] if node.level else []
-            origin = ".".join([*head, *([node.module] if node.module else [])])
-            for alias in node.names:
-                yield alias.asname or alias.name, origin, alias.name
-
-
 def _defines(file: Path, name: str) -> bool:
-    body = ast.parse(file.read_text(encoding="utf-8")).body
+    body = body_of(file)
     return any(isinstance(node, ast.ClassDef) and node.name == name for node in body)
 
 

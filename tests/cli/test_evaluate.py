@@ -205,7 +205,7 @@ def test_critics_see_the_tiles_that_the_answers_were_made_from(folder) -> None:
 
 
 def test_process_is_handed_on(monkeypatch) -> None:
-    from mmcomponents.cli import evaluate_process
+    from mmcomponents.cli.runs import evaluate_process
 
     seen: list[object] = []
     monkeypatch.setattr(evaluate_process, "main", lambda verb, argv: seen.append((verb, argv)) or 0)

@@ -18,9 +18,10 @@ from recipe_standins import Data, Task
 import tiny
 from mmcomponents import checkpoints
 from mmcomponents.checkpoints import CheckpointError
-from mmcomponents.cli import generate as generate_verb
+from mmcomponents.cli.generate import arguments_of
 from mmcomponents.cli.main import main
 from mmcomponents.cli.models.run_weights import load_weights, saved_state
+from mmcomponents.cli.runs import generate_run as generate_verb
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.tokenizer import train_tokenizer
@@ -73,7 +74,9 @@ def test_a_recipe_with_a_checkpoint_answers(
     monkeypatch.setattr(generate_verb, "samplers", lambda: {"batch": answer, "stream": stream})
 
     def ask(*argv: str) -> int:
-        return generate_verb.answer("generate", ["--config", "r.yaml", *argv], LateTask, LateData)
+        return generate_verb.answer(
+            "generate", arguments_of("generate", ["--config", "r.yaml", *argv]), LateTask, LateData
+        )
 
     assert ask("--ckpt_path", "last.ckpt", "--image", "a.png", "--prompt", "one", "two", "--top_k", "5") == 0
     assert capsys.readouterr().out == "<image>\none!\n<image>\ntwo!\n"
@@ -451,7 +454,7 @@ def ask(write: Write, tokenizer, monkeypatch: pytest.MonkeyPatch) -> Callable[..
     def run(sampler: str, *argv: str) -> int:
         write("r.yaml", f"model: {{sampler: {sampler}}}")
         words = ["--config", "r.yaml", "--ckpt_path", "last.ckpt", *argv]
-        return generate_verb.answer("generate", words, SampledTask, LateData)
+        return generate_verb.answer("generate", arguments_of("generate", words), SampledTask, LateData)
 
     return run
 

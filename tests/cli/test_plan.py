@@ -157,7 +157,7 @@ def test_help_lists_its_options(capsys: pytest.CaptureFixture[str]) -> None:
             "--config quickstart --model.slots.projector.activation_checkpointing full",
             "slots.projector.activation_checkpointing: MLPProjector declares no units (shard_units)",
         ),
-        ("", "plan needs --config RECIPE; shipped recipes: internvl2_5/1b, "),
+        ("", "plan needs --config RECIPE; `mmcomponents recipes` lists"),
     ],
 )
 def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], argv: str, message: str) -> None:
@@ -240,7 +240,7 @@ def test_no_device_holds_the_pack(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_trainer_is_read_as_lightning_reads_it(
     argv: str, devices: int, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mmcomponents.cli.plan.verdict", lambda *_: Verdict(0, True, None, None))
+    monkeypatch.setattr("mmcomponents.cli.runs.plan_run.verdict", lambda *_: Verdict(0, True, None, None))
     assert main(["plan", *FINETUNE.split(), "--tokens", "512", "--tiles", "1", *argv.split(), "--json"]) == 0
     memory = json.loads(capsys.readouterr().out)["memory"]
     assert memory["devices"] == devices

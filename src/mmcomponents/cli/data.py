@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Callable
 
 from rich.console import Console
 
-from mmcomponents.cli import data_convert, data_handwriting, data_index, data_inspect, data_preferences, data_steps
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
 
-KINDS: dict[str, tuple[str, Callable[[str, list[str]], int]]] = {
-    "handwriting": (data_handwriting.LINE, data_handwriting.main),
-    "convert": (data_convert.LINE, data_convert.main),
-    "index": (data_index.LINE, data_index.main),
-    "inspect": (data_inspect.LINE, data_inspect.main),
-    "preferences": (data_preferences.LINE, data_preferences.main),
-    "steps": (data_steps.LINE, data_steps.main),
+KINDS: dict[str, tuple[str, str]] = {
+    "handwriting": ("data_handwriting", "write a small data set of real handwritten digits as shards"),
+    "convert": ("data_convert", "convert annotations to shards: InternVL's, MMPR's, chat messages, plain texts"),
+    "index": ("data_index", "write the index of shards: tokens, tiles and position of each sample"),
+    "inspect": ("data_inspect", "counts, expected packs, and samples as the model sees them"),
+    "preferences": ("data_preferences", "make preference pairs from a model's own answers"),
+    "steps": ("data_steps", "score the steps of a model's own solutions by completing them, for a critic"),
 }
-"""Kind -> (line of the help, function that runs it)."""
+"""Kind -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
 FORMER = {"pack": "convert"}
 """Former name of a kind -> its name."""
@@ -28,7 +28,7 @@ FORMER = {"pack": "convert"}
 def main(verb: str, argv: list[str]) -> int:
     """Runs the verb."""
     if not argv or argv[0] in ("-h", "--help"):
-        lines = [f"  {kind:12} {line}" for kind, (line, _) in KINDS.items()]
+        lines = [f"  {kind:12} {line}" for kind, (_, line) in KINDS.items()]
         Console().print("\n".join([f"usage: mmcomponents {verb} KIND [options]", "", *lines]), markup=False)
         return 0 if argv else 2
     kind, rest = argv[0], argv[1:]
@@ -39,4 +39,5 @@ def main(verb: str, argv: list[str]) -> int:
         raise UserError(f"{verb}: the data of the ladder is written by examples/ladder/ladder_dataset.py")
     if kind not in KINDS:
         raise UserError(f"{verb}: no kind {kind!r}{near(kind, [*KINDS, *FORMER])}; the kinds are {', '.join(KINDS)}")
-    return KINDS[kind][1](verb, rest)
+    run: Callable[[str, list[str]], int] = importlib.import_module(f"mmcomponents.cli.{KINDS[kind][0]}").main
+    return run(verb, rest)

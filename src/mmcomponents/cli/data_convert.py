@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import DownloadColumn
 from rich.table import Column, Table
 
+from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.data_index import inputs_first
 from mmcomponents.cli.terminal.parser import add_kinds_option, parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from mmcomponents.data.convert import ConversionReport
     from mmcomponents.data.convert.resume_state import Totals
 
-LINE = "convert annotations to shards: InternVL's, MMPR's, chat messages, plain texts"
+_LINE = KINDS["convert"][1]
 
 SWITCHES = {
     "allow_outside_root": "allow media paths outside the root",
@@ -45,7 +46,7 @@ def main(verb: str, argv: list[str]) -> int:
     parser = ArgumentParser(
         prog=f"mmcomponents {verb} convert",
         usage=f"mmcomponents {verb} convert INPUT [INPUT ...] --out FOLDER --tokenizer FOLDER [options]",
-        description=f"{LINE[0].upper()}{LINE[1:]}. Skipped samples are listed with the reason; nothing is truncated.",
+        description=f"{_LINE[0].upper()}{_LINE[1:]}. Skipped samples are listed with the reason; nothing is truncated.",
         exit_on_error=False,
         allow_abbrev=False,
     )

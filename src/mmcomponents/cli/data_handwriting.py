@@ -5,12 +5,11 @@ from __future__ import annotations
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.terminal.parser import parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import print_line
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
-
-LINE = "write a small data set of real handwritten digits as shards"
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -18,7 +17,8 @@ def main(verb: str, argv: list[str]) -> int:
     from mmcomponents.demos.handwriting import builder
 
     command = f"{verb} handwriting"
-    parser = ArgumentParser(prog=f"mmcomponents {command}", description=LINE, exit_on_error=False, allow_abbrev=False)
+    line = KINDS["handwriting"][1]
+    parser = ArgumentParser(prog=f"mmcomponents {command}", description=line, exit_on_error=False, allow_abbrev=False)
     names = parser.add_function_arguments(builder.make_handwriting, as_positional=False, skip={"progress"})
     options = parse_function_flags(parser, argv, names, command)
     try:

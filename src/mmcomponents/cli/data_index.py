@@ -9,6 +9,7 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Column, Table
 
+from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.terminal.parser import add_kinds_option, parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
@@ -21,9 +22,6 @@ _LISTED = 20
 """Most reasons, and most shards without an index, that are listed."""
 
 
-LINE = "write the index of shards: tokens, tiles and position of each sample"
-
-
 def main(verb: str, argv: list[str]) -> int:
     """Runs the verb."""
     from mmcomponents.data.format import indexing
@@ -32,7 +30,7 @@ def main(verb: str, argv: list[str]) -> int:
     parser = ArgumentParser(
         prog=f"mmcomponents {command}",
         usage=f"mmcomponents {command} SHARDS [SHARDS ...] --tokenizer FOLDER [options]",
-        description=LINE,
+        description=KINDS["index"][1],
         exit_on_error=False,
         allow_abbrev=False,
     )

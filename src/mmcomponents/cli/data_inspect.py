@@ -12,13 +12,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.recipes.check import check_flag_only, check_keys, check_parsed_flag_only, known_keys
 from mmcomponents.cli.recipes.classes import check_classes
 from mmcomponents.cli.recipes.construction import naming_classes
 from mmcomponents.cli.recipes.flags import COMMAND_LINE, Flags, apply, given_keys, sort_flags
 from mmcomponents.cli.recipes.own_defaults import RecipeParser
 from mmcomponents.cli.recipes.parts import resolve_data_parts
-from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
+from mmcomponents.cli.recipes.recipe import Recipe, load
 from mmcomponents.cli.recipes.required_arguments import check_required
 from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
@@ -30,8 +31,6 @@ from mmcomponents.registry import near
 if TYPE_CHECKING:
     from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.data.inspection import Opened, Report, ShownSample
-
-LINE = "counts, expected packs, and samples as the model sees them"
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 _SHARDS_ALONE = {"tokens_per_tile": 256}  # of InternVL3's models; a recipe sets its own
@@ -102,15 +101,14 @@ def _from_recipe(flags: Flags) -> PackedDataModule:
 
 def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule:
     """Builds data without a recipe: the settings of a `data:` section are flags without the prefix `data.`."""
-    from mmcomponents.data.settings import FORMER_SETTINGS
+    from mmcomponents.moved import FORMER_SETTINGS
 
     names = _settings()
     for key, _ in flags.settings:
         if key.partition(".")[0].removesuffix("+") not in names:
             raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *names], FORMER_SETTINGS)}")
     if not shards:
-        known = ", ".join(shipped())
-        raise UserError(f"data inspect needs SHARDS, which come first, or --config RECIPE; shipped recipes: {known}")
+        raise UserError("data inspect needs SHARDS, which come first, or --config RECIPE (see `mmcomponents recipes`)")
     if not any(key == "tokenizer" for key, _ in flags.settings):
         raise UserError("data inspect: SHARDS need --tokenizer FOLDER, the tokenizer of the run")
     recipe = Recipe(sections=_sections()).overlay({"data": {**_SHARDS_ALONE, part: shards}}, COMMAND_LINE)
@@ -171,7 +169,7 @@ def _origin(recipe: Recipe, text: str) -> str:
 def _settings() -> list[str]:
     """Returns the settings of a `data:` section, also by their former names, without those that name shards."""
     from mmcomponents.data.datamodule import PackedDataModule
-    from mmcomponents.data.settings import FORMER_SETTINGS
+    from mmcomponents.moved import FORMER_SETTINGS
 
     names = [*inspect.signature(PackedDataModule).parameters, *FORMER_SETTINGS]
     return [name for name in names if name not in ("train", "val", "test", "predict", "former")]
@@ -244,9 +242,10 @@ def _bar() -> Iterator[Told]:
 def _parser(verb: str) -> Parser:
     parser = recipe_verb_parser(
         f"{verb} inspect",
-        f"Show data before a run: {LINE}. With a recipe, its flags (--data.…) are accepted too; its model and trainer "
-        "are ignored. With shards, the settings of a recipe's data section are flags: --tokens_per_tile 256 "
-        "--tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with these defaults, and "
+        f"Show data before a run: {KINDS['inspect'][1]}. With a recipe, its flags (--data.…) are accepted too; its "
+        "model and trainer are ignored. With shards, the settings of a recipe's data section are flags: "
+        "--tokens_per_tile 256 --tile_size 448 --max_tiles 12 --pack_tokens 16384 --pack_tiles 48 and so on, with "
+        "these defaults, and "
         "--kinds NAME … for the record kinds. SHARDS come first.",
         "%(prog)s --config RECIPE [--data.packing.tokens 8192 …] [options]\n"
         "       %(prog)s SHARDS … --tokenizer FOLDER [--pack_tokens 8192 …] [options]",

@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mmcomponents.cli import synthesis_options
+from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.terminal.tables import table_console
 from mmcomponents.cli.user_error import UserError
 
 if TYPE_CHECKING:
     from mmcomponents.synthesis.preferences import PreferenceReport
-
-LINE = "make preference pairs from a model's own answers"
 
 _SHOWN = 120
 """Maximum number of characters of a printed answer."""
@@ -22,7 +21,7 @@ _SHOWN = 120
 
 def main(verb: str, argv: list[str]) -> int:
     """Runs the verb."""
-    made = synthesis_options.parser(f"{verb} preferences", LINE, samples=32, temperature=0.7)
+    made = synthesis_options.parser(f"{verb} preferences", KINDS["preferences"][1], samples=32, temperature=0.7)
     made.add_argument(
         "--max_pairs",
         type=int,

@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from mmcomponents.cli import synthesis_options
+from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.terminal.tables import table_console
 from mmcomponents.cli.user_error import UserError
 
 if TYPE_CHECKING:
     from mmcomponents.synthesis.step_scores import StepReport
 
-LINE = "score the steps of a model's own solutions by completing them, for a critic"
-
 
 def main(verb: str, argv: list[str]) -> int:
     """Runs the verb."""
-    made = synthesis_options.parser(f"{verb} steps", LINE, samples=4, temperature=1.0)
+    made = synthesis_options.parser(f"{verb} steps", KINDS["steps"][1], samples=4, temperature=1.0)
     add = made.add_argument
     add("--completions", type=int, default=16, help="number of completions per step (16)")
     add("--max_steps", type=int, default=12, help="maximum number of steps of a solution; excess steps are joined (12)")

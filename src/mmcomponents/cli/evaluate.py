@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import os
 
-from mmcomponents.cli.evaluate_run import CRITICS, SELECTORS, run
 from mmcomponents.cli.models.model_options import add_draw_options, add_model_options, check_model, parse_arguments
 from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.runs.evaluate_run import CRITICS, SELECTORS, run
 from mmcomponents.cli.terminal.parser import Parser, fraction, recipe_verb_parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
@@ -18,7 +18,7 @@ PROCESS = "process"
 def main(verb: str, argv: list[str]) -> int:
     """Runs the verb."""
     if argv and argv[0] == PROCESS and not os.path.isdir(PROCESS):
-        from mmcomponents.cli.evaluate_process import main as process
+        from mmcomponents.cli.runs.evaluate_process import main as process
 
         return process(f"{verb} {PROCESS}", argv[1:])
     if (arguments := parse_arguments(make_parser(verb), argv)) is None:

@@ -17,7 +17,7 @@ from mmcomponents import __version__
 from mmcomponents.cli.terminal.log_lines import less_noise, plain_logs
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.plain_text import plain_line
-from mmcomponents.registry import near
+from mmcomponents.registry import near, slots
 
 VERBS: dict[str, tuple[str, str]] = {
     "fit": ("trainer", "train a recipe: --config RECIPE [--model.projector LinearProjector] [--trainer.max_steps 10]"),
@@ -30,10 +30,14 @@ VERBS: dict[str, tuple[str, str]] = {
     "import": ("import_", "convert a released checkpoint to this library's format: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
     "components": ("components", "list the parts for a slot: [SLOT] [--json]"),
+    "recipes": ("recipe_list", "list the recipes of the library: [PREFIX] [--json]"),
     "data": ("data", "convert, index, inspect, preferences, steps, handwriting; `mmcomponents data` lists them"),
+    "completion": ("completion", "print a script for bash and zsh that completes verbs, recipes, parts and keys"),
 }
 """Verb -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
+_WITH_RECIPE = ("plan", "generate", "evaluate", "export")
+"""Verbs that accept a recipe beside options of their own."""
 
 _LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree", "bitsandbytes")
 """Loggers that warn of kernels for other devices on import, which peft does where these packages are installed."""
@@ -76,14 +80,29 @@ def _dispatch(words: list[str]) -> int:
         sys.stdout.write(_help())
         return 0 if words else 2
     verb, rest = words[0], words[1:]
-    if verb == "--version":
+    if verb in ("-V", "--version"):
         sys.stdout.write(f"mmcomponents {__version__}\n")
         return 0
     if verb not in VERBS:
         raise UserError(f"no verb {verb!r}{near(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
+    if slot := _slot_of_help(rest):
+        verb, rest = "components", [slot]
+    elif VERBS[verb][0] == "trainer" or verb in _WITH_RECIPE:
+        from mmcomponents.cli.recipes.early_check import check_command
+
+        check_command(verb, rest)
     module = importlib.import_module(f"mmcomponents.cli.{VERBS[verb][0]}")
     run: Callable[[str, list[str]], int] = module.main
     return run(verb, rest)
+
+
+def _slot_of_help(words: list[str]) -> str | None:
+    """Returns the slot of `--model.SLOT.help`, which lists its parts; with the name of a part it is the parser's."""
+    for word, following in zip(words, [*words[1:], "-"], strict=False):
+        slot = word.removeprefix("--model.").removesuffix(".help")
+        if word == f"--model.{slot}.help" and slot in slots() and following.startswith("-"):
+            return slot
+    return None
 
 
 def _help() -> str:
@@ -98,7 +117,8 @@ def _help() -> str:
             *lines,
             "",
             "A recipe is a file or the name of a shipped recipe (quickstart, internvl3/8b).",
-            "`mmcomponents VERB --help` lists the options of a verb.",
+            "`mmcomponents recipes` lists them. `mmcomponents VERB --help` lists the options of a verb.",
+            "`mmcomponents fit --model.projector.help` lists the parts of a slot.",
             "`mmcomponents fit --config RECIPE --print_config` prints the resolved recipe with all defaults.",
             "",
         ]

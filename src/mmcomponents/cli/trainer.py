@@ -27,7 +27,7 @@ from mmcomponents.cli.user_error import UserError, near_file, one_line
 from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.errors import DataError
 from mmcomponents.training.final_checkpoint import checkpoint_folders
-from mmcomponents.training.gradient_watch import NoGradientError
+from mmcomponents.training.gradients.gradient_watch import NoGradientError
 from mmcomponents.training.predictions import Predictions
 
 log = logging.getLogger(__name__)

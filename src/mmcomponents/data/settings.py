@@ -17,6 +17,7 @@ from mmcomponents.data.media.frames import DrawnFrames, MiddleFrames, SameFrames
 from mmcomponents.data.media.images import Normalization
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.data.packing.pack_plan import BLOCK, Budgets
+from mmcomponents.moved import FORMER_SETTINGS
 from mmcomponents.registry import near
 
 
@@ -270,23 +271,6 @@ GROUPS: Mapping[str, type] = MappingProxyType(
     }
 )
 """Name of a group -> class of its settings."""
-
-FORMER_SETTINGS: Mapping[str, str] = MappingProxyType(
-    {
-        **{name: f"images.{name}" for name in ("tile_size", "min_tiles", "max_tiles", "thumbnail")},
-        **{name: f"images.{name}" for name in ("normalization", "jpeg_quality")},
-        **{name: f"videos.{name}" for name in ("train_frames", "eval_frames", "frame_template")},
-        **{name: f"text.{name}" for name in ("system", "control_text")},
-        "pack_tokens": "packing.tokens",
-        "pack_tiles": "packing.tiles",
-        "block": "packing.block",
-        **{name: f"loading.{name}" for name in ("num_workers", "worker_timeout", "max_refused")},
-        **{name: f"loading.{name}" for name in ("index_folder", "allow_pipe")},
-        "prompts_per_batch": "questions.per_batch",
-        "test_questions": "questions.limit",
-    }
-)
-"""Former name of a setting, which recipes, flags and Python code may still use -> its name."""
 
 
 def with_former(groups: Mapping[str, Any], former: Mapping[str, Any]) -> dict[str, Any]:

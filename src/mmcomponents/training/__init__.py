@@ -11,8 +11,9 @@ from mmcomponents.training.averaging import EMA
 from mmcomponents.training.critic_metrics import StepF1
 from mmcomponents.training.final_checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
-from mmcomponents.training.gradient_watch import GradientWatch, NoGradientError
-from mmcomponents.training.non_finite import NonFiniteGuard
+from mmcomponents.training.gradients.gradient_norms import GradientNorms
+from mmcomponents.training.gradients.gradient_watch import GradientWatch, NoGradientError
+from mmcomponents.training.gradients.non_finite import NonFiniteGuard
 from mmcomponents.training.predictions import Predictions
 from mmcomponents.training.reference_logps import ReferenceLogps
 from mmcomponents.training.schedule import WarmupCosine
@@ -28,6 +29,7 @@ __all__ = [
     "AnswerReport",
     "FSDP2Strategy",
     "FinalCheckpoint",
+    "GradientNorms",
     "GradientWatch",
     "MultimodalTask",
     "NoGradientError",

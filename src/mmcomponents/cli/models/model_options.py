@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from mmcomponents.cli.models.sampler_options import Choose
     from mmcomponents.synthesis.rollout import Sampling
 
+Arguments = tuple[argparse.Namespace, str | None, list[str]]
+"""Options, model folder and flags of a recipe."""
+
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -79,7 +82,7 @@ def make_sampling(options: argparse.Namespace, greedy_first: bool = False) -> Sa
     )
 
 
-def parse_arguments(parser: Parser, argv: list[str]) -> tuple[argparse.Namespace, str | None, list[str]] | None:
+def parse_arguments(parser: Parser, argv: list[str]) -> Arguments | None:
     """Parses `[MODEL] [options] [flags of a recipe]`; the folder is first, as a later word may be a flag's value.
 
     Args:

@@ -56,10 +56,10 @@ def check_keys(tree: Tree, known: Mapping[str, Iterable[str]], owners: Mapping[s
     Raises:
         UserError: A key is unknown; the message names the nearest one.
     """
-    _refuse_unknown(tree, known, "", recipe)
+    refuse_unknown(tree, known, "", recipe)
     for top, below in tree.items():
         if (known[top] or top in owners) and isinstance(below, dict):
-            _refuse_unknown(below, known[top], f"{top}.", recipe, recipe.moved if top == "data" else {})
+            refuse_unknown(below, known[top], f"{top}.", recipe, recipe.moved if top == "data" else {})
             hints = argument_types(owners[top]) if top in owners else {}
             for key, value in below.items():
                 _check_dataclass(value, hints.get(key), f"{top}.{key}", recipe)
@@ -190,11 +190,11 @@ def _check_arguments(value: Any, shown: str, recipe: Recipe) -> None:
         return
     arguments = value
     if "class_path" in value:
-        _refuse_unknown(value, PART_KEYS, f"{shown}.", recipe)
+        refuse_unknown(value, PART_KEYS, f"{shown}.", recipe)
         arguments, shown = value.get("init_args") or {}, f"{shown}.init_args"
         accepted = _parameters(_named(str(value["class_path"]), shown))
         if accepted is not None and isinstance(arguments, dict):
-            _refuse_unknown(arguments, accepted, f"{shown}.", recipe)
+            refuse_unknown(arguments, accepted, f"{shown}.", recipe)
     if isinstance(arguments, dict):
         for key, item in arguments.items():
             _check_arguments(item, f"{shown}.{key}", recipe)
@@ -205,7 +205,7 @@ def _check_dataclass(value: Any, hint: Any, shown: str, recipe: Recipe) -> None:
     if is_dataclass(hint) and not (isinstance(value, dict) or _holds_mapping(value)):
         raise UserError(f"{shown}{recipe.place(shown)} holds settings, a mapping, not {json.dumps(value)}")
     if is_dataclass(hint) and isinstance(value, dict):
-        _refuse_unknown(value, [f.name for f in fields(hint)], f"{shown}.", recipe)
+        refuse_unknown(value, [f.name for f in fields(hint)], f"{shown}.", recipe)
     elif get_origin(hint) is dict and isinstance(value, dict):
         for key, item in value.items():
             _check_dataclass(item, get_args(hint)[1], f"{shown}.{key}", recipe)
@@ -225,9 +225,21 @@ def _holds_mapping(value: Any) -> bool:
         return False
 
 
-def _refuse_unknown(
+def refuse_unknown(
     node: Tree, accepted: Iterable[str], prefix: str, recipe: Recipe, former: Mapping[str, str] = MappingProxyType({})
 ) -> None:
+    """Refuses keys of a mapping.
+
+    Args:
+        node: Mapping.
+        accepted: Valid keys.
+        prefix: Path of the mapping, with a dot at the end.
+        recipe: Recipe that holds the origins of keys.
+        former: Former names, see `registry.near`.
+
+    Raises:
+        UserError: A key is unknown; the message names the nearest one.
+    """
     names = list(accepted)
     for key in node:
         if key not in names:

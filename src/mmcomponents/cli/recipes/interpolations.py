@@ -85,6 +85,14 @@ class Texts:
         return self.secrets.get(text, text)
 
 
+def without_references(tree: Any, texts: Any) -> Any:
+    """Returns a resolved tree without the values that are interpolations in `texts`."""
+    if not isinstance(tree, dict) or not isinstance(texts, dict):
+        return tree
+    kept = {k: v for k, v in tree.items() if not (isinstance(texts.get(k), str) and _OPEN in texts[k])}
+    return {key: without_references(value, texts.get(key)) for key, value in kept.items()}
+
+
 def _replaced(resolved: Any, texts: Any) -> Iterator[tuple[str, str]]:
     """Yields (value, text) of the texts that were resolved, except values that others may have by chance."""
     if isinstance(texts, str):

@@ -202,9 +202,10 @@ def _find(name: str, folder: Path, reference: str) -> Path:
     except OSError as error:
         raise UserError(f"{reference}: {error.strerror}") from None
     beside = [path.with_suffix("").as_posix() for path in (folder / name).parent.glob("*.yaml")]
-    known = shipped()
-    listing = f"; shipped recipes: {', '.join(known)}" if known else ""
-    raise UserError(f"{reference}: there is no recipe {name!r}{near(name, [*known, *beside])}{listing}")
+    hint = near(name, [*shipped(), *beside])
+    raise UserError(
+        f"{reference}: there is no recipe {name!r}{hint}; `mmcomponents recipes` lists those of the library"
+    )
 
 
 def _read(file: Path) -> Tree:

@@ -31,13 +31,14 @@ from mmcomponents.cli.recipes.check import (
 )
 from mmcomponents.cli.recipes.classes import check_classes, class_name
 from mmcomponents.cli.recipes.construction import naming_classes
+from mmcomponents.cli.recipes.early_check import TRAINER_VERBS
 from mmcomponents.cli.recipes.flags import Flags, apply, given_keys
-from mmcomponents.cli.recipes.interpolations import Texts
+from mmcomponents.cli.recipes.interpolations import Texts, without_references
 from mmcomponents.cli.recipes.merging import Tree
 from mmcomponents.cli.recipes.own_defaults import RecipeParser
 from mmcomponents.cli.recipes.parts import resolve_data_parts, resolve_parts
-from mmcomponents.cli.recipes.recipe import Recipe, load, shipped
-from mmcomponents.cli.recipes.required_arguments import check_required, with_class
+from mmcomponents.cli.recipes.recipe import Recipe, load
+from mmcomponents.cli.recipes.required_arguments import check_required, of_argument, with_class
 from mmcomponents.cli.recipes.run_folder import RECIPE, candidates, other_run
 from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.recipes.seeds import with_seeds
@@ -47,8 +48,6 @@ from mmcomponents.data.storage.atomic_write import write_text
 from mmcomponents.training.final_checkpoint import checkpoint_folders, use_whole_checkpoints
 
 log = logging.getLogger(__name__)
-
-TRAINER_VERBS = ("fit", "validate", "test", "predict")
 
 _SECTIONS = ("seed_everything", "trainer", "model", "data")
 """Top-level keys of a recipe; all other keys are arguments of a verb."""
@@ -115,7 +114,7 @@ class RecipeCLI(LightningCLI):
         self, verb: str, flags: Flags, task_class: type[LightningModule], data_class: type[LightningDataModule] | None
     ) -> None:
         if not flags.configs and not flags.requests:
-            raise UserError(f"{verb} needs --config RECIPE; shipped recipes: {', '.join(shipped()) or 'none'}")
+            raise UserError(f"{verb} needs --config RECIPE; `mmcomponents recipes` lists those of the library")
         self.verb = verb
         self.flags = flags
         self.verb_arguments: list[str] = []
@@ -219,8 +218,9 @@ class RecipeCLI(LightningCLI):
             with parser.replacing(tree), redirect_stdout(printed) if printing else nullcontext():
                 return parser.parse_args([*given, *self.flags.requests])
         except argparse.ArgumentError as error:
-            text = one_line(str(error))
+            text = one_line(str(self._cause(parser, tree) or error))
             key, colon, rest = text.partition(": ")
+            key, rest = of_argument(key, rest, tree)
             where = recipe.place(key) if colon else ""
             shown = f"{key}{where}: {with_class(key, rest, tree)}" if where else text
             if recipe.data_class is not None and re.fullmatch(r"the following .* required: data\.[^:]*", text):
@@ -232,6 +232,19 @@ class RecipeCLI(LightningCLI):
             text = printed.getvalue()
             sys.stdout.write(self.texts.recipe(text) if text.startswith("#") else text)
             raise
+
+    def _cause(self, parser: RecipeParser, tree: Tree) -> argparse.ArgumentError | None:
+        """Returns the error of the values that the recipe itself has, if there is one.
+
+        The parser may report first a key that refers to the wrong one.
+        """
+        own = without_references(tree, self.texts.written)
+        try:
+            with parser.replacing(own):
+                parser.parse_args(["--config", json.dumps(own, ensure_ascii=False)])
+        except argparse.ArgumentError as error:
+            return None if "required" in str(error) else error
+        return None
 
     def instantiate_classes(self) -> None:
         """Builds task and data, checks that the parts fit together, and builds the trainer last."""

@@ -17,6 +17,9 @@ from mmcomponents.cli.recipes.classes import class_name
 from mmcomponents.cli.recipes.recipe import Recipe
 from mmcomponents.cli.user_error import UserError
 
+_PART = re.compile(r"\.? ?(?:Given|Got) value: \{'class_path'.*$")
+"""End of a message: the value of a whole part."""
+
 _MISSING = re.compile(
     r"(Problem with given class_path '(?P<path>[\w.]+)': )?(?P<missing>the following arguments are required: [\w., ]+?)"
     r"( Given value: .*)?"
@@ -103,6 +106,26 @@ def _items(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
+def of_argument(key: str, message: str, tree: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns key and message of the parser; for a wrong argument of a part, those of the argument.
+
+    Args:
+        key: Key of the part, such as `model.scheduler`.
+        message: Message without the key, such as `total_steps: Expected a int`; also with the value of the whole part.
+        tree: The sections as written.
+    """
+    name, colon, rest = _PART.sub("", message).partition(": ")
+    arguments = _items(_items(_node(key, tree)).get("init_args"))
+    return (f"{key}.init_args.{name}", rest) if colon and name in arguments else (key, message)
+
+
+def _node(key: str, tree: Mapping[str, Any]) -> Any:
+    node: Any = tree
+    for name in key.split("."):
+        node = _items(node).get(name)
+    return node
+
+
 def with_class(key: str, message: str, tree: Mapping[str, Any]) -> str:
     """Returns the message of the parser; one about missing arguments of a part with the name of its class.
 
@@ -112,8 +135,6 @@ def with_class(key: str, message: str, tree: Mapping[str, Any]) -> str:
         tree: The sections as written.
     """
     found = _MISSING.fullmatch(message)
-    node: Any = tree
-    for name in key.split("."):
-        node = _items(node).get(name)
+    node = _node(key, tree)
     named = found and (found["path"] or (node if isinstance(node, str) else _items(node).get("class_path")))
     return f"{named}: {found['missing']}" if found and named else message

@@ -22,7 +22,7 @@ from mmcomponents import registry
 from mmcomponents.cli.recipes.merging import PART_KEYS, Tree, same_class
 from mmcomponents.cli.recipes.reference_paths import absolute
 from mmcomponents.cli.user_error import UserError
-from mmcomponents.moved import current_path
+from mmcomponents.moved import FORMER_SETTINGS, current_path
 
 DATA = "mmcomponents.data.PackedDataModule"
 """Class of a data section that names none."""
@@ -77,11 +77,7 @@ class Sections:
         return {former: present for former, present in self._moved().items() if former not in arguments}
 
     def _moved(self) -> Mapping[str, str]:
-        if self.moved is not None:
-            return self.moved
-        from mmcomponents.data.settings import FORMER_SETTINGS
-
-        return FORMER_SETTINGS
+        return FORMER_SETTINGS if self.moved is None else self.moved
 
     def data_class(self, name: str, place: str) -> type:
         """Returns the class that a data section names.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -11,6 +12,10 @@ from mmcomponents.registry import near
 
 if TYPE_CHECKING:
     import jsonargparse
+
+
+GB = 2**30
+"""What makers of GPUs call a GB: one of 80 GB has 80 GiB."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,3 +115,12 @@ def fraction(text: str) -> float:
         return float(over) / float(under) if slash else float(text)
     except ZeroDivisionError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def capacity(text: str) -> int:
+    """Option type: an amount of memory such as 80GB, in bytes."""
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?(G(i?B)?)?", text, re.IGNORECASE)
+    value = 0 if found is None else int(float(found[1]) * GB)
+    if not value:
+        raise argparse.ArgumentTypeError(f"takes an amount of memory such as 80GB, got {text!r}")
+    return value

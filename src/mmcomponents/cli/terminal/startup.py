@@ -13,8 +13,9 @@ from mmcomponents.cli.terminal.tables import cell
 from mmcomponents.data.packing.mixture import Mixture
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.nf4_linear import quantized_weights
-from mmcomponents.training.gradient_watch import GradientWatch, class_name
-from mmcomponents.training.non_finite import NonFiniteGuard
+from mmcomponents.training.gradients.gradient_norms import GradientNorms
+from mmcomponents.training.gradients.gradient_watch import GradientWatch, class_name
+from mmcomponents.training.gradients.non_finite import NonFiniteGuard
 
 
 class StartupTable(Callback):
@@ -90,10 +91,9 @@ def default_callbacks(given: list[Callback], summary: bool | None, lines: bool) 
     added: list[Callback] = [StepLines()] if lines else []
     if summary is None and not any(isinstance(c, ModelSummary) for c in given):
         added.append(StartupTable())
-    if not any(isinstance(c, GradientWatch) for c in given):
-        added.append(GradientWatch())
-    if not any(isinstance(c, NonFiniteGuard) for c in given):
-        added.append(NonFiniteGuard())
+    for kind in (GradientWatch, NonFiniteGuard, GradientNorms):
+        if not any(isinstance(c, kind) for c in given):
+            added.append(kind())
     return added
 
 

@@ -15,7 +15,7 @@ from mmcomponents.component import WiringError
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives.references import Reference
 from mmcomponents.training.flops import PREFIX, step_factors, work
-from mmcomponents.training.gradient_watch import class_name
+from mmcomponents.training.gradients.gradient_watch import class_name
 from mmcomponents.training.memory.device_memory import (
     HEAD,
     DeviceMemory,

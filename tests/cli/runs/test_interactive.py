@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mmcomponents.cli.interactive import write
+from mmcomponents.cli.runs.interactive import write
 
 ANSWER = "one\x1b[2J\x9b31m\n\ttwo\u202e\r\x07"
 

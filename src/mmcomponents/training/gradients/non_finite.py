@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import NonFiniteError
 from mmcomponents.training.answer_report import gather_lists
+from mmcomponents.training.gradients.gradient_norms import local_norms
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ class NonFiniteGuard(Callback):
             return
         losses = torch.stack([loss for loss, _ in window])
         losses = ~losses.isnan() if is_scaled else losses.isfinite()
-        norms = {} if is_scaled else gradient_norms(optimizer)
+        norms = {} if is_scaled else local_norms(optimizer)
         finite = [norm.to(losses.device).isfinite() for norm in norms.values()]
         wrong = ~torch.stack([losses.all(), *finite])
         is_loss, *flags = _any_rank(trainer, wrong).tolist()
@@ -130,20 +131,6 @@ def _any_rank(trainer: Trainer, flags: Tensor) -> Tensor:
     if trainer.world_size > 1:
         torch.distributed.all_reduce(flags, torch.distributed.ReduceOp.MAX)
     return flags
-
-
-def gradient_norms(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Computes the norm of the gradients of each slot; of sharded gradients, the norm of this rank's shards.
-
-    Args:
-        optimizer: Optimizer whose parameter groups are named by slot, see `mmcomponents.training.slots.param_groups`.
-    """
-    grads: dict[str, list[Tensor]] = {}
-    for group in optimizer.param_groups:
-        slot = str(group.get("name", "parameters")).split("/")[0]
-        found = [p.grad for p in group["params"] if p.grad is not None]
-        grads.setdefault(slot, []).extend(g.to_local() if isinstance(g, DTensor) else g for g in found)
-    return {slot: get_total_norm(own) for slot, own in grads.items()}
 
 
 def _message(step: int, is_loss: bool, slots: list[str], keys: list[str]) -> str:
