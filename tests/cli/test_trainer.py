@@ -119,7 +119,10 @@ def test_arguments_of_a_default_class_need_no_class(recipe: str) -> None:
         (["--model.projector", "recipe_standins.Words"], ["recipe_standins.Words is not a projector, a subclass of "]),
         (["--model.optimizer", "AdamX"], ["model.optimizer", "AdamX", "did you mean 'Adam"]),
         (["--model.width", "abc"], ["model.width (the command line): Expected a int", "abc"]),
-        (["--model.projector.hidden", "1.5"], ["hidden: Expected a int", "1.5"]),
+        (
+            ["--model.projector.hidden", "1.5"],
+            ["model.projector.init_args.hidden (the command line): Expected a int", "1.5"],
+        ),
         (["--model.projector.in_features", "3"], ["model.projector", "'in_features' is not accepted"]),
         (["--model.width", "8"], ["projector takes width 8, the data has 3"]),
     ],

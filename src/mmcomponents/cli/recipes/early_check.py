@@ -70,7 +70,7 @@ def keys_of(verb: str) -> list[str]:
 
 
 def _configs(argv: list[str]) -> Iterator[str]:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name in ("--config", "-c") and (value or following):
             yield value if equals else following
