@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 SLOTS = {"vision", "fusers", "mergers", "projectors", "embedders", "positions", "backbones", "heads", "objectives"}
 _BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "nn"}
-_MODEL = _BELOW_SLOTS | SLOTS | {"wiring", "model", "sequence", "compose"}
+_MODEL = _BELOW_SLOTS | SLOTS | {"brought_weights", "wiring", "model", "sequence", "compose"}
 _INFERENCE = _MODEL | {"data", "generation", "checkpoints"}
 _TRAINING = _INFERENCE | {"synthesis", "evaluation"}
 
@@ -35,12 +35,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "draws": set(),
     "extras": {"movable"},
     "component": {"batch"},
+    "brought_weights": {"component"},
     "nn": {"batch", "movable", "limits", "model_files"},
     **dict.fromkeys(SLOTS, _BELOW_SLOTS),
     "sequence": {"batch"},
     "wiring": {"batch", "component"},
     "model": _BELOW_SLOTS | SLOTS | {"sequence", "wiring"},
-    "compose": _BELOW_SLOTS | SLOTS | {"model", "registry"},
+    "compose": _BELOW_SLOTS | SLOTS | {"model", "registry", "brought_weights"},
     # Of a model, data needs to know only how many tokens a tile becomes, which is an argument.
     "data": {"registry", "batch", "draws", "extras", "movable", "limits", "model_files", "moved", "plain_text"},
     "generation": _MODEL | {"data"},

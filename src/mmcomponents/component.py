@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -71,6 +72,15 @@ class Component(LightningModule):
 
     starts_from: tuple[str, ...] = ()
     """Names of classes of the same slot whose weights the component can start from, see `source_name`."""
+
+    brought: frozenset[str] = frozenset()
+    """Names of the parameters whose values the constructor brings, which are not drawn over; a composition sets it."""
+
+    drawn: Mapping[str, tuple[int, int]] = MappingProxyType({})
+    """Name of each parameter that `init_weights` has drawn -> its identity and version then."""
+
+    again: Callable[[], Any] | None = None
+    """Constructs the component once more; a composition sets it if there are brought parameters."""
 
     def check(self, model: Composition) -> None:
         """Checks that the component fits the model that it is a part of. The default does nothing.
@@ -214,6 +224,8 @@ class Component(LightningModule):
     def init_weights(self, seed: int | None = None, scope: str | None = None) -> None:
         """Draws all parameters as a function of seed, scope and name, independent of device, rank and sharding.
 
+        Parameters that the constructor brings keep their values, see `mmcomponents.brought_weights`.
+
         A layer that is wrapped under the name `base_layer` gets the same values as without its wrapper, and a parameter
         with another `source_name` those of a parameter of that name.
 
@@ -222,23 +234,35 @@ class Component(LightningModule):
             scope: Name of the slot, so that two components of a model get different values. Default: the class name.
         """
         if any(p.is_meta for p in self.parameters()):
+            self.drawn = versions(self)
             return  # drawn once the weights have storage
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
         for given, parameter in self.named_parameters():
             name = given.replace("base_layer.", "")
+            if name in self.brought:
+                continue
             value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
             source = self.source_name(name)
             key = hashlib.sha256(f"{seed}/{scope or type(self).__name__}/{source}".encode()).digest()
             generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "little") >> 1)
             self.init_parameter(name, value, generator)
-            if isinstance(parameter, DTensor):
-                # Each rank has drawn the same full value and keeps its own shard, without communication.
-                value = value.to(parameter.device, parameter.dtype)
-                sharded = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-                parameter.copy_(sharded)
-            else:
-                parameter.copy_(value)
+            assign(parameter, value)
+        self.drawn = versions(self)
+
+
+def assign(parameter: Tensor, value: Tensor) -> None:
+    """Copies a full value, which each rank has, into a parameter; a rank keeps its own shard, without communication."""
+    if isinstance(parameter, DTensor):
+        value = value.to(parameter.device, parameter.dtype)
+        parameter.copy_(distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None))
+    else:
+        parameter.copy_(value)
+
+
+def versions(module: nn.Module) -> dict[str, tuple[int, int]]:
+    """Returns identity and version of each parameter; writing in place changes the latter."""
+    return {name: (id(parameter), parameter._version) for name, parameter in module.named_parameters()}
 
 
 @dataclass(frozen=True)

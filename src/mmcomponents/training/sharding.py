@@ -7,6 +7,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
+from mmcomponents.brought_weights import rebuilt, take_brought
 from mmcomponents.checkpoints.adapter_weights import adapter_tensors
 from mmcomponents.heads import Head
 from mmcomponents.model import MultimodalModel
@@ -47,17 +48,26 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
 def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None:
     """Initialises a sharded model on the meta device: each rank draws all weights and keeps its own shard.
 
+    Values that the constructor of a part brings are taken from the part built once more on the CPU.
+
     Raises:
         WiringError: A part has a buffer that it does not fill.
     """
+    # What a constructor brings, the meta device has not kept.
+    sources = {name: source for name, part in model.parts().items() if (source := rebuilt(part)) is not None}
     # Adapters are initialised after the weights have been loaded.
-    buffers = {name: part.buffer_values(device, adapter_tensors(part)) for name, part in model.parts().items()}
+    buffers = {
+        name: sources.get(name, part).buffer_values(device, adapter_tensors(part))
+        for name, part in model.parts().items()
+    }
     model.to_empty(device=device)
     for name, part in model.parts().items():
         part.set_buffers(buffers[name])
     model.to(device)  # moves nothing: Lightning's modules record their device, from which the blank tile is made
     model.tie_weights()
     model.init_weights(seed)
+    for name, source in sources.items():
+        take_brought(model.parts()[name], source)
 
 
 def is_sharded(module: nn.Module) -> bool:
