@@ -49,11 +49,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "synthesis": _INFERENCE,
     "evaluation": _INFERENCE | {"synthesis"},
     "training": _TRAINING,
+    "loading": _TRAINING | {"training"},
     "testing": _TRAINING | {"training", "registry"},
     "demos": _TRAINING | {"training"},
     "cli": _TRAINING | {"training", "testing", "demos", "registry", "class_source", "moved", "plain_text"},
     "inference": {"moved"},
-    "__init__": _TRAINING | {"training"},
+    "__init__": _TRAINING | {"training", "loading"},
     "__main__": {"cli"},
 }
 

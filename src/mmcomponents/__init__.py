@@ -2,7 +2,7 @@
 
     recipe (factories of parts) ── MultimodalTask ──► MultimodalModel ──► checkpoints ── load ──► generation
 
-`load` reads a model from a checkpoint folder of any known format.
+`load` reads a model from a checkpoint folder of any known format, or from a run.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from mmcomponents.checkpoints import load
+    from mmcomponents.loading import load
     from mmcomponents.model import MultimodalModel
 
 __all__ = ["MultimodalModel", "__version__", "load"]
@@ -23,7 +23,7 @@ def __getattr__(name: str) -> Any:
 
         return MultimodalModel
     if name == "load":
-        from mmcomponents.checkpoints import load
+        from mmcomponents.loading import load
 
         return load
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ def note_brought(part: Component, again: Callable[[], Any]) -> None:
         if isinstance(module, Component):
             own = {f"{path}.{name}".removeprefix("."): found for name, found in module.drawn.items()}
             drawn = own | drawn  # the outer component draws last
-            module.drawn = MappingProxyType({})
+            vars(module).pop("drawn", None)
     now = versions(part)
     written = {name for name, found in drawn.items() if now.get(name) != found}
     undrawn = now.keys() - drawn.keys()

@@ -18,9 +18,10 @@ from recipe_standins import Data, Task
 import tiny
 from mmcomponents import checkpoints
 from mmcomponents.checkpoints import CheckpointError
+from mmcomponents.checkpoints.runs.saved_weights import saved_state
 from mmcomponents.cli.generate import arguments_of
 from mmcomponents.cli.main import main
-from mmcomponents.cli.models.run_weights import load_weights, saved_state
+from mmcomponents.cli.models.run_weights import load_weights
 from mmcomponents.cli.runs import generate_run as generate_verb
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
@@ -410,11 +411,11 @@ def test_invalid_checkpoints_are_reported_in_one_line(write: Write) -> None:
     write("model.safetensors", "")
     for name, saved in {"list": [1], "tensor": torch.ones(2), "odd": {"state_dict": 3}}.items():
         torch.save(saved, f"{name}.ckpt")
-        with pytest.raises(UserError, match="it has no state_dict of tensors"):
+        with pytest.raises(CheckpointError, match="it has no state_dict of tensors"):
             saved_state(Path(f"{name}.ckpt"))
-    with pytest.raises(UserError, match=r"no .metadata; it contains shards/last.ckpt"):
+    with pytest.raises(CheckpointError, match=r"no .metadata; it contains shards/last.ckpt"):
         saved_state(Path("shards"))
-    with pytest.raises(UserError, match="use its folder as MODEL"):
+    with pytest.raises(CheckpointError, match="use its folder as MODEL"):
         saved_state(Path("model.safetensors"))
     torch.save({"state_dict": {"bias": torch.ones(2)}}, "other.ckpt")
     with pytest.raises(UserError, match=r"1 missing \(weight\); 1 unexpected \(bias\)"):

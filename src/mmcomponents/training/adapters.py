@@ -6,8 +6,10 @@ import copy
 import difflib
 import hashlib
 from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
 from typing import Any, cast
 
+import peft
 import torch
 from peft import PeftConfig, inject_adapter_in_model
 from torch import Tensor, nn
@@ -56,6 +58,30 @@ def inject_adapters(model: MultimodalModel, options: Mapping[str, SlotOptions]) 
                 inject_adapter_in_model(own, part)
         except (ValueError, TypeError, RuntimeError, NotImplementedError) as error:
             raise AdapterError(f"slots.{slot}.adapter: {type(config).__name__}: {error}") from error
+
+
+def stored_options(given: Mapping[str, Any]) -> SlotOptions:
+    """Returns those options of a slot on which the names of its weights depend: its adapter.
+
+    Args:
+        given: The options as they are in a recipe.
+
+    Raises:
+        AdapterError: The adapter is none of peft.
+    """
+    adapter = given.get("adapter")
+    if adapter is None:
+        return SlotOptions()
+    package, _, name = str(adapter["class_path"]).partition(".")
+    kind = getattr(peft, name.rpartition(".")[2], None) if package == "peft" else None
+    if not (isinstance(kind, type) and issubclass(kind, PeftConfig)):
+        raise AdapterError(f"the adapter {adapter['class_path']} is none of peft")
+    arguments, defaults = dict(adapter.get("init_args") or {}), kind()
+    for key, value in arguments.items():  # settings within settings are mappings there
+        inner = getattr(defaults, key, None)
+        if isinstance(value, dict) and is_dataclass(inner) and not isinstance(inner, type):
+            arguments[key] = replace(inner, **value)
+    return SlotOptions(adapter=kind(**arguments))
 
 
 @torch.no_grad()

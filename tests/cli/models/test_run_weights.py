@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from mmcomponents.cli.models import run_weights
+from mmcomponents.checkpoints.runs import saved_weights
 from mmcomponents.cli.models.run_weights import load_weights, model_weights
 from mmcomponents.cli.user_error import UserError
 
@@ -54,7 +54,7 @@ def test_names_are_compared_before_a_value_is_read(tmp_path: Path, monkeypatch) 
     def fail(*_: Any) -> None:
         raise AssertionError("a value was read")
 
-    monkeypatch.setattr(run_weights, "check_finite", fail)
+    monkeypatch.setattr(saved_weights, "check_finite", fail)
     told = r"1 unexpected \(model.more\); 1 of another shape \(model.weight\)"
     with pytest.raises(UserError, match=told):
         load_weights(Task(), path)
