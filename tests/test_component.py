@@ -1,10 +1,19 @@
+from collections.abc import Callable
+
 import pytest
 import torch
 
 import tiny
+from mmcomponents.backbones import DecoderLM
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
+from mmcomponents.mergers import PixelUnshuffle
+from mmcomponents.objectives import MPO, NextToken
+from mmcomponents.positions import V2PE
+from mmcomponents.projectors import MLPProjector
+from mmcomponents.training import FSDP2Strategy, ParameterOptions, SlotOptions
+from mmcomponents.vision import InternViT
 
 
 def test_matrices_are_as_wide_as_their_fan_in_asks() -> None:
@@ -101,3 +110,34 @@ def test_excluded_buffers_are_left_out() -> None:
     with torch.device("meta"):
         part = Buffered()
     assert part.buffer_values("cpu", {id(part.inner.scale), id(part.inner.none)}) == {}
+
+
+def test_a_part_shows_its_widths_and_settings() -> None:
+    assert repr(PixelUnshuffle(24)) == "PixelUnshuffle(in_features=24, rows=2, columns=2, order='v2')"
+    assert "MLPProjector(\n  in_features=8, out_features=4" in repr(MLPProjector(8, 4))
+    assert "num_layers=2, num_heads=4, intermediate_size=48, num_kv_heads=2" in repr(tiny.model().backbone)
+    assert "delta=0.25" in repr(V2PE(8, delta=0.25))
+    assert "LMHead(in_features=8, vocab_size=16)" in repr(LMHead(8, 16))
+    assert "weighting='square'" in repr(NextToken())
+
+
+@pytest.mark.parametrize(
+    ("construct", "told"),
+    [
+        (lambda: NextToken(weighting="cube"), "weighting must be one of 'token', 'sample', 'square', got 'cube'"),
+        (lambda: NextToken(sources=-1), "sources must be a finite number of at least 0, got -1"),
+        (lambda: MPO(bco_weight=-1.0), "bco_weight must be a finite number of at least 0"),
+        (lambda: PixelUnshuffle(8, order="v3"), "order must be one of 'v1', 'v2', got 'v3'"),
+        (lambda: DecoderLM(32, 1, 4, 48, attention="flash"), "attention must be one of 'auto', 'xformers'"),
+        (lambda: InternViT(24, 1, 3, 40, norm="batch"), "norm must be one of 'layer_norm', 'rms_norm'"),
+        (lambda: InternViT(24, 1, 3, 40, attention="flash"), "attention must be one of 'auto', 'xformers'"),
+        (lambda: FSDP2Strategy(compute_dtype="bfloat16"), "compute_dtype must be one of 'fp32', 'bf16', 'fp16'"),
+        (lambda: FSDP2Strategy(replicate=0), "replicate must be from 1"),
+        (lambda: SlotOptions(quantization="int4"), "quantization must be 'nf4', got 'int4'"),
+        (lambda: SlotOptions(activation_checkpointing="some"), "activation_checkpointing must be one of 'none'"),
+        (lambda: ParameterOptions(lr=-1.0), "lr must be a finite number of at least 0, got -1"),
+    ],
+)
+def test_arguments_are_checked_in_the_constructor(construct: Callable[[], object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        construct()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -81,6 +82,12 @@ class Component(LightningModule):
 
     again: Callable[[], Any] | None = None
     """Constructs the component once more; a composition sets it if there are brought parameters."""
+
+    def extra_repr(self) -> str:
+        """Returns the constructor's arguments that are attributes of the same names, such as widths."""
+        values = {name: getattr(self, name, inspect) for name in inspect.signature(type(self)).parameters}
+        plain = (int, float, str, tuple, type(None))
+        return ", ".join(f"{name}={value!r}" for name, value in values.items() if isinstance(value, plain))
 
     def check(self, model: Composition) -> None:
         """Checks that the component fits the model that it is a part of. The default does nothing.

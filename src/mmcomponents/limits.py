@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from numbers import Integral, Real
 from reprlib import repr as shortened
+from typing import Any, get_args
 
 MAX_LAYERS = 1_000
 """Layers of a part; the deepest released language models have 126."""
@@ -31,6 +32,22 @@ def check_sizes(most: int = MAX_WIDTH, **sizes: object) -> None:
             raise ValueError(f"{name} must be a whole number, got {shortened(value)}")
         if not 1 <= int(value) <= most:
             raise ValueError(f"{name} must be from 1 to {most:,}, got {shortened(value)}")
+
+
+def check_choices(**choices: tuple[object, Any]) -> None:
+    """Checks that values are among those of their types.
+
+    Args:
+        choices: Value and type, a `Literal`, by name.
+
+    Raises:
+        ValueError: One is not; the message has its name, its value and all choices.
+    """
+    for name, (value, kind) in choices.items():
+        accepted = get_args(kind)
+        if value not in accepted:
+            shown = repr(accepted[0]) if len(accepted) == 1 else f"one of {', '.join(map(repr, accepted))}"
+            raise ValueError(f"{name} must be {shown}, got {shortened(value)}")
 
 
 def check_numbers(least: float = 0.0, **numbers: object) -> None:

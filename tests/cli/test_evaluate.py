@@ -120,7 +120,7 @@ def test_several_benchmarks_and_some_questions(folder, write: Write, capsys) -> 
     assert main([*ASK, *both, "--out", "out"]) == 0
     assert {path.name for path in Path("out").iterdir()} == {"q", "r"}
     assert main([*ASK, "--kinds", "told"]) == 0
-    assert [line["key"] for line in results("runs/evaluate/q")] == ["three"]
+    assert [line["key"] for line in results("runs/evaluate/m/q")] == ["three"]
     assert "no question of the kind 'toll'; there are: seen, told" in line_of_error(capsys, *ASK, "--kinds", "toll")
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import Exact, Layout, PackedBatch
-from mmcomponents.limits import MAX_LAYERS, check_numbers, check_sizes
+from mmcomponents.limits import MAX_LAYERS, check_choices, check_numbers, check_sizes
 from mmcomponents.nn.attention import Segments, attention, cached_attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
@@ -154,11 +154,13 @@ class DecoderLM(Backbone):
         attention: Backend = "auto",
     ) -> None:
         super().__init__()
-        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.num_layers, self.num_heads, self.intermediate_size = num_layers, num_heads, intermediate_size
+        self.num_kv_heads = num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         check_sizes(MAX_LAYERS, num_layers=num_layers)
         check_sizes(hidden_size=hidden_size, intermediate_size=intermediate_size)
         check_sizes(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=1 if head_dim is None else head_dim)
         check_numbers(eps=eps)
+        check_choices(attention=(attention, Backend))
         if num_heads % num_kv_heads:
             raise ValueError(f"num_heads {num_heads} is not a multiple of num_kv_heads {num_kv_heads}")
         if head_dim is None and hidden_size % num_heads:

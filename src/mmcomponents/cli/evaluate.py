@@ -53,7 +53,7 @@ def make_parser(verb: str) -> Parser:
         help="aggregation of a process critic's scores (mean)")  # fmt: skip
     add("--max_steps", type=int, default=12, help="maximum number of steps of an answer; excess steps are joined (12)")
     add("--stop", nargs="+", action="extend", default=[], help="texts at which an answer ends")
-    add("--out", metavar="FOLDER", help="folder of the output; default: runs/evaluate/BENCHMARK")
+    add("--out", metavar="FOLDER", help="folder of the output; default: runs/evaluate/MODEL/BENCHMARK")
     add("--system", help="system text; default: that of the model; '': none")
     add("--critic_system", metavar="TEXT", help="system text that the critics were trained with; '': none")
     add("--max_tiles", type=int, help="maximum number of tiles of all images of a question")

@@ -23,7 +23,7 @@ class TokenEmbedder(Embedder):
         super().__init__()
         check_sizes(MAX_ROWS, vocab_size=vocab_size)
         check_sizes(hidden_size=hidden_size)
-        self.hidden_size = hidden_size
+        self.vocab_size, self.hidden_size = vocab_size, hidden_size
         self.embedding = nn.Embedding(vocab_size, hidden_size)
         self.init_weights()
 

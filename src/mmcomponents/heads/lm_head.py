@@ -31,7 +31,7 @@ class LMHead(Head):
         super().__init__()
         check_sizes(in_features=in_features)
         check_sizes(MAX_ROWS, vocab_size=vocab_size)
-        self.in_features = in_features
+        self.in_features, self.vocab_size = in_features, vocab_size
         self.is_tied = tied
         self.weight = nn.Parameter(torch.empty(vocab_size, in_features))
         self.init_weights()

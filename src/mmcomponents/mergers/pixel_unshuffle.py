@@ -7,8 +7,10 @@ from typing import Literal
 
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.component import WiringError
-from mmcomponents.limits import check_sizes
+from mmcomponents.limits import check_choices, check_sizes
 from mmcomponents.mergers.base import Merger
+
+Order = Literal["v1", "v2"]
 
 
 class PixelUnshuffle(Merger):
@@ -28,13 +30,12 @@ class PixelUnshuffle(Merger):
         in_features: int | tuple[int, ...],
         rows: int = 2,
         columns: int = 2,
-        order: Literal["v1", "v2"] = "v2",
+        order: Order = "v2",
     ) -> None:
         super().__init__()
         if not isinstance(in_features, int):
             raise WiringError(f"PixelUnshuffle takes one feature map and is given {len(in_features)}: {in_features}")
-        if order not in ("v1", "v2"):
-            raise ValueError(f"order must be 'v1' or 'v2', got {order!r}")
+        check_choices(order=(order, Order))
         check_sizes(rows=rows, columns=columns)
         self.in_features = in_features
         self.rows = rows

@@ -14,6 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from mmcomponents.batch import LossOutput, PackedBatch
 from mmcomponents.component import Composition, WiringError
+from mmcomponents.limits import check_numbers
 from mmcomponents.nn.modes import evaluating, is_random
 from mmcomponents.objectives.answers import answer_logps, pairs_of, target_counts
 from mmcomponents.objectives.base import Build, Model, Objective, check_head
@@ -83,6 +84,7 @@ class MPO(Objective):
         if not 0.0 <= label_smoothing < 0.5:
             raise ValueError(f"label_smoothing must be in [0, 0.5), got {label_smoothing}")
         self.beta, self.label_smoothing = beta, label_smoothing
+        check_numbers(dpo_weight=dpo_weight, bco_weight=bco_weight, nll_weight=nll_weight)
         self.dpo_weight, self.bco_weight, self.nll_weight = dpo_weight, bco_weight, nll_weight
         self.loss_weights = {"dpo": dpo_weight, "bco": bco_weight, "nll": nll_weight}
         self.reference = reference()

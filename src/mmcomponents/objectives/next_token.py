@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import IGNORE, LossOutput, ModelState, PackedBatch
 from mmcomponents.component import Composition, WiringError
+from mmcomponents.limits import check_choices, check_numbers
 from mmcomponents.objectives.base import LanguageHead, Model, Objective, check_head
 from mmcomponents.objectives.weighting import Weighting, token_weights
 
@@ -27,6 +28,8 @@ class NextToken(Objective):
 
     def __init__(self, weighting: Weighting = "square", head: str = "lm", sources: int = 0) -> None:
         super().__init__()
+        check_choices(weighting=(weighting, Weighting))
+        check_numbers(sources=sources)
         self.weighting: Weighting = weighting
         self.head = head
         self.sources = sources

@@ -45,6 +45,11 @@ class V2PE(Position):
         self.realign = realign
         self.delta_log2 = delta_to_log2(delta)
 
+    @property
+    def delta(self) -> float:
+        """Step of a visual token."""
+        return 2.0**-self.delta_log2
+
     def ticks(self, layout: Layout) -> Tensor:
         """Computes positions in ticks of 1/256, int64 `[T]`.
 

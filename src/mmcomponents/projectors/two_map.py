@@ -33,7 +33,7 @@ class TwoMap(Projector):
         check_sizes(out_features=out_features, num_groups=num_groups)
         if out_features % num_groups:
             raise ValueError(f"out_features {out_features} is not a multiple of num_groups {num_groups}")
-        self.in_features = in_features
+        self.in_features, self.num_groups = in_features, num_groups
         self.out_features = out_features
         self.fc1 = nn.ModuleList(nn.Linear(width, out_features) for width in in_features)
         self.norm = nn.ModuleList(nn.GroupNorm(num_groups, out_features) for _ in in_features)

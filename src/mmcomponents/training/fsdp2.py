@@ -39,9 +39,12 @@ from mmcomponents.checkpoints.runs import (
     write_checksums,
     write_error,
 )
+from mmcomponents.limits import check_choices, check_sizes
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.sharding import is_sharded, materialize, shard_model
 from mmcomponents.training.units.checkpointing import Checkpointing
+
+Dtype = Literal["fp32", "bf16", "fp16"]
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 """Data types by the names that the strategy takes."""
@@ -69,13 +72,19 @@ class FSDP2Strategy(ModelParallelStrategy):
     def __init__(
         self,
         replicate: int = 1,
-        compute_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
-        reduce_dtype: Literal["fp32", "bf16", "fp16"] = "fp32",
+        compute_dtype: Dtype = "fp32",
+        reduce_dtype: Dtype = "fp32",
         activation_checkpointing: Checkpointing = "none",
         compile: bool = False,
         save_distributed_checkpoint: bool = True,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
+        check_sizes(replicate=replicate)
+        check_choices(
+            compute_dtype=(compute_dtype, Dtype),
+            reduce_dtype=(reduce_dtype, Dtype),
+            activation_checkpointing=(activation_checkpointing, Checkpointing),
+        )
         super().__init__(
             tensor_parallel_size=1, save_distributed_checkpoint=save_distributed_checkpoint, timeout=timeout
         )

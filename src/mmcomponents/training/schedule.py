@@ -35,6 +35,11 @@ class WarmupCosine(LambdaLR):
     ) -> None:
         if total_steps is not None and total_steps != -1 and total_steps < 1:
             raise ValueError(f"total_steps must be at least 1, got {total_steps}")
+        if warmup_steps is not None and warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative, got {warmup_steps}")
+        for name, ratio in (("warmup_ratio", warmup_ratio), ("final_ratio", final_ratio)):
+            if not 0 <= ratio <= 1:
+                raise ValueError(f"{name} must be from 0 to 1, got {ratio}")
         self.total_steps = None if total_steps == -1 else total_steps
         self.fixed_warmup = warmup_steps
         self.warmup_ratio = warmup_ratio

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from peft import PeftConfig
 
 from mmcomponents.checkpoints.adapter_weights import adapter_layers, own_name
+from mmcomponents.limits import check_choices, check_numbers
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.units.checkpointing import Checkpointing
 
@@ -30,6 +31,10 @@ class ParameterOptions:
     trainable: bool | None = None
     lr: float | None = None
     weight_decay: float | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        _check_rates(self.lr, self.weight_decay)
 
 
 @dataclass
@@ -67,6 +72,19 @@ class SlotOptions:
     quantization: Quantization | None = None
     activation_checkpointing: Checkpointing | None = None
     compile: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Checks the values."""
+        _check_rates(self.lr, self.weight_decay)
+        if self.quantization is not None:
+            check_choices(quantization=(self.quantization, Quantization))
+        if self.activation_checkpointing is not None:
+            check_choices(activation_checkpointing=(self.activation_checkpointing, Checkpointing))
+
+
+def _check_rates(lr: float | None, weight_decay: float | None) -> None:
+    given = {"lr": lr, "weight_decay": weight_decay}
+    check_numbers(**{name: value for name, value in given.items() if value is not None})
 
 
 def check_slot_names(model: MultimodalModel, options: dict[str, SlotOptions]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
-from mmcomponents.limits import MAX_LAYERS, check_numbers, check_sizes
+from mmcomponents.limits import MAX_LAYERS, check_choices, check_numbers, check_sizes
 from mmcomponents.nn.attention import Segments, attention
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.drop_path import DropPath
@@ -138,14 +138,15 @@ class InternViT(BlockEncoder):
         attention: Backend = "auto",
     ) -> None:
         super().__init__()
+        self.norm, self.qk_norm, self.drop_path = norm, qk_norm, drop_path
+        self.num_layers, self.num_heads, self.intermediate_size = num_layers, num_heads, intermediate_size
         check_sizes(MAX_LAYERS, num_layers=num_layers)
         check_sizes(hidden_size=hidden_size, num_heads=num_heads, intermediate_size=intermediate_size)
         check_sizes(image_size=image_size, patch_size=patch_size)
         check_numbers(eps=eps, layer_scale=layer_scale, drop_path=drop_path)
         if hidden_size % num_heads:
             raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}")
-        if norm not in ("layer_norm", "rms_norm"):
-            raise ValueError(f"norm must be 'layer_norm' or 'rms_norm', got {norm!r}")
+        check_choices(norm=(norm, Norm), attention=(attention, Backend))
         self.levels = tuple(level + num_layers + 1 if level < 0 else level for level in levels)
         increasing = list(self.levels) == sorted(set(self.levels))
         if not self.levels or not increasing or self.levels[0] < 0 or self.levels[-1] > num_layers:

@@ -19,7 +19,7 @@ from torch.nn.functional import interpolate
 
 from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
 from mmcomponents.component import WiringError
-from mmcomponents.limits import check_sizes
+from mmcomponents.limits import check_choices, check_sizes
 from mmcomponents.nn.deformable_attention import init_deformable
 from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.block_encoder import BlockEncoder
@@ -63,8 +63,7 @@ class PIIP(VisionEncoder):
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
-        if attention not in ("deformable", "dense"):
-            raise ValueError(f"attention must be 'deformable' or 'dense', got {attention!r}")
+        check_choices(attention=(attention, Kind))
         check_sizes(num_heads=num_heads, num_points=num_points)
         made = {name: _checked(name, make()) for name, make in branches.items()}
         if len(made) < 2:

@@ -128,8 +128,8 @@ def test_mistakes_are_told_in_a_line(capsys) -> None:
 @pytest.mark.usefixtures("place")
 def test_without_a_folder_files_go_where_evaluate_puts_its_own(capsys) -> None:
     assert main([*CALL[:-2], "--max_refused", "0.5"]) == 0
-    assert "wrote runs/evaluate/process/test/report.json and" in capsys.readouterr().out
-    assert Path("runs/evaluate/process/test/steps.jsonl").is_file()
+    assert "wrote runs/evaluate/m/process/test/report.json and" in capsys.readouterr().out
+    assert Path("runs/evaluate/m/process/test/steps.jsonl").is_file()
 
 
 CRITIC = """

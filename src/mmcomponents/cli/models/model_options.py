@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcomponents.cli.recipes.flags import Flags, check_options
@@ -181,3 +182,20 @@ def load_model(
 
         known = (MultimodalTask, PackedDataModule)
     return from_recipe(verb, flags, options.ckpt_path, known, device, dtype, options.allow_nonfinite, choose)
+
+
+def default_folder(folder: str | None, flags: Flags, ckpt_path: str | None) -> Path:
+    """Returns the folder of the output about a model: it is named after the model's folder, or after its run.
+
+    Args:
+        folder: Folder of the model.
+        flags: Recipes, if there is no folder.
+        ckpt_path: Checkpoint of a run; one other than the last is part of the name.
+    """
+    if folder is not None or ckpt_path is None:
+        name = Path(folder or flags.configs[-1]).resolve().name
+    else:
+        path = Path(ckpt_path).resolve()
+        run = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        name = run.name if path.stem == "last" else f"{run.name}-{path.stem}"
+    return Path("runs", "evaluate", name or "model")

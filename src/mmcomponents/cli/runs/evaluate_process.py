@@ -12,7 +12,13 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from mmcomponents.cli.models.model_options import add_model_options, check_model, load_model, parse_arguments
+from mmcomponents.cli.models.model_options import (
+    add_model_options,
+    check_model,
+    default_folder,
+    load_model,
+    parse_arguments,
+)
 from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.synthesis_options import bar
 from mmcomponents.cli.terminal.parser import Parser, recipe_verb_parser
@@ -38,7 +44,8 @@ def main(verb: str, argv: list[str]) -> int:
     options, folder, recipe = arguments
     flags = sort_flags(recipe)
     _check(verb, options, folder, flags)
-    options.out = options.out or f"runs/evaluate/process/{Path(options.benchmark).stem}"
+    if not options.out:
+        options.out = str(default_folder(folder, flags, options.ckpt_path) / "process" / Path(options.benchmark).stem)
     with errors_in_one_line(verb):
         report = _run(verb, options, folder, flags)
     _close(report, table_console())
@@ -133,7 +140,7 @@ def _parser(verb: str) -> Parser:
     add("--benchmark", metavar="FILE", help="VisualProcessBench's test.jsonl")
     add("--images", metavar="FOLDER", help="root of the image paths")
     add("--out", metavar="FOLDER", help="folder of report.json and steps.jsonl; default: "
-        "runs/evaluate/process/BENCHMARK")  # fmt: skip
+        "runs/evaluate/MODEL/process/BENCHMARK")  # fmt: skip
     add("--max_refused", type=float, default=0.01, help="largest share of records that may be skipped (0.01)")
     add("--threshold", type=float, default=0.5, help="a step counts as right if its score is above this (0.5); "
         "others report 0.85, unconfirmed")  # fmt: skip

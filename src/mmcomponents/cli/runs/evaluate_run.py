@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from mmcomponents.cli.models.model_options import load_model, make_sampling
+from mmcomponents.cli.models.model_options import default_folder, load_model, make_sampling
 from mmcomponents.cli.models.sampler_options import Make, rollout_sampler
 from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
@@ -54,11 +54,12 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
             _check_critic(verb, critic)
         return sampler
 
-    loaded = load_model(verb, options, folder, sort_flags(recipe), choose=choose)
+    flags = sort_flags(recipe)
+    loaded = load_model(verb, options, folder, flags, choose=choose)
     loaded = apply_prompt_options(loaded, max_tiles=options.max_tiles, system=options.system, delta=options.delta)
     settings = {"name": folder or " ".join([*recipe, "--ckpt_path", str(options.ckpt_path)])}
     settings |= _settings(loaded, options)
-    out = Path(options.out or "runs/evaluate")
+    out = Path(options.out or default_folder(folder, flags, options.ckpt_path))
     for benchmark in benchmarks:
         path = out if options.out and len(benchmarks) == 1 else out / benchmark.name
         runs.append(
