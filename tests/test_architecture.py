@@ -75,6 +75,7 @@ WRAPPED_IN: dict[str, tuple[str, ...]] = {
         "backbones/transformers_*.py",
         "vision/transformers_*.py",
         "data/chat/tokenizer.py",
+        "checkpoints/language_models/gguf_files.py",
     ),
     "xformers": ("nn/attention/*.py",),
     "webdataset": ("data/format/shards.py",),

@@ -12,6 +12,7 @@ from mmcomponents.cli.main import main
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.shards import open_shard
+from mmcomponents.demos.handwriting.builder import make_handwriting
 
 Write = Callable[[str, str], Path]
 Capture = pytest.CaptureFixture[str]
@@ -145,6 +146,17 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
     assert f"wrote {page} with 20 samples" in capsys.readouterr().out
 
 
+def test_the_number_of_visual_tokens_is_that_of_the_recipes_model(capsys: Capture, tmp_path: Path) -> None:
+    make_handwriting(tmp_path, scenes=20, held_out=2, val_scenes=2)
+    shards, tokenizer = f"{tmp_path}/train-*.tar", f"{tmp_path}/tokenizer"
+    recipe = ["--config", "quickstart", "--data.train", shards, "--data.tokenizer", tokenizer]
+    expected = found(capsys, *recipe)
+    assert found(capsys, *recipe, "--data.tokens_per_tile", "null") == expected
+    fewer = ["--model.merger.rows", "4", "--model.merger.columns", "4"]
+    less = found(capsys, *recipe, *fewer, "--data.tokens_per_tile", "null")
+    assert less == found(capsys, *recipe, "--data.tokens_per_tile", "1") != expected
+
+
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -163,7 +175,6 @@ def test_a_page_is_written(capsys: Capture, tmp_path: Path) -> None:
         ("train-000000.tar --config quickstart", "cannot be combined; set data.train"),
         ("--config nosuch", "there is no recipe 'nosuch'"),
         ("--config internvl3/8b", "the recipe has no data section"),
-        ("--config internvl3/8b --data.train train-000000.tar --data.tokenizer tokenizer", "tokens_per_tile"),
         (
             "--config quickstart --data.pak_tokens 3",
             "unknown key data.pak_tokens (the command line); did you mean 'packing.tokens'?",

@@ -394,3 +394,16 @@ def test_questions_of_the_test_data(handwriting: Path) -> None:
     assert max(sizes) <= 12
     data.setup("predict")
     assert len(data.predict_dataloader()) == len(sizes)
+
+
+def test_the_number_of_visual_tokens_is_that_of_the_model(handwriting: Path) -> None:
+    module = module_of(handwriting, tokens_per_tile=None)
+    with pytest.raises(DataError, match="tokens_per_tile is not set, and there is no model to take it from"):
+        module.renderer  # noqa: B018
+    module.check_model(tokens_per_tile=4, image_size=28, vocab_size=512)
+    assert module.renderer.tokens_per_tile == 4
+    text = module_of(handwriting, tokens_per_tile=None)
+    text.check_model(tokens_per_tile=None, image_size=None, vocab_size=512)
+    assert text.tokens_per_tile == 1
+    with pytest.raises(ValueError, match="produce 4 visual tokens per tile, the data's tokens_per_tile is 2"):
+        module_of(handwriting, tokens_per_tile=2).check_model(tokens_per_tile=4, image_size=28, vocab_size=512)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -303,3 +304,49 @@ class Prompted(Autoregressive):
 def test_the_arguments_of_the_sampler_are_checked_before_weights_exist() -> None:
     with pytest.raises(WiringError, match=r"the sampler Prompted takes \(model, prompts\): a sampler has forward"):
         task(sampler=Prompted).check()
+
+
+class Tokens:
+    """A data module's tokenizer of 90 tokens."""
+
+    def __len__(self) -> int:
+        return 90
+
+    def get_vocab(self) -> dict[str, int]:
+        return {"<IMG_CONTEXT>": 7}
+
+
+def test_vocabulary_size_and_placeholder_are_those_of_the_tokenizer_unless_they_are_given() -> None:
+    def filled(**settings: Any) -> tuple[int | None, int | None]:
+        made = task(**{"vocab_size": None, "image_token_id": None, **settings})
+        made.fill_in(Tokens())
+        return made.vocab_size, made.image_token_id
+
+    assert filled() == (90, 7)
+    assert filled(vocab_size=128, image_token_id=9) == (128, 9)
+    assert filled(vision=None, merger=None, projector=None) == (90, None)
+    assert filled(embedder=None, heads={})[0] is None
+    made = task(vocab_size=None)
+    made.fill_in(Tokens())
+    assert made.hparams["vocab_size"] == 90, "a checkpoint names it"
+    with pytest.raises(WiringError, match="the embedder needs a vocab_size and the recipe has none"):
+        task(vocab_size=None).configure_model()
+
+
+def test_the_vocabulary_size_of_weights_takes_precedence(tmp_path, monkeypatch) -> None:
+    asked: list[str] = []
+
+    def read(folder: str, **_: Any) -> Any:
+        asked.append(str(folder))
+        return SimpleNamespace(spec=SimpleNamespace(vocab_size=64))
+
+    monkeypatch.setattr("mmcomponents.training.task.read", read)
+    for weights in (str(tmp_path), {"embedder": str(tmp_path), "backbone": "b"}):
+        made = task(vocab_size=None, weights=weights)
+        made.fill_in(Tokens())
+        assert made.vocab_size == 64
+    for weights in ("nowhere", {"backbone": str(tmp_path)}):
+        made = task(vocab_size=None, weights=weights)
+        made.fill_in(Tokens())
+        assert made.vocab_size == 90
+    assert asked == [str(tmp_path)] * 2

@@ -22,6 +22,7 @@ from mmcomponents.cli.recipes.parts import resolve_data_parts
 from mmcomponents.cli.recipes.recipe import Recipe, load
 from mmcomponents.cli.recipes.required_arguments import check_required
 from mmcomponents.cli.recipes.sections import Sections
+from mmcomponents.cli.recipes.seeds import with_seeds
 from mmcomponents.cli.terminal.parser import Parser, natural, positive, recipe_verb_parser
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import print_line, table_console
@@ -90,13 +91,26 @@ def _inspect(shards: list[str], flags: Flags, options: argparse.Namespace) -> tu
 
 
 def _from_recipe(flags: Flags) -> PackedDataModule:
-    """Builds the data of a recipe, without its other sections."""
+    """Builds the data of a recipe; its model is built, without weights, only for the number of visual tokens."""
+    from mmcomponents.data.datamodule import PackedDataModule
+    from mmcomponents.data.errors import DataError
+
     recipe = load(flags.configs, _sections())
     for key, _ in flags.settings:
         top = key.partition(".")[0]
         if top not in _SECTIONS or (key == top and top not in ("seed_everything", "data")):
             raise UserError(f"data inspect: no option --{key}{near(key, [*_own_options(), *_SECTIONS])}")
-    return _built(apply(recipe, flags.settings), "data.", flags.settings)
+    recipe = with_seeds(apply(recipe, flags.settings), {"data": PackedDataModule})
+    module = _built(recipe, "data.", flags.settings)
+    try:
+        getattr(module, "tokens_per_tile", None)
+    except DataError:
+        from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+        from mmcomponents.training import MultimodalTask
+
+        tokens = RecipeCLI("inspect", flags, MultimodalTask, data_class=None).meta_model.tokens_per_tile or 1
+        module = _built(recipe.overlay({"data": {"tokens_per_tile": tokens}}, "the model"), "data.", flags.settings)
+    return module
 
 
 def _from_shards(shards: list[str], flags: Flags, part: str) -> PackedDataModule:

@@ -53,7 +53,8 @@ class PackedDataModule(DataModule):
 
     Args:
         tokenizer: Folder of the tokenizer; "byte-level" for data without text.
-        tokens_per_tile: Visual tokens per tile, as the model's vision encoder and merger produce them.
+        tokens_per_tile: Visual tokens per tile, as the model's vision encoder and merger produce them. None: those of
+            the model, see `check_model`.
         train: Training shards: files, patterns or folders.
         val: Validation shards, read in one pass without shuffling.
         test: Shards whose questions `test` and `predict` use as separate prompts.
@@ -89,7 +90,7 @@ class PackedDataModule(DataModule):
     def __init__(
         self,
         tokenizer: str,
-        tokens_per_tile: int,
+        tokens_per_tile: int | None = None,
         train: list[str] | str | None = None,
         val: list[str] | str | None = None,
         test: list[str] | str | None = None,
@@ -119,7 +120,8 @@ class PackedDataModule(DataModule):
         self.packing: PackingSettings = groups["packing"]
         self.questions: QuestionSettings = groups["questions"]
         at_least("seed", seed, 0)
-        at_least("tokens_per_tile", tokens_per_tile, 1)
+        if tokens_per_tile is not None:
+            at_least("tokens_per_tile", tokens_per_tile, 1)
         check_delta_log2(delta_log2)
         for name, option in (sources or {}).items():
             takes(f"sources.{name}", option, SourceOptions)
@@ -130,7 +132,7 @@ class PackedDataModule(DataModule):
             check_types("token_share", token_share)
             token_share.check()
         self.tokenizer_path = tokenizer
-        self.tokens_per_tile = tokens_per_tile
+        self._tokens_per_tile = tokens_per_tile
         self.shards = {"train": train, "val": val, "test": test, "predict": predict}
         self.predict_part = "test" if predict is None else "predict"
         self.seed, self.delta_log2, self.packer = seed, delta_log2, packer
@@ -148,6 +150,20 @@ class PackedDataModule(DataModule):
         self._mixture: Mixture | None = None
         self._pairs: PairsOnce | None = None
         self._takes_images = True  # until `check_model` is called
+
+    @property
+    def tokens_per_tile(self) -> int:
+        """Visual tokens per tile; if none are given, those of the trainer's model.
+
+        Raises:
+            DataError: None are given, and there is no model.
+        """
+        check = getattr(getattr(self.trainer, "lightning_module", None), "check", None)
+        if self._tokens_per_tile is None and check is not None:
+            check(self)
+        if self._tokens_per_tile is None:
+            raise DataError("data.tokens_per_tile is not set, and there is no model to take it from")
+        return self._tokens_per_tile
 
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -203,7 +219,7 @@ class PackedDataModule(DataModule):
         image_token_id: int | None = None,
         verdict_ids: tuple[int, int] | None = None,
     ) -> None:
-        """Checks that data and model fit, before either is built.
+        """Checks that data and model fit, before either is built; takes `tokens_per_tile` from the model if it is None.
 
         Args:
             tokens_per_tile: Visual tokens per tile of the model; None if it takes no images.
@@ -218,6 +234,8 @@ class PackedDataModule(DataModule):
             TemplateError: The tokenizer lacks tokens of the chat template.
             ValueError: Data and model do not fit; the message has both numbers.
         """
+        if self._tokens_per_tile is None:
+            self._tokens_per_tile = tokens_per_tile or 1  # without images the number has no meaning
         check_model(
             self.tokenizer,
             self.tokenizer_path,

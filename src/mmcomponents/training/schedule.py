@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import warnings
+from dataclasses import dataclass
 from typing import Any
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+
+log = logging.getLogger(__name__)
 
 
 class WarmupCosine(LambdaLR):
@@ -75,6 +80,26 @@ class WarmupCosine(LambdaLR):
         self.total_steps = int(total_steps)
         self.apply()
 
+    def check_length(self, step: int, steps: float) -> None:
+        """Checks that the schedule is as long as the run.
+
+        Args:
+            step: Steps taken so far.
+            steps: Steps of the complete run.
+
+        Raises:
+            MisconfigurationException: The schedule has ended at a learning rate of 0.
+        """
+        end = self.total_steps
+        if end is None or end >= steps or self.final_ratio > 0:
+            return
+        if step >= end:
+            raise MisconfigurationException(
+                f"the schedule ends at step {end} (total_steps) and the run goes on from step {step}: with a learning"
+                " rate of 0 nothing would be trained. Set total_steps to the length of the complete run"
+            )
+        log.warning("the schedule ends at step %d: the learning rate is 0 from there to step %.0f", end, steps)
+
     def apply(self) -> None:
         """Sets the learning rates of the next step from the recipe's peaks and length."""
         for group, peak in zip(self.optimizer.param_groups, self.base_lrs, strict=True):
@@ -104,6 +129,34 @@ def described(schedule: object) -> str:
     state = schedule.state_dict() if isinstance(schedule, LRScheduler) else {}
     kept = {key: value for key, value in state.items() if key not in ("base_lrs", "_last_lr")}
     return f"{type(schedule).__module__}.{type(schedule).__qualname__} {sorted(kept.items())!r}"
+
+
+@dataclass(frozen=True)
+class StoredSchedule:
+    """Schedule of a checkpoint.
+
+    Attributes:
+        state: Its state; None if there was no schedule.
+        described: What `described` returned for it; None in a checkpoint of an earlier version.
+    """
+
+    state: dict[str, Any] | None
+    described: str | None
+
+    def of(self, schedule: Any | None, own: str) -> dict[str, Any] | None:
+        """Returns the state if it is that of a schedule with the same class and settings, else None, with a warning.
+
+        Args:
+            schedule: The recipe's schedule, if there is one.
+            own: What `described` returned for it.
+        """
+        if self.described is not None:
+            same = self.described == own
+        else:
+            same = schedule is not None and {*(self.state or ())} == {*schedule.state_dict()}
+        if not same and not isinstance(schedule, WarmupCosine):
+            log.warning("the checkpoint was trained with another schedule: learning rates are the recipe's")
+        return self.state if same else None
 
 
 def resume_schedule(

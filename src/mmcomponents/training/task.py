@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.strategies import Strategy
@@ -24,7 +23,7 @@ from mmcomponents.batch import PackedBatch
 from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial, read
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, HeadFactory, Width
-from mmcomponents.data.chat.special_tokens import end_ids
+from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
@@ -46,7 +45,7 @@ from mmcomponents.training.quantization import (
     quantize_slots,
     quantized_buffers,
 )
-from mmcomponents.training.schedule import WarmupCosine, described, group_settings, resume_schedule
+from mmcomponents.training.schedule import StoredSchedule, WarmupCosine, described, group_settings, resume_schedule
 from mmcomponents.training.sharding import cast_parameters
 from mmcomponents.training.slots import SlotOptions, check_patterns, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
@@ -80,8 +79,8 @@ class MultimodalTask(LightningModule):
         optimizer: Factory of the optimizer, called with parameter groups.
         scheduler: Factory of the learning rate schedule, which advances with each optimizer step.
         slots: Training options by slot name.
-        vocab_size: Vocabulary size, at least that of the tokenizer.
-        image_token_id: Token id of the placeholder of a visual token.
+        vocab_size: Vocabulary size, at least that of the tokenizer. None: that of `weights`, or of the tokenizer.
+        image_token_id: Token id of the placeholder of a visual token. None: that of the data's tokenizer.
         seed: Seed of the initial weights.
         weights: Folder of a model to start from, or a folder for each slot, see `checkpoints.load_initial`. Ignored
             when a run is resumed from a checkpoint.
@@ -134,7 +133,7 @@ class MultimodalTask(LightningModule):
         self._means = ValidationMeans()
         self._settings: list[dict[str, Any]] = []
         self._schedule = ""
-        self._resumed: dict[str, Any] | None = None
+        self._resumed: StoredSchedule | None = None
 
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate, test and predict.
@@ -143,6 +142,7 @@ class MultimodalTask(LightningModule):
             WiringError: The sampler, or in fit and validate the objective, does not fit the model.
         """
         if self.model is None:
+            self.fill_in(None if self._trainer is None else getattr(self.trainer.datamodule, "tokenizer", None))  # type: ignore[attr-defined]
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
                 check_initial(self.weights, trust_remote_code=self.trust_remote_code)  # before the model is built
@@ -256,6 +256,7 @@ class MultimodalTask(LightningModule):
         Raises:
             ValueError: They do not; the message names both parts and both numbers.
         """
+        self.fill_in(getattr(datamodule, "tokenizer", None))
         with torch.device("meta"):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective, sampler = self.make_objective(), self.make_sampler()
@@ -280,6 +281,26 @@ class MultimodalTask(LightningModule):
                 verdict_ids=next((h.token_ids for h in model.heads.values() if hasattr(h, "token_ids")), None),
             )
         return model
+
+    def fill_in(self, tokenizer: Any | None) -> None:
+        """Sets vocabulary size and image token id if the recipe gives none, and their hyperparameters.
+
+        Args:
+            tokenizer: Tokenizer of the data, if there is one.
+        """
+        if self.vocab_size is None and (self.factories.embedder is not None or self.factories.heads):
+            self.vocab_size = self._stored_vocab_size() or (None if tokenizer is None else len(tokenizer))
+            self.hparams["vocab_size"] = self.vocab_size
+        if self.image_token_id is None and self.factories.vision is not None and tokenizer is not None:
+            self.image_token_id = tokenizer.get_vocab().get(IMAGE_CONTEXT)
+            self.hparams["image_token_id"] = self.image_token_id
+
+    def _stored_vocab_size(self) -> int | None:
+        """Returns the vocabulary size of the folder that gives the weights of the embedder or the whole model."""
+        folder = self.weights.get("embedder") if isinstance(self.weights, dict) else self.weights
+        if folder is None or not Path(folder).is_dir():  # a missing folder is reported when it is loaded
+            return None
+        return read(folder, trust_remote_code=self.trust_remote_code).spec.vocab_size
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:
         """Returns the denominators of a pack's loss and its work; the loader sums both before the step begins."""
@@ -384,18 +405,11 @@ class MultimodalTask(LightningModule):
         schedule = configs[0].scheduler if configs else None
         step, found = self.trainer.global_step, self._resumed
         if found is not None:
-            state, known = found["state"], found["schedule"]
-            if known is None:  # written by an earlier version
-                same = schedule is not None and {*(state or ())} == {*schedule.state_dict()}
-            else:
-                same = known == self._schedule
-            if not same and not isinstance(schedule, WarmupCosine):
-                logger.warning("the checkpoint was trained with another schedule: learning rates are the recipe's")
             for optimizer in self.trainer.optimizers:
-                resume_schedule(optimizer, self._settings, schedule, state if same else None, step)
+                resume_schedule(optimizer, self._settings, schedule, found.of(schedule, self._schedule), step)
             self._resumed = None
         if isinstance(schedule, WarmupCosine):
-            _check_length(schedule, step, self.trainer.estimated_stepping_batches)
+            schedule.check_length(step, self.trainer.estimated_stepping_batches)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the state of the objective separately from the weights.
@@ -413,7 +427,7 @@ class MultimodalTask(LightningModule):
         The state of the schedule is kept for `on_train_start`: Lightning would load it into any other schedule.
         """
         states = checkpoint.get("lr_schedulers") or [None]
-        self._resumed = {"state": states[0], "schedule": checkpoint.get("schedule")}
+        self._resumed = StoredSchedule(states[0], checkpoint.get("schedule"))
         checkpoint["lr_schedulers"] = []
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
@@ -453,23 +467,6 @@ def _check_objective(objective: Objective, model: MultimodalModel) -> None:
                 f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
             )
     objective.check(model)
-
-
-def _check_length(schedule: WarmupCosine, step: int, steps: float) -> None:
-    """Checks that a schedule is as long as the run.
-
-    Raises:
-        MisconfigurationException: It has ended.
-    """
-    end = schedule.total_steps
-    if end is None or end >= steps or schedule.final_ratio > 0:
-        return
-    if step >= end:
-        raise MisconfigurationException(
-            f"the schedule ends at step {end} (total_steps) and the run goes on from step {step}: with a learning rate"
-            " of 0 nothing would be trained. Set total_steps to the length of the complete run"
-        )
-    logger.warning("the schedule ends at step %d: the learning rate is 0 from there to step %.0f", end, steps)
 
 
 def _is_plain(value: object) -> bool:

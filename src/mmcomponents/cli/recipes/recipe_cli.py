@@ -44,6 +44,7 @@ from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.recipes.seeds import with_seeds
 from mmcomponents.cli.terminal.startup import default_callbacks
 from mmcomponents.cli.user_error import UserError, one_line
+from mmcomponents.data.chat.tokenizer import load_tokenizer
 from mmcomponents.data.storage.atomic_write import write_text
 from mmcomponents.training.final_checkpoint import checkpoint_folders, use_whole_checkpoints
 
@@ -259,12 +260,22 @@ class RecipeCLI(LightningCLI):
                 self.config_init = self.parser.instantiate(self.config, instantiators=instantiators)
                 self.datamodule = self.config_init.get("data")
                 self.model = self.config_init["model"]
+                if self.datamodule is None and hasattr(self.model, "fill_in"):
+                    self.model.fill_in(self._tokenizer())
                 # Raises for an invalid combination of parts, before any weight is created.
                 self.meta_model = self.model.check(self.datamodule)
             if self.verb in TRAINER_VERBS:
                 self.trainer = self.instantiate_trainer()
         except (ValueError, ArithmeticError, OSError, MisconfigurationException) as error:
             raise UserError(" ".join(str(error).split())) from error
+
+    def _tokenizer(self) -> Any | None:
+        """Returns the tokenizer that the recipe's data names, for a verb that needs only the model, if it does."""
+        if self.config.get("model.vocab_size") is not None:
+            return None
+        section = self.recipe.resolved().get("data")
+        path = section.get("tokenizer") if isinstance(section, dict) else None
+        return load_tokenizer(path) if isinstance(path, str) else None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer; for `fit`, puts the default callbacks before those of the recipe.

@@ -22,6 +22,7 @@ _NOISE = ("GPU available: ", "TPU available: ", "HPU available: ", "💡 Tip:")
 """Beginnings of lines of Lightning that say nothing about the run."""
 
 _WARNINGS = (
+    r"Found \d+ module\(s\) in eval mode",  # those of frozen slots
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",
     r"Experiment logs directory .* exists and is not empty",  # that of TensorBoard
     r"`loftq_config` specified but will be ignored",  # a resolved recipe contains all defaults of peft.LoraConfig
