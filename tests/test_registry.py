@@ -3,7 +3,6 @@ from __future__ import annotations
 import importlib
 import subprocess
 import sys
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -113,12 +112,9 @@ def test_listing_imports_neither_torch_nor_parts() -> None:
         "heavy = {'torch', 'lightning', 'transformers', 'jsonargparse'} & set(sys.modules);"
         "print(heavy, file=sys.stderr); sys.exit(code)"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    seconds = time.perf_counter() - start
     assert (done.returncode, done.stderr.strip()) == (0, "set()")
     assert " InternViT " in done.stdout
-    assert seconds < 5  # far below an import of torch and lightning on a busy machine; 0.2 on an idle one
 
 
 def test_a_model_is_built_of_subclasses_of_the_bases_only(tmp_path: Path) -> None:
