@@ -1,4 +1,4 @@
-"""The Python code of docs/lightning.md runs: an own Trainer, callbacks, loggers, early stopping, and loaders of packs."""
+"""The code of docs/lightning.md runs: an own Trainer, callbacks, loggers, early stopping, and loaders of packs."""
 
 from __future__ import annotations
 
@@ -41,7 +41,14 @@ def test_callbacks_and_loggers_see_the_run(found: dict[str, Any]) -> None:
     assert found["steps"].count == trainer.global_step == 4, "the second validation ends the run"
     (file,) = (folder / "runs/own").rglob("metrics.csv")
     rows = list(csv.DictReader(file.open()))
-    for name in ("train/loss", "val/loss", "grad_norm", "grad_norm/vision", "lr-AdamW/vision", "perf/tokens_per_second"):
+    for name in (
+        "train/loss",
+        "val/loss",
+        "grad_norm",
+        "grad_norm/vision",
+        "lr-AdamW/vision",
+        "perf/tokens_per_second",
+    ):
         values = [float(row[name]) for row in rows if row.get(name)]
         assert values, name
         assert all(map(math.isfinite, values)), name

@@ -10,6 +10,7 @@ import importlib
 import io
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable
 
@@ -42,6 +43,9 @@ _WITH_RECIPE = ("plan", "generate", "evaluate", "export")
 _LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree", "bitsandbytes")
 """Loggers that warn of kernels for other devices on import, which peft does where these packages are installed."""
 
+_HOME = re.compile(r"^(--[\w.]+=|)~/")
+"""A path in the home folder, which a shell leaves as it is after an equals sign or in quotes."""
+
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command.
@@ -53,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
         Exit code: 0; 2 after a `UserError`, which is printed as one line on standard error; following shells, 130 after
         Ctrl-C, 143 after SIGTERM and 141 if standard output was closed.
     """
-    words = sys.argv[1:] if argv is None else argv
+    words = [
+        _HOME.sub(lambda word: word[1] + os.path.expanduser("~/"), word)
+        for word in (sys.argv[1:] if argv is None else argv)
+    ]
     try:
         for name in _LOUD_ON_IMPORT:
             logging.getLogger(name).setLevel(logging.ERROR)

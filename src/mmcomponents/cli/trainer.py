@@ -174,7 +174,8 @@ def run_verb(cli: RecipeCLI) -> Any:
         text = " ".join(str(error.args[0] if error.args else error).split())
         if not text.startswith(("Trying to restore", "loaded state dict")):
             raise
-        raise UserError(f"checkpoint {checkpoint} does not match the recipe: {text}") from error
+        remedy = "go on with the same model.slots, or start a new run from its export (--model.weights)"
+        raise UserError(f"checkpoint {checkpoint} does not match the recipe: {text}; {remedy}") from error
     except RuntimeError as error:
         if str(error).startswith("DataLoader worker"):  # raised from a signal handler, at any point
             died = f"a data loader worker process died ({one_line(str(error))})"

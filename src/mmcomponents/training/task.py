@@ -411,6 +411,11 @@ class MultimodalTask(LightningModule):
         if isinstance(schedule, WarmupCosine):
             schedule.check_length(step, self.trainer.estimated_stepping_batches)
 
+    def on_fit_end(self) -> None:
+        """Reports a resumed run in which no step was taken."""
+        if self._resumed is not None:
+            logger.warning("no step was taken: the checkpoint is at the end of the run (trainer.max_steps, max_epochs)")
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Stores the state of the objective separately from the weights.
 
