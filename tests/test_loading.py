@@ -41,6 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert main(["fit", "--config", "quickstart", *settings, *flags]) == 0
             run = ["--config", f"{name}/recipe.yaml", "--ckpt_path", f"{name}/checkpoints/last.ckpt"]
             assert main(["export", *run, "--format", "mmcomponents", "--out", f"{name}-export"]) == 0
+    torch.distributed.destroy_process_group()  # that of the run with shards
     return folder
 
 

@@ -24,6 +24,7 @@ from mmcomponents.checkpoints import CheckpointError, check_initial, load_initia
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
+from mmcomponents.data.errors import DataError
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
@@ -142,7 +143,7 @@ class MultimodalTask(LightningModule):
             WiringError: The sampler, or in fit and validate the objective, does not fit the model.
         """
         if self.model is None:
-            self.fill_in(None if self._trainer is None else getattr(self.trainer.datamodule, "tokenizer", None))  # type: ignore[attr-defined]
+            self.fill_in(None if self._trainer is None else _tokenizer(self.trainer.datamodule))  # type: ignore[attr-defined]
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
                 check_initial(self.weights, trust_remote_code=self.trust_remote_code)  # before the model is built
@@ -256,7 +257,7 @@ class MultimodalTask(LightningModule):
         Raises:
             ValueError: They do not; the message names both parts and both numbers.
         """
-        self.fill_in(getattr(datamodule, "tokenizer", None))
+        self.fill_in(_tokenizer(datamodule))
         with torch.device("meta"):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective, sampler = self.make_objective(), self.make_sampler()
@@ -472,6 +473,14 @@ def _check_objective(objective: Objective, model: MultimodalModel) -> None:
                 f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
             )
     objective.check(model)
+
+
+def _tokenizer(datamodule: object) -> Any | None:
+    """Returns the tokenizer of a data module; None if it has none. A missing folder is reported when it is needed."""
+    try:
+        return getattr(datamodule, "tokenizer", None)
+    except DataError:
+        return None
 
 
 def _is_plain(value: object) -> bool:

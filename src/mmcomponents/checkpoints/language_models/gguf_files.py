@@ -36,10 +36,10 @@ def convert_gguf(file: Path, folder: Path) -> None:
     from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    given = {"gguf_file": file.name, "local_files_only": True, "trust_remote_code": False}
+    given = {"gguf_file": file.name, "local_files_only": True}
     try:
-        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, **given)
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, **given)
+        model = AutoModelForCausalLM.from_pretrained(file.parent, dtype=torch.float32, trust_remote_code=False, **given)
+        tokenizer = AutoTokenizer.from_pretrained(file.parent, trust_remote_code=False, **given)
     except ImportError as error:
         raise CheckpointError(f"{file}: reading a GGUF file needs the package gguf: pip install gguf") from error
     except Exception as error:  # transformers has no narrower type for files of other architectures

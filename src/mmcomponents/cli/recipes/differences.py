@@ -20,6 +20,9 @@ _SHOWN = 8
 _OF_TRAINING = ("optimizer", "scheduler", "weights", "seed")
 """Settings of the model that matter to `fit` only."""
 
+_FILLED_IN = ("vocab_size", "image_token_id")
+"""Settings that a run fills in if the recipe leaves them out."""
+
 
 def report_differences(checkpoint: Path, model: Mapping[str, Any], training: bool) -> None:
     """Writes a line to standard error for each setting in which a checkpoint differs from the recipe.
@@ -36,7 +39,7 @@ def report_differences(checkpoint: Path, model: Mapping[str, Any], training: boo
         saved = torch.load(source, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters") or {}
     except Exception:
         return
-    left_out = () if training else _OF_TRAINING
+    left_out = {*(() if training else _OF_TRAINING), *(key for key in _FILLED_IN if model.get(key) is None)}
     saved = {key: value for key, value in saved.items() if not key.startswith("_") and key not in left_out}
     lines = differences(saved, model, "model")
     for line in lines[:_SHOWN]:
