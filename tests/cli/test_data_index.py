@@ -55,7 +55,7 @@ def test_an_index_without_usable_samples_is_an_error_and_replaces_none_with_some
     assert main(["data", "index", "a.tar", "--tokenizer", "tokenizer"]) == 0
     good = (folder / "a.index.safetensors").read_bytes()
     capsys.readouterr()
-    assert main(wrong) == 1
+    assert main(wrong) == 2
     printed = capsys.readouterr()
     assert printed.out.startswith("indexed 0 shards: 0 samples, 0 usable, 0 skipped\n")
     assert "none of its 30 samples can be used (wrong JSON: no kind of record (chat, pair) matches" in printed.out

@@ -72,7 +72,7 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
 
 
 def close(report: IndexReport, console: Console, command: str) -> int:
-    """Prints the counts; returns the exit code, which is 1 if a shard was not indexed.
+    """Prints the counts; returns the exit code, which is 1 if a shard was not indexed and another one was.
 
     Raises:
         UserError: No sample can be used.
@@ -87,8 +87,9 @@ def close(report: IndexReport, console: Console, command: str) -> int:
         console.print(_reasons(report))
     if report.failed:
         console.print(_failed(report))
-    if report.samples and report.samples == bad:
-        raise UserError(f"{command}: no sample can be used; --kinds names the record kinds of other packages")
+    if report.samples == bad:
+        hint = "; --kinds names the record kinds of other packages" if bad else ""
+        raise UserError(f"{command}: no sample can be used{hint}")
     return 1 if report.failed else 0
 
 

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmcomponents.data.convert.media_files import MediaRoot
+from mmcomponents.data.convert.media_files import MediaRoot, video_suffix
 from mmcomponents.data.convert.refused import Refused
+from mmcomponents.data.format.shards import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmcomponents.data.media.images import ImageError, decode_image
 
 from .conftest import picture
@@ -85,3 +86,18 @@ def test_a_truncated_image_is_refused_with_its_sample(pack_lines: Callable[..., 
         (1, "broken_image"), (3, "broken_image"), (4, "broken_image")
     ]  # fmt: skip
     assert note.refused[0]["reason"].startswith("'cut.jpg': broken image: image file is truncated")
+
+
+@pytest.mark.parametrize(
+    ("name", "head", "suffix"),
+    [
+        ("clip.wmv", "3026b2758e66cf11a6d900aa0062ce6c", "wmv"),
+        ("clip.asf", "3026b2758e66cf11a6d900aa0062ce6c", "asf"),
+        ("clip", "3026b2758e66cf11a6d900aa0062ce6c", "wmv"),
+        ("clip.gif", "474946383961", "gifv"),
+    ],
+)
+def test_videos_of_windows_media_and_gif_are_known_by_their_first_bytes(name: str, head: str, suffix: str) -> None:
+    assert video_suffix(bytes.fromhex(head) + bytes(64), Path(name).suffix.removeprefix(".")) == suffix
+    assert suffix in VIDEO_SUFFIXES
+    assert suffix not in IMAGE_SUFFIXES

@@ -148,3 +148,12 @@ def test_finding_shards(tmp_path: Path) -> None:
 def test_keys_without_dots(tmp_path: Path) -> None:
     with ShardWriter(tmp_path, "x") as writer, pytest.raises(ValueError, match=r"'a\.b'"):
         writer.write("a.b", {"messages": []})
+
+
+def test_members_that_webdataset_leaves_out_are_no_samples(tmp_path: Path) -> None:
+    names = ["./a.json", "./a.png", "./._a.json", "._a.png", "__MACOSX/._a.png", ".DS_Store", "README", "__meta__"]
+    path = archive_of(tmp_path / "a.tar", *names, "__info__/b.json", "c/b.json", "c/b.png")
+    found = {listed.key: [member.suffix for member in listed.members] for listed in list_shard(path)}
+    assert found == {"./a": ["json", "png"], "c/b": ["json", "png"]}
+    theirs = webdataset.WebDataset(str(path), shardshuffle=False, empty_check=False)
+    assert {sample["__key__"] for sample in theirs if "json" in sample} == {*found}

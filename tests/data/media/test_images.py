@@ -12,7 +12,16 @@ import torch
 from PIL import Image
 
 from data.conftest import png
-from mmcomponents.data.media.images import NORMALIZATIONS, ImageError, decode_image, image_size, load_image, pixels
+from mmcomponents.data.media.images import (
+    NORMALIZATIONS,
+    ImageError,
+    check_pixels,
+    decode_image,
+    image_size,
+    load_image,
+    pixels,
+)
+from mmcomponents.data.media.png_chunks import pixels_alone
 
 
 def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
@@ -378,3 +387,30 @@ def test_the_tiles_of_a_tiff_have_the_limit_of_an_image(side: int | None, told: 
     for call in (decode_image, image_size):
         with pytest.raises(ImageError, match=told):
             call(data + bytes(256))
+
+
+LARGE = zlib.compress(b"x" * 2_000_000)
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        chunk(b"zTXt", b"key\0\0" + LARGE),
+        chunk(b"iTXt", b"key\0\1\0\0\0" + LARGE),
+        chunk(b"iCCP", b"profile\0\0" + LARGE),
+        chunk(b"zTXt", b"key\0\0" + zlib.compress(b"x" * 900_000)) * 80,
+    ],
+    ids=["zTXt", "iTXt", "iCCP", "many"],
+)
+def test_a_picture_with_much_text_or_a_large_profile_is_read_without_it(beside: bytes) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (6, 4), (10, 20, 30)).save(file, "PNG")
+    data = file.getvalue()
+    with_text = data[:33] + beside + data[33:]  # behind the header
+    assert pixels_alone(with_text) == data
+    assert pixels_alone(data) is pixels_alone(b"no picture") is None
+    assert decode_image(with_text).tobytes() == decode_image(data).tobytes()
+    assert image_size(with_text) == (6, 4)
+    assert check_pixels(with_text) == "PNG"
+    with pytest.raises(ImageError, match="broken image"):
+        image_size(with_text[:-30])

@@ -14,7 +14,7 @@ from PIL import Image
 
 from mmcomponents.data.media import video
 from mmcomponents.data.media.frames import MiddleFrames
-from mmcomponents.data.media.video import VideoError, read_video
+from mmcomponents.data.media.video import VideoError, read_video, video_length
 
 FRAMES = 90
 WIDTH, HEIGHT = 64, 48
@@ -191,6 +191,23 @@ def test_a_short_video_repeats_its_last_frame() -> None:
     assert images[2] is images[4]
     with pytest.raises(VideoError, match=r"These.*chooses none of 3 frames at 30 per second"):
         read_video(encoded(frames=3), These())
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska"])
+@pytest.mark.parametrize("times", [[0, 300, 600], [0, 60, 90, 4500], [0]])
+def test_slow_videos_and_those_of_one_frame_are_whole(container: str, times: list[int]) -> None:
+    """Frames are shown for up to minutes, which only the last packet or the header says of the last one."""
+    data = encoded(container=container, frames=len(times), times=times, gop=1, b_frames=0)
+    assert [number_of(image) for image in read_video(data, These(*range(len(times))))] == [*range(len(times))]
+
+
+def test_a_clip_between_two_frames_has_the_one_that_is_shown() -> None:
+    data = encoded(frames=3, times=[0, 300, 600], gop=1, b_frames=0)
+    assert [number_of(image) for image in read_video(data, These(0), clip=(12.0, 14.0))] == [1]
+    assert [number_of(image) for image in read_video(data, These(0), clip=(2.0, 9.5))] == [0]
+    assert video_length(data, clip=(9.0, 21.0))[0] == 2
+    with pytest.raises(VideoError, match="no frame between 40"):
+        read_video(data, These(0), clip=(40.0, 41.0))
 
 
 def test_truncated_videos_are_refused(tmp_path: Path) -> None:

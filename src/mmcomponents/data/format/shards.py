@@ -24,9 +24,15 @@ from mmcomponents.data.storage.atomic_write import atomic_path
 from mmcomponents.data.storage.regular_file import open_regular
 
 IMAGE_SUFFIXES = ("png", "jpg", "jpeg", "webp", "bmp", "gif", "tif", "tiff", "ppm", "avif", "jp2")
-VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv")
+VIDEO_SUFFIXES = ("mp4", "webm", "mkv", "avi", "mov", "m4v", "mpg", "mpeg", "ts", "flv", "ogv", "wmv", "asf", "gifv")
+GIF_VIDEO = "gifv"
+"""Suffix of a GIF file that is a video, as `gif` is that of an image."""
 MAX_JSON = 16_000_000
 """Maximum size of a sample's JSON in bytes; a larger one is an error and would exhaust a worker's memory."""
+
+
+_META = re.compile(r"__[^/]*__($|/)")
+"""Names that webdataset keeps for its own members."""
 
 
 class Member(NamedTuple):
@@ -220,6 +226,8 @@ def list_shard(path: str | Path) -> Iterator[Listed]:
                     continue
                 folder, _, name = entry.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
+                if not stem or not suffix or _META.match(entry.name):
+                    continue  # as in webdataset, which groups no such member into a sample
                 entry_key = f"{folder}/{stem}" if folder else stem
                 if entry_key != key or not members:
                     if members:

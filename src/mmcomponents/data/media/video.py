@@ -78,12 +78,14 @@ class _Timeline:
         pts: Timestamps of the frames in units of the stream; empty if frames can only be identified by decoding in
             order.
         keys: Numbers of the frames at which decoding can start.
+        end: Time in seconds at which the last frame ends.
     """
 
     seconds: list[float]
     fps: float
     pts: list[int]
     keys: list[int]
+    end: float = 0.0
 
 
 def read_video(
@@ -201,13 +203,23 @@ def _timeline(source: str | Path | bytes, max_pixels: int) -> _Timeline:
         elif container.format.name == "gif":
             _check_gif(stream, sum(1 for packet in _packets(container, stream) if packet.size))
     with _opened(source, max_pixels) as (container, stream):
-        times = [frame.time for frame in _decoded(container, stream)]
-    if not times:
+        frames = [(frame.time, frame.duration) for frame in _decoded(container, stream)]
+        unit = float(stream.time_base or 0)
+    if not frames:
         raise VideoError("the video has no frames")
-    known = [time for time in times if time is not None]
-    if len(known) < len(times) or any(a >= b for a, b in pairwise(known)):
-        known = [number / (fps or 25.0) for number in range(len(times))]
-    return _Timeline([time - known[0] for time in known], fps, [], [])
+    known = [time for time, _ in frames if time is not None]
+    if len(known) < len(frames) or any(a >= b for a, b in pairwise(known)):
+        known = [number / (fps or 25.0) for number in range(len(frames))]
+    last = known[-1] - known[0]
+    end = last + _shown(known, frames[-1][1], unit, fps)
+    return _Timeline([time - known[0] for time in known], fps, [], [], end)
+
+
+def _shown(times: Sequence[float], duration: int | None, unit: float, fps: float) -> float:
+    """Returns for how many seconds the last frame is shown: as the file says, else as long as the one before it."""
+    if duration:
+        return duration * unit
+    return times[-1] - times[-2] if len(times) > 1 else 1 / (fps or 25.0)
 
 
 def _check_gif(stream: VideoStream, frames: int) -> None:
@@ -222,10 +234,19 @@ def _check_whole(container: InputContainer, stream: VideoStream, packets: Sequen
     """Rejects a file that is shorter than its header declares."""
     if "mp4" in container.format.name and len(packets) < stream.frames:
         raise VideoError(f"truncated video: it has {len(packets)} of {stream.frames} frames")
-    times = [float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None]
     length = (container.duration or 0) / 1_000_000
-    if times and len(container.streams) == 1 and max(times) - min(times) + 1 < length * 0.9:
-        raise VideoError(f"truncated video: it has {max(times) - min(times):.3f} of {length:.3f} seconds")
+    last = _last(packets)
+    if last is None or len(container.streams) > 1 or len(packets) < 2 or not length:
+        return  # how long a single frame is shown may be said nowhere but in the header
+    times = sorted(float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
+    found = times[-1] - times[0] + _shown(times, last.duration, float(last.time_base), 0)
+    if found + 1 < length * 0.9:
+        raise VideoError(f"truncated video: it has {found:.3f} of {length:.3f} seconds")
+
+
+def _last(packets: Sequence[Any]) -> Any | None:
+    """Returns the packet of the frame that is shown last."""
+    return max((packet for packet in packets if packet.pts is not None), key=lambda packet: packet.pts, default=None)
 
 
 def _of_packets(stream: VideoStream, packets: Sequence[Any], fps: float) -> _Timeline | None:
@@ -245,16 +266,23 @@ def _of_packets(stream: VideoStream, packets: Sequence[Any], fps: float) -> _Tim
     starts = {packet.pts for packet in shown if packet.is_keyframe}
     unit = float(stream.time_base or 1)
     keys = [number for number, time in enumerate(pts) if time in starts]
-    return _Timeline([(time - pts[0]) * unit for time in pts], fps, pts, keys)
+    seconds, last = [(time - pts[0]) * unit for time in pts], _last(shown)
+    end = seconds[-1] + _shown(seconds, last and last.duration, unit, fps)
+    return _Timeline(seconds, fps, pts, keys, end)
 
 
 def _clip(timeline: _Timeline, clip: tuple[float, float] | None) -> tuple[int, int]:
-    """Returns the number of the first frame of a clip, and its number of frames."""
+    """Returns the number of the first frame of a clip, and its number of frames.
+
+    A clip between two frames has the one that is shown then.
+    """
     seconds = timeline.seconds
     if clip is None:
         return 0, len(seconds)
     start, end = clip
     inside = [number for number, time in enumerate(seconds) if start <= time < end]
+    if not inside and 0 <= start < min(end, timeline.end):
+        inside = [bisect_right(seconds, start) - 1]
     if not 0 <= start < end or not inside:
         raise VideoError(
             f"no frame between {start} s and {end} s: the last of {len(seconds)} frames is at {seconds[-1]:.3f} s"
