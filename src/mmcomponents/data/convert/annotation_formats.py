@@ -7,7 +7,8 @@
 
     record          {…, "image": PATH, "members": {SUFFIX: PATH}}, with the keys of a kind of another package (--kinds)
 
-The first two are InternVL's and MMPR's (arXiv 2504.10479, sections 2.3 and 3), the third is OpenAI's and XTuner's.
+The first two are InternVL's and MMPR's (arXiv 2504.10479, sections 2.3 and 3), the third is OpenAI's and XTuner's. A
+rejected answer beside the turns makes a pair, see `other_programs.rejected_answers`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Any, Literal
 from mmcomponents.data.chat.kinds import Kinds
 from mmcomponents.data.convert.chat_messages import read_turn
 from mmcomponents.data.convert.draft import CLIP_ENDS, Draft, take_clips, take_paths, take_text
+from mmcomponents.data.convert.other_programs.marks import take_named_media
+from mmcomponents.data.convert.other_programs.objects import take_objects
+from mmcomponents.data.convert.other_programs.rejected_answers import KEYS, take_pair
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.unsupported import check_sample, check_turn
 from mmcomponents.data.convert.wording import kind_name
@@ -63,9 +67,12 @@ def read_draft(sample: object, form: Form = "auto", kinds: Kinds | None = None) 
     if form != "text":
         check_sample(sample)
     draft = read(sample)
-    taken = {*known, *_MEDIA_KEYS}
+    if form != "text":
+        take_named_media(draft)
+        draft.objects = take_objects(sample)
+    taken = {*known, *_MEDIA_KEYS, *(("objects",) if draft.objects else ())}
     if draft.videos and sample.get("clip") is None and sample.get("clips") is None:
-        taken |= {*CLIP_ENDS}
+        taken |= {key for ends in CLIP_ENDS for key in ends}
     draft.kept = {key: value for key, value in sample.items() if key not in taken}
     _refuse_other_media(draft.kept, draft, files=draft.text is None)
     for turn in sample[known[0]] if form in ("conversations", "messages") else ():
@@ -123,7 +130,9 @@ def _conversations(sample: Mapping[str, Any]) -> Draft:
         role = _role(turn.get("from"), number)
         check_turn(turn, role, number)
         messages.append({"role": role, "content": turn["value"]})
-    return _with_media(Draft(messages), sample)
+    draft = Draft(messages)
+    take_pair(draft, sample)
+    return _with_media(draft, sample)
 
 
 def _preference(sample: Mapping[str, Any]) -> Draft:
@@ -145,8 +154,7 @@ def _messages(sample: Mapping[str, Any]) -> Draft:
         draft.messages.append({"role": role, "content": text})
         draft.images += images
         draft.videos += videos
-    if "chosen" in sample or "rejected" in sample:
-        draft.answers = _answers(sample)
+    take_pair(draft, sample)
     return _with_media(draft, sample)
 
 
@@ -206,8 +214,8 @@ _KEYS: dict[Form, str] = {
     "text": "text",
 }
 _READERS: dict[Form, tuple[Callable[[Mapping[str, Any]], Draft], tuple[str, ...]]] = {
-    "conversations": (_conversations, ("conversations",)),
+    "conversations": (_conversations, ("conversations", *KEYS)),
     "preference": (_preference, ("question", "chosen", "rejected")),
-    "messages": (_messages, ("messages", "chosen", "rejected")),
+    "messages": (_messages, ("messages", *KEYS)),
     "text": (_text, ("text",)),
 }

@@ -70,13 +70,14 @@ def _part(part: object, number: int) -> tuple[str, str]:
     if not isinstance(name, str) or name not in _KINDS:
         raise Refused("unknown_media", f"turn {number}: a part of the unknown type {str(name)[:40]!r}")
     kind = _KINDS[name]
-    value: Any = next((part[key] for key in (name, f"{kind}_url", kind, "url", "path") if key in part), None)
+    named = (part.get(key) for key in (name, f"{kind}_url", kind, "url", "path"))
+    value: Any = next((given for given in named if given is not None), None)  # null says nothing
     for key in _CLIP_KEYS if kind == "video" else ():
         if part.get(key) is not None or (isinstance(value, dict) and value.get(key) is not None):
             hint = "write 'clips' beside the messages, one entry per video"
             raise Refused("unsupported", f"turn {number}: a part of type {name} has {key!r}; {hint}")
     if isinstance(value, dict):
-        value = next((value[key] for key in ("url", "path") if key in value), None)
+        value = next((value[key] for key in ("url", "path") if value.get(key) is not None), None)
     if not isinstance(value, str) or not value:
         raise Refused("bad_field", f"turn {number}: a part of type {name} has no file")
     return kind, value

@@ -12,8 +12,8 @@ from mmcomponents.data.convert.wording import beginning, counted, kind_name
 Clip = list[float]
 """Begin and end in seconds."""
 
-CLIP_ENDS = ("start", "end")
-"""Keys that give the clip of a video if there is no "clip"."""
+CLIP_ENDS = (("start", "end"), ("start_time", "end_time"), ("video_start", "video_end"))
+"""Pairs of keys that give the clip of a video if there is no "clip"."""
 
 RESERVED = ("messages", "text", "chosen", "rejected", "source", "clips", "kinds", "annotation")
 """Keys of a record with a meaning in shards."""
@@ -32,6 +32,7 @@ class Draft:
         clips: Begin and end in seconds for each video; None: the complete video.
         kept: Other keys of the annotation.
         members: Path or data: URL of each further member of the sample's record kind, by suffix.
+        objects: Names and boxes for the marks in the texts, see `other_programs.objects`.
         is_record: Whether `kept` is the record of a kind of another package, which has no text or messages.
     """
 
@@ -43,6 +44,7 @@ class Draft:
     clips: list[Clip | None] = field(default_factory=list)
     kept: dict[str, Any] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
+    objects: Any = None
     is_record: bool = False
 
     def record(self, source: str) -> dict[str, Any]:
@@ -120,14 +122,18 @@ def _are(videos: int) -> str:
 
 
 def _start_and_end(sample: Mapping[str, Any], videos: int) -> list[Any] | None:
-    begin, end = (sample.get(key) for key in CLIP_ENDS)
-    if begin is None and end is None:
+    given = [ends for ends in CLIP_ENDS if any(sample.get(key) is not None for key in ends)]
+    if not given:
         return None
+    names = " and ".join(map(repr, given[0]))
+    if len(given) > 1:
+        raise Refused("bad_field", f"both {names} and {' and '.join(map(repr, given[1]))} give a clip")
     if videos > 1:
-        raise Refused("bad_field", f"'start' and 'end' beside {counted(videos, 'video')}: write 'clips', one per video")
+        raise Refused("bad_field", f"{names} beside {counted(videos, 'video')}: write 'clips', one per video")
+    begin, end = (sample.get(key) for key in given[0])
     if not (_is_time(begin) and _is_time(end)):
-        given = beginning(f"{begin!r} and {end!r}")
-        raise Refused("bad_field", f"'start' and 'end' of a video must both be seconds, not {given}")
+        shown = beginning(f"{begin!r} and {end!r}")
+        raise Refused("bad_field", f"{names} of a video must both be seconds, not {shown}")
     return [begin, end]
 
 

@@ -35,6 +35,8 @@ _IMAGE_FORMATS = {  # Pillow's name of a format -> suffix
     "JPEG2000": "jp2",
 }
 _ADDRESS = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+):(?=//)|^(data):", re.ASCII)
+_BASE64 = re.compile(r"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR)[A-Za-z0-9+/]{200,}={0,2}\s*$")
+"""An image as base64 without `data:`, by the first bytes of JPEG, PNG, GIF and WebP; a path is not so long."""
 _ASF = bytes.fromhex("3026b2758e66cf11a6d900aa0062ce6c")
 """First object of Windows Media files."""
 _QUICKTIME_ATOMS = (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
@@ -97,6 +99,8 @@ class MediaRoot:
         Raises:
             Refused: The file is missing or outside the root.
         """
+        if _BASE64.match(where):
+            return _data_url(f"data:;base64,{where}")
         address = _ADDRESS.match(where)
         if address and address.group(2):
             return _data_url(where)
@@ -194,7 +198,7 @@ def _data_url(where: str) -> bytes:
         data = unquote_to_bytes(body)
     else:
         try:
-            data = base64.b64decode(body, validate=True)
+            data = base64.b64decode(body.strip(), validate=True)
         except (binascii.Error, ValueError) as error:
             raise Refused("bad_data_url", f"{_short(where)} is not base64: {error}") from error
     if not data:

@@ -14,12 +14,13 @@ from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.special_tokens import TemplateError
 from mmcomponents.data.convert.annotation_formats import Form, read_draft
 from mmcomponents.data.convert.budget import Budget
-from mmcomponents.data.convert.checks import box_problem, check_draft
+from mmcomponents.data.convert.checks import box_problem, check_declared_sizes, check_draft
 from mmcomponents.data.convert.chunks import Chunk
 from mmcomponents.data.convert.document_split import split_document
 from mmcomponents.data.convert.draft import Draft
 from mmcomponents.data.convert.input_files import Source
 from mmcomponents.data.convert.media_files import MediaFile, MediaRoot
+from mmcomponents.data.convert.other_programs.objects import place_objects
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.resume_state import Note, State, Totals
 from mmcomponents.data.convert.strict_json import TOO_DEEP, JsonProblem, parse_json
@@ -164,8 +165,8 @@ class _Converter:
             sample = self._parse(line)
             draft = Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.form, self.kinds)
             check_draft(draft)
-            problem = box_problem(draft)
             ready = self._prepare(f"{line.place:09d}", draft)
+            problem = box_problem(draft)
         except SampleError as error:
             self._skip(line, sample, error)
         except RecursionError:
@@ -219,6 +220,9 @@ class _Converter:
 
     def _prepare_one(self, key: str, draft: Draft) -> _Ready:
         images = [self.media.image(where) for where in draft.images]
+        sizes = [image.size for image in images]
+        place_objects(draft, draft.objects, sizes)
+        check_declared_sizes(draft, sizes)
         record = draft.record(self.source.name)
         try:
             length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
@@ -226,7 +230,6 @@ class _Converter:
             raise Refused("bad_json", "a number is too large") from error
         if length > MAX_JSON:
             raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
-        sizes = [image.size for image in images]
         kind = self._kind(record, draft)
         members = {suffix: self.media.read(where) for suffix, where in draft.members.items()}
         sample = Sample(record, members=members)

@@ -10,6 +10,12 @@ from mmcomponents.data.convert.refused import Refused
 _TRAINED = ("weight", "loss", "train")
 """Keys for the loss weight of a turn: OpenAI's, XTuner's and other programs'."""
 _TURN = ("tool_calls", "function_call", "audio")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
+"""Keys for the thoughts of an answer, beside its content."""
+_LOSS_SWITCHES = ("loss_scale", "trainable")
+"""Keys of other programs whose value 0 or false takes a turn out of the loss."""
+_GOOD = ("label", "kto_tag")
+"""Keys of KTO samples (arXiv 2402.01306): whether the answer is a good one."""
 _SAMPLE = ("tools", "functions", "system")
 _HINTS = {"system": "; make it the first turn, of role system"}
 
@@ -30,6 +36,18 @@ def check_turn(turn: Mapping[str, Any], role: str, number: int) -> None:
         if role == "assistant" and value is not None and value != 1:  # true is 1
             reason = f"turn {number} has {key!r}: {_short(value)}, but all answers have the same weight in training"
             raise Refused("unsupported", reason)
+    for key in _LOSS_SWITCHES:
+        if role == "assistant" and turn.get(key) is not None and turn[key] != 1:
+            reason = f"turn {number} has {key!r}: {_short(turn[key])}, but all answers have the same weight in training"
+            raise Refused("unsupported", reason)
+    if role == "assistant" and turn.get("mask") not in (None, False, 0):
+        raise Refused(
+            "unsupported", f"turn {number} has 'mask': {_short(turn['mask'])}, but all answers are trained on"
+        )
+    for key in _REASONING:
+        if _is_set(turn.get(key)):
+            hint = "write it into the content, as <think>…</think>, or leave it out"
+            raise Refused("unsupported", f"turn {number} has {key!r}, a text beside its content: {hint}")
     for key in _TURN:
         if _is_set(turn.get(key)):
             raise Refused("unsupported", f"turn {number} has {key!r}, which training does not support")
@@ -44,6 +62,9 @@ def check_sample(sample: Mapping[str, Any]) -> None:
     for key, value in ((key, sample.get(key)) for key in _TRAINED):
         if value is False or (key == "weight" and value == 0):  # "loss": 0 may be a measured loss
             raise Refused("unsupported", f"the sample has {key!r}: {_short(value)}, which excludes it from training")
+    for key in _GOOD:
+        if sample.get(key) is False:
+            raise Refused("unsupported", f"the sample has {key!r}: false, which marks its answer as a bad one")
     for key in _SAMPLE:
         if _is_set(sample.get(key)):
             hint = _HINTS.get(key, ", which training does not support")

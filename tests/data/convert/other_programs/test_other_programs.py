@@ -1,0 +1,168 @@
+"""Marks of other programs in annotations are used, or the sample is skipped: nothing is lost in silence."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from data.convert.test_annotation_formats import ASK, ASSISTANT, SAY, USER, only
+from mmcomponents.data.convert.annotation_formats import read_draft
+from mmcomponents.data.convert.refused import Refused
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        {"rejected_response": "No."},
+        {"rejected_response": [{"role": "assistant", "content": "No."}]},
+        {"rejected_messages": [USER, {"role": "assistant", "content": "No."}]},
+        {"chosen": ASSISTANT["content"], "rejected": "No."},
+        {"chosen": ASSISTANT, "rejected": {"from": "gpt", "value": "No."}},
+    ],
+)
+def test_rejected_answers_beside_the_turns_make_pairs(pack_lines: Callable[..., Any], beside: dict[str, Any]) -> None:
+    expected = {"messages": [USER], "chosen": ASSISTANT["content"], "rejected": "No.", "source": "set one"}
+    for turns in ({"messages": [USER, ASSISTANT]}, {"conversations": [ASK, SAY]}):
+        assert only(pack_lines, {**turns, **beside})[0] == expected
+    if "chosen" in beside:
+        assert only(pack_lines, {"conversations": [ASK], **beside})[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        ({"messages": [USER], "rejected_response": "No."}, "'rejected_response' has no chosen answer beside it"),
+        ({"messages": [USER, ASSISTANT], "rejected": "a", "rejected_response": "b"}, "both 'rejected' and"),
+        ({"messages": [USER, ASSISTANT], "chosen": "Other.", "rejected": "a"}, "or with the answer under 'chosen'"),
+        ({"messages": [USER, ASSISTANT], "rejected_messages": [USER]}, "is not the assistant's, but 'user'"),
+        ({"messages": [USER, ASSISTANT], "rejected_response": 3}, "'rejected_response' must be a text, not a number"),
+        ({"messages": [USER, ASSISTANT], "label": False}, "'label': false, which marks its answer as a bad one"),
+        ({"messages": [USER, ASSISTANT], "kto_tag": False}, "'kto_tag': false"),
+        ({"messages": [USER, {**ASSISTANT, "reasoning_content": "So."}]}, "'reasoning_content', a text beside"),
+        ({"conversations": [ASK, {**SAY, "thinking": "So."}]}, "'thinking', a text beside its content"),
+        ({"messages": [USER, {**ASSISTANT, "loss_scale": 0}]}, "turn 2 has 'loss_scale': 0"),
+        ({"messages": [USER, {**ASSISTANT, "trainable": False}]}, "turn 2 has 'trainable': false"),
+        ({"messages": [USER, {**ASSISTANT, "mask": True}]}, "turn 2 has 'mask': true"),
+    ],
+)
+def test_marks_of_other_programs_are_not_lost(sample: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        read_draft(sample)
+
+
+def test_marks_that_change_nothing_are_fine() -> None:
+    turn = {**ASSISTANT, "loss_scale": 1.0, "trainable": True, "mask": False, "reasoning_content": None}
+    read_draft({"messages": [USER, turn], "label": True, "rejected_response": None})
+
+
+@pytest.mark.parametrize("keys", [("start", "end"), ("start_time", "end_time"), ("video_start", "video_end")])
+def test_clips_have_the_keys_of_several_programs(keys: tuple[str, str]) -> None:
+    sample = {"video": "film.mp4", keys[0]: 0.5, keys[1]: 1, "conversations": [ASK, SAY]}
+    draft = read_draft(sample)
+    assert (draft.clips, draft.kept) == ([[0.5, 1.0]], {})
+    with pytest.raises(Refused, match=f"'{keys[0]}' and '{keys[1]}' of a video must both be seconds"):
+        read_draft({**sample, keys[1]: None})
+    with pytest.raises(Refused, match="both 'start' and 'end' and 'video_start' and 'video_end' give a clip"):
+        read_draft({**sample, keys[0]: None, keys[1]: None, "start": 1, "end": 2, "video_start": 1, "video_end": 2})
+
+
+def test_null_keys_of_parts_say_nothing() -> None:
+    parts = [
+        {"type": "image", "image": None, "image_url": {"url": None, "path": "a.png"}, "text": None},
+        {"type": "text", "text": "What?", "image": None},
+    ]
+    draft = read_draft({"messages": [{"role": "user", "content": parts}, ASSISTANT]})
+    assert draft.images == ["a.png"]
+
+
+def test_base64_needs_no_prefix(pack_lines: Callable[..., Any], media: Path) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((40, 40), 90).convert("RGB").save(file, "JPEG")
+    plain = base64.b64encode(file.getvalue()).decode()
+    _, files = only(pack_lines, {"image": plain, "conversations": [ASK, SAY]})
+    assert files == {"0.jpg": file.getvalue()}
+    note, _ = pack_lines([{"image": plain[:400] + "!", "conversations": [ASK, SAY]}])
+    assert note.refused[0]["code"] in ("missing_file", "outside_root")
+
+
+def boxed(answer: str, **objects: Any) -> dict[str, Any]:
+    turns = [{"role": "user", "content": "<image>Where is the <ref-object>?"}, {"role": "assistant", "content": answer}]
+    return {"messages": turns, "images": ["one.png"], "objects": {"ref": ["dog"], **objects}}
+
+
+def test_objects_are_written_into_the_texts(pack_lines: Callable[..., Any], media: Path) -> None:
+    width, height = Image.open(media / "one.png").size
+    pixels = [[0, 0, width, height], [0, 0, width / 2, height / 2]]
+    wanted = "<box>[[0, 0, 1000, 1000]]</box> and <box>[[0, 0, 500, 500]]</box>"
+    for boxes in (
+        {"bbox": pixels},
+        {"bbox": [[0, 0, 1, 1], [0, 0, 0.5, 0.5]], "bbox_type": "norm1"},
+        {"bbox": [[0, 0, 1000, 1000], [0, 0, 500, 500]], "bbox_type": "norm1000", "image_id": [0, 0]},
+    ):
+        record, _ = only(pack_lines, boxed("<bbox> and <bbox>", **boxes))
+        assert record["messages"][0]["content"] == "<image>Where is the <ref>dog</ref>?"
+        assert record["messages"][1]["content"] == wanted
+        assert "objects" not in record
+
+
+@pytest.mark.parametrize(
+    ("sample", "told"),
+    [
+        (boxed("<bbox>", bbox=[]), "the texts have 1 <bbox>, and 'objects' has 0 entries"),
+        (boxed("there", bbox=[[0, 0, 1, 1]]), "the texts have 0 <bbox>, and 'objects' has 1 entry"),
+        (boxed("<bbox>", bbox=[[3, 4]]), "'objects' has the point [3, 4]"),
+        (boxed("<bbox>", bbox=[[3, 4, 5]]), "must be [x1, y1, x2, y2]"),
+        (boxed("<bbox>", bbox=[[0, 0, 9999, 1]]), "'objects': "),
+        (boxed("<bbox>", bbox=[[0, 0, 1, 1]], image_id=[1]), "a box of image 1, counted from 0, of 1 image"),
+        (boxed("<bbox>", bbox=[[0, 0, 1, 1]], bbox_type="cm"), "must be one of real, norm1, norm1000, not 'cm'"),
+        ({"messages": [USER, {"role": "assistant", "content": "<bbox>"}]}, "the texts have 1 <bbox>"),
+        ({"messages": [{"role": "user", "content": "<|image_pad|>What?"}, ASSISTANT]}, "has <|image_pad|>, the place"),
+        ({"messages": [{"role": "user", "content": "<audio>a.wav</audio>?"}, ASSISTANT]}, "names the sound 'a.wav'"),
+        ({"messages": [USER, {"role": "assistant", "content": "<img>a.png</img>"}]}, "only the user's may"),
+        (
+            {"messages": [{"role": "user", "content": "<img>a.png</img>?"}, ASSISTANT], "image": "one.png"},
+            "media both in the text ('a.png') and beside it",
+        ),
+    ],
+)
+def test_marks_that_nothing_fills_are_refused(
+    pack_lines: Callable[..., Any], sample: dict[str, Any], told: str
+) -> None:
+    note, _ = pack_lines([sample])
+    assert told in note.refused[0]["reason"]
+
+
+def test_media_that_a_text_names_are_packed(pack_lines: Callable[..., Any], media: Path) -> None:
+    text = "Picture 1: <img>one.png</img>\nPicture 2: <img> deep/lies.png </img>\nAre they alike?"
+    record, files = only(pack_lines, {"conversations": [{"from": "user", "value": text}, SAY]})
+    assert record["messages"][0]["content"] == "Picture 1: <image>\nPicture 2: <image>\nAre they alike?"
+    assert [*files] == ["0.png", "1.webp"]
+
+
+def test_boxes_of_a_picture_of_another_shape_are_refused(pack_lines: Callable[..., Any], media: Path) -> None:
+    file = media / "turned.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (90, 60)).save(file, exif=exif)
+    answer = {"from": "gpt", "value": "<box>[[1, 2, 3, 4]]</box>"}
+
+    def reason(**sizes: Any) -> str:
+        note, _ = pack_lines([{"image": "turned.jpg", "conversations": [ASK, answer], **sizes}])
+        return "".join(refused["reason"] for refused in note.refused)
+
+    for sizes in ({"width": 90, "height": 60}, {"width_list": [90], "height_list": [60]}):
+        told = (
+            "the annotation gives 90 x 60 as the size of image 1, which has 60 x 90, which its EXIF orientation turns"
+        )
+        assert told in reason(**sizes)
+    assert "its boxes are those of another picture" in reason(width=640, height=480)
+    for fitting in ({}, {"width": 60, "height": 90}, {"width": 120, "height": 180}, {"width": None, "height": "9"}):
+        assert reason(**fitting) == ""
+    plain, _ = pack_lines([{"image": "turned.jpg", "conversations": [ASK, SAY], "width": 90, "height": 60}])
+    assert plain.refused == []
