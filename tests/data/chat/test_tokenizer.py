@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
+from tokenizers import AddedToken
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, GROUNDING_TOKENS, check_template
@@ -109,3 +110,19 @@ def test_data_without_text_needs_no_folder(tmp_path: Path, monkeypatch: pytest.M
     check_template(tokenizer, images=True)
     with pytest.raises(DataError, match="no tokenizer folder"):
         load_tokenizer("byte-levels")
+
+
+def test_tokenizers_whose_added_tokens_differ_in_flags_have_different_fingerprints() -> None:
+    found = set()
+    for flags in (
+        {},
+        {"special": True},
+        {"lstrip": True},
+        {"rstrip": True},
+        {"single_word": True},
+        {"normalized": True},
+    ):
+        tokenizer = train_tokenizer(TEXTS, 300)
+        tokenizer.add_tokens([AddedToken("<loc>", **{"normalized": False, **flags})])
+        found.add(fingerprint(tokenizer))
+    assert len(found) == 6

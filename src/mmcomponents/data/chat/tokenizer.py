@@ -22,6 +22,9 @@ QWEN_PATTERN = (
 _PROBE = "It's 3 plus 1024,\n\n  naïve ÀÉ 你好 <ref>a b</ref>!\t..."
 
 
+_FLAGS = ("special", "normalized", "lstrip", "rstrip", "single_word")
+"""Flags of an added token, which determine where it is recognised in a text."""
+
 BYTE_LEVEL = "byte-level"
 """Name of a tokenizer that needs no folder, see `load_tokenizer`."""
 
@@ -130,11 +133,16 @@ def _settings(folder: Path) -> dict[str, object]:
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Returns a short hash of what determines the length of a conversation: vocabulary, splitting and chat template.
 
-    It does not depend on how the tokenizer is stored, and is unchanged by saving and loading.
+    It does not depend on how the tokenizer is stored, and is unchanged by saving and loading. The flags of added tokens
+    are part of it, unless they are those of `train_tokenizer`: earlier versions left them out.
     """
     digest = hashlib.sha256(TEMPLATE.encode())
     for token, number in sorted(tokenizer.get_vocab().items()):
         digest.update(f"{number}\t{token}\n".encode("utf-8", "surrogatepass"))
+    for number, token in sorted(tokenizer.added_tokens_decoder.items()):
+        flags = [name for name in _FLAGS if getattr(token, name)]
+        if flags != ["special"]:
+            digest.update(f"{number}\t{' '.join(flags)}\n".encode())
     probe = tokenizer(_PROBE, add_special_tokens=False, verbose=False)["input_ids"]
     digest.update(repr(list(probe)).encode())
     return digest.hexdigest()[:16]
