@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from types import MappingProxyType
@@ -14,6 +16,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.overrides import TorchFunctionMode
 
 from mmcomponents.batch import PackedBatch
 
@@ -240,6 +243,7 @@ class Component(LightningModule):
             seed: None: a seed drawn from torch's global generator.
             scope: Name of the slot, so that two components of a model get different values. Default: the class name.
         """
+        loads = _LOADS.get()
         if any(p.is_meta for p in self.parameters()):
             self.drawn = versions(self)
             return  # drawn once the weights have storage
@@ -247,14 +251,15 @@ class Component(LightningModule):
             seed = int(torch.randint(2**62, (), device="cpu"))
         for given, parameter in self.named_parameters():
             name = given.replace("base_layer.", "")
-            if name in self.brought:
+            if name in self.brought or (loads is not None and loads.has(parameter)):
                 continue
             value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
             source = self.source_name(name)
             key = hashlib.sha256(f"{seed}/{scope or type(self).__name__}/{source}".encode()).digest()
             generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "little") >> 1)
             self.init_parameter(name, value, generator)
-            assign(parameter, value)
+            with nullcontext() if loads is None else loads.paused():
+                assign(parameter, value)
         self.drawn = versions(self)
 
 
@@ -270,6 +275,59 @@ def assign(parameter: Tensor, value: Tensor) -> None:
 def versions(module: nn.Module) -> dict[str, tuple[int, int]]:
     """Returns identity and version of each parameter; writing in place changes the latter."""
     return {name: (id(parameter), parameter._version) for name, parameter in module.named_parameters()}
+
+
+class Loads(TorchFunctionMode):
+    """Records the memory that values are copied into while the mode is active, such as parameters that are loaded."""
+
+    _WRITES = (Tensor.copy_, Tensor.set_, Tensor.data.__set__)  # type: ignore[attr-defined]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_paused = False
+        self._written: dict[int, Any] = {}  # by identity; a storage that is kept is not used again for other values
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Calls a function of torch."""
+        found = func(*args, **(kwargs or {}))
+        if not self._is_paused and func in self._WRITES and isinstance(args[0], Tensor):
+            storage = args[0].untyped_storage()
+            self._written[storage._cdata] = storage
+        return found
+
+    def has(self, parameter: Tensor) -> bool:
+        """Returns whether values were copied into a parameter."""
+        return (
+            bool(self._written)
+            and not isinstance(parameter, DTensor)
+            and (parameter.untyped_storage()._cdata in self._written)
+        )
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Records nothing inside the block."""
+        was, self._is_paused = self._is_paused, True
+        try:
+            yield
+        finally:
+            self._is_paused = was
+
+
+_LOADS: ContextVar[Loads | None] = ContextVar("loads", default=None)
+
+
+@contextmanager
+def recording_loads() -> Iterator[Loads]:
+    """Constructs components inside the block, whose `init_weights` leaves alone what their constructors load."""
+    loads = Loads()
+    token = _LOADS.set(loads)
+    try:
+        with loads:
+            yield loads
+    finally:
+        _LOADS.reset(token)
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from mmcomponents.backbones import Backbone
-from mmcomponents.brought_weights import note_brought
-from mmcomponents.component import Component, WiringError
+from mmcomponents.brought_weights import built
+from mmcomponents.component import WiringError
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
 from mmcomponents.heads import Head
@@ -194,7 +194,8 @@ def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = N
         WiringError: The constructor does not take the widths of its neighbours, or an argument.
     """
     try:
-        return _noted(factory, *widths)
+        made: _T = built(factory, *widths)
+        return made
     except WiringError as error:
         if giver is None:
             raise
@@ -208,19 +209,12 @@ def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = N
         ) from error
 
 
-def _noted(factory: Callable[..., _T], *widths: Any) -> _T:
-    """Calls the factory of a part, which then knows which values its constructor brings."""
-    part = factory(*widths)
-    if isinstance(part, Component):
-        note_brought(part, partial(factory, *widths))
-    return part
-
-
 def _head(name: str, factory: HeadFactory, width: Width | None, vocab_size: int | None) -> Head:
     if width is None:
         raise WiringError(f"the head {name} needs a backbone or a vision encoder and the recipe has neither")
     try:
-        return _noted(factory, width, vocab_size)
+        made: Head = built(factory, width, vocab_size)
+        return made
     except (TypeError, ValueError) as error:
         if isinstance(error, WiringError) or (vocab_size is not None and isinstance(width, int)):
             raise

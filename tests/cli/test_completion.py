@@ -66,9 +66,9 @@ def test_recipes_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str
 
 
 def test_the_help_of_a_slot_lists_its_parts(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--config", "quickstart", "--model.projector.help"]) == 0
-    printed = capsys.readouterr().out
-    assert {"LinearProjector", "MLPProjector"} <= {*printed.split()}
+    for slot, part in (("projector", "MLPProjector"), ("heads.lm", "LMHead"), ("heads", "LMHead")):
+        assert main(["fit", "--config", "quickstart", f"--model.{slot}.help"]) == 0
+        assert part in capsys.readouterr().out.split()
     assert main(["-V"]) == 0
     assert capsys.readouterr().out.startswith("mmcomponents ")
 
@@ -79,5 +79,8 @@ def test_the_home_folder_may_follow_an_equals_sign(
     monkeypatch.setenv("HOME", str(tmp_path))
     assert main(["export", "nowhere", "--format", "mmcomponents", "--out=~/x"]) == 2
     assert "no checkpoint folder nowhere" in capsys.readouterr().err
-    assert main(["import", "~/model", "--out", "x"]) == 2
-    assert f"no checkpoint folder {tmp_path}/model" in capsys.readouterr().err
+    assert main(["import", str(tmp_path / "model"), "--out=~/x"]) == 2
+    words: list[str] = []
+    monkeypatch.setattr("mmcomponents.cli.main._dispatch", lambda given: words.extend(given) or 0)
+    main(["generate", "m", "--out=~/x", "--prompt=~/y", "~/z"])
+    assert words == ["generate", "m", f"--out={tmp_path}/x", "--prompt=~/y", "~/z"]

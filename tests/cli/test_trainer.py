@@ -286,9 +286,10 @@ def test_a_run_of_another_recipe_has_a_folder_of_its_own(recipe: str, caplog) ->
     assert fit() == "runs/x"
     assert "this run writes to" not in caplog.text
     resumed = ["--model.label", "third", "--ckpt_path", "runs/x/checkpoints/last.ckpt", "--trainer.max_steps", "3"]
+    assert fit(*resumed, "--trainer.default_root_dir", "runs/x-v2") == "runs/x-v2-v1"  # a checkpoint of another folder
     assert fit(*resumed) == "runs/x"
     run("test", ["--config", recipe, "--model.label", "second"], Task, Data)
-    assert {path.name for path in Path("runs").iterdir()} == {"x", "x-v1", "x-v2"}
+    assert {path.name for path in Path("runs").iterdir()} == {"x", "x-v1", "x-v2", "x-v2-v1"}
 
 
 def test_checkpoints_of_another_run_in_another_folder_are_kept(recipe: str) -> None:
@@ -298,6 +299,8 @@ def test_checkpoints_of_another_run_in_another_folder_are_kept(recipe: str) -> N
     with pytest.raises(UserError, match=r"runs/x has checkpoints of another run, which this one would overwrite"):
         run("fit", again, Task, Data)
     run("fit", [*again, "--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "3"], Task, Data)
+    with pytest.raises(UserError, match="has checkpoints of another run"):
+        run("fit", ["--config", recipe, *SAVING, "--trainer.default_root_dir", "null"], Task, Data)
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(recipe: str, tmp_path: Path, monkeypatch) -> None:

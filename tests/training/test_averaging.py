@@ -105,6 +105,11 @@ def test_an_average_that_starts_later_is_validated_as_the_weights_until_then(tmp
     torch.testing.assert_close(seen.validated, average, rtol=1e-5, atol=1e-6)
     saved = torch.load(tmp_path / "before" / "last.ckpt", weights_only=True)
     torch.testing.assert_close(saved["state_dict"], saved["current_model_state"], rtol=0, atol=0)
+    by_epoch = {"update_every_n_steps": 0, "update_starting_at_epoch": 2}
+    _, seen = run(tmp_path / "epochs", PACKS, callback=EMA(decay=DECAY, **by_epoch))
+    torch.testing.assert_close(seen.validated, seen.steps[-1], rtol=0, atol=0)
+    with pytest.raises(MisconfigurationException, match=r"until epoch 2: use mmcomponents\.training\.EMA"):
+        run(tmp_path, PACKS, callback=EMAWeightAveraging(**by_epoch))
     with pytest.raises(MisconfigurationException, match=r"until step 2: use mmcomponents\.training\.EMA"):
         run(tmp_path, PACKS, callback=EMAWeightAveraging(update_starting_at_step=2))
 

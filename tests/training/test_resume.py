@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch.optim import AdamW
-from torch.optim.lr_scheduler import StepLR
+from torch.optim.lr_scheduler import OneCycleLR, StepLR
 
 import tiny
 from contracts.pair import Sized, make_task
@@ -72,6 +72,26 @@ def test_a_finished_run_goes_on_with_another_schedule(tmp_path, caplog, schedule
         found, _, _ = run(tmp_path, steps=6, lr=0.1, ckpt=str(tmp_path / "last.ckpt"), schedule=schedule)
     assert [round(lr, 6) for lr, _ in found] == expected
     assert "trained with another schedule" in caplog.text
+
+
+def test_a_schedule_that_cannot_go_on_is_an_error(tmp_path) -> None:
+    run(tmp_path, steps=4, lr=0.1)
+    short = partial(OneCycleLR, max_lr=0.1, total_steps=2)
+    with pytest.raises(MisconfigurationException, match="OneCycleLR cannot go on from step 4: Tried to step 3 times"):
+        run(tmp_path, steps=6, lr=0.1, ckpt=str(tmp_path / "last.ckpt"), schedule=short)
+
+
+def test_a_validated_checkpoint_does_not_change_the_schedule_of_a_new_run(tmp_path) -> None:
+    _, trainer, task = run(tmp_path, steps=4, lr=0.1, total=8)
+    val = torch.utils.data.DataLoader(PACKS[:1], batch_size=None)
+    trainer.validate(task, val, ckpt_path=tmp_path / "last.ckpt", verbose=False)
+    rates = Rates()
+    again = Trainer(
+        accelerator="cpu", max_steps=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[rates], default_root_dir=tmp_path,
+    )  # fmt: skip
+    again.fit(task, Lookahead(Sized(PACKS), 1, task.counts))
+    assert rates.seen[0][0] == 0.1
 
 
 def test_a_schedule_that_is_shorter_than_the_run_is_reported(tmp_path, caplog) -> None:

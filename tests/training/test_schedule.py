@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 from torch.optim import SGD
-from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, LinearLR, SequentialLR, StepLR
+from torch.optim.lr_scheduler import (
+    CosineAnnealingLR,
+    ExponentialLR,
+    LinearLR,
+    OneCycleLR,
+    ReduceLROnPlateau,
+    SequentialLR,
+    StepLR,
+)
 
 from mmcomponents.training.schedule import WarmupCosine, described, group_settings, resume_schedule
 
@@ -84,3 +92,28 @@ def test_a_length_is_positive_or_the_trainers() -> None:
 def test_other_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="the checkpoint has 2 parameter groups and the recipe 1: other slots"):
         resume_schedule(optimizer(1.0, groups=2), group_settings(optimizer(1.0)), None, None, 0)
+
+
+@pytest.mark.parametrize("schedule", [partial(OneCycleLR, max_lr=2.0, total_steps=10), partial(StepLR, step_size=2)])
+def test_a_resumed_schedule_has_all_settings_of_one_that_never_stopped(schedule: Any) -> None:
+    """`OneCycleLR` changes the momentum too."""
+    old, new = (torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=2.0) for _ in range(2))
+    trained, resumed = schedule(old), schedule(new)
+    settings = group_settings(new)
+    for _ in range(5):
+        old.step()
+        trained.step()
+    new.load_state_dict(old.state_dict())
+    resume_schedule(new, settings, resumed, trained.state_dict(), 5)
+    assert group_settings(new) == group_settings(old)
+
+
+def test_a_plateau_keeps_what_it_has_seen() -> None:
+    old, new = optimizer(2.0), optimizer(2.0)
+    trained, resumed = (ReduceLROnPlateau(o, factor=0.5, patience=0) for o in (old, new))
+    settings = group_settings(new)
+    for loss in (1.0, 2.0, 3.0):
+        trained.step(loss)
+    new.load_state_dict(old.state_dict())
+    resume_schedule(new, settings, resumed, trained.state_dict(), 3)
+    assert (new.param_groups[0]["lr"], resumed.best) == (0.5, 1.0)

@@ -84,11 +84,13 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     cli = RecipeCLI(verb, flags, MultimodalTask, PackedDataModule)
     report_differences(Path(options.ckpt_path), cli.config_dump["model"], training=False)
     renderer, tokenizer_path = data_attributes(verb, cli.datamodule, "renderer", "tokenizer_path")
-    spec = recipe_spec(cli.config["model"].as_dict(), renderer)
+    task = cast(MultimodalTask, cli.model)
+    filled = {"vocab_size": task.vocab_size, "image_token_id": task.image_token_id}
+    spec = recipe_spec(cli.config["model"].as_dict() | filled, renderer)
     # A tied head has no weight of its own: it exposes the embedding weight.
     model = meta_model(spec)
     own = set(stored_tensors(model))
-    inject_adapters(model, cast(MultimodalTask, cli.model).slots)
+    inject_adapters(model, task.slots)
     saved = merged_weights(model, model_weights(Path(options.ckpt_path), options.allow_nonfinite)).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     write_out(options, spec, weights, options.format, source=None, folder=Path(tokenizer_path))

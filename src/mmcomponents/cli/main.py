@@ -43,8 +43,8 @@ _WITH_RECIPE = ("plan", "generate", "evaluate", "export")
 _LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree", "bitsandbytes")
 """Loggers that warn of kernels for other devices on import, which peft does where these packages are installed."""
 
-_HOME = re.compile(r"^(--[\w.]+=|)~/")
-"""A path in the home folder, which a shell leaves as it is after an equals sign or in quotes."""
+_HOME = re.compile(r"^(--(?!prompt=|system=|stop=|instruction=)[\w.]+=)~/")
+"""A path in the home folder, which a shell leaves as it is after an equals sign; options of texts apart."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -106,8 +106,9 @@ def _dispatch(words: list[str]) -> int:
 def _slot_of_help(words: list[str]) -> str | None:
     """Returns the slot of `--model.SLOT.help`, which lists its parts; with the name of a part it is the parser's."""
     for word, following in zip(words, [*words[1:], "-"], strict=False):
-        slot = word.removeprefix("--model.").removesuffix(".help")
-        if word == f"--model.{slot}.help" and slot in slots() and following.startswith("-"):
+        found = re.fullmatch(r"--model\.(?:heads\.(\w+)|(\w+))\.help", word)
+        slot = found and ("head" if found[1] or found[2] == "heads" else found[2])
+        if slot in slots() and following.startswith("-"):
             return slot
     return None
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from rich.console import Console
@@ -70,13 +70,24 @@ def run(
             callbacks=cli.trainer.callbacks,  # type: ignore[attr-defined]
             answers=getattr(getattr(cli.model, "sampler", None), "answers", "text"),
             has_test_data=cli.config.get("data.test") is not None,
-            longer=_longer(cli.trainer),
+            longer=_longer(cli),
         )
     return cli
 
 
-def _longer(trainer: Trainer) -> list[str]:
-    """Returns the flags under which a run goes on that has reached its end; none if it has not."""
+def _longer(cli: RecipeCLI) -> list[str] | None:
+    """Returns the flags under which a run goes on that has reached its end; none if it has not.
+
+    None if its schedule has a length of its own, so that it cannot.
+    """
+    trainer = cli.trainer
+    model = cli.recipe.tree.get("model")
+    schedule = model.get("scheduler") if isinstance(model, dict) else None
+    arguments = schedule.get("init_args") if isinstance(schedule, dict) else None
+    length = (arguments or {}).get("total_steps")
+    has_end = length is not None and "${" not in str(length)
+    if has_end and trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
+        return None
     if trainer.max_steps > 0 and trainer.global_step >= trainer.max_steps:
         return ["--trainer.max_steps", str(2 * trainer.max_steps)]
     epochs = trainer.max_epochs or -1
@@ -173,6 +184,8 @@ def run_verb(cli: RecipeCLI) -> Any:
         # From Lightning and torch: a checkpoint without the state of an optimizer, or with that of another one.
         text = " ".join(str(error.args[0] if error.args else error).split())
         if not text.startswith(("Trying to restore", "loaded state dict")):
+            if text.startswith("Tried to step"):  # OneCycleLR
+                raise UserError(f"the schedule is shorter than the run: {text}") from error
             raise
         remedy = "go on with the same model.slots, or start a new run from its export (--model.weights)"
         raise UserError(f"checkpoint {checkpoint} does not match the recipe: {text}; {remedy}") from error
@@ -192,11 +205,13 @@ def _check_folders(cli: RecipeCLI) -> None:
     Raises:
         UserError: They would be overwritten.
     """
-    root = Path(cli.trainer.default_root_dir)
-    if not cli.trainer.is_global_zero or (root / RECIPE).is_file():
+    given = cli.config.get("trainer.default_root_dir")
+    root = Path(given).resolve() if given else None
+    if not cli.trainer.is_global_zero or (root is not None and (root / RECIPE).is_file()):
         return
     for folder in checkpoint_folders(cli.trainer):
-        if not folder.resolve().is_relative_to(root.resolve()) and next(folder.glob("*.ckpt"), None):
+        inside = root is not None and folder.resolve().is_relative_to(root)
+        if not inside and next(folder.glob("*.ckpt"), None):
             raise UserError(
                 f"{folder} has checkpoints of another run, which this one would overwrite: set another dirpath of the"
                 f" callback that writes them, or go on from one of them (--ckpt_path)"

@@ -17,21 +17,36 @@ class EMA(EMAWeightAveraging):
     `EMAWeightAveraging`, such as `decay` and `update_starting_at_step`.
     """
 
+    _has_started = False
+
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         """Returns True in each step before the start too."""
-        return self._precedes(step_idx) or super().should_update(step_idx, epoch_idx)
+        due = super().should_update(step_idx, epoch_idx)
+        return due or (step_idx is not None and not self._has_started)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Updates the average, before the start by a copy."""
-        is_due = trainer.global_step > self._latest_update_step
-        if self._average_model is not None and is_due and self._precedes(trainer.global_step - 1):
-            self._average_model.n_averaged.zero_()  # torch copies the weights in the first update
+        if self._average_model is not None and trainer.global_step > self._latest_update_step:
+            self._has_started |= super().should_update(step_idx=trainer.global_step - 1)
+            if not self._has_started:
+                self._average_model.n_averaged.zero_()  # torch copies the weights in the first update
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
-    def _precedes(self, step: int | None) -> bool:
-        return step is not None and step < (self.update_starting_at_step or 0)
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Updates the average."""
+        self._has_started |= super().should_update(epoch_idx=trainer.current_epoch)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Adds whether the average has started."""
+        return {**super().state_dict(), "has_started": self._has_started}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restores it."""
+        super().load_state_dict(state_dict)
+        self._has_started = state_dict.get("has_started", True)
 
 
 def check_averages(callbacks: Iterable[Callback]) -> None:
@@ -42,9 +57,11 @@ def check_averages(callbacks: Iterable[Callback]) -> None:
     """
     for callback in callbacks:
         if isinstance(callback, EMAWeightAveraging) and not isinstance(callback, EMA):
-            start = callback.update_starting_at_step or 0
+            name, start = "update_starting_at_step", callback.update_starting_at_step or 0
+            if not callback.update_every_n_steps:
+                name, start = "update_starting_at_epoch", callback.update_starting_at_epoch or 0
             if start > 0:
                 raise MisconfigurationException(
-                    f"EMAWeightAveraging(update_starting_at_step={start}) validates, saves and exports the untrained"
-                    f" model until step {start}: use mmcomponents.training.EMA, which has the same arguments"
+                    f"EMAWeightAveraging({name}={start}) validates, saves and exports the untrained model until"
+                    f" {name.rpartition('_')[2]} {start}: use mmcomponents.training.EMA, which has the same arguments"
                 )

@@ -164,36 +164,42 @@ def resume_schedule(
 ) -> None:
     """Sets the recipe's settings after loading a checkpoint, whose settings have replaced them, and its learning rates.
 
+    A schedule is stepped to where the checkpoint is, so that rates, and momenta that it changes, are those of a run
+    that had it from the start.
+
     Args:
         optimizer: Optimizer with the moments and the settings of the checkpoint.
         settings: Settings of the recipe, from `group_settings`.
         schedule: The recipe's schedule; None: learning rates are constant.
-        state: State of the same schedule in the checkpoint. Learning rates are then those of the checkpoint, scaled by
-            the change of the peak. None: the checkpoint's schedule was another one, and learning rates are those that
-            the recipe's has after `steps`.
+        state: State of the same schedule in the checkpoint; None: its schedule was another one. Only that of
+            `ReduceLROnPlateau`, whose steps depend on a metric, is loaded, and its rates are those of the checkpoint.
         steps: Number of optimizer steps before the checkpoint.
 
     Raises:
-        ValueError: The numbers of parameter groups differ, or the schedule does not have so many steps.
+        ValueError: The numbers of parameter groups differ.
+        MisconfigurationException: The schedule does not have so many steps.
     """
     groups = optimizer.param_groups
     if len(settings) != len(groups):
         raise ValueError(
             f"the checkpoint has {len(groups)} parameter groups and the recipe {len(settings)}: other slots are trained"
         )
-    scaled = []
+    reached = [group["lr"] for group in groups]
     for group, own in zip(groups, settings, strict=True):
-        old = group.get("initial_lr", group["lr"])
-        scaled.append(group["lr"] * (own.get("initial_lr", own["lr"]) / old if old else 1.0))
         group.update(own)
     if isinstance(schedule, WarmupCosine):
         schedule.go_to(steps)
+    elif isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step")
+                for _ in range(steps):
+                    schedule.step()
+        except ValueError as error:
+            raise MisconfigurationException(
+                f"{type(schedule).__name__} cannot go on from step {steps}: {error}"
+            ) from error
     elif schedule is not None and state is not None:
         schedule.load_state_dict(state)
-        for group, lr in zip(groups, scaled, strict=True):
+        for group, lr in zip(groups, reached, strict=True):
             group["lr"] = lr
-    elif isinstance(schedule, LRScheduler) and not isinstance(schedule, ReduceLROnPlateau):
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=r"Detected call of `lr_scheduler\.step")
-            for _ in range(steps):
-                schedule.step()

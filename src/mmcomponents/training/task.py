@@ -432,9 +432,10 @@ class MultimodalTask(LightningModule):
 
         The state of the schedule is kept for `on_train_start`: Lightning would load it into any other schedule.
         """
-        states = checkpoint.get("lr_schedulers") or [None]
-        self._resumed = StoredSchedule(states[0], checkpoint.get("schedule"))
-        checkpoint["lr_schedulers"] = []
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            states = checkpoint.get("lr_schedulers") or [None]
+            self._resumed = StoredSchedule(states[0], checkpoint.get("schedule"))
+            checkpoint["lr_schedulers"] = []
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
         if self.model is not None and weights:

@@ -16,6 +16,10 @@ RECIPE = (
 
 def test_folders_are_numbered_as_lightning_numbers_checkpoints() -> None:
     assert [*islice(candidates(Path("runs/a")), 3)] == [Path("runs/a"), Path("runs/a-v1"), Path("runs/a-v2")]
+    here = Path.cwd()
+    assert [*islice(candidates(Path()), 2)] == [Path(), here.with_name(f"{here.name}-v1")]
+    assert [*islice(candidates(Path("..")), 2)] == [Path(".."), here.parent.with_name(f"{here.parent.name}-v1")]
+    assert [*islice(candidates(Path("/")), 2)] == [Path("/"), Path("/run-v1")]
 
 
 @pytest.mark.parametrize(
@@ -38,6 +42,8 @@ def test_a_run_of_another_recipe_is_named(tmp_path: Path, saved: str, found: str
 
 def test_checkpoints_without_a_recipe_are_not_overwritten(tmp_path: Path) -> None:
     assert other_run(tmp_path, RECIPE) == other_run(tmp_path / "new", RECIPE) == ""
-    (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "last.ckpt").touch()
-    assert other_run(tmp_path, RECIPE) == "checkpoints without a recipe"
+    for name in ("checkpoints/last.ckpt", "ck/last.ckpt", "last.ckpt"):
+        folder = tmp_path / name.replace("/", "-")
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).touch()
+        assert other_run(folder, RECIPE) == "checkpoints without a recipe"

@@ -9,6 +9,7 @@ import pytest
 from mmcomponents.cli.recipes.flags import apply
 from mmcomponents.cli.recipes.recipe import Recipe
 from mmcomponents.cli.recipes.seeds import with_seeds
+from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.training import MultimodalTask
 
@@ -41,3 +42,12 @@ def test_a_random_seed_is_the_same_everywhere(monkeypatch: pytest.MonkeyPatch) -
     assert drawn != seeds(("seed_everything", "true"))
     monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     assert seeds(("seed_everything", "true")) == [7, 7, 7]
+    monkeypatch.setenv("PL_GLOBAL_SEED", "abc")
+    with pytest.raises(UserError, match="PL_GLOBAL_SEED must be a whole number, got 'abc'"):
+        seeds(("seed_everything", "true"))
+
+
+@pytest.mark.parametrize("seed", ["-1", "4294967296"])
+def test_seeds_have_limits(seed: str) -> None:
+    with pytest.raises(UserError, match=f"must be from 0 to 4294967295, got {seed}"):
+        seeds(("seed_everything", seed))

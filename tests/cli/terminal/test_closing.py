@@ -63,6 +63,9 @@ def test_a_run_that_has_reached_its_end_goes_on_longer(tmp_path) -> None:
     assert "last.ckpt   # resume" in printed("fit", tmp_path)
     text = printed("fit", tmp_path, longer=["--trainer.max_steps", "20"])
     assert "last.ckpt --trainer.max_steps 20   # train longer" in text
+    text = printed("fit", tmp_path, longer=None)
+    assert ("mmcomponents test" in text, "mmcomponents fit" in text) == (True, False)
+    assert "the last checkpoint is runs/x/last.ckpt" in printed("fit", tmp_path, longer=None, has_test_data=False)
 
 
 def test_next_commands_are_quoted(tmp_path) -> None:

@@ -155,8 +155,16 @@ class RecipeCLI(LightningCLI):
         assert isinstance(parser, RecipeParser)
         self._parse(parser)
         folder = self.config.get("trainer.default_root_dir")
-        if self.verb == "fit" and folder and "://" not in folder and not self.config.get("ckpt_path"):
+        if self.verb == "fit" and folder and "://" not in folder and not self._goes_on_in(Path(folder)):
             self._take_own_folder(parser, Path(folder))
+
+    def _goes_on_in(self, folder: Path) -> bool:
+        """Whether the run goes on from a checkpoint in its folder."""
+        checkpoint = self.config.get("ckpt_path")
+        if not checkpoint or "://" in checkpoint:
+            return bool(checkpoint)
+        by_keyword = not Path(checkpoint).exists()  # `last` and the like, which Lightning looks for in the folder
+        return by_keyword or Path(checkpoint).resolve().is_relative_to(folder.resolve())
 
     def _take_own_folder(self, parser: RecipeParser, folder: Path) -> None:
         """Gives a new run another folder if there is a run of another recipe in the one that the recipe names."""

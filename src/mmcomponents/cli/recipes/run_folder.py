@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ _SHOWN = 3
 def candidates(folder: Path) -> Iterator[Path]:
     """Yields a folder, then the same with the suffixes -v1, -v2 and so on, as Lightning numbers its checkpoints."""
     yield folder
-    number = 1
-    while True:
-        yield folder.with_name(f"{folder.name}-v{number}")
-        number += 1
+    named = folder if folder.name not in ("", "..") else folder.resolve()
+    for number in count(1):
+        yield named.parent / f"{named.name or 'run'}-v{number}"
 
 
 def other_run(folder: Path, recipe: str) -> str:
@@ -34,7 +34,8 @@ def other_run(folder: Path, recipe: str) -> str:
     """
     file = folder / RECIPE
     if not file.is_file():
-        return "checkpoints without a recipe" if next(folder.glob("checkpoints/*.ckpt"), None) else ""
+        found = next(chain(folder.glob("*.ckpt"), folder.glob("*/*.ckpt")), None)
+        return "checkpoints without a recipe" if found else ""
     try:
         saved, ours = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(recipe)
     except (OSError, ValueError, yaml.YAMLError):

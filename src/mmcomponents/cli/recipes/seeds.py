@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import secrets
 
 from mmcomponents.cli.recipes.recipe import Recipe
+from mmcomponents.cli.user_error import UserError
 
 
 def with_seeds(recipe: Recipe, owners: dict[str, type | None]) -> Recipe:
@@ -18,10 +20,16 @@ def with_seeds(recipe: Recipe, owners: dict[str, type | None]) -> Recipe:
     """
     given = recipe.tree.get("seed_everything")
     if given is True:  # a random one; Lightning's variable gives the processes that a run starts the same
-        seed = int(os.environ.get("PL_GLOBAL_SEED", secrets.randbelow(2**32)))
+        text = os.environ.get("PL_GLOBAL_SEED", str(secrets.randbelow(2**32)))
+        if not text.isdecimal():
+            raise UserError(f"the environment variable PL_GLOBAL_SEED must be a whole number, got {text!r}")
+        seed = int(text)
         recipe = recipe.overlay({"seed_everything": seed}, recipe.origin("seed_everything"))
     elif given is None or given is False:
         return recipe
+    elif (number := re.fullmatch(r"\s*(-?\d+)\s*", str(given))) and not 0 <= int(number[1]) < 2**32:
+        place = recipe.place("seed_everything")
+        raise UserError(f"seed_everything{place} must be from 0 to {2**32 - 1}, got {given}")
     for section, owner in owners.items():
         tree = recipe.tree.get(section)
         own = isinstance(tree, dict) and "seed" in tree

@@ -37,7 +37,7 @@ def close(
     callbacks: Sequence[object] = (),
     answers: str = "text",
     has_test_data: bool = True,
-    longer: Sequence[str] = (),
+    longer: Sequence[str] | None = (),
 ) -> None:
     """Prints the closing output of a verb.
 
@@ -50,7 +50,7 @@ def close(
         callbacks: Callbacks of the run.
         answers: Kind of the sampler's answers.
         has_test_data: Whether the recipe has data for `test`.
-        longer: Flags under which a run goes on that has reached its end; none if it has not.
+        longer: Flags under which a run goes on that has reached its end; none if it has not. None: it cannot go on.
     """
     config = config_words(folder, flags)
     written = [callback.written for callback in callbacks if isinstance(callback, ReferenceLogps) and callback.written]
@@ -72,7 +72,8 @@ def close(
         rest = [*config, "--ckpt_path", checkpoint]
         if verb == "fit":
             commands = [_command("test" if answers == "text" else "predict", *rest)] * has_test_data
-            commands.append(_command("fit", *rest, *longer) + ("   # train longer" if longer else "   # resume"))
+            if longer is not None:
+                commands.append(_command("fit", *rest, *longer) + ("   # train longer" if longer else "   # resume"))
         elif answers == "text":
             image = folder / "example.png"
             shown = ["--image", str(image) if image.is_file() else "FILE"]
@@ -84,7 +85,7 @@ def close(
             ]
         else:  # a sampler of other answers may need more than a text as its prompt
             commands = [_command("predict", *rest), _command("components") + "   # list other parts"]
-        print_line(console, "next:")
+        print_line(console, "next:" if commands else f"the last checkpoint is {checkpoint}")
         for command in commands:
             print_line(console, f"  {command}")
 

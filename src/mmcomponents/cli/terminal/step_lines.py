@@ -17,7 +17,7 @@ class StepLines(Callback):
 
     def __init__(self) -> None:
         self._begin = self._rate = 0.0
-        self._first = 0
+        self._first = self._printed = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts the clock."""
@@ -32,9 +32,16 @@ class StepLines(Callback):
     ) -> None:
         """Prints a line at the end of an optimizer step."""
         step, every = trainer.global_step, max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
-        is_last = step == trainer.max_steps
-        if trainer.fit_loop._should_accumulate() or (step % every and not is_last):
-            return
+        if not trainer.fit_loop._should_accumulate() and step % every == 0:
+            self._print_step(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints a line of the last step, whatever ends the run."""
+        if trainer.global_step > max(self._printed, self._first):
+            self._print_step(trainer)
+
+    def _print_step(self, trainer: Trainer) -> None:
+        step = self._printed = trainer.global_step
         seconds = (time.monotonic() - self._begin) / max(1, step - self._first)
         shown = {**_shown(trainer, "train/"), "lr": f"{self._rate:.3g}", "s/step": f"{seconds:.3g}"}
         _print(trainer, shown)
