@@ -16,9 +16,12 @@ class UserError(ValueError):
 
 _NOISE = re.compile(
     r"^(Does not validate against any|Subtypes:|Errors:|Given value type:|Expected a <class 'NoneType'>\.?$"
-    r"|Expected a path but )"
+    r"|Expected a path but |Not a valid subclass of |Subclass types expect one of:|a class path \(str\)$|a dict with)"
 )
 _CALLABLE = re.compile(r"Type (?:collections\.abc|typing)\.Callable.* expects a function or a callable class: ")
+_OWNER = re.compile(r"Problem with given class_path '[^']+': ")
+_WHOLE = re.compile(r"((?:Given|Got) value: .*?)\.? Given value: [\[{].*$")
+"""The wrong value, followed by the complete value of its key."""
 _DUMP = re.compile(r"\.? ?Got value: Namespace\(.*\)$")
 _CLASS = re.compile(r"<class '(?:builtins\.)?([\w.]+)'>")
 
@@ -34,7 +37,8 @@ def one_line(message: str) -> str:
         line = _CLASS.sub(r"\1", line)
         if line and not _NOISE.match(raw.strip().removeprefix("- ").strip()) and line not in seen:
             seen.append(line)
-    text = re.sub(r" Given value: Namespace\(.*\)$", "", " ".join(seen))
+    text = re.sub(r" Given value: (Namespace\(|\[Namespace\().*$", "", " ".join(seen))
+    text = _OWNER.sub("", _WHOLE.sub(r"\1", text))
     return re.sub(r'Parser key "([^"]+)":', r"\1:", text)
 
 
