@@ -125,6 +125,7 @@ def test_a_part_within_a_part_keeps_what_it_loads(file: str) -> None:
             super().__init__()
             self.hidden_size, self.image_size = 8, 16
             self.inner = Pretrained(file, draws="before")
+            nn.init.constant_(self.inner.gate, 0.25)
             self.init_weights()
 
         def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
@@ -137,7 +138,9 @@ def test_a_part_within_a_part_keeps_what_it_loads(file: str) -> None:
     part = built(Outer)
     part.init_weights(3)
     assert loaded(part.inner.state_dict(), file)
-    assert part.brought == {f"inner.cnn.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
+    assert torch.equal(part.inner.gate, torch.full((8,), 0.25))
+    loads = {f"inner.cnn.{name}" for name in ("0.weight", "0.bias", "1.weight", "1.bias")}
+    assert part.brought == {"inner.gate", *loads}
 
 
 def as_rank(rank: int, file: str, strategy: str, ranks: int) -> dict[str, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -244,6 +244,8 @@ class Component(LightningModule):
             scope: Name of the slot, so that two components of a model get different values. Default: the class name.
         """
         loads = _LOADS.get()
+        if loads is not None:
+            loads.keep(_written_since_drawn(self))
         if any(p.is_meta for p in self.parameters()):
             self.drawn = versions(self)
             return  # drawn once the weights have storage
@@ -270,6 +272,16 @@ def assign(parameter: Tensor, value: Tensor) -> None:
         parameter.copy_(distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None))
     else:
         parameter.copy_(value)
+
+
+def _written_since_drawn(module: nn.Module) -> Iterator[Tensor]:
+    """Yields the parameters that were written after a component within a module, or itself, has drawn them."""
+    for inner in module.modules():
+        if not isinstance(inner, Component) or not inner.drawn:
+            continue
+        drawn = inner.drawn
+        changed = {name for name, found in versions(inner).items() if drawn.get(name, found) != found}
+        yield from (parameter for name, parameter in inner.named_parameters() if name in changed)
 
 
 def versions(module: nn.Module) -> dict[str, tuple[int, int]]:
@@ -304,6 +316,12 @@ class Loads(TorchFunctionMode):
             and not isinstance(parameter, DTensor)
             and (parameter.untyped_storage()._cdata in self._written)
         )
+
+    def keep(self, parameters: Iterable[Tensor]) -> None:
+        """Records parameters that were written in another way."""
+        for parameter in parameters:
+            storage = parameter.untyped_storage()
+            self._written[storage._cdata] = storage
 
     @contextmanager
     def paused(self) -> Iterator[None]:
