@@ -8,6 +8,7 @@ A part that is built on the meta device, which keeps no values, gets them from o
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def built(again: Callable[..., Any], *arguments: Any) -> Any:
     now = versions(part)
     written = {name for name, found in drawn.items() if now.get(name, found) != found}
     part.brought = frozenset(written | {name for name, p in part.named_parameters() if loads.has(p)})
-    part.again = (lambda: again(*arguments)) if part.brought else None
+    part.again = partial(again, *arguments) if part.brought else None
     return part
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
-from mmcomponents import checkpoints
+from mmcomponents.checkpoints import read
 from mmcomponents.model import MultimodalModel
+from mmcomponents.training.saved_run import read_run, run_checkpoint
 
 
 def load(
@@ -37,18 +38,10 @@ def load(
         CheckpointError: The path is missing, broken, or of no known format, or a weight is not finite.
     """
     folder = Path(path)
-    if not (folder / "config.json").is_file():
-        from mmcomponents.training.saved_run import read_run, run_checkpoint
-
-        found = run_checkpoint(folder)
-        if found is not None:
-            run = read_run(found, image_token_id, allow_nonfinite=allow_nonfinite, trust_remote_code=trust_remote_code)
-            return run.load(device, dtype, allow_nonfinite=allow_nonfinite)
-    return checkpoints.load(
-        path,
-        device=device,
-        dtype=dtype,
-        image_token_id=image_token_id,
-        allow_nonfinite=allow_nonfinite,
-        trust_remote_code=trust_remote_code,
+    run = None if (folder / "config.json").is_file() else run_checkpoint(folder)
+    found = (
+        read(folder, image_token_id=image_token_id, trust_remote_code=trust_remote_code)
+        if run is None
+        else read_run(run, image_token_id, allow_nonfinite=allow_nonfinite, trust_remote_code=trust_remote_code)
     )
+    return found.load(device, dtype, allow_nonfinite=allow_nonfinite)

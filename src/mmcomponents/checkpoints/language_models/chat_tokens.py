@@ -33,8 +33,8 @@ def add_chat_tokens(
 ) -> tuple[ModelSpec, dict[str, Lazy]]:
     """Adds the missing tokens to a tokenizer, in place, and rows for them to the weights.
 
-    New rows are the mean of the rows of the other tokens, as in InternVL's training code. There are none where the
-    vocabulary of the model is larger than that of the tokenizer and has room for them.
+    New rows are the mean of the rows of the other tokens, as in InternVL's training code. No rows are added if the
+    model has at least as many as the tokenizer then has tokens.
 
     Args:
         spec: Description of a model with an embedder.

@@ -125,6 +125,7 @@ def test_objects_are_written_into_the_texts(pack_lines: Callable[..., Any], medi
         ({"messages": [{"role": "user", "content": "<|image_pad|>What?"}, ASSISTANT]}, "has <|image_pad|>, the place"),
         ({"messages": [{"role": "user", "content": "<audio>a.wav</audio>?"}, ASSISTANT]}, "names the sound 'a.wav'"),
         ({"messages": [USER, {"role": "assistant", "content": "<img>a.png</img>"}]}, "only the user's may"),
+        ({"messages": [USER, ASSISTANT], "rejected_response": "<img>a.png</img>"}, "an answer has '<img>a.png</img>'"),
         (
             {"messages": [{"role": "user", "content": "<img>a.png</img>?"}, ASSISTANT], "image": "one.png"},
             "media both in the text ('a.png') and beside it",

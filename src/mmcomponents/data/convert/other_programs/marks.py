@@ -43,6 +43,9 @@ def take_named_media(draft: Draft) -> None:
             wanted = f"{IMAGE_PLACEHOLDER} or {VIDEO_PLACEHOLDER}"
             raise Refused("placeholders", f"a text has {other[0]}, the placeholder of another program; write {wanted}")
         message["content"] = text
+    for answer in draft.answers or ():
+        if marked := _NAMED.search(answer) or _PLACEHOLDERS.search(answer):
+            raise Refused("placeholders", f"an answer has {marked[0][:80]!r}; only the user's turns may have media")
     for placeholder, own in ((IMAGE_PLACEHOLDER, draft.images), (VIDEO_PLACEHOLDER, draft.videos)):
         if found[placeholder] and own:
             raise Refused("bad_field", f"media both in the text ({found[placeholder][0][:80]!r}) and beside it")
