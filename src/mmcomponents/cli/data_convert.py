@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _LINE = KINDS["convert"][1]
 
 SWITCHES = {
+    "keep_unknown_keys": "keep keys that are neither used nor known to be harmless, instead of skipping the samples",
     "allow_outside_root": "allow media paths outside the root",
     "overwrite": "replace shards in the folder that were written with other settings or inputs",
 }

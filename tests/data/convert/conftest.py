@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 from mmcomponents.data.convert.budget import Budget
 from mmcomponents.data.convert.chunks import Chunk
 from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.resume_state import Note, State
 from mmcomponents.data.convert.shard_job import Job, convert_chunk
 from mmcomponents.data.media.tiling import Tiling
@@ -75,8 +77,9 @@ def pack_lines(tmp_path: Path, media: Path, tokenizer: Any) -> Callable[..., Pac
         state.folder.mkdir(parents=True, exist_ok=True)
         tiling = Tiling(max_tiles=2, tile_size=448)
         budget = Budget(options.pop("max_tokens", 2000), 4, tiling, options.pop("max_frames", 4))
-        settings = {"form": "auto", "split": None, "allow_outside_root": False, **options}
-        job = Job(state, (source,), budget, tokenizer="", **settings)
+        reading = Reading(**{field.name: options.pop(field.name) for field in fields(Reading) if field.name in options})
+        settings = {"split": None, "allow_outside_root": False, **options}
+        job = Job(state, (source,), budget, reading, tokenizer="", **settings)
         chunk = Chunk(0, 0, 0, path.stat().st_size, 1, len(samples))
         return convert_chunk(job, chunk, tokenizer), state.out / source.shard(0)
 

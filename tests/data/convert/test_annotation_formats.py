@@ -13,6 +13,7 @@ import pytest
 
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.convert.annotation_formats import read_draft
+from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.media.frames import DrawnFrames
@@ -39,13 +40,13 @@ def only(pack_lines: Callable[..., Any], sample: Any, **options: Any) -> tuple[d
 
 def test_a_text_conversation_is_kept_as_it_is(pack_lines: Callable[..., Any]) -> None:
     turns = [{"from": "system", "value": "Be brief."}, ASK, SAY, {"from": "human", "value": "<image> of what?"}, SAY]
-    record, files = only(pack_lines, {"id": 7, "conversations": turns[:3], "width": 3, "source": "web", "text": "x"})
+    record, files = only(pack_lines, {"id": 7, "conversations": turns[:3], "width": 3, "source": "web"})
     assert record == {
         "messages": [{"role": "system", "content": "Be brief."}, USER, ASSISTANT],
         "source": "set one",
         "id": 7,
         "width": 3,
-        "annotation": {"source": "web", "text": "x"},
+        "annotation": {"source": "web"},
     }
     assert files == {}
 
@@ -79,10 +80,9 @@ def test_a_video_with_and_without_a_clip(pack_lines: Callable[..., Any], media: 
     record, _ = only(pack_lines, {"video": "film.mp4", "start": 0, "end": 0.25, "conversations": [ASK, SAY]})
     assert record["clips"] == [[0.0, 0.25]]
     assert not {"start", "end"} & {*record}
-    record, _ = only(pack_lines, {"video": "film.mp4", "clip": [0, 0.2], "start": 9, "conversations": [ASK, SAY]})
-    assert (record["clips"], record["start"]) == ([[0.0, 0.2]], 9)
-    record, _ = only(pack_lines, {"image": "one.png", "start": 3, "end": 5, "conversations": [ASK, SAY]})
-    assert (record["start"], record["end"]) == (3, 5)
+    for sample in ({"video": "film.mp4", "clip": [0, 0.2], "start": 9}, {"image": "one.png", "start": 9}):
+        note, _ = pack_lines([{**sample, "conversations": [ASK, SAY]}])
+        assert "the key 'start' is neither used nor" in note.refused[0]["reason"], "its clip is another one"
     ask = {"from": "human", "value": "<video> and <image> and <video>"}
     sample = {"videos": ["film.mp4"] * 2, "clips": [None, [0.1, 0.2]], "image": "one.png", "conversations": [ask, SAY]}
     record, files = only(pack_lines, sample)
@@ -158,7 +158,15 @@ def test_keys_that_ask_for_nothing_are_fine(pack_lines: Callable[..., Any]) -> N
         "function_call": None,
         "audio": None,
     }
-    sample = {"messages": [asked, said], "tools": [], "functions": None, "system": "", "weight": 1, "loss": 0.0}
+    sample = {
+        "messages": [asked, said],
+        "tools": [],
+        "functions": None,
+        "system": "",
+        "weight": 1,
+        "loss": 0.0,
+        "kto_tag": True,
+    }
     record, _ = only(pack_lines, sample)
     assert record["messages"] == [USER, ASSISTANT]
     only(pack_lines, {"conversations": [ASK, SAY], "tools": "[]", "weight": 0.5})
@@ -203,8 +211,8 @@ def test_forms_may_be_mixed_and_every_sample_is_in_the_index(pack_lines: Callabl
 
 def test_a_form_may_be_asked_for() -> None:
     sample = {"text": "A page.", "messages": [USER, ASSISTANT]}
-    assert read_draft(sample).text is None
-    draft = read_draft(sample, "text")
+    assert read_draft(sample, Reading(keep_unknown_keys=True)).text is None
+    draft = read_draft(sample, Reading("text", keep_unknown_keys=True))
     assert (draft.text, draft.messages, draft.kept) == ("A page.", [], {"messages": [USER, ASSISTANT]})
     with pytest.raises(Refused, match="the form preference needs the key 'chosen'; its keys are text, messages"):
-        read_draft(sample, "preference")
+        read_draft(sample, Reading("preference"))

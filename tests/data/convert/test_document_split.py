@@ -62,7 +62,7 @@ def test_what_cannot_be_split(tokenizer: Any) -> None:
 
 def test_pieces_are_samples_of_their_own(pack_lines: Callable[..., Any]) -> None:
     text = (SENTENCE * 3 + "\n\n") * 30
-    samples = [{"text": "A page."}, {"text": text, "by": "me"}, {"text": "<image>" + text, "image": "one.png"}]
+    samples = [{"text": "A page."}, {"text": text, "author": "me"}, {"text": "<image>" + text, "image": "one.png"}]
     note, shard = pack_lines(samples, split=400, max_tokens=500)
     assert [(refusal["line"], refusal["code"]) for refusal in note.refused] == [(3, "over_budget")]
     with tarfile.open(shard) as archive:
@@ -70,7 +70,7 @@ def test_pieces_are_samples_of_their_own(pack_lines: Callable[..., Any]) -> None
     pieces = [record for name, record in records.items() if name.startswith("000000002-")]
     assert list(records) == ["000000001.json", *(f"000000002-{number:05d}.json" for number in range(len(pieces)))]
     assert "".join(piece["text"] for piece in pieces) == text
-    assert {piece["by"] for piece in pieces} == {"me"}
+    assert {piece["author"] for piece in pieces} == {"me"}
     assert (note.totals.documents_cut, note.totals.pieces) == (1, len(pieces))
     assert note.totals.samples == len(pieces) + 1
     assert len(pieces) > 2

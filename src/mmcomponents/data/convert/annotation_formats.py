@@ -8,31 +8,34 @@
     record          {…, "image": PATH, "members": {SUFFIX: PATH}}, with the keys of a kind of another package (--kinds)
 
 The first two are InternVL's and MMPR's (arXiv 2504.10479, sections 2.3 and 3), the third is OpenAI's and XTuner's. A
-rejected answer beside the turns makes a pair, see `other_programs.rejected_answers`.
+rejected answer beside the turns makes a pair, see `other_programs.rejected_answers`; other forms of questions and
+answers are in `other_programs.questions`. Each key is used, or known to be harmless, or the sample is skipped.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from mmcomponents.data.chat.kinds import Kinds
 from mmcomponents.data.convert.chat_messages import read_turn
 from mmcomponents.data.convert.draft import CLIP_ENDS, Draft, take_clips, take_paths, take_text
+from mmcomponents.data.convert.harmless_keys import SAMPLE_KEYS, TURN_KEYS, unknown_keys
 from mmcomponents.data.convert.other_programs.marks import take_named_media
 from mmcomponents.data.convert.other_programs.objects import take_objects
+from mmcomponents.data.convert.other_programs.questions import as_messages
+from mmcomponents.data.convert.other_programs.reasoning import REASONING_KEYS, with_reasoning
 from mmcomponents.data.convert.other_programs.rejected_answers import KEYS, take_pair
+from mmcomponents.data.convert.reading import Form, Reading
 from mmcomponents.data.convert.refused import Refused
-from mmcomponents.data.convert.unsupported import check_sample, check_turn
+from mmcomponents.data.convert.unsupported import CHECKED, CHECKED_IN_TURNS, check_sample, check_turn
 from mmcomponents.data.convert.wording import kind_name
-
-Form = Literal["auto", "conversations", "preference", "messages", "text"]
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 
 _MEDIA_KEYS = ("image", "images", "video", "videos", "clip", "clips")
-_TURN_KEYS = ("from", "value", "role", "content")
+_TURN_KEYS = ("from", "value", "role", "content", *REASONING_KEYS, *CHECKED_IN_TURNS)
 _MEDIA_WORD = re.compile(r"image|img|picture|photo|video|frame|audio|sound|speech|media", re.I)
 _FILE_WORD = re.compile(r"file|path|url", re.I)
 _MEDIA_FILE = re.compile(
@@ -43,22 +46,25 @@ _MEDIA_FILE = re.compile(
 _ADDRESS = re.compile("^https?://", re.I)
 
 
-def read_draft(sample: object, form: Form = "auto", kinds: Kinds | None = None) -> Draft:
+def read_draft(sample: object, reading: Reading | None = None, kinds: Kinds | None = None) -> Draft:
     """Reads an annotation.
 
     Args:
         sample: A parsed line of JSON.
-        form: Form of the annotation; `auto` recognises it by the keys.
+        reading: How annotations are read; None: with the defaults.
         kinds: Record kinds of the runs; None: the built-in ones.
 
     Raises:
         Refused: The annotation cannot be used.
     """
-    if not isinstance(sample, dict):
+    if not isinstance(sample, Mapping):
         raise Refused("bad_json", f"{kind_name(sample)} instead of a JSON object")
+    reading = reading or Reading()
+    form = reading.form
     if form == "auto":
         if any(kind.matches(sample) for kind in (kinds.third_party if kinds is not None else ())):
             return _record(sample)
+        sample = as_messages(sample)
         form = _recognise(sample, [] if kinds is None else kinds.third_party_names)
     elif (key := _KEYS[form]) not in sample:
         raise Refused("unknown_form", f"the form {form} needs the key {key!r}; {_keys(sample)}")
@@ -66,8 +72,9 @@ def read_draft(sample: object, form: Form = "auto", kinds: Kinds | None = None) 
     read, known = _READERS[form]
     if form != "text":
         check_sample(sample)
-    draft = read(sample)
+    draft = read(sample, reading)
     if form != "text":
+        _take_system(draft, sample)
         take_named_media(draft)
         draft.objects = take_objects(sample)
     taken = {*known, *_MEDIA_KEYS, *(("objects",) if draft.objects else ())}
@@ -75,9 +82,26 @@ def read_draft(sample: object, form: Form = "auto", kinds: Kinds | None = None) 
         taken |= {key for ends in CLIP_ENDS for key in ends}
     draft.kept = {key: value for key, value in sample.items() if key not in taken}
     _refuse_other_media(draft.kept, draft, files=draft.text is None)
+    draft.unknown += unknown_keys(draft.kept, SAMPLE_KEYS, CHECKED if form != "text" else ())
     for turn in sample[known[0]] if form in ("conversations", "messages") else ():
         _refuse_other_media({key: value for key, value in turn.items() if key not in _TURN_KEYS}, draft)
+        draft.unknown += [f"turns.{key}" for key in unknown_keys(turn, TURN_KEYS, _TURN_KEYS)]
+    if draft.unknown and not reading.keep_unknown_keys:
+        name = f"the key {draft.unknown[0][:80]!r}"
+        raise Refused("unknown_key", f"{name} is neither used nor known to be harmless (--keep_unknown_keys keeps it)")
     return draft
+
+
+def _take_system(draft: Draft, sample: Mapping[str, Any]) -> None:
+    """Makes the system text beside the turns the first turn, in place."""
+    if sample.get("system") in (None, ""):
+        return
+    text = take_text(sample, "system")
+    own = draft.messages[0] if draft.messages and draft.messages[0]["role"] == "system" else None
+    if own is None:
+        draft.messages.insert(0, {"role": "system", "content": text})
+    elif own["content"] != text:
+        raise Refused("bad_field", "'system' differs from the system turn")
 
 
 def _record(sample: Mapping[str, Any]) -> Draft:
@@ -119,7 +143,7 @@ def _recognise(sample: Mapping[str, Any], kinds: Sequence[str] = ()) -> Form:
     raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}){others}; {_keys(sample)}")
 
 
-def _conversations(sample: Mapping[str, Any]) -> Draft:
+def _conversations(sample: Mapping[str, Any], reading: Reading) -> Draft:
     turns = sample["conversations"]
     if not isinstance(turns, list):
         raise Refused("bad_field", "'conversations' must be a list of turns")
@@ -129,18 +153,18 @@ def _conversations(sample: Mapping[str, Any]) -> Draft:
             raise Refused("bad_field", f"turn {number} is not {{'from': ROLE, 'value': TEXT}}")
         role = _role(turn.get("from"), number)
         check_turn(turn, role, number)
-        messages.append({"role": role, "content": turn["value"]})
+        messages.append({"role": role, "content": with_reasoning(turn, turn["value"], role, number, reading.reasoning)})
     draft = Draft(messages)
-    take_pair(draft, sample)
+    take_pair(draft, sample, reading)
     return _with_media(draft, sample)
 
 
-def _preference(sample: Mapping[str, Any]) -> Draft:
+def _preference(sample: Mapping[str, Any], _: Reading) -> Draft:
     draft = Draft([{"role": "user", "content": take_text(sample, "question")}], answers=_answers(sample))
     return _with_media(draft, sample)
 
 
-def _messages(sample: Mapping[str, Any]) -> Draft:
+def _messages(sample: Mapping[str, Any], reading: Reading) -> Draft:
     turns = sample["messages"]
     if not isinstance(turns, list):
         raise Refused("bad_field", "'messages' must be a list of turns")
@@ -150,15 +174,17 @@ def _messages(sample: Mapping[str, Any]) -> Draft:
             raise Refused("bad_field", f"turn {number} is not {{'role': ROLE, 'content': TEXT or PARTS}}")
         role = _role(turn.get("role"), number)
         check_turn(turn, role, number)
-        text, images, videos = read_turn(turn.get("content"), role, number)
+        read = read_turn(turn.get("content"), role, number)
+        text = with_reasoning(turn, read.text, role, number, reading.reasoning)
         draft.messages.append({"role": role, "content": text})
-        draft.images += images
-        draft.videos += videos
-    take_pair(draft, sample)
+        draft.images += read.images
+        draft.videos += read.videos
+        draft.unknown += read.unknown
+    take_pair(draft, sample, reading)
     return _with_media(draft, sample)
 
 
-def _text(sample: Mapping[str, Any]) -> Draft:
+def _text(sample: Mapping[str, Any], _: Reading) -> Draft:
     return _with_media(Draft(text=take_text(sample, "text")), sample)
 
 
@@ -213,9 +239,9 @@ _KEYS: dict[Form, str] = {
     "messages": "messages",
     "text": "text",
 }
-_READERS: dict[Form, tuple[Callable[[Mapping[str, Any]], Draft], tuple[str, ...]]] = {
-    "conversations": (_conversations, ("conversations", *KEYS)),
-    "preference": (_preference, ("question", "chosen", "rejected")),
-    "messages": (_messages, ("messages", *KEYS)),
+_READERS: dict[Form, tuple[Callable[[Mapping[str, Any], Reading], Draft], tuple[str, ...]]] = {
+    "conversations": (_conversations, ("conversations", "system", *KEYS)),
+    "preference": (_preference, ("question", "system", "chosen", "rejected")),
+    "messages": (_messages, ("messages", "system", *KEYS)),
     "text": (_text, ("text",)),
 }

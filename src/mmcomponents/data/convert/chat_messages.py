@@ -2,24 +2,45 @@ r"""Reader of turns in the form of chat messages: a text, or parts that are text
 
 If the texts of a turn have no placeholder, each image or video part is replaced by `<image>\n` or `<video>\n`, as in
 InternVL's own chat template. If they have, the parts only give the files, in the order of the placeholders. This is
-XTuner's form, with the placeholders `<IMG_CONTEXT>` and `<VIDEO_CONTEXT>`.
+XTuner's form, with the placeholders `<IMG_CONTEXT>` and `<VIDEO_CONTEXT>`. Parts without a file, as in TRL's data, only
+give the places of the media beside the messages.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from mmcomponents.data.chat.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
+from mmcomponents.data.convert.harmless_keys import PART_KEYS, unknown_keys
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.wording import counted, kind_name
 
 _KINDS = {"image": "image", "image_url": "image", "video": "video", "video_url": "video"}
 _PLACEHOLDERS = {"image": IMAGE_PLACEHOLDER, "video": VIDEO_PLACEHOLDER}
+_PART_KEYS = ("type", "text", *_KINDS, "url", "path")
 _CLIP_KEYS = ("start", "end", "clip", "video_start", "video_end")
 _OTHER_PLACEHOLDERS = {"<IMG_CONTEXT>": IMAGE_PLACEHOLDER, "<VIDEO_CONTEXT>": VIDEO_PLACEHOLDER}
 
 
-def read_turn(content: object, role: str, number: int) -> tuple[str, list[str], list[str]]:
+@dataclass(frozen=True)
+class Turn:
+    """Content of a turn.
+
+    Attributes:
+        text: Its text, with placeholders.
+        images: Path or URL of each image that its parts give.
+        videos: Path or URL of each video that its parts give.
+        unknown: Keys of its parts that are neither used nor known to be harmless.
+    """
+
+    text: str
+    images: list[str]
+    videos: list[str]
+    unknown: list[str]
+
+
+def read_turn(content: object, role: str, number: int) -> Turn:
     """Reads the text, the images and the videos of a turn.
 
     Args:
@@ -31,11 +52,12 @@ def read_turn(content: object, role: str, number: int) -> tuple[str, list[str], 
         Refused: The content is neither a text nor a list of parts, or placeholders and media differ in number.
     """
     if isinstance(content, str):
-        return content, [], []
+        return Turn(content, [], [], [])
     if not isinstance(content, list):
         raise Refused("bad_field", f"turn {number}: the content is neither a text nor a list of parts")
     parts = [_part(part, number) for part in content]
     media = {kind: [value for other, value in parts if other == kind] for kind in _PLACEHOLDERS}
+    unknown = [f"parts.{key}" for part in content for key in unknown_keys(part, PART_KEYS, _PART_KEYS)]
     if role != "user" and (media["image"] or media["video"]):
         raise Refused("placeholders", f"turn {number}, of the {role}, has media, which only the user's turns may have")
     if media["image"] or media["video"]:
@@ -49,7 +71,11 @@ def read_turn(content: object, role: str, number: int) -> tuple[str, list[str], 
     text = "".join(
         value if kind == "text" else "" if written[kind] else f"{_PLACEHOLDERS[kind]}\n" for kind, value in parts
     )
-    return text, media["image"], media["video"]
+    files = {kind: [value for value in values if value] for kind, values in media.items()}
+    for kind, values in media.items():
+        if 0 < len(files[kind]) < len(values):
+            raise Refused("bad_field", f"turn {number}: some parts of type {kind} have a file, some have none")
+    return Turn(text, files["image"], files["video"], unknown)
 
 
 def _own_placeholders(text: str) -> str:
@@ -59,7 +85,7 @@ def _own_placeholders(text: str) -> str:
 
 
 def _part(part: object, number: int) -> tuple[str, str]:
-    """Reads the kind and the value of a part: a text, or the path or URL of an image or a video."""
+    """Reads the kind and the value of a part: a text, or the path or URL of an image or a video, "" if it has none."""
     if not isinstance(part, dict):
         raise Refused("bad_field", f"turn {number}: a part is {kind_name(part)}, not an object with a type")
     name = part.get("type")
@@ -78,6 +104,8 @@ def _part(part: object, number: int) -> tuple[str, str]:
             raise Refused("unsupported", f"turn {number}: a part of type {name} has {key!r}; {hint}")
     if isinstance(value, dict):
         value = next((value[key] for key in ("url", "path") if value.get(key) is not None), None)
+    if value is None:
+        return kind, ""
     if not isinstance(value, str) or not value:
         raise Refused("bad_field", f"turn {number}: a part of type {name} has no file")
     return kind, value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from mmcomponents.data.chat.placeholders import (
@@ -61,38 +61,6 @@ def box_problem(draft: Draft) -> str:
             if problems:
                 return problems[0]
     return ""
-
-
-def check_declared_sizes(draft: Draft, sizes: Sequence[tuple[int, int]]) -> None:
-    """Checks the sizes that an annotation with boxes declares for its images.
-
-    Boxes are relative to the image that the annotator saw: another size, such as that of the file before its EXIF
-    orientation turns it, means other places.
-
-    Args:
-        draft: The sample, with "width" and "height", or "width_list" and "height_list", among the kept keys.
-        sizes: Width and height of each image, upright.
-
-    Raises:
-        Refused: A size has another ratio of its sides.
-    """
-    answers = [message["content"] for message in draft.messages if message["role"] == "assistant"]
-    if not any("<box>" in answer for answer in (*answers, *(draft.answers or ()))):
-        return
-    widths, heights = (draft.kept.get(f"{side}_list", draft.kept.get(side)) for side in ("width", "height"))
-    widths, heights = ([one] if isinstance(one, int | float) else one for one in (widths, heights))
-    if not isinstance(widths, list) or not isinstance(heights, list):
-        return
-    for number, (width, height, (real_width, real_height)) in enumerate(zip(widths, heights, sizes, strict=False), 1):
-        if not all(isinstance(side, int | float) and side > 0 for side in (width, height)):
-            continue
-        if abs(width * real_height - height * real_width) > max(real_width, real_height) + max(width, height):
-            turned = ", which its EXIF orientation turns" if abs(width * real_width - height * real_height) < 2 else ""
-            raise Refused(
-                "bad_field",
-                f"the annotation gives {width} x {height} as the size of image {number}, which has {real_width} x"
-                f" {real_height}{turned}: its boxes are those of another picture",
-            )
 
 
 def _place_media(draft: Draft) -> None:

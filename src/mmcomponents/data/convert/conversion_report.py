@@ -6,6 +6,7 @@ import fnmatch
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 
 from mmcomponents.data.convert.input_files import Source
 from mmcomponents.data.convert.resume_state import Note, Totals
-from mmcomponents.data.convert.wording import counted
+from mmcomponents.data.convert.wording import beginning, counted
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.data.storage.atomic_write import atomic_path, write_text
 
@@ -85,11 +86,13 @@ def write_report(
     """
     report = ConversionReport(out, {source.name: SourceReport() for source in sources})
     boxes = ""
+    unknown: Counter[str] = Counter()
     with atomic_path(out / "refused.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for source, note in notes:
             mine = report.sources[source.name]
             mine.totals.add(note.totals)
             boxes = boxes or note.bad_box
+            unknown.update(note.unknown)
             for skipped in note.refused:
                 file.write(json.dumps(skipped, ensure_ascii=True) + "\n")
                 mine.codes[skipped["code"]] = mine.codes.get(skipped["code"], 0) + 1
@@ -102,6 +105,14 @@ def write_report(
             )
     if boxes:
         report.notes.append(f"invalid boxes in {counted(report.totals.bad_boxes, 'sample')}, first {boxes}")
+    if turned := report.totals.turned_boxes:
+        report.notes.append(
+            f"boxes of {counted(turned, 'sample')} were given for the image before its EXIF orientation, and turned"
+        )
+    if unknown:
+        most = ", ".join(f"{beginning(key, 40)} ({count})" for key, count in unknown.most_common(8))
+        more = f", and {len(unknown) - 8} more" if len(unknown) > 8 else ""
+        report.notes.append(f"unknown keys were kept in the records, by number of samples: {most}{more}")
     totals = {
         name: {**asdict(mine.totals), "refused": dict(sorted(mine.codes.items()))}
         for name, mine in report.sources.items()

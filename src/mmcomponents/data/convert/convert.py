@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import asdict
 from functools import partial
 from itertools import accumulate, chain, count, islice
 from pathlib import Path
@@ -14,12 +15,12 @@ from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE, frame_prompt
 from mmcomponents.data.chat.special_tokens import check_template
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer
-from mmcomponents.data.convert.annotation_formats import Form
 from mmcomponents.data.convert.budget import Budget
 from mmcomponents.data.convert.chunks import Chunk, source_chunks
 from mmcomponents.data.convert.conversion_report import ConversionReport, write_report
 from mmcomponents.data.convert.document_split import LEAST
 from mmcomponents.data.convert.input_files import Source, find_sources
+from mmcomponents.data.convert.reading import Form, Reading, Reasoning, TurnedBoxes
 from mmcomponents.data.convert.resume_state import Note, State, file_facts
 from mmcomponents.data.convert.shard_job import Job
 from mmcomponents.data.convert.workers import convert_here, convert_in_processes
@@ -43,6 +44,9 @@ def convert_annotations(
     samples_per_shard: int = 1000,
     num_workers: int | None = None,
     kinds: list[str] | None = None,
+    reasoning: Reasoning = "refuse",
+    turned_boxes: TurnedBoxes = "turn",
+    keep_unknown_keys: bool = False,
     allow_outside_root: bool = False,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
@@ -75,6 +79,12 @@ def convert_annotations(
         kinds: Names or dotted paths of all record kinds of the runs; default: chat, document and pair. An annotation
             that a kind of another package matches is kept as its record, with the files under "image", "video" and
             "members" ({SUFFIX: PATH}).
+        reasoning: Treatment of the reasoning that an annotation has beside an answer ("reasoning_content"): refuse
+            skips the sample, think writes it into the answer as <think>…</think>.
+        turned_boxes: Treatment of boxes whose declared image size is that of the file before its EXIF orientation: turn
+            them with the image, or refuse the sample.
+        keep_unknown_keys: Keep keys in the record that are neither used nor known to be harmless, and count them;
+            without it, samples with such keys are skipped.
         allow_outside_root: Allow paths of media outside the root.
         overwrite: Replace the results of an earlier call with other settings or inputs in the folder.
         progress: Called with (bytes of input done, bytes in total).
@@ -110,9 +120,10 @@ def convert_annotations(
     budget = Budget(
         max_tokens, tokens_per_tile, Tiling(max_tiles=max_tiles, tile_size=tile_size), max_frames, frame_template
     )
+    reading = Reading(format, keep_unknown_keys, reasoning, turned_boxes)
     settings: dict[str, Any] = {
         "tokenizer": fingerprint(loaded),
-        "format": format,
+        **asdict(reading),
         "split_documents": split_documents,
         "samples_per_shard": samples_per_shard,
         "allow_outside_root": allow_outside_root,
@@ -129,7 +140,7 @@ def convert_annotations(
         settings["kinds"] = kinds
     state = State(Path(out), settings)
     names = None if kinds is None else tuple(kinds)
-    job = Job(state, tuple(sources), budget, format, split_documents, allow_outside_root, tokenizer, names)
+    job = Job(state, tuple(sources), budget, reading, split_documents, allow_outside_root, tokenizer, names)
     with state.opened(overwrite):
         found = _convert(job, samples_per_shard, num_workers or _cores(), progress)
         for source in sources:

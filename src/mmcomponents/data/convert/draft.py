@@ -33,6 +33,7 @@ class Draft:
         kept: Other keys of the annotation.
         members: Path or data: URL of each further member of the sample's record kind, by suffix.
         objects: Names and boxes for the marks in the texts, see `other_programs.objects`.
+        unknown: Keys that are neither used nor known to be harmless.
         is_record: Whether `kept` is the record of a kind of another package, which has no text or messages.
     """
 
@@ -45,6 +46,7 @@ class Draft:
     kept: dict[str, Any] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     objects: Any = None
+    unknown: list[str] = field(default_factory=list)
     is_record: bool = False
 
     def record(self, source: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mmcomponents.data.convert.draft import Clip
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.format.shards import GIF_VIDEO, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmcomponents.data.media.frames import MiddleFrames
-from mmcomponents.data.media.images import ImageError, check_pixels, image_size
+from mmcomponents.data.media.images import ImageError, check_pixels, exif_orientation, image_size
 from mmcomponents.data.media.video import VideoError, read_video
 
 MAX_BYTES = 2_000_000_000
@@ -50,11 +50,13 @@ class MediaFile:
         suffix: Suffix of its actual format, which the file name may not match.
         data: Bytes of the file.
         size: Width and height of an image after EXIF orientation; (0, 0) for a video.
+        orientation: EXIF orientation of an image; 1: upright.
     """
 
     suffix: str
     data: bytes
     size: tuple[int, int] = (0, 0)
+    orientation: int = 1
 
 
 @dataclass(frozen=True)
@@ -153,12 +155,13 @@ def image_file(data: bytes, name: str) -> MediaFile:
         with warnings.catch_warnings(action="ignore"):  # Pillow's about unusual headers; real faults raise
             size = image_size(data)
             kind = check_pixels(data)
+            orientation = exif_orientation(data)
     except (ImageError, OSError) as error:
         raise Refused("broken_image", f"{name}: {error}") from error
     suffix = _IMAGE_FORMATS.get(kind)
     if suffix not in IMAGE_SUFFIXES:
         raise Refused("broken_image", f"{name}: images of the format {kind} are not supported in shards")
-    return MediaFile(suffix, data, size)
+    return MediaFile(suffix, data, size, orientation)
 
 
 def video_suffix(data: bytes, named: str) -> str:

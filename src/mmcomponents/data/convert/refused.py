@@ -10,6 +10,7 @@ CODES = {
     "unknown_form": "the keys belong to no supported form of annotations",
     "bad_field": "a known key with a value of the wrong type",
     "unknown_media": "an unknown key that seems to give media",
+    "unknown_key": "a key that is neither used nor known to be harmless",
     "unsupported": "a key for an unsupported feature, such as tools or turns without loss",
     "empty": "no turn, or no text",
     "roles": "turns that do not alternate, or unknown roles",

@@ -40,6 +40,7 @@ class Totals:
         images: Image files.
         videos: Video files.
         bad_boxes: Samples with an invalid box in an answer.
+        turned_boxes: Samples whose boxes were turned with their image.
         bytes: Bytes of the shards.
         shards: Shards with a sample.
     """
@@ -55,6 +56,7 @@ class Totals:
     images: int = 0
     videos: int = 0
     bad_boxes: int = 0
+    turned_boxes: int = 0
     bytes: int = 0
     shards: int = 0
 
@@ -73,12 +75,14 @@ class Note:
         totals: Its counts; a chunk without samples has no shard.
         refused: Its lines of `refused.jsonl`.
         bad_box: Position and problem of the first invalid box.
+        unknown: Number of samples that have each unknown key.
     """
 
     chunk: Chunk
     totals: Totals
     refused: list[dict[str, Any]] = field(default_factory=list)
     bad_box: str = ""
+    unknown: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -110,9 +114,9 @@ class State:
         """Reads the note of a shard; returns None if the shard is not complete."""
         try:
             found = json.loads(self._place(source, number).read_text(encoding="utf-8"))
-            if found["fingerprint"] != self.fingerprint:
+            if found.pop("fingerprint") != self.fingerprint:
                 return None
-            note = Note(Chunk(**found["chunk"]), Totals(**found["totals"]), found["refused"], found.get("bad_box", ""))
+            note = Note(Chunk(**found.pop("chunk")), Totals(**found.pop("totals")), **found)
             shard = self.out / source.shard(number)
             if note.totals.samples and (shard.stat().st_size != note.totals.bytes or not index_path(shard).is_file()):
                 return None
@@ -128,6 +132,7 @@ class State:
             "totals": asdict(note.totals),
             "refused": note.refused,
             "bad_box": note.bad_box,
+            "unknown": note.unknown,
         }
         write_text(self._place(source, note.chunk.number), json.dumps(content, ensure_ascii=True))
 

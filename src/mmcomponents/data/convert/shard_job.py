@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,18 +13,20 @@ from typing import TYPE_CHECKING, Any
 from mmcomponents.data.chat.kinds import RecordKind, Sample, kind_name
 from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.special_tokens import TemplateError
-from mmcomponents.data.convert.annotation_formats import Form, read_draft
+from mmcomponents.data.convert.annotation_formats import read_draft
 from mmcomponents.data.convert.budget import Budget
-from mmcomponents.data.convert.checks import box_problem, check_declared_sizes, check_draft
+from mmcomponents.data.convert.checks import box_problem, check_draft
 from mmcomponents.data.convert.chunks import Chunk
 from mmcomponents.data.convert.document_split import split_document
 from mmcomponents.data.convert.draft import Draft
 from mmcomponents.data.convert.input_files import Source
 from mmcomponents.data.convert.media_files import MediaFile, MediaRoot
 from mmcomponents.data.convert.other_programs.objects import place_objects
+from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.resume_state import Note, State, Totals
 from mmcomponents.data.convert.strict_json import TOO_DEEP, JsonProblem, parse_json
+from mmcomponents.data.convert.turned_boxes import turn_boxes
 from mmcomponents.data.convert.wording import beginning
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
@@ -45,7 +48,7 @@ class Job:
         state: State of the output folder.
         sources: The sources.
         budget: Limit on the tokens of a sample.
-        form: Form of the annotations; `auto` recognises the form of each line.
+        reading: How annotations are read.
         split: Largest number of tokens of a piece of a document; None: documents are not split.
         allow_outside_root: Whether paths of media may leave their root.
         tokenizer: Folder of the tokenizer.
@@ -55,7 +58,7 @@ class Job:
     state: State
     sources: tuple[Source, ...]
     budget: Budget
-    form: Form
+    reading: Reading
     split: int | None
     allow_outside_root: bool
     tokenizer: str
@@ -90,6 +93,8 @@ class _Ready:
     members: Mapping[str, bytes]
     tokens: int
     tiles: int
+    unknown: Sequence[str]
+    turned: bool
 
 
 def convert_chunk(
@@ -119,7 +124,7 @@ def convert_chunk(
         build_index(path, tokenizer, frame_template=job.budget.frame_template, kinds=converter.kinds)
     else:
         path.unlink()
-    note = Note(chunk, converter.totals, converter.refused, converter.bad_box)
+    note = Note(chunk, converter.totals, converter.refused, converter.bad_box, dict(converter.unknown))
     job.state.write_note(source, note)
     return note
 
@@ -153,6 +158,7 @@ class _Converter:
         self.totals = Totals()
         self.refused: list[dict[str, Any]] = []
         self.bad_box = ""
+        self.unknown: Counter[str] = Counter()
 
     def add(self, line: _Line, shard: Shard) -> None:
         """Writes the sample of a line, or skips all of it."""
@@ -163,7 +169,9 @@ class _Converter:
         sample: object = None
         try:
             sample = self._parse(line)
-            draft = Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.form, self.kinds)
+            draft = (
+                Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.reading, self.kinds)
+            )
             check_draft(draft)
             ready = self._prepare(f"{line.place:09d}", draft)
             problem = box_problem(draft)
@@ -221,8 +229,8 @@ class _Converter:
     def _prepare_one(self, key: str, draft: Draft) -> _Ready:
         images = [self.media.image(where) for where in draft.images]
         sizes = [image.size for image in images]
+        turned = turn_boxes(draft, images, self.job.reading.turned_boxes)
         place_objects(draft, draft.objects, sizes)
-        check_declared_sizes(draft, sizes)
         record = draft.record(self.source.name)
         try:
             length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
@@ -235,7 +243,7 @@ class _Converter:
         sample = Sample(record, members=members)
         tokens, tiles = self.budget.measure(sample, kind, sizes, len(draft.videos), self.tokenizer)
         videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]
-        return _Ready(key, record, images, videos, members, tokens, tiles)
+        return _Ready(key, record, images, videos, members, tokens, tiles, draft.unknown, turned)
 
     def _kind(self, record: Mapping[str, Any], draft: Draft) -> RecordKind:
         """Returns the kind of a record, whose members the annotation must name."""
@@ -254,6 +262,8 @@ class _Converter:
         if len(ready) > 1:
             self.totals.documents_cut += 1
             self.totals.pieces += len(ready)
+        self.unknown.update(ready[0].unknown)
+        self.totals.turned_boxes += ready[0].turned
         for one in ready:
             files = [(file.suffix, file.data) for file in (*one.images, *one.videos)]
             shard.write(one.key, one.record, files, one.members)

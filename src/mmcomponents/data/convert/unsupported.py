@@ -10,14 +10,15 @@ from mmcomponents.data.convert.refused import Refused
 _TRAINED = ("weight", "loss", "train")
 """Keys for the loss weight of a turn: OpenAI's, XTuner's and other programs'."""
 _TURN = ("tool_calls", "function_call", "audio")
-_REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Keys for the thoughts of an answer, beside its content."""
 _LOSS_SWITCHES = ("loss_scale", "trainable")
 """Keys of other programs whose value 0 or false takes a turn out of the loss."""
 _GOOD = ("label", "kto_tag")
 """Keys of KTO samples (arXiv 2402.01306): whether the answer is a good one."""
-_SAMPLE = ("tools", "functions", "system")
-_HINTS = {"system": "; make it the first turn, of role system"}
+_SAMPLE = ("tools", "functions")
+CHECKED = (*_TRAINED, *_GOOD, *_SAMPLE)
+"""Keys of a sample that `check_sample` knows."""
+CHECKED_IN_TURNS = (*_TRAINED, *_LOSS_SWITCHES, "mask", *_TURN)
+"""Keys of a turn that `check_turn` knows."""
 
 
 def check_turn(turn: Mapping[str, Any], role: str, number: int) -> None:
@@ -44,17 +45,13 @@ def check_turn(turn: Mapping[str, Any], role: str, number: int) -> None:
         raise Refused(
             "unsupported", f"turn {number} has 'mask': {_short(turn['mask'])}, but all answers are trained on"
         )
-    for key in _REASONING:
-        if _is_set(turn.get(key)):
-            hint = "write it into the content, as <think>…</think>, or leave it out"
-            raise Refused("unsupported", f"turn {number} has {key!r}, a text beside its content: {hint}")
     for key in _TURN:
         if _is_set(turn.get(key)):
             raise Refused("unsupported", f"turn {number} has {key!r}, which training does not support")
 
 
 def check_sample(sample: Mapping[str, Any]) -> None:
-    """Checks that a conversation has no tools, no system text beside its turns, and is not excluded from training.
+    """Checks that a conversation has no tools, and is not excluded from training.
 
     Raises:
         Refused: The sample has such a key.
@@ -67,8 +64,7 @@ def check_sample(sample: Mapping[str, Any]) -> None:
             raise Refused("unsupported", f"the sample has {key!r}: false, which marks its answer as a bad one")
     for key in _SAMPLE:
         if _is_set(sample.get(key)):
-            hint = _HINTS.get(key, ", which training does not support")
-            raise Refused("unsupported", f"the sample has {key!r} beside its turns{hint}")
+            raise Refused("unsupported", f"the sample has {key!r} beside its turns, which training does not support")
 
 
 def _is_set(value: object) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -99,6 +99,21 @@ def _boxes(text: str, name: str, width: int, height: int, problems: list[str]) -
     elif not _ONE.search(text):
         problems.append(f"{name or 'a box'}: no coordinates")
     return boxes
+
+
+def map_boxes(text: str, change: Callable[[Box], Box]) -> str:
+    """Changes the coordinates of all boxes of a text, within `<box>` and `</box>`.
+
+    Args:
+        text: The text.
+        change: Returns the new coordinates of a box, in thousandths.
+    """
+
+    def changed(match: re.Match[str]) -> str:
+        x1, y1, x2, y2 = change(tuple(float(number) for number in match.groups()))  # type: ignore[arg-type]
+        return f"[{x1:g}, {y1:g}, {x2:g}, {y2:g}]"
+
+    return _BOXES.sub(lambda match: _ONE.sub(changed, match.group()), text)
 
 
 def _report_tags(outside: Iterable[str], problems: list[str]) -> None:

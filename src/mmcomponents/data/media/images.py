@@ -153,6 +153,16 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
+def exif_orientation(data: bytes) -> int:
+    """Returns the EXIF orientation of an image file, 1 to 8; 1 (upright) if there is none.
+
+    Raises:
+        ImageError: The file is not an image.
+    """
+    found = _orientation(_open(io.BytesIO(data), len(data), MAX_PIXELS))
+    return found if found in _TURNS else 1
+
+
 def _plain(image: Image.Image) -> bool:
     """Whether an image is a single RGB image without transparency."""
     return image.mode == "RGB" and not image.has_transparency_data and not getattr(image, "is_animated", False)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data.convert.test_annotation_formats import ASK, ASSISTANT, SAY, USER, only
 from mmcomponents.data.convert.annotation_formats import read_draft
+from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 
 
@@ -44,6 +45,14 @@ def test_rejected_answers_beside_the_turns_make_pairs(pack_lines: Callable[..., 
         ({"messages": [USER, ASSISTANT], "rejected_response": 3}, "'rejected_response' must be a text, not a number"),
         ({"messages": [USER, ASSISTANT], "label": False}, "'label': false, which marks its answer as a bad one"),
         ({"messages": [USER, ASSISTANT], "kto_tag": False}, "'kto_tag': false"),
+        ({"messages": [USER, ASSISTANT], "rejected_messages": [ASSISTANT, USER, ASSISTANT]}, "not those of the conv"),
+        ({"messages": [USER], "chosen": ASSISTANT, "rejected": {**ASSISTANT, "weight": 0}}, "has 'weight': 0"),
+        (
+            {"chosen": [USER, ASSISTANT], "rejected": [{**USER, "content": "Who?"}, ASSISTANT]},
+            "'chosen' and 'rejected'",
+        ),
+        ({"instruction": "a", "output": "b", "history": [["a"]]}, "'history' must be"),
+        ({"prompt": "a", "completion": 3}, "'completion' must be a text, not a number"),
         ({"messages": [USER, {**ASSISTANT, "reasoning_content": "So."}]}, "'reasoning_content', a text beside"),
         ({"conversations": [ASK, {**SAY, "thinking": "So."}]}, "'thinking', a text beside its content"),
         ({"messages": [USER, {**ASSISTANT, "loss_scale": 0}]}, "turn 2 has 'loss_scale': 0"),
@@ -146,24 +155,70 @@ def test_media_that_a_text_names_are_packed(pack_lines: Callable[..., Any], medi
     assert [*files] == ["0.png", "1.webp"]
 
 
-def test_boxes_of_a_picture_of_another_shape_are_refused(pack_lines: Callable[..., Any], media: Path) -> None:
-    file = media / "turned.jpg"
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (90, 60)).save(file, exif=exif)
-    answer = {"from": "gpt", "value": "<box>[[1, 2, 3, 4]]</box>"}
+QUESTION = {"role": "user", "content": "Add.\n1 2"}
+ANSWER = {"role": "assistant", "content": "3"}
+BEFORE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+PAIR = {"messages": BEFORE[:1], "chosen": "Ho", "rejected": "No"}
+PARTS = {"role": "assistant", "content": [{"type": "text", "text": "Ho"}]}
 
-    def reason(**sizes: Any) -> str:
-        note, _ = pack_lines([{"image": "turned.jpg", "conversations": [ASK, answer], **sizes}])
-        return "".join(refused["reason"] for refused in note.refused)
 
-    for sizes in ({"width": 90, "height": 60}, {"width_list": [90], "height_list": [60]}):
-        told = (
-            "the annotation gives 90 x 60 as the size of image 1, which has 60 x 90, which its EXIF orientation turns"
-        )
-        assert told in reason(**sizes)
-    assert "its boxes are those of another picture" in reason(width=640, height=480)
-    for fitting in ({}, {"width": 60, "height": 90}, {"width": 120, "height": 180}, {"width": None, "height": "9"}):
-        assert reason(**fitting) == ""
-    plain, _ = pack_lines([{"image": "turned.jpg", "conversations": [ASK, SAY], "width": 90, "height": 60}])
-    assert plain.refused == []
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        (
+            {"instruction": "Add.", "input": "1 2", "output": "3", "history": [["Hi", "Ho"]], "system": "Be brief."},
+            {"messages": [{"role": "system", "content": "Be brief."}, *BEFORE, QUESTION, ANSWER]},
+        ),
+        ({"instruction": "Hi", "input": "", "output": "Ho"}, {"messages": BEFORE}),
+        ({"query": "Hi", "response": "Ho", "history": []}, {"messages": BEFORE}),
+        ({"query": "Hi", "response": "Ho", "rejected_response": "No"}, PAIR),
+        ({"prompt": "Hi", "completion": "Ho"}, {"messages": BEFORE}),
+        ({"prompt": BEFORE[:1], "completion": BEFORE[1:]}, {"messages": BEFORE}),
+        ({"prompt": "Hi", "chosen": "Ho", "rejected": "No"}, PAIR),
+        ({"chosen": BEFORE, "rejected": [BEFORE[0], {"role": "assistant", "content": "No"}]}, PAIR),
+        ({"prompt": BEFORE[:1], "chosen": [PARTS], "rejected": "No"}, PAIR),
+    ],
+)
+def test_questions_and_answers_without_turns(
+    pack_lines: Callable[..., Any], sample: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    record, _ = only(pack_lines, sample)
+    assert record == {**expected, "source": "set one"}
+
+
+def test_parts_without_a_file_give_the_places_of_images_beside(pack_lines: Callable[..., Any]) -> None:
+    parts = [{"type": "image"}, {"type": "text", "text": "Like "}, {"type": "image", "image": None}]
+    sample = {"messages": [{"role": "user", "content": parts}, ASSISTANT], "images": ["one.png", "two.jpg"]}
+    record, files = only(pack_lines, sample)
+    assert record["messages"][0]["content"] == "<image>\nLike <image>\n"
+    assert [*files] == ["0.png", "1.jpg"]
+
+
+def test_reasoning_is_written_into_the_answer_on_request(pack_lines: Callable[..., Any]) -> None:
+    said = {"role": "assistant", "content": "4", "reasoning_content": "Two and two.\n"}
+    turns = {"messages": [USER, said, USER, {**ASSISTANT, "thinking": ""}]}
+    record, _ = only(pack_lines, turns, reasoning="think")
+    assert [turn["content"] for turn in record["messages"]] == [
+        "What?", "<think>\nTwo and two.\n</think>\n\n4", "What?", " That. \n"
+    ]  # fmt: skip
+    pair = {"messages": [USER], "chosen": said, "rejected": {**said, "content": "5"}}
+    record, _ = only(pack_lines, pair, reasoning="think")
+    assert record["rejected"] == "<think>\nTwo and two.\n</think>\n\n5"
+    for wrong, told in (
+        ([{**USER, "reasoning": "So."}, ASSISTANT], "only answers may have reasoning"),
+        ([USER, {**said, "content": "<think>a</think>4"}], "which has <think> too"),
+        ([USER, {**said, "reasoning": "Else."}], "'reasoning_content' and 'reasoning' differ"),
+        ([USER, {**said, "reasoning_content": [3]}], "must be a text, not a list"),
+    ):
+        with pytest.raises(Refused, match=told):
+            read_draft({"messages": wrong}, Reading(reasoning="think"))
+
+
+def test_unknown_keys_are_kept_and_counted_on_request(pack_lines: Callable[..., Any]) -> None:
+    sample = {"messages": [USER, {**ASSISTANT, "span": [0, 2]}], "margin": 0.5, "image_id": 3, "note": None}
+    note, _ = pack_lines([sample])
+    assert (note.refused[0]["code"], note.unknown) == ("unknown_key", {})
+    note, _ = pack_lines([sample, {**sample, "margin": 0, "messages": [USER, ASSISTANT]}], keep_unknown_keys=True)
+    assert (note.refused, note.unknown) == ([], {"margin": 2, "turns.span": 1})
+    record, _ = only(pack_lines, sample, keep_unknown_keys=True)
+    assert record["margin"] == 0.5
