@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from mmcomponents.cli.data import KINDS
 from mmcomponents.cli.data_index import inputs_first
-from mmcomponents.cli.terminal.parser import add_kinds_option, parse_function_flags
+from mmcomponents.cli.terminal.parser import add_kinds_option, add_tokens_option, parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
@@ -58,9 +58,9 @@ def main(verb: str, argv: list[str]) -> int:
         help="annotation files (.jsonl), meta files (.json), text files (.txt), folders, or glob patterns of these; "
         "they come first",
     )
-    skip: set[str | int] = {"inputs", "kinds", "progress", *SWITCHES}
+    skip: set[str | int] = {"inputs", "kinds", "allowed_tokens", "progress", *SWITCHES}
     names = parser.add_function_arguments(convert_annotations, as_positional=False, skip=skip)
-    names.append(add_kinds_option(parser))
+    names += [add_kinds_option(parser), add_tokens_option(parser)]
     for name, text in SWITCHES.items():
         parser.add_argument(f"--{name}", action="store_true", help=text)
     names += SWITCHES

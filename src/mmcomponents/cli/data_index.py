@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mmcomponents.cli.data import KINDS
-from mmcomponents.cli.terminal.parser import add_kinds_option, parse_function_flags
+from mmcomponents.cli.terminal.parser import add_kinds_option, add_tokens_option, parse_function_flags
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
@@ -18,6 +18,7 @@ from mmcomponents.cli.user_error import UserError, errors_in_one_line
 if TYPE_CHECKING:
     from mmcomponents.data.format.indexing import IndexReport
 
+_LISTS = ("--kinds", "--allowed_tokens")
 _LISTED = 20
 """Most reasons, and most shards without an index, that are listed."""
 
@@ -35,9 +36,9 @@ def main(verb: str, argv: list[str]) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("paths", nargs="+", metavar="SHARDS", help="shards, glob patterns, or folders; they come first")
-    skip: set[str | int] = {"paths", "kinds", "progress"}
+    skip: set[str | int] = {"paths", "kinds", "allowed_tokens", "progress"}
     names = ["paths", *parser.add_function_arguments(indexing.index_shards, as_positional=False, skip=skip)]
-    names.append(add_kinds_option(parser))
+    names += [add_kinds_option(parser), add_tokens_option(parser)]
     options = parse_function_flags(parser, inputs_first(argv), names, command)
     with errors_in_one_line(command), progress_bar() as bar:
         task = bar.add_task("index", total=None)
@@ -53,8 +54,8 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
 
     Args:
         argv: Words after the verb.
-        switches: Flags without a value, such as `--overwrite`. `--kinds` takes all words up to the next flag, any other
-            flag the next word, or the text after its `=`.
+        switches: Flags without a value, such as `--overwrite`. `--kinds` and `--allowed_tokens` take all words up to
+            the next flag, any other flag the next word, or the text after its `=`.
     """
     inputs, flags, words = list[str](), list[str](), list(argv)
     while words:
@@ -66,7 +67,7 @@ def inputs_first(argv: Sequence[str], switches: Collection[str] = ()) -> list[st
         if word.startswith("--") and "=" not in word and word not in (*switches, "--help"):
             flags += words[:1]
             del words[:1]
-            while word == "--kinds" and words and not words[0].startswith("-"):
+            while word in _LISTS and words and not words[0].startswith("-"):
                 flags.append(words.pop(0))
     return [*inputs, *flags]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
 
 from mmcomponents.cli.models.folder_output import add_output_options, write_out
@@ -93,7 +94,12 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     inject_adapters(model, task.slots)
     saved = merged_weights(model, model_weights(Path(options.ckpt_path), options.allow_nonfinite)).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
-    write_out(options, spec, weights, options.format, source=None, folder=Path(tokenizer_path))
+    with TemporaryDirectory() as changed:
+        folder = Path(tokenizer_path)
+        if getattr(getattr(cli.datamodule, "text", None), "allowed_tokens", None):
+            renderer.tokenizer.save_pretrained(changed)  # its allowed tokens are not special
+            folder = Path(changed)
+        write_out(options, spec, weights, options.format, source=None, folder=folder)
 
 
 def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec:

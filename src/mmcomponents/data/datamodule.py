@@ -14,7 +14,14 @@ from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shards import find_shards
 from mmcomponents.data.loading.dataset import PackDataset, check_delta_log2
-from mmcomponents.data.loading.opening import PackSettings, check_text_alone, open_packs, open_pairs, source_tilings
+from mmcomponents.data.loading.opening import (
+    PackSettings,
+    check_text_alone,
+    check_tiles,
+    open_packs,
+    open_pairs,
+    source_tilings,
+)
 from mmcomponents.data.loading.prompts import PromptBatch, PromptDataset
 from mmcomponents.data.loading.skipped import SkippedSamples
 from mmcomponents.data.loading.stored_logps import StoredLogps, check_undisturbed
@@ -168,7 +175,7 @@ class PackedDataModule(DataModule):
     @cached_property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         """The tokenizer, loaded on first use."""
-        return load_tokenizer(self.tokenizer_path)
+        return load_tokenizer(self.tokenizer_path, self.text.allowed_tokens)
 
     @cached_property
     def renderer(self) -> SampleRenderer:
@@ -291,7 +298,7 @@ class PackedDataModule(DataModule):
         """Opens the indices of a part, with the record kinds of the run; None if it has no shards.
 
         Raises:
-            DataError: An index is missing or of another tokenizer, or a verdict is not a single token.
+            DataError: An index is missing, of another tokenizer or of other tiles, or a verdict is not a single token.
         """
         if self.shards[part] is None:
             return None
@@ -301,7 +308,10 @@ class PackedDataModule(DataModule):
             kinds = Kinds([self.steps, *self.kinds.third_party])
         shards = find_shards(self.shards[part] or [], self.loading.allow_pipe)
         template = self.videos.frame_template
-        return Index.open(shards, self.tokenizer, self.loading.index_folder, template, kinds)
+        index = Index.open(shards, self.tokenizer, self.loading.index_folder, template, kinds)
+        if self._takes_images and self._tokens_per_tile is not None:
+            check_tiles(index, self.images.tile_size, self._tokens_per_tile)
+        return index
 
     def plan_part(self, part: Part, index: Index) -> tuple[PackDataset, Mixture]:
         """Plans the packs of train or val, without the limit on skipped samples.

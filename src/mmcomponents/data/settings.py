@@ -104,6 +104,9 @@ class TextSettings:
 
     Attributes:
         system: System text for conversations that have none; None: no system block.
+        allowed_tokens: Special tokens of the tokenizer that texts may contain as single tokens, such as `<loc>`; the
+            indices must be made with the same. None: no text may contain a special token except `<ref>`, `<box>` and
+            `<quad>`.
         control_text: Handling of a text that spells out a token of the template: "encode" tokenizes it as ordinary
             text, "refuse" skips the sample.
 
@@ -113,6 +116,7 @@ class TextSettings:
 
     system: str | None = None
     control_text: ControlText = "encode"
+    allowed_tokens: list[str] | None = None
 
     def __post_init__(self) -> None:
         check_types("text", self)
@@ -245,6 +249,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, kind) for kind in inner)
     if origin is Literal:
         return value in inner
+    if origin is list:
+        return isinstance(value, list) and all(_fits(one, inner[0]) for one in value)
     if origin is tuple:
         return isinstance(value, tuple | list) and len(value) == len(inner) and all(map(_fits, value, inner))
     kind: Any = {int: Integral, float: Real}.get(hint, hint)  # those of NumPy too

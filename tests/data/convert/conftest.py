@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 
 from mmcomponents.data.convert.budget import Budget
-from mmcomponents.data.convert.chunks import Chunk
-from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.convert.inputs.chunks import Chunk
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.resume_state import Note, State
 from mmcomponents.data.convert.shard_job import Job, convert_chunk
@@ -72,7 +72,7 @@ def pack_lines(tmp_path: Path, media: Path, tokenizer: Any) -> Callable[..., Pac
 
     def pack(samples: Sequence[Any], **options: Any) -> Packed:
         path = write_lines(tmp_path / "lines.jsonl", samples)
-        source = Source("set one", (path,), False, media)
+        source = Source("set one", (path,), "lines", media)
         state = State(tmp_path / "out", {})
         state.folder.mkdir(parents=True, exist_ok=True)
         tiling = Tiling(max_tiles=2, tile_size=448)

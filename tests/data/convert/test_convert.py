@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 import yaml
 
-from mmcomponents.data.chat.tokenizer import load_tokenizer, train_tokenizer
+from mmcomponents.data.chat.template import render_chat
+from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from mmcomponents.data.convert import ConversionReport, convert_annotations, workers
-from mmcomponents.data.convert.chunks import Chunk
+from mmcomponents.data.convert.inputs.chunks import Chunk
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shards import find_shards
@@ -97,6 +98,9 @@ def test_a_folder_is_packed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert written["settings"]["max_tokens"] == 16384
     recipe = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
     assert recipe == {
+        "tokenizer": str(data / "tokenizer"),
+        "tokens_per_tile": 256,
+        "images": {"tile_size": 448},
         "train": [str(data / "out" / f"{name}-??????.tar") for name in ("chat_v1", "pairs", "books")],
         "sources": {"chat v1": {"repeat": 2.0, "max_tiles": 6, "jpeg": False}},
     }
@@ -112,7 +116,7 @@ def test_a_folder_is_packed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_recipe_finds_its_shards_in_any_folder(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert_annotations(["pairs.jsonl"], "odd [1] {a,b}", "tokenizer", samples_per_shard=4, num_workers=1)
     recipe = yaml.safe_load(Path("odd [1] {a,b}/recipe.yaml").read_text())["data"]
-    assert list(recipe) == ["train"], "nothing is told of the source"
+    assert list(recipe) == ["tokenizer", "train"], "without images and options of the source"
     monkeypatch.chdir("/")
     assert find_shards(recipe["train"]) == [str(data / f"odd [1] {{a,b}}/pairs-00000{n}.tar") for n in range(3)]
 
@@ -131,6 +135,7 @@ def test_the_names_of_files_tell_the_parts_of_the_data(data: Path, names: list[s
         write_lines(data / f"lines/{name}.jsonl", [{"text": "Read."}])
     convert_annotations(["lines"], "out", "tokenizer", num_workers=1)
     found = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
+    assert found.pop("tokenizer") == str(data / "tokenizer")
     assert found == {part: [str(data / f"out/{name}-??????.tar") for name in mine] for part, mine in parts.items()}
 
 
@@ -270,6 +275,9 @@ def test_faults_of_processes_reach_the_caller(data: Path, monkeypatch: pytest.Mo
         ({"max_tokens": 100}, "pieces of 200 tokens are longer than max_tokens, 100"),
         ({"num_workers": 0}, "num_workers must be at least 1, not 0"),
         ({"frame_template": "Frame"}, "must have <image> once"),
+        ({"val": 1}, "val must be a share from 0 to less than 1"),
+        ({"allowed_tokens": ["<loc>"]}, "allowed_tokens: '<loc>' is no added token of tokenizer; its others are none"),
+        ({"allowed_tokens": ["<|im_end|>"]}, "belongs to the chat template"),
         ({"tokenizer": "nothing"}, "there is no tokenizer folder nothing"),
     ],
 )
@@ -277,3 +285,66 @@ def test_wrong_settings(data: Path, arguments: dict[str, Any], reason: str) -> N
     with pytest.raises(ValueError, match=reason):
         pack("out", **arguments)
     assert not Path("out").exists()
+
+
+def test_a_failed_call_does_not_occupy_its_folder(data: Path) -> None:
+    """Without a sample, or after an error, the next call may have other settings; an interrupted call is protected."""
+    convert_annotations(["chat.jsonl"], "out", "tokenizer", root="books", num_workers=1)
+    assert not list(Path("out").glob("*.tar"))
+    report = convert_annotations(["chat.jsonl"], "out", "tokenizer", root="media", num_workers=1)
+    assert report.totals.samples == 16
+    with pytest.raises(DataError, match="other settings or inputs"):
+        pack("out")
+    with pytest.raises(DataError, match="the input pairs changed during the conversion"):
+        pack("failed", progress=lambda done, total: os.utime("pairs.jsonl"))
+    assert list(Path("failed").glob("*.tar"))
+    assert pack("failed", samples_per_shard=5).found == 0
+    with pytest.raises(DataError, match="other settings or inputs"):
+        pack("failed")
+
+
+def test_a_share_of_the_samples_is_for_validation(data: Path) -> None:
+    whole = pack("whole")
+    report = pack("out", val=0.3, num_workers=2)
+    assert report.totals.samples == whole.totals.samples
+    assert report.notes[0] == whole.notes[0], "lines of both shares are counted together"
+    assert report.notes[1:] == ["books: no sample was drawn for validation"]
+    recipe = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
+    tokenizer = load_tokenizer("tokenizer")
+    parts = {part: Index.open(find_shards(recipe[part]), tokenizer) for part in ("train", "val")}
+    names = {part: {index.name(n).partition("/")[2] + index.sources[index.source(n)] for n in range(len(index))}
+             for part, index in parts.items()}  # fmt: skip
+    assert not names["train"] & names["val"]
+    assert min(map(len, names.values())) > 0
+    assert len(names["train"] | names["val"]) == whole.totals.samples
+    assert set(parts["val"].sources) <= set(parts["train"].sources)
+    again = pack("one", val=0.3, samples_per_shard=100)
+    assert again.sources["pairs (val)"].totals.samples == report.sources["pairs (val)"].totals.samples
+    assert pack("out", val=0.3).found > 0
+
+
+def test_special_tokens_in_texts(data: Path) -> None:
+    tokenizer = load_tokenizer("tokenizer")
+    tokenizer.add_tokens(["<loc>", "<SEG>"], special_tokens=True)
+    tokenizer.save_pretrained("located")
+    ask, said = {"from": "human", "value": "Where?"}, {"from": "gpt", "value": "<loc>4 <SEG>"}
+    write_lines(data / "loc.jsonl", [{"conversations": [ask, said]}])
+    report = convert_annotations(["loc.jsonl"], "spelled", "located", num_workers=1)
+    assert "<loc> (1), <SEG> (1); --allowed_tokens makes them single tokens" in report.notes[0]
+    report = convert_annotations(["loc.jsonl"], "out", "located", num_workers=1, allowed_tokens=["<loc>"])
+    assert report.notes[0].startswith(
+        "special tokens in texts are encoded as plain text, by number of samples: <SEG> (1);"
+    )
+    recipe = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
+    assert recipe["text"] == {"allowed_tokens": ["<loc>"]}
+    allowed = load_tokenizer("located", ["<loc>"])
+    number = allowed.convert_tokens_to_ids("<loc>")
+    with pytest.raises(DataError, match="another tokenizer, chat template or allowed_tokens"):
+        Index.open(find_shards(recipe["train"]), load_tokenizer("located"))
+    index = Index.open(find_shards(recipe["train"]), allowed)
+    ids = render_chat([{"role": "user", "content": "?"}, {"role": "assistant", "content": "<loc>4 <SEG>"}], allowed, [])
+    assert ids.input_ids.count(number) == 1
+    assert allowed.convert_tokens_to_ids("<SEG>") not in ids.input_ids
+    assert len(index) == 1
+    allowed.save_pretrained("saved")
+    assert fingerprint(load_tokenizer("saved")) == fingerprint(allowed) != fingerprint(load_tokenizer("located"))

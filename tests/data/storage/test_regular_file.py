@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from mmcomponents.data.convert.chunks import source_chunks
-from mmcomponents.data.convert.input_files import Source, find_sources
+from mmcomponents.data.convert.inputs.chunks import source_chunks
+from mmcomponents.data.convert.inputs.input_files import find_sources
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.format.shards import list_shard
 from mmcomponents.data.media.frames import MiddleFrames
 from mmcomponents.data.media.images import load_image
@@ -42,7 +43,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "image": load_image,
     "video": lambda path: read_video(path, MiddleFrames(1)),
     "annotation of a meta file": meta_of,
-    "lines": lambda path: list(source_chunks(0, Source("a", (path,), False, path.parent), 10)),
+    "lines": lambda path: list(source_chunks(0, Source("a", (path,), "lines", path.parent), 10)),
 }
 
 

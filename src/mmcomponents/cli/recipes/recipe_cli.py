@@ -282,8 +282,10 @@ class RecipeCLI(LightningCLI):
         if self.config.get("model.vocab_size") is not None:
             return None
         section = self.recipe.resolved().get("data")
-        path = section.get("tokenizer") if isinstance(section, dict) else None
-        return load_tokenizer(path) if isinstance(path, str) else None
+        if not isinstance(section, dict) or not isinstance(path := section.get("tokenizer"), str):
+            return None
+        text = section.get("text")
+        return load_tokenizer(path, text.get("allowed_tokens") if isinstance(text, dict) else None)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Builds the trainer; for `fit`, puts the default callbacks before those of the recipe.

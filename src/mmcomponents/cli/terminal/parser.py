@@ -69,6 +69,18 @@ def add_kinds_option(parser: argparse.ArgumentParser) -> str:
     return "kinds"
 
 
+def add_tokens_option(parser: argparse.ArgumentParser) -> str:
+    """Adds `--allowed_tokens`, special tokens in texts; returns the name of its value, a list of tokens or None."""
+    parser.add_argument(
+        "--allowed_tokens",
+        nargs="+",
+        metavar="TOKEN",
+        help="special tokens of the tokenizer that texts may contain as single tokens, as data.text.allowed_tokens of "
+        "the runs; default: none, such a text is encoded as plain text",
+    )
+    return "allowed_tokens"
+
+
 def parse_function_flags(
     parser: jsonargparse.ArgumentParser, argv: Sequence[str], names: Collection[str], command: str
 ) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,15 +80,43 @@ def check_vocab_size(vocab_size: int) -> None:
         raise ValueError(f"vocab_size {vocab_size} is less than 256 bytes and {special} special tokens")
 
 
-def load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(path: str | Path, allowed_tokens: Sequence[str] | None = None) -> PreTrainedTokenizerBase:
     """Loads a tokenizer from a local folder, without downloads.
 
     Args:
         path: The folder, or "byte-level" for a tokenizer of bytes and special tokens alone, for data without text.
+        allowed_tokens: Special tokens of the tokenizer that texts may contain, such as `<loc>`: they are single tokens
+            there, and no longer special.
 
     Raises:
-        DataError: The folder is missing, contains no tokenizer, or one that needs Python code of the folder.
+        DataError: The folder is missing, contains no tokenizer, or one that needs Python code of the folder, or an
+            allowed token is none of its added tokens or belongs to the chat template.
     """
+    tokenizer = _load_tokenizer(path)
+    if allowed_tokens:
+        _allow(tokenizer, allowed_tokens, path)
+    return tokenizer
+
+
+def _allow(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], path: str | Path) -> None:
+    """Makes special tokens ordinary added tokens, in place."""
+    from tokenizers import AddedToken
+
+    added = {token.content: (number, token) for number, token in tokenizer.added_tokens_decoder.items()}
+    for name in dict.fromkeys(tokens):
+        if name in CONTROL_TOKENS:
+            raise DataError(f"allowed_tokens: {name} belongs to the chat template; no text may contain it")
+        if name not in added:
+            known = ", ".join(token for token in added if token not in (*CONTROL_TOKENS, *GROUNDING_TOKENS)) or "none"
+            raise DataError(f"allowed_tokens: {name!r} is no added token of {path}; its others are {known}")
+        number, old = added[name]
+        flags = {flag: getattr(old, flag) for flag in _FLAGS} | {"special": False}
+        tokenizer.add_tokens([AddedToken(name, **flags)])
+        if tokenizer.added_tokens_decoder[number].special:
+            raise DataError(f"allowed_tokens: {name} cannot be allowed in {path}, whose tokenizer keeps it special")
+
+
+def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedConfig
 
     folder = Path(path)

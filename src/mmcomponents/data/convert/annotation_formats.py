@@ -9,7 +9,7 @@
 
 The first two are InternVL's and MMPR's (arXiv 2504.10479, sections 2.3 and 3), the third is OpenAI's and XTuner's. A
 rejected answer beside the turns makes a pair, see `other_programs.rejected_answers`; other forms of questions and
-answers are in `other_programs.questions`. Each key is used, or known to be harmless, or the sample is skipped.
+answers are in `other_programs.question_forms`. Each key is used, or known to be harmless, or the sample is skipped.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mmcomponents.data.convert.draft import CLIP_ENDS, Draft, take_clips, take_p
 from mmcomponents.data.convert.harmless_keys import SAMPLE_KEYS, TURN_KEYS, unknown_keys
 from mmcomponents.data.convert.other_programs.marks import take_named_media
 from mmcomponents.data.convert.other_programs.objects import take_objects
-from mmcomponents.data.convert.other_programs.questions import as_messages
+from mmcomponents.data.convert.other_programs.question_forms import as_messages
 from mmcomponents.data.convert.other_programs.reasoning import REASONING_KEYS, with_reasoning
 from mmcomponents.data.convert.other_programs.rejected_answers import KEYS, take_pair
 from mmcomponents.data.convert.reading import Form, Reading

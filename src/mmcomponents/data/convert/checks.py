@@ -16,8 +16,8 @@ from mmcomponents.data.chat.placeholders import (
 from mmcomponents.data.chat.placeholders import _place as place_one
 from mmcomponents.data.chat.special_tokens import ConversationError
 from mmcomponents.data.convert.draft import Draft
+from mmcomponents.data.convert.inputs.strict_json import TOO_DEEP
 from mmcomponents.data.convert.refused import Refused
-from mmcomponents.data.convert.strict_json import TOO_DEEP
 from mmcomponents.data.convert.wording import counted
 from mmcomponents.data.media.boxes import SCALE, parse_groundings
 

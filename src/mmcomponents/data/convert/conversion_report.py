@@ -5,7 +5,6 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,14 +13,12 @@ from typing import Any
 
 import yaml
 
-from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.convert.resume_state import Note, Totals
 from mmcomponents.data.convert.wording import beginning, counted
 from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.data.storage.atomic_write import atomic_path, write_text
-
-_PARTS = {"val": "val", "valid": "val", "validation": "val", "dev": "val", "test": "test"}
-"""Word in the name of an annotation file -> part of the data, as in the library `datasets`. Others are for training."""
 
 
 @dataclass
@@ -74,7 +71,11 @@ class ConversionReport:
 
 
 def write_report(
-    out: Path, sources: Sequence[Source], notes: Iterable[tuple[Source, Note]], settings: Mapping[str, Any]
+    out: Path,
+    sources: Sequence[Source],
+    notes: Iterable[tuple[Source, Note]],
+    settings: Mapping[str, Any],
+    tokenizer: str,
 ) -> ConversionReport:
     """Writes `refused.jsonl`, `pack.json` and `recipe.yaml`.
 
@@ -83,26 +84,31 @@ def write_report(
         sources: The converted sources.
         notes: Notes of all chunks, in order. They are not held in memory, since skipped samples may be many.
         settings: Settings of the call.
+        tokenizer: Folder of the tokenizer.
     """
-    report = ConversionReport(out, {source.name: SourceReport() for source in sources})
+    report = ConversionReport(out, {source.label: SourceReport() for source in sources})
     boxes = ""
-    unknown: Counter[str] = Counter()
+    unknown, spelled = Counter[str](), Counter[str]()
     with atomic_path(out / "refused.jsonl") as temporary, temporary.open("w", encoding="utf-8") as file:
         for source, note in notes:
-            mine = report.sources[source.name]
+            mine = report.sources[source.label]
             mine.totals.add(note.totals)
             boxes = boxes or note.bad_box
             unknown.update(note.unknown)
+            spelled.update(note.spelled)
             for skipped in note.refused:
                 file.write(json.dumps(skipped, ensure_ascii=True) + "\n")
                 mine.codes[skipped["code"]] = mine.codes.get(skipped["code"], 0) + 1
                 report.examples.setdefault(skipped["code"], skipped)
     for source in sources:
-        lines = report.sources[source.name].totals.lines
-        if source.length is not None and source.length != lines:
+        shares = [report.sources[other.label].totals for other in sources if other.name == source.name]
+        lines = sum(share.lines for share in shares)
+        if not source.is_val and source.length is not None and source.length != lines:
             report.notes.append(
                 f"{source.name}: {counted(source.length, 'line')} according to the meta file, {lines} in the file"
             )
+        if source.is_val and not report.sources[source.label].totals.samples:
+            report.notes.append(f"{source.name}: no sample was drawn for validation")
     if boxes:
         report.notes.append(f"invalid boxes in {counted(report.totals.bad_boxes, 'sample')}, first {boxes}")
     if turned := report.totals.turned_boxes:
@@ -110,17 +116,25 @@ def write_report(
             f"boxes of {counted(turned, 'sample')} were given for the image before its EXIF orientation, and turned"
         )
     if unknown:
-        most = ", ".join(f"{beginning(key, 40)} ({count})" for key, count in unknown.most_common(8))
-        more = f", and {len(unknown) - 8} more" if len(unknown) > 8 else ""
-        report.notes.append(f"unknown keys were kept in the records, by number of samples: {most}{more}")
+        report.notes.append(f"unknown keys were kept in the records, by number of samples: {_most(unknown)}")
+    if spelled:
+        report.notes.append(
+            f"special tokens in texts are encoded as plain text, by number of samples: {_most(spelled)}; "
+            "--allowed_tokens makes them single tokens"
+        )
     totals = {
         name: {**asdict(mine.totals), "refused": dict(sorted(mine.codes.items()))}
         for name, mine in report.sources.items()
     }
     write_text(out / "pack.json", json.dumps({"settings": settings, "sources": totals}, indent=2) + "\n")
-    used = [source for source in sources if report.sources[source.name].totals.samples]
-    write_text(out / "recipe.yaml", _recipe(out, used, settings.get("kinds")))
+    used = [source for source in sources if report.sources[source.label].totals.samples]
+    write_text(out / "recipe.yaml", _recipe(out, used, _run_settings(report.totals, settings, tokenizer)))
     return report
+
+
+def _most(counts: Counter[str], listed: int = 8) -> str:
+    found = ", ".join(f"{beginning(name, 40)} ({count})" for name, count in counts.most_common(listed))
+    return found if len(counts) <= listed else f"{found}, and {len(counts) - listed} more"
 
 
 def _shards(folder: Path, source: Source) -> list[str]:
@@ -130,27 +144,34 @@ def _shards(folder: Path, source: Source) -> list[str]:
     return [str(folder / name) for name in found]
 
 
-def _part(source: Source) -> str:
-    """Returns the part of the data that the name of an annotation file tells; a meta file lists data for training."""
-    words = re.split(r"[-_.]", source.name.lower()) if source.name == source.files[0].stem else []
-    found = {_PARTS[word] for word in words if word in _PARTS}
-    return found.pop() if len(found) == 1 and "train" not in words else "train"
+def _run_settings(totals: Totals, settings: Mapping[str, Any], tokenizer: str) -> dict[str, Any]:
+    """Returns the settings that the runs must share with the conversion, as in the data section of a recipe."""
+    shared: dict[str, Any] = {"tokenizer": str(Path(tokenizer).resolve()) if Path(tokenizer).is_dir() else tokenizer}
+    if totals.tiles or totals.videos:
+        shared["tokens_per_tile"] = settings["tokens_per_tile"]
+        shared["images"] = {"tile_size": settings["tile_size"]}
+    if totals.videos and settings["frame_template"] != FRAME_TEMPLATE:
+        shared["videos"] = {"frame_template": settings["frame_template"]}
+    if settings.get("allowed_tokens"):
+        shared["text"] = {"allowed_tokens": list(settings["allowed_tokens"])}
+    if settings.get("kinds") is not None:
+        shared["kinds"] = list(settings["kinds"])
+    return shared
 
 
-def _recipe(out: Path, sources: Sequence[Source], kinds: Sequence[str] | None) -> str:
+def _recipe(out: Path, sources: Sequence[Source], shared: Mapping[str, Any]) -> str:
     options: dict[str, dict[str, Any]] = {}
     defaults = asdict(SourceOptions())
     for source in sources:
         # default values are omitted, so that the recipe that extends this one can set them
         own = source.options.items()
         options[source.name] = {key: value for key, value in own if value not in (None, defaults[key])}
-    data: dict[str, Any] = {}
+    data = dict(shared)
     for part in ("train", "val", "test"):
-        if mine := [path for source in sources if _part(source) == part for path in _shards(out.resolve(), source)]:
+        if mine := [path for source in sources if source.part == part for path in _shards(out.resolve(), source)]:
             data[part] = mine
-    if kinds is not None:
-        data["kinds"] = list(kinds)
     if any(options.values()):
         data["sources"] = {name: changed for name, changed in options.items() if changed}
     text = yaml.safe_dump({"data": data}, sort_keys=False, allow_unicode=True, width=1000)
-    return f"# For a recipe: the shards, and the options of each source from the meta file.\n{text}"
+    about = "the settings that runs must share with the conversion, the shards, and options of sources from a meta file"
+    return f"# For a recipe: {about}.\n{text}"

@@ -16,10 +16,11 @@ from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE, frame_prompt
 from mmcomponents.data.chat.special_tokens import check_template
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer
 from mmcomponents.data.convert.budget import Budget
-from mmcomponents.data.convert.chunks import Chunk, source_chunks
 from mmcomponents.data.convert.conversion_report import ConversionReport, write_report
 from mmcomponents.data.convert.document_split import LEAST
-from mmcomponents.data.convert.input_files import Source, find_sources
+from mmcomponents.data.convert.inputs.chunks import Chunk, source_chunks
+from mmcomponents.data.convert.inputs.input_files import find_sources
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.convert.reading import Form, Reading, Reasoning, TurnedBoxes
 from mmcomponents.data.convert.resume_state import Note, State, file_facts
 from mmcomponents.data.convert.shard_job import Job
@@ -41,9 +42,11 @@ def convert_annotations(
     tile_size: int = 448,
     max_frames: int = 32,
     frame_template: str = FRAME_TEMPLATE,
+    val: float = 0.0,
     samples_per_shard: int = 1000,
     num_workers: int | None = None,
     kinds: list[str] | None = None,
+    allowed_tokens: list[str] | None = None,
     reasoning: Reasoning = "refuse",
     turned_boxes: TurnedBoxes = "turn",
     keep_unknown_keys: bool = False,
@@ -59,7 +62,8 @@ def convert_annotations(
     when it is repeated. With several processes a script needs the guard `if __name__ == "__main__"`.
 
     Args:
-        inputs: Annotation files (.jsonl), meta files (.json), text files (.txt), folders or patterns of these.
+        inputs: Annotation files (.jsonl, a list in .json, .parquet), meta files (.json), text files (.txt), folders
+            that the library `datasets` has saved, and folders or patterns of these.
         out: Folder for the shards, created if missing.
         tokenizer: Folder of the tokenizer that the runs will use.
         root: Folder to which paths of images and videos are relative; default: the folder of the annotation file. The
@@ -74,11 +78,16 @@ def convert_annotations(
         tile_size: Side of a tile in pixels.
         max_frames: Largest number of frames that a run will use of a video; each video counts as this many.
         frame_template: Text of one frame of a video; runs must use the same.
-        samples_per_shard: Number of input lines per shard.
+        val: Share of the samples for validation, such as 0.1, drawn by the keys of the samples, from each source for
+            training. A source whose file is named val or test is not split.
+        samples_per_shard: Number of input lines per shard; of those of its share, if the source is split.
         num_workers: Number of processes; default: the number of cores.
         kinds: Names or dotted paths of all record kinds of the runs; default: chat, document and pair. An annotation
             that a kind of another package matches is kept as its record, with the files under "image", "video" and
             "members" ({SUFFIX: PATH}).
+        allowed_tokens: Special tokens of the tokenizer that texts may contain as single tokens, such as `<loc>`; runs
+            must set the same as `data.text.allowed_tokens`. Other special tokens are encoded as plain text, and
+            counted.
         reasoning: Treatment of the reasoning that an annotation has beside an answer ("reasoning_content"): refuse
             skips the sample, think writes it into the answer as <think>…</think>.
         turned_boxes: Treatment of boxes whose declared image size is that of the file before its EXIF orientation: turn
@@ -114,8 +123,10 @@ def convert_annotations(
     if split_documents is not None and split_documents > max_tokens:
         raise ValueError(f"pieces of {split_documents} tokens are longer than max_tokens, {max_tokens}")
     frame_prompt(1, frame_template)
-    sources = find_sources(inputs, root)
-    loaded = load_tokenizer(tokenizer)
+    if not 0 <= val < 1:
+        raise ValueError(f"val must be a share from 0 to less than 1, not {val}")
+    sources = find_sources(inputs, root, val)
+    loaded = load_tokenizer(tokenizer, allowed_tokens)
     check_template(loaded, images=False)  # the tokens for images are checked when a sample has one
     budget = Budget(
         max_tokens, tokens_per_tile, Tiling(max_tiles=max_tiles, tile_size=tile_size), max_frames, frame_template
@@ -133,20 +144,23 @@ def convert_annotations(
         "tile_size": tile_size,
         "max_frames": max_frames,
         "frame_template": frame_template,
-        "sources": {source.name: _source_settings(source) for source in sources},
+        "sources": {source.label: _source_settings(source) for source in sources},
     }
+    if allowed_tokens:
+        settings["allowed_tokens"] = allowed_tokens
     if kinds is not None:
         named_kinds(kinds)  # a wrong name is an error before anything is written
         settings["kinds"] = kinds
     state = State(Path(out), settings)
     names = None if kinds is None else tuple(kinds)
-    job = Job(state, tuple(sources), budget, reading, split_documents, allow_outside_root, tokenizer, names)
+    allowed = tuple(allowed_tokens or ())
+    job = Job(state, tuple(sources), budget, reading, split_documents, allow_outside_root, tokenizer, names, allowed)
     with state.opened(overwrite):
         found = _convert(job, samples_per_shard, num_workers or _cores(), progress)
         for source in sources:
-            if _source_settings(source) != settings["sources"][source.name]:
-                raise DataError(f"the input {source.name} changed during the conversion: convert it again")
-        report = write_report(state.out, sources, _notes(job), settings)
+            if _source_settings(source) != settings["sources"][source.label]:
+                raise DataError(f"the input {source.label} changed during the conversion: convert it again")
+        report = write_report(state.out, sources, _notes(job), settings, tokenizer)
     report.found = found
     return report
 
@@ -156,7 +170,8 @@ def _cores() -> int:
 
 
 def _source_settings(source: Source) -> dict[str, Any]:
-    return {"root": str(source.root), **source.options, **file_facts(source)}
+    share = {"share": source.share} if source.share else {}
+    return {"root": str(source.root), **source.options, **share, **file_facts(source)}
 
 
 def _convert(job: Job, lines: int, workers: int, progress: Callable[[int, int], None] | None) -> int:
@@ -166,7 +181,9 @@ def _convert(job: Job, lines: int, workers: int, progress: Callable[[int, int], 
     def to_do() -> Iterator[Chunk]:
         nonlocal found
         for number, source in enumerate(job.sources):
-            for chunk, is_done in source_chunks(number, source, lines, partial(_known, job.state, source)):
+            for chunk, is_done in source_chunks(
+                number, source, source.per_chunk(lines), partial(_known, job.state, source)
+            ):
                 if is_done:
                     found += 1
                     bar.done(chunk)
@@ -210,7 +227,7 @@ class _Progress:
             number: [0, *accumulate(path.stat().st_size for path in source.files)]
             for number, source in enumerate(sources)
         }
-        self.documents = [source.documents for source in sources]
+        self.sources = sources
         self.total = sum(before[-1] for before in self.before.values())
         self.finished = 0
         self.parts: dict[Chunk, int] = {}
@@ -218,7 +235,13 @@ class _Progress:
     def done(self, chunk: Chunk) -> None:
         self.parts.pop(chunk, None)
         before = self.before[chunk.source]
-        size = before[chunk.end] - before[chunk.begin] if self.documents[chunk.source] else chunk.end - chunk.begin
+        source = self.sources[chunk.source]
+        if source.kind == "texts":
+            size = before[chunk.end] - before[chunk.begin]
+        elif source.kind == "table":
+            size = before[-1] * (chunk.end - chunk.begin) // sum(source.rows)
+        else:
+            size = chunk.end - chunk.begin
         self.finished += size
         self._report()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +48,13 @@ class Draft:
     objects: Any = None
     unknown: list[str] = field(default_factory=list)
     is_record: bool = False
+
+    def texts(self) -> Iterator[str]:
+        """Yields the texts that are trained on or asked."""
+        if self.text is not None:
+            yield self.text
+        yield from (message["content"] for message in self.messages)
+        yield from self.answers or ()
 
     def record(self, source: str) -> dict[str, Any]:
         """Returns the sample's JSON for a shard; other keys with reserved names are moved to "annotation"."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, unquote_to_bytes
 
 from mmcomponents.data.convert.draft import Clip
+from mmcomponents.data.convert.inputs.unicode_names import normalized_match
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.format.shards import GIF_VIDEO, IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from mmcomponents.data.media.frames import MiddleFrames
@@ -125,6 +126,8 @@ class MediaRoot:
                     raise Refused("media_size", f"{_short(where)} has {facts.st_size} bytes, not 1 to {MAX_BYTES}")
                 return file.read()
         except FileNotFoundError:
+            if (match := normalized_match(self.root / where)) is not None:
+                return self._read_file(str(match.relative_to(self.root)))
             self._refuse_escape(where)
             raise Refused(
                 "missing_file", f"there is no file {_short(where)} below the root {_short(str(self.root))}"

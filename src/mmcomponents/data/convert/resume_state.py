@@ -1,6 +1,7 @@
 """State of a conversion in its output folder, from which an interrupted conversion continues.
 
-`.pack/settings.json` holds all settings that determine the bytes of the shards. Beside it, each complete shard with its
+`.pack/settings.json` holds all settings that determine the bytes of the shards. A call with other settings is refused
+if there are shards, unless the earlier call failed. Beside it, each complete shard with its
 index has a note, written last, with its lines, its totals and its skipped samples. Notes with other settings are
 ignored.
 """
@@ -15,8 +16,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mmcomponents.data.convert.chunks import Chunk
-from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.convert.inputs.chunks import Chunk
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.shard_index import index_path
 from mmcomponents.data.storage.atomic_write import write_text
@@ -76,6 +77,7 @@ class Note:
         refused: Its lines of `refused.jsonl`.
         bad_box: Position and problem of the first invalid box.
         unknown: Number of samples that have each unknown key.
+        spelled: Number of samples whose texts have each special token that is not allowed in texts.
     """
 
     chunk: Chunk
@@ -83,6 +85,7 @@ class Note:
     refused: list[dict[str, Any]] = field(default_factory=list)
     bad_box: str = ""
     unknown: dict[str, int] = field(default_factory=dict)
+    spelled: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,7 @@ class State:
             "refused": note.refused,
             "bad_box": note.bad_box,
             "unknown": note.unknown,
+            "spelled": note.spelled,
         }
         write_text(self._place(source, note.chunk.number), json.dumps(content, ensure_ascii=True))
 
@@ -154,25 +158,41 @@ class State:
             if known.is_file():
                 earlier = _read(known)
                 changes = _changes(earlier, self.settings)
-                if changes and not overwrite:
+                has_results = any(self._shards(earlier)) and not self._failed.exists()
+                if changes and has_results and not overwrite:
                     raise DataError(
                         f"{self.out} was converted with other settings or inputs ({'; '.join(changes)}): give another"
                         " folder, or convert it again with --overwrite"
                     )
-                if overwrite:
+                if overwrite or changes:
                     self._clear(earlier)
             for leftover in (*self.out.glob(".*.tmp"), *self.folder.glob(".*.tmp")):
                 leftover.unlink()
             write_text(known, json.dumps(self.settings, indent=1, sort_keys=True))
-            yield
+            try:
+                yield
+            except Exception:
+                self._failed.touch()
+                raise
+            self._failed.unlink(missing_ok=True)
 
-    def _clear(self, earlier: Mapping[str, Any]) -> None:
+    @property
+    def _failed(self) -> Path:
+        """File that marks that the last call failed; its shards are kept, and other settings may replace them."""
+        return self.folder / "failed"
+
+    def _shards(self, earlier: Mapping[str, Any]) -> Iterator[Path]:
+        """Yields the shards of an earlier call."""
         stems = [str(source.get("stem")) for source in earlier.get("sources", {}).values()]
         for shard in self.out.glob("*.tar"):
             stem, _, number = shard.stem.rpartition("-")
             if stem in stems and number.isdigit():
-                shard.unlink()
-                index_path(shard).unlink(missing_ok=True)
+                yield shard
+
+    def _clear(self, earlier: Mapping[str, Any]) -> None:
+        for shard in self._shards(earlier):
+            shard.unlink()
+            index_path(shard).unlink(missing_ok=True)
         for name in OUTPUTS:
             (self.out / name).unlink(missing_ok=True)
         for path in self.folder.glob("*.json"):

@@ -7,25 +7,28 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmcomponents.data.chat.kinds import RecordKind, Sample, kind_name
 from mmcomponents.data.chat.kinds.named_kinds import named_kinds
-from mmcomponents.data.chat.special_tokens import TemplateError
+from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, TemplateError, codec
 from mmcomponents.data.convert.annotation_formats import read_draft
 from mmcomponents.data.convert.budget import Budget
 from mmcomponents.data.convert.checks import box_problem, check_draft
-from mmcomponents.data.convert.chunks import Chunk
 from mmcomponents.data.convert.document_split import split_document
 from mmcomponents.data.convert.draft import Draft
-from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.convert.inputs.chunks import Chunk
+from mmcomponents.data.convert.inputs.json_list import read_elements
+from mmcomponents.data.convert.inputs.source import Source
+from mmcomponents.data.convert.inputs.strict_json import TOO_DEEP, JsonProblem, parse_json
+from mmcomponents.data.convert.inputs.table_rows import read_rows
 from mmcomponents.data.convert.media_files import MediaFile, MediaRoot
 from mmcomponents.data.convert.other_programs.objects import place_objects
 from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.resume_state import Note, State, Totals
-from mmcomponents.data.convert.strict_json import TOO_DEEP, JsonProblem, parse_json
 from mmcomponents.data.convert.turned_boxes import turn_boxes
 from mmcomponents.data.convert.wording import beginning
 from mmcomponents.data.errors import DataError, SampleError
@@ -53,6 +56,7 @@ class Job:
         allow_outside_root: Whether paths of media may leave their root.
         tokenizer: Folder of the tokenizer.
         kinds: Names of the record kinds; None: the built-in ones.
+        allowed_tokens: Special tokens that texts may contain as single tokens.
     """
 
     state: State
@@ -63,23 +67,33 @@ class Job:
     allow_outside_root: bool
     tokenizer: str
     kinds: tuple[str, ...] | None = None
+    allowed_tokens: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class _Line:
-    """A line, or a text file.
+    """A line, an element of a list, a row of a table, or a text file.
 
     Attributes:
         path: The file.
-        number: Number of the line; 1 for a text file.
+        number: Number of the line, element or row; 1 for a text file.
         place: Number of the sample within the source, from 1, which is its key.
-        data: Its bytes, truncated if too many.
+        data: Its bytes, truncated if too many; a row of a table has none.
+        row: The row of a table.
+        size: Its share of the input in bytes, for the progress.
     """
 
     path: Path
     number: int
     place: int
-    data: bytes
+    data: bytes = b""
+    row: dict[str, Any] | None = None
+    size: int = 0
+
+    @property
+    def key(self) -> str:
+        """Key of its sample."""
+        return f"{self.place:09d}"
 
 
 @dataclass(frozen=True)
@@ -94,6 +108,7 @@ class _Ready:
     tokens: int
     tiles: int
     unknown: Sequence[str]
+    spelled: Sequence[str]
     turned: bool
 
 
@@ -116,26 +131,41 @@ def convert_chunk(
     with open_shard(path) as shard:
         done = 0
         for line in _lines(source, chunk):
-            converter.add(line, shard)
-            done += len(line.data)
+            if source.has(line.key):
+                converter.add(line, shard)
+            done += line.size or len(line.data)
             report(done)
     if converter.totals.samples:
         converter.totals.bytes, converter.totals.shards = os.path.getsize(path), 1
-        build_index(path, tokenizer, frame_template=job.budget.frame_template, kinds=converter.kinds)
+        budget, has_images = job.budget, converter.totals.tiles or converter.totals.videos
+        tile = (budget.tiling.tile_size, budget.tokens_per_tile) if has_images else None
+        build_index(path, tokenizer, frame_template=budget.frame_template, kinds=converter.kinds, tile=tile)
     else:
         path.unlink()
-    note = Note(chunk, converter.totals, converter.refused, converter.bad_box, dict(converter.unknown))
+    note = Note(chunk, converter.totals, converter.refused, converter.bad_box)
+    note.unknown, note.spelled = dict(converter.unknown), dict(converter.spelled)
     job.state.write_note(source, note)
     return note
 
 
 def _lines(source: Source, chunk: Chunk) -> Iterator[_Line]:
-    if source.documents:
+    if source.kind == "texts":
         for number, path in enumerate(source.files[chunk.begin : chunk.end], start=chunk.first):
             with open_regular(path) as file:
                 yield _Line(path, 1, number, file.read(MAX_LINE + 1))
         return
     path = source.files[0]
+    if source.kind == "table":
+        size = sum(file.stat().st_size for file in source.files) // max(1, sum(source.rows))
+        for number, row in enumerate(read_rows(source.files, source.rows, chunk.begin, chunk.end), start=chunk.first):
+            yield _Line(path, number, number, row=row, size=max(1, size))
+        return
+    if source.kind == "list":
+        begin = chunk.begin
+        for number, (text, end) in enumerate(islice(read_elements(path, begin), chunk.count), start=chunk.first):
+            yield _Line(path, number, number, text.encode("utf-8", "surrogatepass"), size=end - begin)
+            begin = end
+        return
     with open_regular(path) as file:
         file.seek(chunk.begin)
         for number in range(chunk.first, chunk.first + chunk.count):
@@ -159,21 +189,22 @@ class _Converter:
         self.refused: list[dict[str, Any]] = []
         self.bad_box = ""
         self.unknown: Counter[str] = Counter()
+        self.spelled: Counter[str] = Counter()
+        self.special = [token for token in codec(tokenizer).ids if token not in CONTROL_TOKENS]
 
     def add(self, line: _Line, shard: Shard) -> None:
         """Writes the sample of a line, or skips all of it."""
         self.totals.lines += 1
-        if not line.data.strip() and not self.source.documents:
+        if line.row is None and not line.data.strip() and self.source.kind != "texts":
             self.totals.blank += 1
             return
         sample: object = None
         try:
             sample = self._parse(line)
-            draft = (
-                Draft(text=str(sample)) if self.source.documents else read_draft(sample, self.job.reading, self.kinds)
-            )
+            is_text = self.source.kind == "texts"
+            draft = Draft(text=str(sample)) if is_text else read_draft(sample, self.job.reading, self.kinds)
             check_draft(draft)
-            ready = self._prepare(f"{line.place:09d}", draft)
+            ready = self._prepare(line.key, draft)
             problem = box_problem(draft)
         except SampleError as error:
             self._skip(line, sample, error)
@@ -194,7 +225,9 @@ class _Converter:
             self._write(ready, shard)
 
     def _parse(self, line: _Line) -> object:
-        """Returns the parsed JSON of a line, or the text of a text file."""
+        """Returns the parsed JSON of a line, the text of a text file, or the row of a table."""
+        if line.row is not None:
+            return line.row
         if len(line.data) > MAX_LINE:
             raise Refused("bad_json", f"more than {MAX_LINE} bytes")
         data = line.data.removeprefix(b"\xef\xbb\xbf") if line.number == 1 else line.data
@@ -202,7 +235,7 @@ class _Converter:
             text = data.decode("utf-8")
         except UnicodeDecodeError as error:
             raise Refused("bad_text", f"invalid UTF-8 at byte {error.start}") from error
-        if self.source.documents:
+        if self.source.kind == "texts":
             return text
         try:
             return parse_json(text)
@@ -239,11 +272,12 @@ class _Converter:
         if length > MAX_JSON:
             raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
         kind = self._kind(record, draft)
+        spelled = [token for token in self.special if any(token in text for text in draft.texts())]
         members = {suffix: self.media.read(where) for suffix, where in draft.members.items()}
         sample = Sample(record, members=members)
         tokens, tiles = self.budget.measure(sample, kind, sizes, len(draft.videos), self.tokenizer)
         videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]
-        return _Ready(key, record, images, videos, members, tokens, tiles, draft.unknown, turned)
+        return _Ready(key, record, images, videos, members, tokens, tiles, draft.unknown, spelled, turned)
 
     def _kind(self, record: Mapping[str, Any], draft: Draft) -> RecordKind:
         """Returns the kind of a record, whose members the annotation must name."""
@@ -263,6 +297,7 @@ class _Converter:
             self.totals.documents_cut += 1
             self.totals.pieces += len(ready)
         self.unknown.update(ready[0].unknown)
+        self.spelled.update(ready[0].spelled)
         self.totals.turned_boxes += ready[0].turned
         for one in ready:
             files = [(file.suffix, file.data) for file in (*one.images, *one.videos)]

@@ -43,7 +43,7 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
             belong to a turned or another image, or turning is refused.
     """
     objects: Objects | None = draft.objects
-    in_texts = any("<box>" in text for text in _texts(draft))
+    in_texts = any("<box>" in text for text in draft.texts())
     if not in_texts and not (objects and objects.boxes):
         return False
     turned = [_is_turned(number, declared, image) for number, declared, image in _declared(draft, images)]
@@ -68,11 +68,6 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
         )
     _declare_upright(draft, turned)
     return True
-
-
-def _texts(draft: Draft) -> Iterator[str]:
-    yield from (message["content"] for message in draft.messages)
-    yield from draft.answers or ()
 
 
 def _declared(draft: Draft, images: Sequence[MediaFile]) -> Iterator[tuple[int, tuple[float, float] | None, MediaFile]]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from mmcomponents.data.chat.special_tokens import TemplateError
 from mmcomponents.data.chat.tokenizer import load_tokenizer
-from mmcomponents.data.convert.chunks import Chunk
+from mmcomponents.data.convert.inputs.chunks import Chunk
 from mmcomponents.data.convert.resume_state import Note
 from mmcomponents.data.convert.shard_job import Job, convert_chunk
 from mmcomponents.data.errors import DataError
@@ -36,7 +36,7 @@ Report = Callable[[Chunk, int], None]
 
 def convert_here(job: Job, chunks: Iterator[Chunk], report: Report) -> Generator[Note, None, None]:
     """Converts chunks one after the other in this process."""
-    tokenizer = load_tokenizer(job.tokenizer)
+    tokenizer = load_tokenizer(job.tokenizer, job.allowed_tokens)
     for chunk in chunks:
         yield convert_chunk(job, chunk, tokenizer, lambda done, chunk=chunk: report(chunk, done))  # type: ignore[misc]
 
@@ -124,7 +124,7 @@ def _death(job: Job, worker: _Worker) -> DataError:
     end = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
     hint = "; the system may have run out of memory: fewer --num_workers need less" if code == -signal.SIGKILL else ""
     chunk, source = worker.chunk, job.sources[worker.chunk.source]
-    what = "documents" if source.documents else f"lines of {source.files[0]}"
+    what = "documents" if source.kind == "texts" else f"lines of {source.files[0]}"
     return DataError(
         f"the process that converted {source.shard(chunk.number)} ({what} {chunk.first} to"
         f" {chunk.first + chunk.count - 1}) {end}{hint}. Complete shards are kept: the same command continues"
@@ -145,7 +145,7 @@ def _work(job: Job, pipe: Connection) -> None:
             last = monotonic()
 
     try:
-        tokenizer = load_tokenizer(job.tokenizer)
+        tokenizer = load_tokenizer(job.tokenizer, job.allowed_tokens)
         while True:
             chunk: Chunk = pipe.recv()
             pipe.send(("note", convert_chunk(job, chunk, tokenizer, report)))

@@ -32,9 +32,11 @@ def check_header(header: Header) -> None:
         *header.problems.values(),
         *header.kinds,
     ]
-    counts = [header.shard_bytes, header.samples]
+    counts = [header.shard_bytes, header.samples, *(header.tile or ())]
     if not all(isinstance(text, str) for text in texts) or not all(type(count) is int for count in counts):
         raise DataError("a value of its header has a wrong type")
+    if header.tile is not None and len(header.tile) != 2:
+        raise DataError(f"its header has the tile {header.tile}, not [tile_size, tokens_per_tile]")
     if min(counts) < 0:
         raise DataError(f"its header has {header.samples} samples of {header.shard_bytes} bytes")
     if any(not 0 <= sample < header.samples for sample in header.problems):

@@ -23,6 +23,7 @@ class Header:
         suffixes: Distinct member names without the key.
         problems: Reasons why samples cannot be used, by sample number.
         kinds: Dotted paths of the record kinds of other packages, see `Columns.kind`.
+        tile: `[tile_size, tokens_per_tile]` that the shard's images were converted for; None: any.
     """
 
     version: int
@@ -34,6 +35,7 @@ class Header:
     suffixes: list[str]
     problems: dict[int, str]
     kinds: list[str] = field(default_factory=list)
+    tile: list[int] | None = None
 
     @property
     def usable(self) -> int:

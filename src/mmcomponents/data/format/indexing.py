@@ -51,6 +51,7 @@ def build_index(
     folder: str | Path | None = None,
     frame_template: str = FRAME_TEMPLATE,
     kinds: Kinds | None = None,
+    tile: tuple[int, int] | None = None,
 ) -> Path:
     """Builds the index of one shard from the tar file alone and returns its path.
 
@@ -62,6 +63,7 @@ def build_index(
         folder: Folder of the index; None: beside the shard.
         frame_template: Text of one video frame, see `frame_prompt`.
         kinds: Record kinds; None: the built-in ones.
+        tile: (tile_size, tokens_per_tile) that runs must have; None: any.
 
     Raises:
         DataError: The shard is not a tar file, it is remote and no folder is given, or no sample can be used and the
@@ -69,7 +71,7 @@ def build_index(
         TemplateError: The tokenizer lacks tokens of the chat template.
     """
     counts = ReasonCounts()
-    path, _ = _index_shard(shard, tokenizer, folder, frame_template, kinds or Kinds(), counts)
+    path, _ = _index_shard(shard, tokenizer, folder, frame_template, kinds or Kinds(), counts, tile)
     if more := sum(max(0, found.samples - LOGGED) for found in counts.listed()):
         logger.warning("%s: %d more samples cannot be used for the same reasons", path.name, more)
     return path
@@ -82,6 +84,7 @@ def _index_shard(
     frame_template: str,
     kinds: Kinds,
     counts: ReasonCounts,
+    tile: tuple[int, int] | None = None,
 ) -> tuple[Path, ShardIndex]:
     """Builds one index, adds unusable samples to `counts`, and returns its path and content."""
     target = index_path(shard, folder)
@@ -91,7 +94,7 @@ def _index_shard(
             if folder is None:
                 raise DataError(f"{shard} is remote: name a folder for its index (--out FOLDER)")
             local = fetch(str(shard), Path(stack.enter_context(TemporaryDirectory(prefix="mmcomponents-"))))
-        index = _measure_shard(local, tokenizer, frame_template, kinds)
+        index = _measure_shard(local, tokenizer, frame_template, kinds, tile)
         _check_not_worse(index, target)
         save_index(index, target)
     for sample, reason in index.header.problems.items():
@@ -121,7 +124,13 @@ def _check_not_worse(index: ShardIndex, target: Path) -> None:
         )
 
 
-def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_template: str, kinds: Kinds) -> ShardIndex:
+def _measure_shard(
+    shard: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    frame_template: str,
+    kinds: Kinds,
+    tile: tuple[int, int] | None,
+) -> ShardIndex:
     measurer = _Measurer(tokenizer, frame_template, kinds)
     measured: list[_Indexed] = []
     keys: list[bytes] = []
@@ -156,6 +165,7 @@ def _measure_shard(shard: Path, tokenizer: PreTrainedTokenizerBase, frame_templa
             suffixes=list(suffixes),
             problems=problems,
             kinds=list(third_party),
+            tile=None if tile is None else [*tile],
         ),
         columns=Columns(
             **{name: np.array(column, bool if name == "own_system" else np.int64) for name, column in values.items()},
@@ -240,6 +250,7 @@ def index_shards(
     out: str | None = None,
     frame_template: str = FRAME_TEMPLATE,
     kinds: list[str] | None = None,
+    allowed_tokens: list[str] | None = None,
     allow_pipe: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> IndexReport:
@@ -254,6 +265,8 @@ def index_shards(
         out: Folder of the indices; None: beside the shards. Required for remote shards.
         frame_template: Text of one video frame; must be that of the runs.
         kinds: Names or dotted paths of all record kinds of the runs; default: chat, document and pair.
+        allowed_tokens: Special tokens of the tokenizer that texts may contain as single tokens; must be those of the
+            runs.
         allow_pipe: Whether a `pipe:COMMAND` may run its shell command; its output is kept as a shard in `out`.
         progress: Called with (shards done, number of shards).
 
@@ -263,7 +276,7 @@ def index_shards(
         ValueError: The frame template does not contain exactly one `<image>`, or there is no such kind.
     """
     frame_prompt(1, frame_template)
-    loaded, own = load_tokenizer(tokenizer), named_kinds(kinds)
+    loaded, own = load_tokenizer(tokenizer, allowed_tokens), named_kinds(kinds)
     check_template(loaded, images=False)
     shards = _find(paths, out, allow_pipe)
     unread: Counter[str] = Counter()

@@ -119,8 +119,8 @@ class Index:
                 raise DataError(f"{error}: {remedy}") from error
             if header.fingerprint != wanted:
                 raise DataError(
-                    f"the index {path} was built with another tokenizer or chat template ({header.fingerprint}, the run"
-                    f" has {wanted}): {remedy}"
+                    f"the index {path} was built with another tokenizer, chat template or allowed_tokens"
+                    f" ({header.fingerprint}, the run has {wanted}): {remedy}"
                 )
             if frame_template not in (None, header.frame_template):
                 raise DataError(
@@ -135,6 +135,11 @@ class Index:
                 )
             headers.append(header)
         return cls(names, paths, headers, kinds)
+
+    @property
+    def tiles(self) -> list[list[int] | None]:
+        """`[tile_size, tokens_per_tile]` that each shard was converted for; None: any."""
+        return [header.tile for header in self._headers]
 
     def shard_of(self, samples: Integers) -> Integers:
         """Returns the `[n]` shard numbers of samples."""

@@ -45,8 +45,9 @@ def save_index(index: ShardIndex, path: Path) -> None:
     names = [name for name in _COLUMNS if index.header.kinds or name not in OPTIONAL]
     columns = {name: getattr(index.columns, name) for name in names} | {name: getattr(index, name) for name in _OWN}
     about = {field.name: getattr(index.header, field.name) for field in fields(Header)}
-    if not index.header.kinds:
-        del about["kinds"]
+    for name in ("kinds", "tile"):
+        if not about[name]:
+            del about[name]
     text = json.dumps({"header": about, "columns": _digest(columns)}, sort_keys=True)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(path) as temporary:

@@ -20,6 +20,7 @@ from mmcomponents.data.packing.mixture import Mixture, TokenShare
 from mmcomponents.data.packing.pack_plan import BLOCK, Budgets, PackPlan
 from mmcomponents.data.packing.sizes import Sizes
 from mmcomponents.data.packing.source_options import SourceOptions, by_number, repeats
+from mmcomponents.data.storage import redact
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,22 @@ def open_pairs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
     sizes = Sizes(renderer, settings.frames, source_tilings(options, renderer.tiling), settings.seed)
     pairs = PairsOnce(index, sizes, settings.budgets, settings.block)
     return PackDataset(index, PackPlan(pairs, settings.budgets, settings.seed, False, settings.packer), sizes), pairs
+
+
+def check_tiles(index: Index, tile_size: int, tokens_per_tile: int) -> None:
+    """Checks that shards were converted for the tiles of the run, by which the lengths of samples were limited.
+
+    Raises:
+        DataError: A shard was converted for others.
+    """
+    for shard, tile in zip(index.shards, index.tiles, strict=True):
+        if tile is not None and tile != [tile_size, tokens_per_tile]:
+            raise DataError(
+                f"{redact(shard)} was converted for tiles of {tile[0]} pixels with {tile[1]} visual tokens, the run has"
+                f" tiles of {tile_size} pixels with {tokens_per_tile}: set data.images.tile_size and"
+                " data.tokens_per_tile, convert it again with --tile_size and --tokens_per_tile, or accept it by"
+                " `mmcomponents data index`"
+            )
 
 
 def check_text_alone(index: Index, part: str) -> None:

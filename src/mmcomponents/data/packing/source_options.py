@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from unicodedata import normalize
 
 from mmcomponents.data.errors import DataError
 
@@ -56,13 +57,15 @@ def by_number(options: Mapping[str, SourceOptions], names: Sequence[str]) -> dic
     Raises:
         DataError: A name is not that of a source; the message suggests the closest.
     """
+    numbers = {normalize("NFC", name): number for number, name in enumerate(names)}
+    numbers |= {name: number for number, name in enumerate(names)}
     for name, option in options.items():
         option.check(name)
-        if name not in names:
+        if name not in numbers and normalize("NFC", name) not in numbers:
             near = get_close_matches(name, list(names), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise DataError(f"data.sources names {name!r}, the shards have {', '.join(map(repr, names))}{hint}")
-    return {names.index(name): option for name, option in options.items()}
+    return {numbers.get(name, numbers.get(normalize("NFC", name), -1)): option for name, option in options.items()}
 
 
 def repeats(options: Mapping[int, SourceOptions], samples: Mapping[int, int]) -> dict[int, float]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from mmcomponents.data.convert.input_files import Source, find_sources
+from mmcomponents.data.convert.inputs.input_files import find_sources
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.errors import DataError
 
 
@@ -27,14 +28,14 @@ def write_meta(folder: Path, **entries: Any) -> str:
 
 def test_files_folders_and_patterns(folder: Path) -> None:
     inside = Path("in")
-    assert find_sources(["in/a.jsonl"], None) == [Source("a", (inside / "a.jsonl",), False, inside)]
+    assert find_sources(["in/a.jsonl"], None) == [Source("a", (inside / "a.jsonl",), "lines", inside)]
     assert find_sources(["in/a.jsonl"], "in/images")[0].root == inside / "images"
     assert [source.name for source in find_sources(["in", "in/[b].jsonl"], None)] == ["a", "b"]
     books = inside / "books"
     found = find_sources(["in/books"], None)
     assert found == [
-        Source("c", (books / "c.ndjson",), False, books),
-        Source("books", (books / "1.txt", books / "2.txt"), True, books),
+        Source("c", (books / "c.ndjson",), "lines", books),
+        Source("books", (books / "1.txt", books / "2.txt"), "texts", books),
     ]
     assert [source.name for source in find_sources(["in/**/*.txt"], None)] == ["books"]
     (folder / "in/one[1].jsonl").write_text("{}")
@@ -53,9 +54,9 @@ def test_a_meta_file_says_everything(folder: Path) -> None:
     )
     mine, plain, here = find_sources([meta], None)
     inside = Path("in")
-    assert mine == Source("my set, v1.2", (inside / "a.jsonl",), False, inside / "images", 0.5, 6, True, 3)
+    assert mine == Source("my set, v1.2", (inside / "a.jsonl",), "lines", inside / "images", 0.5, 6, True, 3)
     assert mine.shard(12) == "my_set_v1_2-000012.tar"
-    assert plain == Source("plain", (folder / "in/b.jsonl",), False, folder / "in")
+    assert plain == Source("plain", (folder / "in/b.jsonl",), "lines", folder / "in")
     assert here.root == inside / "images"
     assert find_sources([meta], "in/books")[1].root == inside / "books"
 
@@ -99,7 +100,6 @@ def test_data_sets_may_be_called_like_the_keys_of_samples(folder: Path) -> None:
         (b'{"a\\ud800": {"annotation": "a.jsonl"}}', r"has the control character U\+D800"),
         (b'{"text": "A page.",\n "id": 3}\n', r"is a sample in several lines; write it in one: jq -c \."),
         ('{"text": "a"}'.encode("utf-16"), "is not JSON: invalid UTF-8 at byte 0"),
-        (b"[" * 100_000, "is a JSON list"),
         (b'{"a":' * 100_000, "is not JSON: the JSON is nested too deeply"),
     ],
 )
@@ -125,8 +125,13 @@ def test_lines_that_are_wrong_are_left_to_the_packing(folder: Path) -> None:
     [
         (["nothing.jsonl"], "there is no nothing.jsonl"),
         (["in/x.csv"], r"in/x\.csv is not an annotation file: supported are \.jsonl"),
-        (["in/images"], "has no .jsonl and no .txt files"),
-        (["in/list.json"], r"is a JSON list; write one sample per line: jq -c"),
+        (["in/images"], "has no .jsonl, .txt and .parquet files"),
+        (["in/torn.parquet"], r"in/torn\.parquet is not a table: "),
+        (["in/saved"], r"in/saved is not a complete folder of the library datasets: .*train"),
+        (
+            {"e\u0301": {"annotation": "a.jsonl"}, "\u00e9": {"annotation": "b.jsonl"}},
+            "differ in Unicode normalization",
+        ),
         (["in/odd.json"], "is neither a sample nor a meta file"),
         (["in/a.jsonl", "in/books/a.jsonl"], r"would both write a-\*\.tar: name them in a meta file"),
         ({"a": {"annotation": "a.jsonl", "rot": "x"}}, r"data set 'a': unknown keys rot; known are annotation, data_"),
@@ -140,7 +145,9 @@ def test_lines_that_are_wrong_are_left_to_the_packing(folder: Path) -> None:
     ],
 )
 def test_what_is_no_input(folder: Path, inputs: Any, reason: str) -> None:
-    (folder / "in/list.json").write_text(' [{"text": "a"}]')
+    (folder / "in/torn.parquet").write_text("PAR1")
+    (folder / "in/saved").mkdir()
+    (folder / "in/saved/dataset_dict.json").write_text('{"splits": ["train"]}')
     (folder / "in/odd.json").write_text('{"a": "b.jsonl"}')
     (folder / "in/books/a.jsonl").write_text("")
     with pytest.raises(DataError, match=reason):
@@ -150,3 +157,29 @@ def test_what_is_no_input(folder: Path, inputs: Any, reason: str) -> None:
 def test_a_root_has_to_be_there(folder: Path) -> None:
     with pytest.raises(DataError, match="the root nothing is not a folder"):
         find_sources(["in/a.jsonl"], "nothing")
+
+
+def test_files_are_found_by_names_of_another_normalization(folder: Path) -> None:
+    """macOS writes `é` as two characters into archives, annotations mostly have one."""
+    (folder / "in/cafe\u0301").mkdir()
+    (folder / "in/cafe\u0301/the\u0301.jsonl").write_text("{}")
+    (source,) = find_sources(["in/caf\u00e9/th\u00e9.jsonl"], None)
+    assert source.files[0].is_file()
+    meta = write_meta(folder, a={"annotation": "caf\u00e9/th\u00e9.jsonl", "root": "caf\u00e9"})
+    assert find_sources([meta], None)[0].root.is_dir()
+
+
+def test_a_share_for_validation_is_drawn_by_the_keys(folder: Path) -> None:
+    (folder / "in/test.jsonl").write_text("{}")
+    train, val, test = find_sources(["in/a.jsonl", "in/test.jsonl"], None, 0.1)
+    assert (train.part, val.part, test.part, test.share) == ("train", "val", "test", 0)
+    assert (train.shard(0), val.shard(0)) == ("a-000000.tar", "a-val-000000.tar")
+    assert (train.name, val.name, val.label) == ("a", "a", "a (val)")
+    keys = [f"{number:09d}" for number in range(5000)]
+    held = [key for key in keys if val.has(key)]
+    assert [key for key in keys if not train.has(key)] == held
+    assert 400 < len(held) < 600, "of 5,000 by a hash"
+    assert val.per_chunk(1000) == 10_000
+    (folder / "in/a-val.jsonl").write_text("{}")
+    shares = find_sources(["in/a.jsonl", "in/a-val.jsonl"], None, 0.5)
+    assert [source.stem for source in shares] == ["a", "a-val", "a_val"]

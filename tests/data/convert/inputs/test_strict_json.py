@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mmcomponents.data.convert.strict_json import JsonProblem, parse_json
+from mmcomponents.data.convert.inputs.strict_json import JsonProblem, parse_json
 
 
 def test_json_is_parsed() -> None:

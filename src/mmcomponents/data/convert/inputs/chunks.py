@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from mmcomponents.data.convert.input_files import Source
+from mmcomponents.data.convert.inputs.json_list import read_elements
+from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.storage.regular_file import open_regular
 
 _LEAST_BLOCK, _LARGEST_BLOCK = 2**16, 2**22
@@ -14,15 +16,15 @@ _LEAST_BLOCK, _LARGEST_BLOCK = 2**16, 2**22
 
 @dataclass(frozen=True)
 class Chunk:
-    """Lines of an annotation file, or text files, that become one shard.
+    """Lines of an annotation file, elements of a list, rows of tables, or text files, that become one shard.
 
     Attributes:
         source: Number of the source.
         number: Number of the shard within the source.
-        begin: First byte in the annotation file; for text files, the number of the first file.
-        end: End (exclusive) in bytes or files.
-        first: Number of the first line or document, from 1.
-        count: Number of lines or documents.
+        begin: First byte in the annotation file or list; number of the first text file, or row of a table.
+        end: End (exclusive) in bytes, files or rows.
+        first: Number of the first line, element, row or document, from 1.
+        count: Number of lines, elements, rows or documents.
     """
 
     source: int
@@ -41,7 +43,7 @@ def source_chunks(
     Args:
         number: Number of the source.
         source: The source.
-        lines: Number of lines in a chunk.
+        lines: Number of lines, elements, rows or documents in a chunk.
         known: Returns the chunk of a number if it is known, so that its lines are not read again.
     """
     begin, first, shard = 0, 1, 0
@@ -55,9 +57,12 @@ def source_chunks(
 
 
 def _next(number: int, source: Source, shard: int, begin: int, first: int, lines: int) -> Chunk | None:
-    if source.documents:
-        end = min(begin + lines, len(source.files))
+    if source.kind in ("texts", "table"):
+        end = min(begin + lines, sum(source.rows) if source.kind == "table" else len(source.files))
         return Chunk(number, shard, begin, end, first, end - begin) if end > begin else None
+    if source.kind == "list":
+        ends = [end for _, end in islice(read_elements(source.files[0], begin), lines)]
+        return Chunk(number, shard, begin, ends[-1], first, len(ends)) if ends else None
     end, count = _skip_lines(source.files[0], begin, lines)
     return Chunk(number, shard, begin, end, first, count) if end > begin else None
 
