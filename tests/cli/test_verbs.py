@@ -72,7 +72,11 @@ def test_data_verb_calls_functions_with_their_flags(
         return out
 
     def index(
-        paths: list[str], tokenizer: str, kinds: list[str] | None, progress: Callable[[int, int], None]
+        paths: list[str],
+        tokenizer: str,
+        kinds: list[str] | None,
+        allowed_tokens: list[str] | None,
+        progress: Callable[[int, int], None],
     ) -> IndexReport:
         """Indexes.
 
@@ -80,6 +84,7 @@ def test_data_verb_calls_functions_with_their_flags(
             paths: Shards.
             tokenizer: Folder.
             kinds: Names.
+            allowed_tokens: Tokens.
             progress: Receives the progress.
         """
         calls.append((paths, tokenizer, kinds))

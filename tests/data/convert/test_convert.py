@@ -19,10 +19,13 @@ from mmcomponents.data.chat.template import render_chat
 from mmcomponents.data.chat.tokenizer import fingerprint, load_tokenizer, train_tokenizer
 from mmcomponents.data.convert import ConversionReport, convert_annotations, workers
 from mmcomponents.data.convert.inputs.chunks import Chunk
+from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.format.indexing import index_shards
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shards import find_shards
 from mmcomponents.data.packing.source_options import SourceOptions
+from mmcomponents.data.settings import ImageSettings
 
 from .conftest import write_lines
 
@@ -321,6 +324,32 @@ def test_a_share_of_the_samples_is_for_validation(data: Path) -> None:
     again = pack("one", val=0.3, samples_per_shard=100)
     assert again.sources["pairs (val)"].totals.samples == report.sources["pairs (val)"].totals.samples
     assert pack("out", val=0.3).found > 0
+
+
+def test_a_run_has_the_tiles_of_the_conversion(data: Path) -> None:
+    convert_annotations(
+        ["chat.jsonl"], "out", "tokenizer", root="media", num_workers=1, tile_size=112, tokens_per_tile=16
+    )
+    recipe = yaml.safe_load(Path("out/recipe.yaml").read_text())["data"]
+    assert (recipe["images"], recipe["tokens_per_tile"]) == ({"tile_size": 112}, 16)
+
+    def opened(tile_size: int, tokens_per_tile: int) -> Index | None:
+        images = ImageSettings(tile_size=tile_size)
+        module = PackedDataModule(recipe["tokenizer"], tokens_per_tile, train=recipe["train"], images=images)
+        return module.open_index("train")
+
+    assert len(opened(112, 16) or []) == 16
+    for other in ((28, 16), (112, 4)):
+        told = (
+            rf"for tiles of 112 pixels with 16 visual tokens, the run has tiles of {other[0]} pixels with {other[1]}:"
+        )
+        with pytest.raises(DataError, match=told):
+            opened(*other)
+    convert_annotations(["books"], "texts", "tokenizer", num_workers=1)
+    texts = PackedDataModule("tokenizer", 1, train="texts/*.tar", images=ImageSettings(tile_size=28))
+    assert len(texts.open_index("train") or []) == 3, "without images, tiles do not matter"
+    index_shards(recipe["train"], "tokenizer")
+    assert len(opened(28, 4) or []) == 16, "an index of its own is for any tiles"
 
 
 def test_special_tokens_in_texts(data: Path) -> None:

@@ -140,7 +140,8 @@ def _recognise(sample: Mapping[str, Any], kinds: Sequence[str] = ()) -> Form:
         return "text"
     wanted = ", ".join(_KEYS.values())
     others = f", and no kind matches ({', '.join(kinds)})" if kinds else ""
-    raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}){others}; {_keys(sample)}")
+    more = "instruction, query or prompt with answers"
+    raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}, {more}){others}; {_keys(sample)}")
 
 
 def _conversations(sample: Mapping[str, Any], reading: Reading) -> Draft:

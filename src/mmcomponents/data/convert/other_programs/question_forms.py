@@ -2,6 +2,8 @@
 
 Alpaca, LLaMA-Factory   {"instruction": …, "input": …, "output": …, "history": [[question, answer], …]}
 ms-swift                {"query": …, "response": …, "history": [[question, answer], …]}
+XTuner                  {"conversation": [{"system": …, "input": …, "output": …}, …]}
+OpenAI                  {"input": {"messages": TURNS}, "preferred_output": TURNS, "non_preferred_output": TURNS}
 TRL                     {"prompt": TEXT or TURNS, "completion": TEXT or TURNS}
                         {"prompt": TEXT or TURNS, "chosen": …, "rejected": …}, or without "prompt" with TURNS
 """
@@ -29,6 +31,12 @@ def as_messages(sample: Mapping[str, Any]) -> Mapping[str, Any]:
     """
     if any(sample.get(key) is not None for key in _TURNS):
         return sample
+    if isinstance(sample.get("conversation"), list):
+        return _of_exchanges(sample)
+    if isinstance(given := sample.get("input"), dict) and "preferred_output" in sample:
+        renamed = {"chosen": sample["preferred_output"], "rejected": sample.get("non_preferred_output")}
+        used = ("input", "preferred_output", "non_preferred_output")
+        return {**given, **renamed, **{key: value for key, value in sample.items() if key not in used}}
     for question, addition, answer in _FORMS:
         if sample.get(question) is not None and any(sample.get(key) is not None for key in (answer, *_PAIRS)):
             return _rewritten(sample, question, addition, answer)
@@ -46,6 +54,16 @@ def _rewritten(sample: Mapping[str, Any], question: str, addition: str, answer: 
         turns += _turns(sample, answer, "assistant")
     used = (question, addition, answer, "history")
     return {"messages": turns, **{key: value for key, value in sample.items() if key not in used}}
+
+
+def _of_exchanges(sample: Mapping[str, Any]) -> Mapping[str, Any]:
+    turns: list[dict[str, Any]] = []
+    roles = {"system": "system", "input": "user", "output": "assistant"}
+    for number, exchange in enumerate(sample["conversation"], start=1):
+        if not isinstance(exchange, dict) or not exchange.keys() <= {*roles}:
+            raise Refused("bad_field", f"exchange {number} of 'conversation' is not {{'input': TEXT, 'output': TEXT}}")
+        turns += [{"role": roles[key], "content": exchange[key]} for key in roles if exchange.get(key)]
+    return {"messages": turns, **{key: value for key, value in sample.items() if key != "conversation"}}
 
 
 def _turns(sample: Mapping[str, Any], key: str, role: str, addition: str = "") -> list[Any]:
