@@ -31,6 +31,7 @@ from mmcomponents.checkpoints.companions import write_companions
 from mmcomponents.checkpoints.export_folder import format_named, weights_of, write
 from mmcomponents.compose import build
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.chat.special_tokens import end_ids
 from mmcomponents.data.chat.template import render_prompt
 from mmcomponents.data.chat.tokenizer import load_tokenizer, train_tokenizer
 from mmcomponents.data.media.images import NORMALIZATIONS
@@ -381,6 +382,11 @@ def test_settings_of_the_source_are_kept_and_its_wrong_end_is_not(small_folder: 
     assert (tokenizer.eos_token, tokenizer.pad_token) == ("<|im_end|>", "<|endoftext|>")
     ends = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     assert js(out / "generation_config.json") == {"top_p": 0.5, **ends}
+    for given, kept_ends in (([7, 9], [282, 7, 9]), ([9, 282], [9, 282])):  # lists of ids are kept
+        (source / "generation_config.json").write_text(json.dumps({"eos_token_id": given}))
+        write_companions(out, "transformers", spec_for(400, 1), source)
+        assert js(out / "generation_config.json")["eos_token_id"] == kept_ends
+        assert end_ids(load_tokenizer(out)) >= {*kept_ends}
     kept = js(out / "tokenizer_config.json")
     assert "auto_map" not in kept
     assert kept["additional_special_tokens"] == ["<quad>"]

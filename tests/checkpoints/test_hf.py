@@ -8,6 +8,7 @@ import pytest
 
 from checkpoints_models import hf_model
 from mmcomponents.checkpoints import CheckpointError, ModelSpec, read
+from mmcomponents.checkpoints.decoder_families import decoder_parts
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.data.media.images import NORMALIZATIONS
 
@@ -53,6 +54,9 @@ def test_unknown_colours_are_refused(tmp_path: Path) -> None:
         ({"use_mean_pooling": False}, "use_mean_pooling False"),
         ({"hidden_act": "relu"}, "hidden_act relu"),
         ({"image_size": [16, 32]}, "is not square"),
+        ({"projector_hidden_act": "relu"}, "projector_hidden_act relu of the projector is not supported, only gelu"),
+        ({"num_channels": 1}, "num_channels 1"),
+        ({"downsample_ratio": 0.3}, "downsample_ratio 0.3 is not 1 / n"),
         ({"use_qk_norm": True, "layer_norm_eps": 1e-5}, "differs from that of the q/k norms"),
     ],
 )
@@ -128,3 +132,63 @@ def test_a_configuration_comes_back_as_it_was(text: str) -> None:
         both = set(before) & set(after) - apart
         assert {key: after[key] for key in both} == {key: before[key] for key in both}
     assert "image_seq_length" in both
+
+
+WITHOUT_EFFECT = {
+    "initializer_range",  # of weights that a folder has
+    "tie_word_embeddings",  # decided by the names of the weights
+    "image_seq_length",  # of the processor, which follows from the sizes
+    "use_cache",
+    "pad_token_id",
+    "bos_token_id",
+    "eos_token_id",  # of generation, see `end_ids`
+    "sliding_window",  # without use_sliding_window
+    "max_window_layers",
+    "pretraining_tp",  # of Llama 1, read by no present version
+}
+OTHERS = {
+    "image_size": [32, 32],
+    "patch_size": [8, 8],
+    "downsample_ratio": 0.25,
+    "norm_type": "rms_norm",
+    "layer_types": ["sliding_attention"],
+    "rope_parameters": {"rope_type": "linear", "factor": 2.0},
+    "vision_feature_layer": -2,
+}
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "llama"])
+def test_every_field_that_transformers_reads_is_read_or_refused(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A field that neither changes the model nor is refused or warned of gives other logits without a word."""
+    base = hf_model("300m", kind, False).config
+    for part in (None, "vision_config", "text_config"):
+        config = base if part is None else getattr(base, part)
+        names = [name for cls in type(config).__mro__ if cls.__module__.startswith("transformers.models")
+                 for name in cls.__annotations__]  # fmt: skip
+        assert len(names) > 5
+        for name in {*names} - WITHOUT_EFFECT - {"vision_config", "text_config", "model_type"}:
+            value = getattr(config, name)
+            plain = {bool: not value, int: 2 * (value or 1) if not isinstance(value, str | list | dict) else 0}
+            other = OTHERS.get(name, plain.get(type(value), "relu" if isinstance(value, str) else 0.25))
+            if name in ("num_key_value_heads", "head_dim") and value is None:
+                other = 2
+            changed = base.to_dict()
+            (changed if part is None else changed[part])[name] = other
+            caplog.clear()
+            try:
+                same = HFInternVL().spec(changed, []) == HFInternVL().spec(base.to_dict(), [])
+            except (CheckpointError, ValueError):
+                continue
+            assert not same or caplog.records, f"{part}.{name}: {value} and {other} give the same model"
+
+
+def test_values_that_a_configuration_lacks_are_those_of_transformers() -> None:
+    for kind in ("qwen2", "qwen3", "llama"):
+        cls = type(hf_model("300m", kind, False).config.text_config)
+        given = {"model_type": kind, "hidden_size": 2048, "num_attention_heads": 64, "num_hidden_layers": 2}
+        theirs = cls(**given)
+        parts = decoder_parts({**given, "intermediate_size": 64}, tied=True)
+        backbone, position = parts["backbone"]["init_args"], parts["position"]["init_args"]
+        assert backbone["num_kv_heads"] == theirs.num_key_value_heads
+        assert backbone["head_dim"] == (getattr(theirs, "head_dim", None) or 2048 // 64)
+        assert position["max_position_embeddings"] == theirs.max_position_embeddings

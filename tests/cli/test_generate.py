@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -46,7 +47,7 @@ class LateTask(Task):
 
 class LateData(Data):
     tokenizer = "tokens"
-    renderer = "renderer"
+    renderer = SimpleNamespace(for_prompts=lambda: "renderer")
 
 
 def test_a_recipe_with_a_checkpoint_answers(
@@ -237,8 +238,12 @@ def test_a_folder_answers_as_the_function_does(folder, tokenizer, capsys) -> Non
     pictures = [Image.open("a.png"), Image.open("b.jpg")]
     wanted = generate(made.model, tokenizer, ["<image>\n<image>\nWhat?"], [pictures], renderer=renderer, **settings)
     pair = ["--image", "a.png", "b.jpg", "--prompt", "What?", "--system", "Be brief.", "--max_tiles", "2"]
-    assert main(["generate", "m", *pair, *options]) == 0
+    assert main(["generate", "m", *pair, *options, "--share_tiles"]) == 0
     assert capsys.readouterr().out == f"{wanted[0]}\n"
+    each = replace(renderer, tiling=replace(renderer.tiling, share=False))
+    wanted = generate(made.model, tokenizer, ["<image>\n<image>\nWhat?"], [pictures], renderer=each, **settings)
+    assert main(["generate", "m", *pair, *options]) == 0
+    assert capsys.readouterr().out == f"{wanted[0]}\n", "each image has the whole budget"
     assert main(["generate", "m", *pair, *options, "--json", "--dtype", "bfloat16", "--device", "cpu"]) == 0
     assert json.loads(capsys.readouterr().out) == [{"prompt": "What?", "answer": wanted[0]}]
     assert made.asked == {"device": torch.device("cpu"), "dtype": torch.bfloat16}

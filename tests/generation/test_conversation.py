@@ -16,6 +16,7 @@ from mmcomponents.data.chat.template import RenderedChat, render_prompt
 from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.generation.conversation import Conversation
+from mmcomponents.generation.inputs import make_renderer
 from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.positions import V2PE, RoPE
 
@@ -74,6 +75,17 @@ def test_answers_are_those_of_a_fresh_prefill(tokenizer, writer, renderer, posit
         assert [message["content"] for message in talk.messages[1::2]] == wanted
         talk.reset()
         assert talk.messages == []
+
+
+def test_turns_have_the_tiles_of_the_same_turns_asked_at_once(tokenizer, writer) -> None:
+    model = writer()
+    renderer = make_renderer(model, tokenizer)
+    wide = Image.new("RGB", (160, 32))
+    talk = Conversation(model, tokenizer, max_new_tokens=1)
+    for _ in range(2):
+        list(talk.say("What?", wide))
+    _, tiles = renderer.place([{"role": "user", "content": "<image><image>"}], [wide, wide])
+    assert [tile.num_tiles for _, tile in talk._images] == [tile.num_tiles for tile in tiles] == [6, 6]
 
 
 def test_only_what_is_new_is_read(tokenizer, writer, renderer) -> None:

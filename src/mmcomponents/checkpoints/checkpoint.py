@@ -223,12 +223,13 @@ def meta_model(spec: ModelSpec) -> MultimodalModel:
 
 
 def tiling_of(processing: Processing) -> Tiling:
-    """Returns the tiling of a model's images.
+    """Returns the tiling of a model's images in inference.
 
     Raises:
         ValueError: A setting is out of range.
     """
-    return Tiling(processing.min_tiles, processing.max_tiles, processing.tile_size, processing.thumbnail)
+    sizes = (processing.min_tiles, processing.max_tiles, processing.tile_size)
+    return Tiling(*sizes, thumbnail=processing.thumbnail, share=False)
 
 
 def _check_inputs(spec: ModelSpec) -> None:

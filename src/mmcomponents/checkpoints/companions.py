@@ -210,8 +210,9 @@ def _write_generation(folder: Path, source: Path, ids: Mapping[str, int]) -> Non
     # Marks settings derived from the model's configuration: transformers would derive them again, with the wrong end.
     settings.pop("_from_model_config", None)
     ends = settings.get("eos_token_id")
-    if END in ids and not (isinstance(ends, list) and ids[END] in ends):
-        settings["eos_token_id"] = ids[END]
+    if END in ids:
+        others = ends if isinstance(ends, list) else []
+        settings["eos_token_id"] = others if ids[END] in others else [ids[END], *others] if others else ids[END]
     if PAD in ids:
         settings["pad_token_id"] = ids[PAD]
     if settings:

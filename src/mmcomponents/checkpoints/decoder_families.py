@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
-from mmcomponents.checkpoints.checks.config_values import integer, number
+from mmcomponents.checkpoints.checks.config_values import integer, number, warn_of_dropout
 from mmcomponents.checkpoints.rules import Grouped, Rule, rename
 from mmcomponents.checkpoints.spec import ModelSpec
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS
@@ -19,6 +19,13 @@ ARCHITECTURES = {
     "internlm3": "InternLM3ForCausalLM",
 }
 """Class of each model type that `DecoderLM` supports."""
+
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "qwen2": {"num_key_value_heads": 32, "max_position_embeddings": 32768},
+    "qwen3": {"num_key_value_heads": 32, "max_position_embeddings": 32768, "head_dim": 128},
+    "llama": {"max_position_embeddings": 2048},
+}
+"""Values of transformers for keys that a configuration lacks; those that are null mean the number of heads."""
 
 IGNORED = (r".*rotary_emb\.inv_freq",)
 """Patterns of buffers that older versions of transformers saved."""
@@ -50,15 +57,17 @@ def decoder_parts(config: Mapping[str, Any], tied: bool) -> dict[str, Any]:
             f"a language model of type {name} is not one of {', '.join(ARCHITECTURES)}; TransformersLM wraps others"
         )
     _refuse(config, kind)
+    warn_of_dropout(config, "language model")
+    config = _given({**_DEFAULTS.get(kind, {}), **config})
     heads, width = integer(config, "num_attention_heads"), integer(config, "hidden_size")
     bias = {"qwen2": True, "internlm3": bool(config.get("qkv_bias", False))}.get(kind, False)
     backbone = {
         "hidden_size": width,
         "num_layers": integer(config, "num_hidden_layers", most=MAX_LAYERS),
         "num_heads": heads,
-        "num_kv_heads": integer(_given(config), "num_key_value_heads", heads),
+        "num_kv_heads": integer(config, "num_key_value_heads", heads),
         "intermediate_size": integer(config, "intermediate_size"),
-        "head_dim": integer(_given(config), "head_dim", width // heads),
+        "head_dim": integer(config, "head_dim", width // heads),
         "qkv_bias": bias,
         "qk_norm": kind == "qwen3",
         "eps": number(config, "rms_norm_eps", 1e-6),
@@ -83,7 +92,8 @@ def _refuse(config: Mapping[str, Any], kind: str) -> None:
     biases = [key for key in ("attention_bias", "mlp_bias", "bias") if config.get(key) and kind != "qwen2"]
     reasons = {
         f"hidden_act {act}": act not in ("silu", "swish"),
-        "a sliding window": bool(config.get("use_sliding_window")),
+        "a sliding window": bool(config.get("use_sliding_window"))
+        or not {*(config.get("layer_types") or ())} <= {"full_attention"},
         f"{' and '.join(biases)}": bool(biases),
         "partial rotary positions": float(_rope_config(config).get("partial_rotary_factor") or 1.0) != 1.0,
     }

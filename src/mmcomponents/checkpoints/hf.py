@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
-from mmcomponents.checkpoints.checks.config_values import integer, number
+from mmcomponents.checkpoints.checks.config_values import integer, merged_patches, number, only, warn_of_dropout
 from mmcomponents.checkpoints.decoder_families import (
     IGNORED,
     decoder_config,
@@ -64,6 +64,7 @@ class HFInternVL(Format):
     def spec(self, config: Mapping[str, Any], names: Collection[str]) -> ModelSpec:
         """See the base class."""
         text = _with_defaults(config["text_config"])
+        only(config, "projector", projector_hidden_act="gelu")
         # Decided by names: `tie_word_embeddings` is True by default in recent versions, and missing where it was False.
         tied = "language_model.lm_head.weight" not in names
         strategy = config.get("vision_feature_select_strategy", "default")
@@ -77,7 +78,7 @@ class HFInternVL(Format):
             if not isinstance(level, int) or isinstance(level, bool):
                 raise CheckpointError(f"vision_feature_layer {level}: MLPProjector needs a single level")
             vision["levels"] = [level]
-        block = round(1 / number(config, "downsample_ratio", 0.5))
+        block = merged_patches(config)
         parts = {
             "vision": {"class_path": "InternViT", "init_args": vision},
             "merger": {"class_path": "PixelUnshuffle", "init_args": {"rows": block, "columns": block, "order": "v2"}},
@@ -199,15 +200,9 @@ def _vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
             if len(set(value)) != 1:
                 raise CheckpointError(f"{key} {value} of the vision encoder is not square")
             sizes[key] = value[0]
-    wrong = {
-        "hidden_act": ("gelu",),
-        "use_mean_pooling": (True,),
-        "use_absolute_position_embeddings": (True,),
-        "use_mask_token": (False,),
-    }
-    for key, allowed in wrong.items():
-        if config.get(key, allowed[0]) not in allowed:
-            raise CheckpointError(f"{key} {config[key]} of the vision encoder is not supported")
+    fixed = {"use_mean_pooling": True, "use_absolute_position_embeddings": True, "use_mask_token": False}
+    only(config, "vision encoder", hidden_act="gelu", num_channels=3, **fixed)
+    warn_of_dropout(config, "vision encoder")
     qk_norm, eps = bool(config.get("use_qk_norm", False)), number(config, "layer_norm_eps", 1e-6)
     if qk_norm and eps != QK_NORM_EPS:
         raise CheckpointError(f"layer_norm_eps {eps} differs from that of the q/k norms, {QK_NORM_EPS}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
-from mmcomponents.checkpoints.checks.config_values import integer, number
+from mmcomponents.checkpoints.checks.config_values import integer, merged_patches, number, only, warn_of_dropout
 from mmcomponents.checkpoints.decoder_families import (
     IGNORED,
     decoder_config,
@@ -18,6 +19,8 @@ from mmcomponents.checkpoints.formats import Format
 from mmcomponents.checkpoints.rules import Rule, rename
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_TILES
+
+log = logging.getLogger(__name__)
 
 _PROJECTOR = {"0": "norm", "1": "fc1", "3": "fc2"}
 
@@ -40,7 +43,7 @@ class Official(Format):
             raise CheckpointError("pad2square is set, and this library tiles images without padding")
         if config.get("image_fold"):
             raise CheckpointError(f"image_fold {config['image_fold']} is not supported")
-        block = round(1 / number(config, "downsample_ratio", 0.5))
+        block = merged_patches(config)
         vision = vision_arguments(config["vision_config"])
         level = config.get("select_layer", -1)
         if not isinstance(level, int) or isinstance(level, bool):
@@ -54,6 +57,8 @@ class Official(Format):
             "projector": {"class_path": "MLPProjector"},
             **decoder_parts(text, tied),
         }
+        if (template := config.get("template", "internvl2_5")) != "internvl2_5":
+            log.warning("prompts are rendered by the template internvl2_5, the model was trained with %s", template)
         dynamic = config.get("dynamic_image_size", True)
         size = int(config.get("force_image_size") or vision["image_size"])
         if size != vision["image_size"]:
@@ -144,8 +149,8 @@ def layers_of(vision: Mapping[str, Any]) -> int:
 
 def vision_arguments(config: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the arguments of `InternViT` for an official configuration."""
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise CheckpointError(f"hidden_act {config['hidden_act']} of the vision encoder is not supported, only gelu")
+    only(config, "vision encoder", hidden_act="gelu", num_channels=3)
+    warn_of_dropout(config, "vision encoder")
     return {
         "hidden_size": integer(config, "hidden_size"),
         "num_layers": integer(config, "num_hidden_layers", 48, MAX_LAYERS),

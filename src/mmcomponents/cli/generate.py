@@ -45,7 +45,8 @@ def _parser(verb: str) -> Parser:
     add("--top_k", type=int, help="sample from this many most likely tokens; 0: all; likewise, else 0")
     add("--seed", type=int, help="seed of the sampling")
     add("--stop", nargs="+", action="extend", default=[], help="texts at which an answer ends")
-    add("--max_tiles", type=int, help="most tiles of all images of a prompt")
+    add("--max_tiles", type=int, help="most tiles of an image")
+    add("--share_tiles", action="store_true", help="the images of a prompt share these tiles, as in training")
     add("--delta", type=fraction, help="V2PE: position increment of a visual token, such as 1/4")
     add(
         "--control_text",

@@ -28,7 +28,8 @@ class ImageSettings:
     Attributes:
         tile_size: Side of a tile in pixels.
         min_tiles: Smallest number of tiles of an image.
-        max_tiles: Largest number of tiles of all images of a sample, without thumbnails.
+        max_tiles: Largest number of tiles, without thumbnails: of all images of a sample in training and validation, of
+            each image of a prompt in `test`.
         thumbnail: Whether to append a thumbnail to the tiles of an image with several.
         normalization: Mean and deviation of the colours: imagenet, clip or siglip.
         jpeg_quality: Smallest and largest quality for the re-compression of each tile of a training image; InternVL

@@ -33,9 +33,9 @@ FRAMES = MiddleFrames(16)
 
 
 def make_renderer(model: MultimodalModel, tokenizer: PreTrainedTokenizerBase) -> SampleRenderer:
-    """Returns a renderer with tiles of the encoder's image size and InternVL's defaults otherwise."""
+    """Returns a renderer with tiles of the encoder's image size and InternVL's defaults of inference otherwise."""
     side = 448 if model.vision is None else model.vision.image_size
-    return SampleRenderer(tokenizer, model.tokens_per_tile or 1, Tiling(tile_size=side))
+    return SampleRenderer(tokenizer, model.tokens_per_tile or 1, Tiling(tile_size=side, share=False))
 
 
 def load_pictures(given: Pictures) -> list[Image.Image]:

@@ -49,7 +49,10 @@ def test_pixels_of_the_reference(figure: dict) -> None:
 def test_several_images_share_the_budget() -> None:
     tiling = Tiling(1, 12)
     assert [tiling.for_images(n).max_tiles for n in (0, 1, 2, 5, 30)] == [12, 12, 6, 2, 1]
-    assert Tiling(3, 12).for_images(12).max_tiles == 3
+    # With a minimum above the share there is no grid, and InternVL's code makes one tile.
+    few = [Tiling(3, 12).for_images(n) for n in (1, 4, 5, 12)]
+    assert [(one.min_tiles, one.max_tiles) for one in few] == [(3, 12), (3, 3), (1, 1), (1, 1)]
+    assert Tiling(1, 12, share=False).for_images(30).max_tiles == 12
 
 
 @pytest.mark.parametrize(

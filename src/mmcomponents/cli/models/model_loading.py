@@ -96,7 +96,7 @@ def from_recipe(
     task.configure_model()
     load_weights(task, Path(ckpt_path), allow_nonfinite)
     task.eval()
-    return Loaded(task.model.to(device=device, dtype=dtype), tokenizer, renderer, sampler)
+    return Loaded(task.model.to(device=device, dtype=dtype), tokenizer, renderer.for_prompts(), sampler)
 
 
 def data_attributes(verb: str, datamodule: LightningDataModule, *names: str) -> list[Any]:
@@ -121,17 +121,23 @@ def data_attributes(verb: str, datamodule: LightningDataModule, *names: str) -> 
     return found
 
 
-def limit_tiles(loaded: Loaded, max_tiles: int | None) -> Loaded:
+def limit_tiles(loaded: Loaded, max_tiles: int | None, share: bool = False) -> Loaded:
     """Returns the model with another limit on the tiles of a question's images; None: unchanged.
+
+    Args:
+        loaded: The model.
+        max_tiles: Maximum number of tiles.
+        share: Whether the images of a question share them.
 
     Raises:
         UserError: The limit is less than one.
     """
-    if max_tiles is None:
+    if max_tiles is None and not share:
         return loaded
+    tiling = replace(loaded.renderer.tiling, share=share)
+    max_tiles = tiling.max_tiles if max_tiles is None else max_tiles
     if max_tiles < 1:
         raise UserError(f"--max_tiles must be at least 1, got {max_tiles}")
-    tiling = loaded.renderer.tiling
     tiling = replace(tiling, min_tiles=min(tiling.min_tiles, max_tiles), max_tiles=max_tiles)
     return replace(loaded, renderer=replace(loaded.renderer, tiling=tiling))
 
@@ -140,6 +146,7 @@ def apply_prompt_options(
     loaded: Loaded,
     *,
     max_tiles: int | None,
+    share_tiles: bool,
     system: str | None,
     delta: float | None,
     frame_prompt: str | None = None,
@@ -150,7 +157,7 @@ def apply_prompt_options(
     Raises:
         UserError: `max_tiles` is less than one.
     """
-    renderer = limit_tiles(loaded, max_tiles).renderer
+    renderer = limit_tiles(loaded, max_tiles, share_tiles).renderer
     if system is not None:
         renderer = replace(renderer, system=system or None)
     if frame_prompt is not None:

@@ -56,7 +56,13 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
 
     flags = sort_flags(recipe)
     loaded = load_model(verb, options, folder, flags, choose=choose)
-    loaded = apply_prompt_options(loaded, max_tiles=options.max_tiles, system=options.system, delta=options.delta)
+    loaded = apply_prompt_options(
+        loaded,
+        max_tiles=options.max_tiles,
+        share_tiles=options.share_tiles,
+        system=options.system,
+        delta=options.delta,
+    )
     settings = {"name": folder or " ".join([*recipe, "--ckpt_path", str(options.ckpt_path)])}
     settings |= _settings(loaded, options)
     out = Path(options.out or default_folder(folder, flags, options.ckpt_path))
@@ -227,7 +233,7 @@ def _critic(verb: str, name: str, path: str, options: argparse.Namespace) -> tup
         loaded = load_model(verb, options, None, Flags(configs=[recipe]))
     split = ProcessSteps(options.max_steps) if name == "process" else WholeAnswer()
     system = SYSTEM if options.critic_system is None else options.critic_system or None
-    loaded = limit_tiles(loaded, options.max_tiles)  # the same tiles as for the answers
+    loaded = limit_tiles(loaded, options.max_tiles, options.share_tiles)  # the same tiles as for the answers
     critic = Critic(loaded.model, loaded.renderer, split=split, system=system, max_tokens=options.max_tokens)
     return critic, {"name": path, "weights": model_digest(loaded.model), **critic.settings()}
 

@@ -67,6 +67,7 @@ def answer(
         loaded = apply_prompt_options(
             loaded,
             max_tiles=options.max_tiles,
+            share_tiles=options.share_tiles,
             system=options.system,
             delta=options.delta,
             frame_prompt=options.frame_prompt,

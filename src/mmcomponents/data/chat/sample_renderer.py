@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, get_args
 
 from PIL import Image
@@ -81,10 +81,14 @@ class SampleRenderer:
         lengths = [len(render_prompt(ask, self.tokenizer, [], system).input_ids) for system in (self.system, None)]
         return lengths[0] - lengths[1]
 
+    def for_prompts(self) -> SampleRenderer:
+        """Returns the renderer of inference: each image of a prompt has the whole budget of tiles."""
+        return replace(self, tiling=replace(self.tiling, share=False))
+
     def tile(
         self, images: Sequence[Image.Image], tiling: Tiling | None = None, augment: Augmentation | None = None
     ) -> list[TiledImage]:
-        """Tiles the images of one sample, which share the budget of tiles, and normalizes their pixels.
+        """Tiles the images of one sample, see `Tiling.for_images`, and normalizes their pixels.
 
         Args:
             images: Images of the sample.
@@ -138,7 +142,7 @@ class SampleRenderer:
     ) -> tuple[list[Message], list[TiledImage]]:
         """Places images and videos in a conversation, and tiles them.
 
-        The images share the budget of tiles; each video frame is one additional tile.
+        Each video frame is one additional tile.
 
         Args:
             messages: The conversation, with `<image>` and `<video>`; a single image or video needs no placeholder.

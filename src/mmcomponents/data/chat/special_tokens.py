@@ -10,9 +10,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from mmcomponents.data.errors import SampleError
+from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.model_files import ModelFileError, read_json_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -146,6 +148,23 @@ def _check(tokenizer: PreTrainedTokenizerBase, size: int, images: bool) -> None:
 
 
 def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Returns the token ids that end an answer: the template's end of turn and of text, and the tokenizer's EOS."""
+    """Returns the token ids that end an answer.
+
+    They are the template's end of turn and of text, the tokenizer's EOS, and those of the `generation_config.json` in
+    the folder that the tokenizer was loaded from.
+    """
     ids = {_find(tokenizer, END), _find(tokenizer, PAD), tokenizer.eos_token_id}
-    return {int(i) for i in ids if i is not None}
+    return {int(i) for i in ids if i is not None} | _generation_ends(str(tokenizer.name_or_path))
+
+
+def _generation_ends(folder: str) -> set[int]:
+    """Returns the ids that end an answer according to the generation settings of a folder of a model."""
+    file = Path(folder) / "generation_config.json"
+    if not folder or not file.is_file():
+        return set()
+    try:
+        settings = read_json_file(file)
+    except (OSError, ModelFileError) as error:
+        raise DataError(str(error)) from error
+    ends = settings.get("eos_token_id") if isinstance(settings, dict) else None
+    return {end for end in (ends if isinstance(ends, list) else [ends]) if isinstance(end, int)}

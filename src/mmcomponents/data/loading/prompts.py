@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -126,7 +126,7 @@ class PromptDataset(Prompts):
 
     Args:
         index: Index of the samples.
-        renderer: Renderer of the samples.
+        renderer: Renderer of the samples; each image of a prompt has the whole budget of tiles.
         prompts_per_batch: Largest number of questions in a batch; the questions of one sample always stay together.
         questions: Number of questions, taken from the first samples; None: all.
         frames: Frame sampling of videos. Default: the middle of evenly spaced parts.
@@ -150,8 +150,9 @@ class PromptDataset(Prompts):
     ) -> None:
         if prompts_per_batch < 1 or (questions is not None and questions < 1):
             raise ValueError(f"prompts_per_batch {prompts_per_batch} and questions {questions} must be positive")
-        self.index, self.renderer, self.seed, self.samples = index, renderer, seed, len(index)
-        self.frames, self.tilings = frames or SameFrames(MiddleFrames()), dict(tilings or {})
+        self.index, self.renderer, self.seed, self.samples = index, renderer.for_prompts(), seed, len(index)
+        self.frames = frames or SameFrames(MiddleFrames())
+        self.tilings = {source: replace(tiling, share=False) for source, tiling in (tilings or {}).items()}
         self.batches: list[list[tuple[int, int]]] = []  # (sample, number of its questions)
         turns = np.concatenate([index.columns(shard).turns for shard in range(len(index.shards))])
         self.turns = int(turns.sum())

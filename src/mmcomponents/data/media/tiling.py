@@ -105,9 +105,11 @@ class Tiling:
 
     Attributes:
         min_tiles: Minimum number of tiles of an image, excluding the thumbnail.
-        max_tiles: Maximum number of tiles of all images of a sample together, excluding thumbnails.
+        max_tiles: Maximum number of tiles, excluding thumbnails: of all images of a sample together, or of each.
         tile_size: Side of a tile in pixels.
         thumbnail: Whether several tiles are followed by a thumbnail of the complete image.
+        share: Whether the images of a sample share `max_tiles`, as in InternVL's training; in its inference, each image
+            has all of them.
 
     Raises:
         ValueError: A setting is below one or too large, or `min_tiles` exceeds `max_tiles`.
@@ -117,6 +119,7 @@ class Tiling:
     max_tiles: int = 12
     tile_size: int = 448
     thumbnail: bool = True
+    share: bool = True
 
     def __post_init__(self) -> None:
         check_sizes(MAX_TILES, min_tiles=self.min_tiles, max_tiles=self.max_tiles)
@@ -125,8 +128,18 @@ class Tiling:
             raise ValueError(f"min_tiles {self.min_tiles} is more than max_tiles {self.max_tiles}")
 
     def for_images(self, count: int) -> Tiling:
-        """Returns the settings for each of `count` images of a sample, which share the budget as InternVL does."""
-        return replace(self, max_tiles=max(self.min_tiles, self.max_tiles // max(1, count)))
+        """Returns the settings for each of `count` images of a sample.
+
+        If the share of an image is less than `min_tiles`, the image is one tile, as in InternVL's training code.
+        """
+        if not self.share or count < 2:
+            return self
+        most = max(1, self.max_tiles // count)
+        return replace(
+            self,
+            min_tiles=self.min_tiles if self.min_tiles <= most else 1,
+            max_tiles=most if self.min_tiles <= most else 1,
+        )
 
     def for_frames(self) -> Tiling:
         """Returns the settings for video frames: one tile each, without a thumbnail."""
