@@ -20,6 +20,7 @@ from mmcomponents.checkpoints.checkpoint import added_tokens
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.rules import lazy, to_ours
 from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.positions import MovingBaseRoPE, RoPE
 from mmcomponents.sequence import one_sequence
 
 
@@ -68,6 +69,29 @@ def test_greedy_answers_are_those_of_transformers(tmp_path: Path, style: tuple[s
     prompt = one_sequence(ids, pixels, IMAGE_TOKEN)
     (answer,) = tiny.token_ids(Autoregressive(max_new_tokens=12), mmcomponents.load(tmp_path), prompt, set())
     assert answer == theirs[0, len(ids) :].tolist()
+
+
+@pytest.mark.parametrize("style", [style for style in STYLES if "ntk" in style[1]], ids=str)
+def test_the_moving_base_gives_the_answers_of_transformers_past_the_trained_length(
+    tmp_path: Path, style: tuple[str, str, bool]
+) -> None:
+    hf = hf_model(*style, seed=2)
+    hf.save_pretrained(tmp_path)
+    ids, pixels = ids_and_pixels(1)
+    theirs = hf.generate(
+        input_ids=ids[None], pixel_values=pixels, max_new_tokens=24, do_sample=False, eos_token_id=None
+    )[0, len(ids) :].tolist()
+    model = mmcomponents.load(tmp_path)
+    kept = model.position
+    assert isinstance(kept, RoPE)
+    assert len(ids) + 24 > 2 * kept.max_position_embeddings
+    prompt = one_sequence(ids, pixels, IMAGE_TOKEN)
+    answers = []
+    for position in (kept, MovingBaseRoPE(kept.head_dim, kept.base, kept.ntk_factor, kept.max_position_embeddings)):
+        model.position = position
+        answers += tiny.token_ids(Autoregressive(max_new_tokens=24), model, prompt, set())
+    assert answers[1] == theirs
+    assert answers[0] != theirs, "RoPE keeps the base of the prefill"
 
 
 @pytest.mark.parametrize("layout", ["in memory", "on disk"])

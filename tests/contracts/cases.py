@@ -18,7 +18,7 @@ from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
-from mmcomponents.positions import V2PE, RoPE
+from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
 from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector, TwoMap
 from mmcomponents.testing import NeutralStart, preference_packs, step_packs
 from mmcomponents.testing.component_check import CONTRACTS
@@ -174,6 +174,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
     "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
+    "MovingBaseRoPE": case(
+        "position", partial(MovingBaseRoPE, ntk_factor=2.0, max_position_embeddings=4096), neutral=NTK_AS_ROPE
+    ),
     "RoPE past its length": variant("position", partial(RoPE, ntk_factor=2.0, max_position_embeddings=12)),
     "DecoderLM": case("backbone", tiny.backbone_factory()),
     "DecoderLM without positions": variant("backbone", tiny.backbone_factory(), neighbours=NO_POSITION),

@@ -213,7 +213,7 @@ def _rope_keys(spec: ModelSpec, target: str) -> dict[str, Any]:
     """Returns the rotary keys: V2PE with delta 1 is RoPE up to the trained length; other formats cannot store delta."""
     position = spec.parts.get("position") or {}
     name = str(position.get("class_path", "nothing")).rpartition(".")[2]
-    if name not in ("RoPE", "V2PE"):
+    if name not in ("RoPE", "MovingBaseRoPE", "V2PE"):
         raise CheckpointError(f"the format {target} needs RoPE or V2PE as position, and this model has {name}")
     args = position.get("init_args") or {}
     theta = float(args.get("base", 1_000_000.0))

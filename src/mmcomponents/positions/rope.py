@@ -16,7 +16,8 @@ class RoPE(Position):
 
     A segment of L > `max_position_embeddings` positions gets the base
     `base * (factor * L / max_position_embeddings - (factor - 1)) ** (d / (d - 2))`; each segment of a pack has its own.
-    While decoding, L remains the length at prefill, so that cached keys and new queries agree.
+    While decoding, L remains the length at prefill, so that cached keys and new queries agree; `MovingBaseRoPE` lets it
+    grow, as transformers does.
 
     Args:
         head_dim: Width of a head.
@@ -68,14 +69,18 @@ class RoPE(Position):
 
     def _frequencies(self, layout: Layout) -> Tensor:
         device = layout.cu_seqlens.device
-        if self.ntk_factor is None or self._longest(layout) <= self.max_position_embeddings:
+        is_short = layout.last_ticks is None and layout.max_seqlen <= self.max_position_embeddings
+        if self.ntk_factor is None or (is_short and layout.prefill_len is None):
             return frequencies(self.head_dim, self.base, 1.0, device)
-        lengths = layout.cu_seqlens.diff() if layout.prefill_len is None else layout.prefill_len
+        lengths = self._lengths(layout)
+        if int(lengths.max()) <= self.max_position_embeddings:
+            return frequencies(self.head_dim, self.base, 1.0, device)
         each = [frequencies(self.head_dim, self.base, self._rescale(n), device) for n in lengths.tolist()]
         return torch.stack(each)[layout.segment_of_token()]
 
-    def _longest(self, layout: Layout) -> int:
-        return layout.max_seqlen if layout.prefill_len is None else int(layout.prefill_len.max())
+    def _lengths(self, layout: Layout) -> Tensor:
+        """Returns the length of each segment that determines its base, `[S]`."""
+        return layout.cu_seqlens.diff() if layout.prefill_len is None else layout.prefill_len
 
     def _rescale(self, length: int) -> float:
         """Returns the factor by which dynamic NTK rescales the base at a segment length; 1 up to the trained length."""
