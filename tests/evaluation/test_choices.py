@@ -41,7 +41,27 @@ SAID = [
     ("答案：B", "B"),
     ("选B", "B"),
     ("答案不是A，选B", "B"),
+    ("A, B and C are wrong, so D", "D"),
+    ("It is not A, B or C. So D", "D"),
+    ("Not A and not C, so B", "B"),
+    ("Neither A, C nor D: B", "B"),
+    ("Options A, C and D can be ruled out: B", "B"),
+    ("The answer is B, C is wrong", "B"),
+    ("The answer is B, A dog is seen", "B"),
+    ("B, I think", "B"),
+    ("B, because A and C have no tail", "B"),
+    ("(B) and not (A)", "B"),
     ("The answer is A or B", None),
+    ("A and B", None),
+    ("A, B", None),
+    ("a, b", None),
+    ("A, B, C and D", None),
+    ("Answer: A, B", None),
+    ("Answer: (A), (B)", None),
+    ("答案：A、B", None),
+    ("The answer is A, B and C.", None),
+    ("A. a cat\nB. a dog\nC. a bird", None),
+    ("(A) a cat (B) a dog (C) a bird (D) a horse", None),
     ("Both A and B", None),
     ("no idea", None),
     ("", None),
@@ -50,7 +70,7 @@ SAID = [
 
 @pytest.mark.parametrize(("response", "letter"), SAID)
 def test_the_checker_and_the_metric_find_the_same_letter(response, letter) -> None:
-    assert MultipleChoice().extract(response) == letter
+    assert MultipleChoice().extract(response) == letter, response
     if "wrong; option" not in response:
         assert Metric().extract(response, TARGET) == letter
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 _LETTER = r"[*_(\[\"'$]*([A-Za-z])(?![A-Za-z0-9'])"
 _ONLY = re.compile(r"[\s(\[*_\"'$]*([A-Za-z])[\s)\]*_\"'$.:,]*")
@@ -18,8 +18,20 @@ _STATED = re.compile(
 _LED = re.compile(r"\s*(?:\(([A-Za-z])\)|\[([A-Za-z])\]|\**([A-Z])\**\s*[).:,](?![A-Za-z0-9]))")
 _NAMED = re.compile(rf"(?:\b(?:answer|option|choice)\b|选项?|选择)(?:[\s*_]*[:：])?\s*{_LETTER}", re.I)
 _ALONE = re.compile(r"(?<![A-Za-z0-9'])([A-Z])(?![A-Za-z0-9'])")
-_OTHER = re.compile(r"[)\]*_\"'$]*\s*(?:or|and|/|&|或|和)\s*[*_(\[\"'$]*[A-Z](?![A-Za-z0-9'])")
-"""After a letter: a second letter, so that neither is chosen."""
+_NEXT = re.compile(
+    r"[)\]*_\"'$]*\s*(?P<join>[,，、;]\s*(?:and\b|or\b|nor\b|&|和|或)?|and\b|or\b|nor\b|/|&|或|和)"
+    r"\s*(?:(?:option|choice|选项)\s+)?[*_(\[\"'$]*([A-Za-z])(?![A-Za-z0-9'])",
+    re.I,
+)
+"""After a letter: the next letter of a list, as in "A, B and C"."""
+_PREVIOUS = re.compile(
+    r"(?<![A-Za-z0-9'])[A-Z][)\]*_\"'$]*\s*(?:[,，、;]\s*(?:and|or|nor|&|和|或)?|and|or|nor|/|&|或|和)\s*[*_(\[\"'$]*$"
+)
+"""Before a letter: the letter before it in a list."""
+_JOINED = re.compile("and|or|nor|[/&或和、]", re.I)
+"""Joins the last letters of a list; a comma alone may also end a clause."""
+_LINE = re.compile(r"^\s*(?:[-*•]\s+)?[*_(\[]*([A-Z])[*_)\]]*\s*[).:,]", re.M)
+_BRACKETED = re.compile(r"\(([A-Z])\)")
 _NOUN = re.compile(r"\s+(?!(?:or|and|is|was|because|since|as|but|not|seems|looks|must|would|should|cannot|can)\b)[a-z]")
 """After "a" or "I": a word that makes it an article or a pronoun."""
 _DENIED_BEFORE = re.compile(
@@ -34,6 +46,13 @@ _DENIED_BEHIND = re.compile(
     r"|can be (?:ruled out|excluded|eliminated)|does not|doesn't|不对|不正确|错|是错|不是)",
     re.I,
 )
+_DENIED_ALL = re.compile(
+    r"[)\]*_\"'$]*\s*,?\s*(?:(?:are|were|seem|look)\s+(?:all\s+|both\s+|\w+ly\s+)?(?:not\b|wrong|incorrect|false"
+    r"|impossible|out\b|excluded|eliminated|ruled out)|aren't|weren't|cannot|can't"
+    r"|can (?:all |both )?be (?:ruled out|excluded|eliminated)|do not|don't|都不|都错|不对|不正确|错)",
+    re.I,
+)
+"""After the last letter of a list: all of them are denied."""
 _NEAR = 40
 """Characters before an option that are searched for a negation."""
 _THOUGHT = re.compile(r"<think>.*", re.DOTALL)
@@ -49,21 +68,48 @@ def stated(text: str, allowed: Collection[str]) -> str | None:
 
     The first match counts: the complete text is a letter; the last letter in a box; the last letter after "answer is"
     or "answer:"; a letter with a bracket or a full stop at the start; the last letter after "option", "choice" or
-    "answer". Negated letters ("not option C", "option C is wrong") and letters joined by "or" are ignored.
+    "answer". Denied letters ("not option C", "A, B and C are wrong") and letters of a list ("A, B", "A or B") are no
+    answers, and neither is a text that lists options ("A. a cat", "B. a dog" in lines of their own).
 
     Args:
         text: See `spoken`.
-        allowed: Upper-case letters of the options.
+        allowed: Upper-case letters of the options; a mapping has their texts too.
     """
-    led = _LED.match(text)
     ranks = (
         only_letter(text),
         _last(_BOXED, text, allowed),
         _last(_STATED, text, allowed),
-        next(group for group in led.groups() if group).upper() if led else None,
+        _led(text, allowed),
         _last(_NAMED, text, allowed),
     )
     return next((letter for letter in ranks if letter is not None and letter in allowed), None)
+
+
+def _led(text: str, allowed: Collection[str]) -> str | None:
+    """Returns the letter at the start of a text that does not list several options."""
+    led = _LED.match(text)
+    if led is None:
+        return None
+    place = next(number for number, group in enumerate(led.groups(), start=1) if group)
+    marked = {match[1] for match in _LINE.finditer(text) if match[1] in allowed and not _is_denied(match)}
+    bracketed = {match[1] for match in _BRACKETED.finditer(text) if match[1] in allowed and not _is_denied(match)}
+    if len(marked) > 1 or len(bracketed) > 2 or _repeated(text, allowed) > 1:
+        return None
+    if _is_denied(led, place) or _is_listed(led, allowed, place):
+        return None
+    return led[place].upper()
+
+
+def _repeated(text: str, allowed: Collection[str]) -> int:
+    """Counts the options that a text repeats with letter and text, and does not deny."""
+    if not isinstance(allowed, Mapping):
+        return 0
+    found = 0
+    for letter, option in allowed.items():
+        words = r"\s+".join(map(re.escape, str(option).split()))
+        match = re.search(rf"(?<![A-Za-z0-9])({letter})[)\].:]\s*{words}(?!\w)", text, re.I) if words else None
+        found += match is not None and not _is_denied(match)
+    return found
 
 
 def alone(text: str, allowed: Collection[str]) -> str | None:
@@ -83,18 +129,50 @@ def _last(pattern: re.Pattern[str], text: str, allowed: Collection[str]) -> str 
     found = None
     for match in pattern.finditer(text):
         letter = match[1].upper()
-        if letter in allowed and not (_is_word(match) or _is_denied(match) or _OTHER.match(text, match.end(1))):
+        if letter in allowed and not (_is_word(match) or _is_denied(match) or _is_listed(match, allowed)):
             found = letter
     return found
 
 
-def _is_word(match: re.Match[str]) -> bool:
+def _is_word(match: re.Match[str], group: int = 1) -> bool:
     """Whether the letter is an article or a pronoun, as in "The answer is a dog"."""
-    return match[1] in "aAI" and _NOUN.match(match.string, match.end(1)) is not None
+    return match[group] in "aAI" and _NOUN.match(match.string, match.end(group)) is not None
 
 
-def _is_denied(match: re.Match[str]) -> bool:
-    text, begin, end = match.string, match.start(1), match.end(1)
-    if _DENIED_BEHIND.match(text, end):
+def _following(match: re.Match[str], group: int = 1) -> list[re.Match[str]]:
+    """Returns the letters that continue a list which begins with a letter."""
+    found: list[re.Match[str]] = []
+    end = match.end(group)
+    while (following := _NEXT.match(match.string, end)) and not _is_word(following, 2):
+        found.append(following)
+        end = following.end(2)
+    return found
+
+
+def _is_listed(match: re.Match[str], allowed: Collection[str], group: int = 1) -> bool:
+    """Whether a letter begins a list with another option that is not denied."""
+    text = match.string
+    return any(
+        (other[2].upper() in allowed or _JOINED.search(other["join"])) and not _DENIED_BEHIND.match(text, other.end(2))
+        for other in _following(match, group)
+    )
+
+
+def _is_denied(match: re.Match[str], group: int = 1) -> bool:
+    text, begin, end = match.string, match.start(group), match.end(group)
+    if _DENIED_BEHIND.match(text, end) or _denied_before(text, begin):
         return True
+    following = _following(match, group)
+    if following and _DENIED_ALL.match(text, following[-1].end(2)):
+        return True
+    is_joined = any(_JOINED.search(other["join"]) for other in following)
+    while previous := _PREVIOUS.search(text[max(0, begin - _NEAR) : begin]):  # "not A, B or C" denies all three
+        is_joined = is_joined or _JOINED.search(previous[0][1:]) is not None
+        begin = max(0, begin - _NEAR) + previous.start()
+        if is_joined and _denied_before(text, begin):
+            return True
+    return False
+
+
+def _denied_before(text: str, begin: int) -> bool:
     return _DENIED_BEFORE.search(text[max(0, begin - _NEAR) : begin]) is not None
