@@ -225,7 +225,7 @@ FORMER_SETTINGS: Mapping[str, str] = MappingProxyType(
         **{name: f"images.{name}" for name in ("tile_size", "min_tiles", "max_tiles", "thumbnail")},
         **{name: f"images.{name}" for name in ("normalization", "jpeg_quality")},
         **{name: f"videos.{name}" for name in ("train_frames", "eval_frames", "frame_template")},
-        **{name: f"text.{name}" for name in ("system", "control_text")},
+        **{name: f"text.{name}" for name in ("system", "control_text", "allowed_tokens")},
         "pack_tokens": "packing.tokens",
         "pack_tiles": "packing.tiles",
         "block": "packing.block",

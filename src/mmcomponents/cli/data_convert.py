@@ -55,8 +55,8 @@ def main(verb: str, argv: list[str]) -> int:
         "inputs",
         nargs="+",
         metavar="INPUT",
-        help="annotation files (.jsonl), meta files (.json), text files (.txt), folders, or glob patterns of these; "
-        "they come first",
+        help="annotation files (.jsonl, .json, .parquet), meta files (.json), text files (.txt), folders, also those "
+        "of the library datasets, or glob patterns of these; they come first",
     )
     skip: set[str | int] = {"inputs", "kinds", "allowed_tokens", "progress", *SWITCHES}
     names = parser.add_function_arguments(convert_annotations, as_positional=False, skip=skip)

@@ -105,11 +105,29 @@ def _from_recipe(flags: Flags) -> PackedDataModule:
     try:
         getattr(module, "tokens_per_tile", None)
     except DataError:
+        if "model" not in recipe.resolved():  # such as the recipe.yaml of `data convert`
+            return _text_alone(
+                _built(recipe.overlay({"data": {"tokens_per_tile": 1}}, "texts"), "data.", flags.settings)
+            )
         from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
         from mmcomponents.training import MultimodalTask
 
         tokens = RecipeCLI("inspect", flags, MultimodalTask, data_class=None).meta_model.tokens_per_tile or 1
         module = _built(recipe.overlay({"data": {"tokens_per_tile": tokens}}, "the model"), "data.", flags.settings)
+    return module
+
+
+def _text_alone(module: PackedDataModule) -> PackedDataModule:
+    """Checks that data without a number of visual tokens have no images."""
+    from mmcomponents.data.errors import DataError
+    from mmcomponents.data.loading.opening import check_text_alone
+
+    for part in ("train", "val"):
+        if module.shards[part] and (index := module.open_index(part)) is not None:
+            try:
+                check_text_alone(index, part)
+            except DataError as error:
+                raise UserError("data inspect: set data.tokens_per_tile, or add the recipe of the model") from error
     return module
 
 
@@ -201,14 +219,17 @@ def _leading(argv: list[str]) -> Iterator[str]:
 
 
 def _one_value(words: list[str]) -> list[str]:
-    """Returns the words with the names after `--kinds`, up to the next flag, as one list."""
-    if "--kinds" not in words:
-        return words
-    place = words.index("--kinds")
-    names = list(_leading(words[place + 1 :]))
-    if len(names) == 1 and names[0].lstrip().startswith("["):
-        return words
-    return [*words[: place + 1], *([f"[{', '.join(names)}]"] if names else []), *words[place + 1 + len(names) :]]
+    """Returns the words with the names after `--kinds` and `--allowed_tokens`, up to the next flag, as one list."""
+    for flag in ("--kinds", "--allowed_tokens"):
+        if flag not in words:
+            continue
+        place = words.index(flag)
+        names = list(_leading(words[place + 1 :]))
+        if len(names) == 1 and names[0].lstrip().startswith("["):
+            continue
+        quoted = [json.dumps(name) if flag != "--kinds" else name for name in names]
+        words = [*words[: place + 1], *([f"[{', '.join(quoted)}]"] if names else []), *words[place + 1 + len(names) :]]
+    return words
 
 
 def _page_path(given: str | None) -> Path | None:

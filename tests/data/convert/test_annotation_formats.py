@@ -169,7 +169,7 @@ def test_keys_that_ask_for_nothing_are_fine(pack_lines: Callable[..., Any]) -> N
     }
     record, _ = only(pack_lines, sample)
     assert record["messages"] == [USER, ASSISTANT]
-    only(pack_lines, {"conversations": [ASK, SAY], "tools": "[]", "weight": 0.5})
+    only(pack_lines, {"conversations": [ASK, SAY], "tools": "[]", "weight": 1.0})
 
 
 def test_chat_messages_with_images_beside_them(pack_lines: Callable[..., Any]) -> None:

@@ -76,6 +76,39 @@ def test_what_cannot_be_turned_is_refused(pack_lines: Callable[..., Any], media:
     several = chat(image=["turned.png", "one.png"], width_list=[90, 40], height_list=[60, 30])
     several["conversations"] = [{"from": "human", "value": "<image><image>?"}, several["conversations"][1]]
     assert "EXIF turns image 1 of 2 images: its boxes in the texts are unknown" in reason(several)
+    for other in ("(100,200),(300,400)", "[0.1, 0.2, 0.3, 0.4]", '{"bbox_2d": [1, 2, 3, 4]}', "<box>(1,2),(3,4)</box>"):
+        sample = {**chat(**size), "conversations": [ASK, {"from": "gpt", "value": other}]}
+        note, _ = pack_lines([sample])
+        assert "and boxes of a text are not read" in note.refused[0]["reason"]
+    for declared in (
+        {"width": "90", "height": "60"},
+        {"image_width": 90, "image_height": 60},
+        {**size, "width_list": None},
+    ):
+        note, _ = pack_lines([chat(**declared)])
+        assert note.totals.turned_boxes == 1
     for fitting in ({}, {"width": 60, "height": 90}, {"width": 120, "height": 180}, {"width": None, "height": "9"}):
         assert reason(chat(**fitting)) == ""
     assert reason({"image": "turned.png", "conversations": [ASK, SAY], **size}) == "", "without boxes"
+
+
+def test_pixels_refer_to_the_declared_size(pack_lines: Callable[..., Any], media: Path) -> None:
+    turned(media, 1, "plain.png")
+    turns = [USER, {"role": "assistant", "content": "<bbox>"}]
+    sample = {"messages": turns, "images": ["plain.png"], "objects": {"bbox": [[36, 12, 90, 42]]}}
+    record, _ = only(pack_lines, {**sample, "width": 180, "height": 120})
+    box = [int(number) for number in re.findall(r"\d+", record["messages"][1]["content"])]
+    assert marked(media / "plain.png", box)
+    turned(media, 8)
+    record, _ = only(pack_lines, {**sample, "images": ["turned.png"], "width": 180, "height": 120})
+    box = [int(number) for number in re.findall(r"\d+", record["messages"][1]["content"])]
+    assert marked(media / "turned.png", box)
+
+
+def test_nearly_square_images_are_told_apart_by_their_exact_size(pack_lines: Callable[..., Any], media: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (101, 100)).save(media / "turned.png", exif=exif)
+    for declared, count in (((101, 100), 1), ((100, 101), 0)):
+        note, _ = pack_lines([chat(width=declared[0], height=declared[1])])
+        assert note.totals.turned_boxes == count

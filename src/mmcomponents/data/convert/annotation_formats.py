@@ -14,36 +14,25 @@ answers are in `other_programs.question_forms`. Each key is used, or known to be
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from mmcomponents.data.chat.kinds import Kinds
-from mmcomponents.data.convert.chat_messages import read_turn
 from mmcomponents.data.convert.draft import CLIP_ENDS, Draft, take_clips, take_paths, take_text
-from mmcomponents.data.convert.harmless_keys import SAMPLE_KEYS, TURN_KEYS, unknown_keys
+from mmcomponents.data.convert.harmless_keys import SAMPLE_KEYS, unknown_keys
 from mmcomponents.data.convert.other_programs.marks import take_named_media
 from mmcomponents.data.convert.other_programs.objects import take_objects
 from mmcomponents.data.convert.other_programs.question_forms import as_messages
-from mmcomponents.data.convert.other_programs.reasoning import REASONING_KEYS, with_reasoning
 from mmcomponents.data.convert.other_programs.rejected_answers import KEYS, take_pair
 from mmcomponents.data.convert.reading import Form, Reading
 from mmcomponents.data.convert.refused import Refused
-from mmcomponents.data.convert.unsupported import CHECKED, CHECKED_IN_TURNS, check_sample, check_turn
+from mmcomponents.data.convert.turns import take_turn
+from mmcomponents.data.convert.unknown_media import refuse_other_media
+from mmcomponents.data.convert.unsupported import CHECKED, check_sample
 from mmcomponents.data.convert.wording import kind_name
 
-ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-
 _MEDIA_KEYS = ("image", "images", "video", "videos", "clip", "clips")
-_TURN_KEYS = ("from", "value", "role", "content", *REASONING_KEYS, *CHECKED_IN_TURNS)
-_MEDIA_WORD = re.compile(r"image|img|picture|photo|video|frame|audio|sound|speech|media", re.I)
-_FILE_WORD = re.compile(r"file|path|url", re.I)
-_MEDIA_FILE = re.compile(
-    r"^data:[a-z]+/|\.(?:png|jpe?g|webp|bmp|gif|tiff?|ppm|avif|jp2|heic|svg|mp4|webm|mkv|avi|mov|m4v|mpe?g|flv|ogv|wmv"
-    r"|wav|mp3|flac|ogg|m4a|aac|pdf|npy|npz)$",
-    re.I,
-)
-_ADDRESS = re.compile("^https?://", re.I)
 
 
 def read_draft(sample: object, reading: Reading | None = None, kinds: Kinds | None = None) -> Draft:
@@ -61,9 +50,10 @@ def read_draft(sample: object, reading: Reading | None = None, kinds: Kinds | No
         raise Refused("bad_json", f"{kind_name(sample)} instead of a JSON object")
     reading = reading or Reading()
     form = reading.form
+    if form == "auto" and any(kind.matches(sample) for kind in (kinds.third_party if kinds is not None else ())):
+        return _record(sample)
+    sample = {key: value for key, value in sample.items() if value is not None}  # null says nothing
     if form == "auto":
-        if any(kind.matches(sample) for kind in (kinds.third_party if kinds is not None else ())):
-            return _record(sample)
         sample = as_messages(sample)
         form = _recognise(sample, [] if kinds is None else kinds.third_party_names)
     elif (key := _KEYS[form]) not in sample:
@@ -77,19 +67,28 @@ def read_draft(sample: object, reading: Reading | None = None, kinds: Kinds | No
         _take_system(draft, sample)
         take_named_media(draft)
         draft.objects = take_objects(sample)
-    taken = {*known, *_MEDIA_KEYS, *(("objects",) if draft.objects else ())}
-    if draft.videos and sample.get("clip") is None and sample.get("clips") is None:
+    taken = {*known, *_MEDIA_KEYS, "objects"}
+    if draft.videos and "clip" not in sample and "clips" not in sample:
         taken |= {key for ends in CLIP_ENDS for key in ends}
-    draft.kept = {key: value for key, value in sample.items() if key not in taken}
-    _refuse_other_media(draft.kept, draft, files=draft.text is None)
-    draft.unknown += unknown_keys(draft.kept, SAMPLE_KEYS, CHECKED if form != "text" else ())
-    for turn in sample[known[0]] if form in ("conversations", "messages") else ():
-        _refuse_other_media({key: value for key, value in turn.items() if key not in _TURN_KEYS}, draft)
-        draft.unknown += [f"turns.{key}" for key in unknown_keys(turn, TURN_KEYS, _TURN_KEYS)]
+    kept = {key: value for key, value in sample.items() if key not in taken}
+    rest = {} if draft.objects is None else draft.objects.rest
+    refuse_other_media(kept, draft, files=draft.text is None)
+    for turn in draft.turns:
+        refuse_other_media(turn, draft)
+    unknown = unknown_keys(kept, SAMPLE_KEYS, CHECKED if form != "text" else ())
+    draft.unknown += [key for key in unknown if not _says_nothing_new(kept[key], draft)]
+    draft.unknown += [f"objects.{key}" for key in unknown_keys(rest, frozenset())]
+    draft.kept = {**kept, **({"objects": rest} if rest else {})}
     if draft.unknown and not reading.keep_unknown_keys:
         name = f"the key {draft.unknown[0][:80]!r}"
         raise Refused("unknown_key", f"{name} is neither used nor known to be harmless (--keep_unknown_keys keeps it)")
     return draft
+
+
+def _says_nothing_new(value: object, draft: Draft) -> bool:
+    """Whether a text repeats one of the sample's texts, as "prompt" beside the turns, or all, as Alpaca's "text"."""
+    texts = [text.strip() for text in draft.texts()]
+    return isinstance(value, str) and (value.strip() in texts or all(text in value for text in texts))
 
 
 def _take_system(draft: Draft, sample: Mapping[str, Any]) -> None:
@@ -144,44 +143,21 @@ def _recognise(sample: Mapping[str, Any], kinds: Sequence[str] = ()) -> Form:
     raise Refused("unknown_form", f"none of the keys of a supported form ({wanted}, {more}){others}; {_keys(sample)}")
 
 
-def _conversations(sample: Mapping[str, Any], reading: Reading) -> Draft:
-    turns = sample["conversations"]
+def _conversation(sample: Mapping[str, Any], reading: Reading, key: str) -> Draft:
+    turns = sample[key]
     if not isinstance(turns, list):
-        raise Refused("bad_field", "'conversations' must be a list of turns")
-    messages = []
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict) or not isinstance(turn.get("value"), str):
-            raise Refused("bad_field", f"turn {number} is not {{'from': ROLE, 'value': TEXT}}")
-        role = _role(turn.get("from"), number)
-        check_turn(turn, role, number)
-        messages.append({"role": role, "content": with_reasoning(turn, turn["value"], role, number, reading.reasoning)})
-    draft = Draft(messages)
-    take_pair(draft, sample, reading)
+        raise Refused("bad_field", f"{key!r} must be a list of turns")
+    read = [take_turn(turn, number, reading) for number, turn in enumerate(turns, start=1)]
+    draft = Draft([turn.message for turn in read], turns=[turn.rest for turn in read])
+    draft.images = [image for turn in read for image in turn.images]
+    draft.videos = [video for turn in read for video in turn.videos]
+    draft.unknown = [name for turn in read for name in turn.unknown]
+    take_pair(draft, sample, read, reading)
     return _with_media(draft, sample)
 
 
 def _preference(sample: Mapping[str, Any], _: Reading) -> Draft:
     draft = Draft([{"role": "user", "content": take_text(sample, "question")}], answers=_answers(sample))
-    return _with_media(draft, sample)
-
-
-def _messages(sample: Mapping[str, Any], reading: Reading) -> Draft:
-    turns = sample["messages"]
-    if not isinstance(turns, list):
-        raise Refused("bad_field", "'messages' must be a list of turns")
-    draft = Draft()
-    for number, turn in enumerate(turns, start=1):
-        if not isinstance(turn, dict):
-            raise Refused("bad_field", f"turn {number} is not {{'role': ROLE, 'content': TEXT or PARTS}}")
-        role = _role(turn.get("role"), number)
-        check_turn(turn, role, number)
-        read = read_turn(turn.get("content"), role, number)
-        text = with_reasoning(turn, read.text, role, number, reading.reasoning)
-        draft.messages.append({"role": role, "content": text})
-        draft.images += read.images
-        draft.videos += read.videos
-        draft.unknown += read.unknown
-    take_pair(draft, sample, reading)
     return _with_media(draft, sample)
 
 
@@ -193,12 +169,6 @@ def _answers(sample: Mapping[str, Any]) -> tuple[str, str]:
     return take_text(sample, "chosen"), take_text(sample, "rejected")
 
 
-def _role(name: object, number: int) -> str:
-    if not isinstance(name, str) or name not in ROLES:
-        raise Refused("roles", f"turn {number} has the role {str(name)[:40]!r}, which is none of {', '.join(ROLES)}")
-    return ROLES[name]
-
-
 def _with_media(draft: Draft, sample: Mapping[str, Any]) -> Draft:
     images, videos = take_paths(sample, "image", "images"), take_paths(sample, "video", "videos")
     if (images and draft.images) or (videos and draft.videos):
@@ -206,29 +176,6 @@ def _with_media(draft: Draft, sample: Mapping[str, Any]) -> Draft:
     draft.images, draft.videos = draft.images or images, draft.videos or videos
     draft.clips = take_clips(sample, len(draft.videos))
     return draft
-
-
-def _refuse_other_media(kept: Mapping[str, Any], draft: Draft, files: bool = True) -> None:
-    """Raises `Refused` for a sample that would lose media, since their key is unknown.
-
-    Args:
-        kept: Keys and values to check.
-        draft: The sample.
-        files: Whether a key with a word for a file or URL may mean media. In documents it mostly gives the origin of
-            the text.
-    """
-    known = {path.rpartition("/")[2] for path in draft.images + draft.videos}
-    for key, value in kept.items():
-        media = bool(_MEDIA_WORD.search(key))
-        if not media and not (files and _FILE_WORD.search(key)):
-            continue
-        for one in value if isinstance(value, list) else [value]:
-            if isinstance(one, dict):
-                one = next((one[name] for name in ("url", "path", "bytes") if isinstance(one.get(name), str)), None)
-            if not isinstance(one, str) or one.rpartition("/")[2] in known:
-                continue
-            if _MEDIA_FILE.search(one) or (media and _ADDRESS.search(one)):
-                raise Refused("unknown_media", f"the unknown key {key!r} seems to give media: {one[:80]!r}")
 
 
 FORM_KEYS = ("messages", "conversations", "chosen", "rejected", "text")
@@ -241,8 +188,8 @@ _KEYS: dict[Form, str] = {
     "text": "text",
 }
 _READERS: dict[Form, tuple[Callable[[Mapping[str, Any], Reading], Draft], tuple[str, ...]]] = {
-    "conversations": (_conversations, ("conversations", "system", *KEYS)),
+    "conversations": (partial(_conversation, key="conversations"), ("conversations", "system", *KEYS)),
     "preference": (_preference, ("question", "system", "chosen", "rejected")),
-    "messages": (_messages, ("messages", "system", *KEYS)),
+    "messages": (partial(_conversation, key="messages"), ("messages", "system", *KEYS)),
     "text": (_text, ("text",)),
 }

@@ -15,7 +15,7 @@ from mmcomponents.data.chat.placeholders import (
 )
 from mmcomponents.data.chat.placeholders import _place as place_one
 from mmcomponents.data.chat.special_tokens import ConversationError
-from mmcomponents.data.convert.draft import Draft
+from mmcomponents.data.convert.draft import Draft, check_answers
 from mmcomponents.data.convert.inputs.strict_json import TOO_DEEP
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.wording import counted
@@ -96,7 +96,9 @@ def _texts(draft: Draft) -> Iterator[tuple[str, str]]:
         yield f"turn {number}", message["content"]
     for name, answer in zip(("chosen", "rejected"), draft.answers or (), strict=False):
         yield f"the {name} answer", answer
-    for key, value in draft.kept.items():
+    for name in draft.objects.refs if draft.objects else ():
+        yield "a name of 'objects'", name
+    for key, value in (*draft.kept.items(), *(("turns", turn) for turn in draft.turns)):
         yield "a key", key
         for text in _strings(value):
             if _SURROGATE.search(text):  # control characters are allowed in values that are only kept
@@ -137,5 +139,5 @@ def _check_turns(draft: Draft) -> None:
     for answer in (*answers, *(draft.answers or ())):
         if not answer.strip():
             raise Refused("no_answer", "an answer is empty")
-    if draft.answers is not None and draft.answers[0] == draft.answers[1]:
-        raise Refused("equal_answers", "the chosen and the rejected answer are equal")
+    if draft.objects is None:  # otherwise once they are placed
+        check_answers(draft)

@@ -19,7 +19,7 @@ from mmcomponents.data.convert.budget import Budget
 from mmcomponents.data.convert.conversion_report import ConversionReport, write_report
 from mmcomponents.data.convert.document_split import LEAST
 from mmcomponents.data.convert.inputs.chunks import Chunk, source_chunks
-from mmcomponents.data.convert.inputs.input_files import find_sources
+from mmcomponents.data.convert.inputs.input_files import find_sources, unread_files
 from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.convert.reading import Form, Reading, Reasoning, TurnedBoxes
 from mmcomponents.data.convert.resume_state import Note, State, file_facts
@@ -146,6 +146,8 @@ def convert_annotations(
         "frame_template": frame_template,
         "sources": {source.label: _source_settings(source) for source in sources},
     }
+    if val:
+        settings["val"] = val
     if allowed_tokens:
         settings["allowed_tokens"] = allowed_tokens
     if kinds is not None:
@@ -162,6 +164,8 @@ def convert_annotations(
                 raise DataError(f"the input {source.label} changed during the conversion: convert it again")
         report = write_report(state.out, sources, _notes(job), settings, tokenizer)
     report.found = found
+    if unread := unread_files(inputs):
+        report.notes.append(f"not read, since they have no annotations: {', '.join(map(str, unread[:8]))}")
     return report
 
 
@@ -170,8 +174,7 @@ def _cores() -> int:
 
 
 def _source_settings(source: Source) -> dict[str, Any]:
-    share = {"share": source.share} if source.share else {}
-    return {"root": str(source.root), **source.options, **share, **file_facts(source)}
+    return {"root": str(source.root), **source.options, **file_facts(source)}
 
 
 def _convert(job: Job, lines: int, workers: int, progress: Callable[[int, int], None] | None) -> int:

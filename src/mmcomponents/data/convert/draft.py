@@ -33,6 +33,7 @@ class Draft:
         kept: Other keys of the annotation.
         members: Path or data: URL of each further member of the sample's record kind, by suffix.
         objects: Names and boxes for the marks in the texts, see `other_programs.objects`.
+        turns: Other keys of each turn.
         unknown: Keys that are neither used nor known to be harmless.
         is_record: Whether `kept` is the record of a kind of another package, which has no text or messages.
     """
@@ -46,6 +47,7 @@ class Draft:
     kept: dict[str, Any] = field(default_factory=dict)
     members: dict[str, str] = field(default_factory=dict)
     objects: Any = None
+    turns: list[dict[str, Any]] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     is_record: bool = False
 
@@ -64,6 +66,8 @@ class Draft:
             return {**own, **self.kept, **clips, "source": source}
         clashing = {key: value for key, value in self.kept.items() if key in RESERVED}
         record = {key: value for key, value in self.kept.items() if key not in RESERVED}
+        if any(self.turns):
+            clashing["turns"] = self.turns
         if clashing:
             record["annotation"] = clashing
         record["source"] = source
@@ -76,6 +80,16 @@ class Draft:
         if any(clip is not None for clip in self.clips):
             record["clips"] = self.clips
         return record
+
+
+def check_answers(draft: Draft) -> None:
+    """Checks that the answers of a pair differ.
+
+    Raises:
+        Refused: They are equal.
+    """
+    if draft.answers is not None and draft.answers[0] == draft.answers[1]:
+        raise Refused("equal_answers", "the chosen and the rejected answer are equal")
 
 
 def take_text(sample: Mapping[str, Any], key: str) -> str:
@@ -102,9 +116,15 @@ def take_paths(sample: Mapping[str, Any], one: str, many: str) -> list[str]:
     if len(given) == 2:
         raise Refused("bad_field", f"both {one!r} and {many!r} name media")
     value = sample[given[0]]
-    paths = [value] if isinstance(value, str) else value
-    if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
-        raise Refused("bad_field", f"{given[0]!r} must be a path or a list of paths, not {_name(value)}")
+    paths = []
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, dict) and one.keys() <= {"bytes", "path", "url"}:  # as in data sets of the hub
+            one = next((file for file in one.values() if file is not None), None)
+        if one is None:
+            continue
+        if not isinstance(one, str) or not one:
+            raise Refused("bad_field", f"{given[0]!r} must be a path or a list of paths, not {_name(one)}")
+        paths.append(one)
     return paths
 
 

@@ -34,14 +34,16 @@ SAMPLE_KEYS = frozenset(name for names in _NAMES.values() for name in names.spli
 _TURN = "id idx index turn turn_id message_id uid uuid parent_id name time timestamp created_at model"
 _PART = (
     "id detail format mime_type media_type cache_control fps nframes min_frames max_frames min_pixels max_pixels"
-    " total_pixels resized_height resized_width width height"
+    " total_pixels resized_height resized_width width height image_wh"
 )
 TURN_KEYS = frozenset(_TURN.split())
 """Keys of a turn."""
 PART_KEYS = frozenset(_PART.split())
 """Keys of a part of a turn: identity, and settings of another model's preprocessing, which a recipe has here."""
-_IDENTITY = re.compile(r"[a-z0-9_]+_(?:id|ids|idx|index|uid|uuid|hash|md5|sha1|sha256)")
-_NOTHING: tuple[object, ...] = (None, "", [], {})
+_IDENTITY = re.compile(
+    r"(?!(?:input|output|token|label)_ids?$|(?:prompt|completion|chosen|rejected)_ids$)"
+    r"[a-z0-9_]+_(?:id|ids|idx|index|uid|uuid|hash|md5|sha1|sha256)"
+)
 
 
 def unknown_keys(given: Mapping[str, Any], harmless: frozenset[str], used: Iterable[str] = ()) -> list[str]:
@@ -56,5 +58,12 @@ def unknown_keys(given: Mapping[str, Any], harmless: frozenset[str], used: Itera
     return [
         key
         for key, value in given.items()
-        if key not in known and value not in _NOTHING and not _IDENTITY.fullmatch(key.lower())
+        if key not in known and not _is_nothing(value) and not _IDENTITY.fullmatch(key.lower())
     ]
+
+
+def _is_nothing(value: object) -> bool:
+    """Whether a value is null or empty, or all that it holds is."""
+    if isinstance(value, dict | list):
+        return all(map(_is_nothing, value.values() if isinstance(value, dict) else value))
+    return value is None or value == ""

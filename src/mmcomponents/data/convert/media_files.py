@@ -127,7 +127,7 @@ class MediaRoot:
                 return file.read()
         except FileNotFoundError:
             if (match := normalized_match(self.root / where)) is not None:
-                return self._read_file(str(match.relative_to(self.root)))
+                return self._read_file(str(match.absolute()))
             self._refuse_escape(where)
             raise Refused(
                 "missing_file", f"there is no file {_short(where)} below the root {_short(str(self.root))}"

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from mmcomponents.data.convert.other_programs.objects import place_objects
 from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.resume_state import Note, State, Totals
-from mmcomponents.data.convert.turned_boxes import turn_boxes
+from mmcomponents.data.convert.turned_boxes import pixel_sizes, turn_boxes
 from mmcomponents.data.convert.wording import beginning
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
@@ -248,8 +248,7 @@ class _Converter:
         if pieces is None:
             return [self._prepare_one(key, draft)]
         return [
-            self._prepare_one(f"{key}-{number:05d}", Draft(text=piece, kept=draft.kept))
-            for number, piece in enumerate(pieces)
+            self._prepare_one(f"{key}-{number:05d}", replace(draft, text=piece)) for number, piece in enumerate(pieces)
         ]
 
     def _pieces(self, draft: Draft) -> list[str] | None:
@@ -263,7 +262,7 @@ class _Converter:
         images = [self.media.image(where) for where in draft.images]
         sizes = [image.size for image in images]
         turned = turn_boxes(draft, images, self.job.reading.turned_boxes)
-        place_objects(draft, draft.objects, sizes)
+        place_objects(draft, draft.objects, pixel_sizes(draft, images))
         record = draft.record(self.source.name)
         try:
             length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
@@ -296,8 +295,8 @@ class _Converter:
         if len(ready) > 1:
             self.totals.documents_cut += 1
             self.totals.pieces += len(ready)
-        self.unknown.update(ready[0].unknown)
-        self.spelled.update(ready[0].spelled)
+        self.unknown.update(list(dict.fromkeys(ready[0].unknown)))
+        self.spelled.update(list(dict.fromkeys(token for one in ready for token in one.spelled)))
         self.totals.turned_boxes += ready[0].turned
         for one in ready:
             files = [(file.suffix, file.data) for file in (*one.images, *one.videos)]

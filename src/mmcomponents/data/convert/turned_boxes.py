@@ -6,7 +6,8 @@ Boxes are relative to the image that the annotator saw. Annotations that declare
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,8 +16,15 @@ from mmcomponents.data.convert.media_files import MediaFile
 from mmcomponents.data.convert.other_programs.objects import Objects
 from mmcomponents.data.convert.reading import TurnedBoxes
 from mmcomponents.data.convert.refused import Refused
-from mmcomponents.data.convert.wording import counted
+from mmcomponents.data.convert.wording import beginning, counted
 from mmcomponents.data.media.boxes import SCALE, Box, map_boxes
+
+_NUMBER = r"[-+]?\d+(?:\.\d+)?"
+_FOUR = r"\s*,\s*".join([_NUMBER] * 4)
+_BOX = re.compile(rf"<box>\s*\[(?:\s*,?\s*\[\s*{_FOUR}\s*\])+\s*\]\s*</box>")
+"""Boxes in the notation of InternVL."""
+_BOX_LIKE = re.compile(rf"</?box>|(?<!<)bbox|[\[(]\s*{_FOUR}\s*[\])]|\({_NUMBER},\s*{_NUMBER}\),\s*\({_NUMBER},")
+"""Boxes in any notation."""
 
 _TURNS: dict[int, Callable[[Box, float, float], Box]] = {
     5: lambda box, width, height: (box[1], box[0], box[3], box[2]),
@@ -40,13 +48,13 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
 
     Raises:
         Refused: The declared size is neither that of the upright image nor of the file, the boxes in the texts may
-            belong to a turned or another image, or turning is refused.
+            belong to a turned or another image or are in another notation, or turning is refused.
     """
     objects: Objects | None = draft.objects
-    in_texts = any("<box>" in text for text in draft.texts())
+    in_texts = any(_BOX_LIKE.search(text) for text in draft.texts())
     if not in_texts and not (objects and objects.boxes):
         return False
-    turned = [_is_turned(number, declared, image) for number, declared, image in _declared(draft, images)]
+    turned = _turned(draft, images)
     if not any(turned):
         return False
     number = turned.index(True)
@@ -56,6 +64,8 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
         if len(images) > 1:
             there = counted(len(images), "image")
             raise Refused("bad_field", f"EXIF turns image {number + 1} of {there}: its boxes in the texts are unknown")
+        if other := next((text for text in draft.texts() if _BOX_LIKE.search(_BOX.sub("", text))), None):
+            raise Refused("bad_field", f"EXIF turns the image, and boxes of a text are not read: {beginning(other)!r}")
         turn = _TURNS[images[0].orientation]
         for message in draft.messages:
             message["content"] = map_boxes(message["content"], lambda box: turn(box, SCALE, SCALE))
@@ -63,65 +73,84 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
             chosen, rejected = (map_boxes(text, lambda box: turn(box, SCALE, SCALE)) for text in draft.answers)
             draft.answers = chosen, rejected
     if objects is not None:
-        draft.objects = replace(
-            objects, boxes=[_object_box(objects, n, images, turned) for n in range(len(objects.boxes))]
-        )
+        sizes = pixel_sizes(draft, images)
+        boxes = [_object_box(objects, number, images, sizes, turned) for number in range(len(objects.boxes))]
+        draft.objects = replace(objects, boxes=boxes)
     _declare_upright(draft, turned)
     return True
 
 
-def _declared(draft: Draft, images: Sequence[MediaFile]) -> Iterator[tuple[int, tuple[float, float] | None, MediaFile]]:
-    """Yields the number and the declared size of each image; None if none is declared."""
-    widths, heights = (draft.kept.get(f"{side}_list", draft.kept.get(side)) for side in ("width", "height"))
-    for number, image in enumerate(images):
-        width, height = _of(widths, number), _of(heights, number)
-        yield number, None if width is None or height is None else (width, height), image
+def pixel_sizes(draft: Draft, images: Sequence[MediaFile]) -> list[tuple[float, float]]:
+    """Returns the size of each image that boxes in pixels refer to: the declared one, else its own."""
+    return [declared or image.size for declared, image in zip(_declared(draft, len(images)), images, strict=True)]
 
 
-def _of(given: object, number: int) -> float | None:
-    """Returns the side of an image, from a number or a list."""
-    if isinstance(given, list):
-        given = given[number] if number < len(given) else None
-    elif number:
-        return None
-    return given if isinstance(given, int | float) and not isinstance(given, bool) and given > 0 else None
+def _declared(draft: Draft, count: int) -> list[tuple[float, float] | None]:
+    """Returns the declared size of each image; None if none is declared."""
+    sides: list[list[float | None]] = []
+    for keys in (("width_list", "width", "image_width"), ("height_list", "height", "image_height")):
+        given = next((draft.kept[key] for key in keys if draft.kept.get(key) is not None), None)
+        values = given if isinstance(given, list) else [given] * count  # one size for several images is that of all
+        sides.append([_side(values[number]) if number < len(values) else None for number in range(count)])
+    pairs = zip(*sides, strict=True)
+    return [None if width is None or height is None else (width, height) for width, height in pairs]
 
 
-def _is_turned(number: int, declared: tuple[float, float] | None, image: MediaFile) -> bool:
-    """Whether an annotation declares the size of the file before its EXIF orientation."""
-    if declared is None or _same_ratio(declared, image.size):
-        return False
-    if image.orientation in _TURNS and _same_ratio(declared, image.size[::-1]):
-        return True
-    raise Refused(
-        "bad_field",
-        f"the annotation gives {declared[0]:g} x {declared[1]:g} as the size of image {number + 1}, which has"
-        f" {image.size[0]} x {image.size[1]}: its boxes are those of another picture",
-    )
+def _side(value: object) -> float | None:
+    if isinstance(value, str):
+        value = float(value) if value.strip().isdigit() else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) and value > 0 else None
+
+
+def _turned(draft: Draft, images: Sequence[MediaFile]) -> list[bool]:
+    """Returns whether an annotation declares the size of the file before its EXIF orientation, for each image."""
+    found = []
+    for number, (declared, image) in enumerate(zip(_declared(draft, len(images)), images, strict=True), start=1):
+        if declared is None or declared == image.size:
+            found.append(False)
+        elif image.orientation in _TURNS and declared == image.size[::-1]:
+            found.append(True)
+        elif _same_ratio(declared, image.size):
+            found.append(False)
+        elif image.orientation in _TURNS and _same_ratio(declared, image.size[::-1]):
+            found.append(True)
+        else:
+            raise Refused(
+                "bad_field",
+                f"the annotation gives {declared[0]:g} x {declared[1]:g} as the size of image {number}, which has"
+                f" {image.size[0]} x {image.size[1]}: its boxes are those of another picture",
+            )
+    return found
 
 
 def _same_ratio(declared: tuple[float, float], real: tuple[int, int]) -> bool:
     return abs(declared[0] * real[1] - declared[1] * real[0]) <= max(real) + max(declared)
 
 
-def _object_box(objects: Objects, number: int, images: Sequence[MediaFile], turned: Sequence[bool]) -> list[float]:
+def _object_box(
+    objects: Objects,
+    number: int,
+    images: Sequence[MediaFile],
+    sizes: Sequence[tuple[float, float]],
+    turned: Sequence[bool],
+) -> list[float]:
     box, image = objects.boxes[number], objects.images[number]
     if not 0 <= image < len(images) or not turned[image]:
         return box
-    height, width = images[image].size  # of the file
-    sides = (width, height) if objects.unit is None else (objects.unit, objects.unit)
+    sides = sizes[image] if objects.unit is None else (objects.unit, objects.unit)
     return list(_TURNS[images[image].orientation]((box[0], box[1], box[2], box[3]), *sides))
 
 
 def _declare_upright(draft: Draft, turned: Sequence[bool]) -> None:
     """Exchanges the declared widths and heights of turned images, in place."""
-    for width, height in (("width", "height"), ("width_list", "height_list")):
+    pairs = (("width", "height"), ("width_list", "height_list"), ("image_width", "image_height"))
+    for width, height in pairs:
         given: tuple[Any, Any] = draft.kept.get(width), draft.kept.get(height)
         if all(isinstance(side, list) for side in given):
-            pairs = [
+            swapped = [
                 (h, w) if number < len(turned) and turned[number] else (w, h)
                 for number, (w, h) in enumerate(zip(*given, strict=False))
             ]
-            draft.kept[width], draft.kept[height] = [w for w, _ in pairs], [h for _, h in pairs]
-        elif _of(given[0], 0) is not None and _of(given[1], 0) is not None:
+            draft.kept[width], draft.kept[height] = [w for w, _ in swapped], [h for _, h in swapped]
+        elif None not in given and all(turned):
             draft.kept[width], draft.kept[height] = given[::-1]

@@ -32,15 +32,13 @@ def check_turn(turn: Mapping[str, Any], role: str, number: int) -> None:
     Raises:
         Refused: The turn has such a key.
     """
-    for key in _TRAINED:
+    for key in (*_TRAINED, *_LOSS_SWITCHES):
         value = turn.get(key)
         if role == "assistant" and value is not None and value != 1:  # true is 1
             reason = f"turn {number} has {key!r}: {_short(value)}, but all answers have the same weight in training"
             raise Refused("unsupported", reason)
-    for key in _LOSS_SWITCHES:
-        if role == "assistant" and turn.get(key) is not None and turn[key] != 1:
-            reason = f"turn {number} has {key!r}: {_short(turn[key])}, but all answers have the same weight in training"
-            raise Refused("unsupported", reason)
+        if role != "assistant" and value is True:
+            raise Refused("unsupported", f"turn {number} has {key!r}: true, but only answers are trained on")
     if role == "assistant" and turn.get("mask") not in (None, False, 0):
         raise Refused(
             "unsupported", f"turn {number} has 'mask': {_short(turn['mask'])}, but all answers are trained on"
@@ -57,11 +55,14 @@ def check_sample(sample: Mapping[str, Any]) -> None:
         Refused: The sample has such a key.
     """
     for key, value in ((key, sample.get(key)) for key in _TRAINED):
-        if value is False or (key == "weight" and value == 0):  # "loss": 0 may be a measured loss
-            raise Refused("unsupported", f"the sample has {key!r}: {_short(value)}, which excludes it from training")
+        # "loss": 0.3 may be a measured loss
+        if value is not None and (value is False if key == "loss" else value != 1):
+            what = "excludes it from training" if not value else "is not supported: all samples have the same weight"
+            raise Refused("unsupported", f"the sample has {key!r}: {_short(value)}, which {what}")
     for key in _GOOD:
-        if sample.get(key) is False:
-            raise Refused("unsupported", f"the sample has {key!r}: false, which marks its answer as a bad one")
+        if sample.get(key) not in (None, 1):  # true is 1
+            reason = f"the sample has {key!r}: {_short(sample[key])}: only true marks its answer as a good one"
+            raise Refused("unsupported", reason)
     for key in _SAMPLE:
         if _is_set(sample.get(key)):
             raise Refused("unsupported", f"the sample has {key!r} beside its turns, which training does not support")

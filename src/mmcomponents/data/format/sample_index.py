@@ -229,7 +229,7 @@ class Index:
 
 def _remedy(shard: str, kinds: Kinds) -> str:
     command = f"mmcomponents data index {redact(shard)} --tokenizer FOLDER{kinds.flag}"
-    return f"run `{command}` with the tokenizer of the run"
+    return f"run `{command}` with the tokenizer and the allowed tokens of the run"
 
 
 def _find(shard: str, folder: str | Path | None, kinds: Kinds) -> Path:

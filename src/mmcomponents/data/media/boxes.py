@@ -53,7 +53,7 @@ class ParsedGroundings:
     problems: list[str] = field(default_factory=list)
 
 
-def _check_size(width: int, height: int) -> None:
+def _check_size(width: float, height: float) -> None:
     if width < 1 or height < 1:
         raise ValueError(f"an image of {width}x{height} has no area")
 
@@ -129,7 +129,7 @@ def _short(text: str) -> str:
     return repr(text if len(text) <= 60 else f"{text[:60]}…")
 
 
-def format_grounding(name: str, boxes: Sequence[Box], width: int, height: int) -> str:
+def format_grounding(name: str, boxes: Sequence[Box], width: float, height: float) -> str:
     """Formats a name and its boxes for InternVL; inverse of `parse_groundings`.
 
     Args:

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from mmcomponents.data.convert.inputs.input_files import find_sources
+from mmcomponents.data.convert.inputs.input_files import find_sources, unread_files
 from mmcomponents.data.convert.inputs.source import Source
+from mmcomponents.data.convert.inputs.unicode_names import normalized_match
 from mmcomponents.data.errors import DataError
 
 
@@ -54,9 +55,11 @@ def test_a_meta_file_says_everything(folder: Path) -> None:
     )
     mine, plain, here = find_sources([meta], None)
     inside = Path("in")
-    assert mine == Source("my set, v1.2", (inside / "a.jsonl",), "lines", inside / "images", 0.5, 6, True, 3)
+    assert mine == Source(
+        "my set, v1.2", (inside / "a.jsonl",), "lines", inside / "images", 0.5, 6, True, 3, is_listed=True
+    )
     assert mine.shard(12) == "my_set_v1_2-000012.tar"
-    assert plain == Source("plain", (folder / "in/b.jsonl",), "lines", folder / "in")
+    assert plain == Source("plain", (folder / "in/b.jsonl",), "lines", folder / "in", is_listed=True)
     assert here.root == inside / "images"
     assert find_sources([meta], "in/books")[1].root == inside / "books"
 
@@ -65,6 +68,12 @@ def test_a_json_file_may_hold_lines(folder: Path) -> None:
     (folder / "in/lines.json").write_text('{"text": "a"}\n{"text": "b"}\n')
     (folder / "in/one.json").write_text('{"text": "a"}\n')
     assert [source.name for source in find_sources(["in/lines.json", "in/one.json"], None)] == ["lines", "one"]
+    (folder / "in/list.json").write_text('[{"text": "a"}]')
+    (folder / "in/config.json").write_text('{"text": {"annotation": "a.jsonl"}}')
+    (folder / "in/other.json").write_text('{\n "a": 1}')
+    names = [source.name for source in find_sources(["in"], None)]
+    assert names == ["a", "b", "lines", "list", "one"]
+    assert [path.name for path in unread_files(["in", "in/a.jsonl"])] == ["config.json", "other.json"]
 
 
 def test_data_sets_may_be_called_like_the_keys_of_samples(folder: Path) -> None:
@@ -167,6 +176,11 @@ def test_files_are_found_by_names_of_another_normalization(folder: Path) -> None
     assert source.files[0].is_file()
     meta = write_meta(folder, a={"annotation": "caf\u00e9/th\u00e9.jsonl", "root": "caf\u00e9"})
     assert find_sources([meta], None)[0].root.is_dir()
+    here = folder / "in/caf\u00e9/th\u00e9.jsonl"
+    assert normalized_match(here) == folder / "in/cafe\u0301/the\u0301.jsonl"
+    (folder / "in/lost\u00e9").symlink_to("nowhere")
+    assert normalized_match(folder / "in/lost\u00e9") is None
+    assert normalized_match(folder / "in/plain") is None
 
 
 def test_a_share_for_validation_is_drawn_by_the_keys(folder: Path) -> None:
@@ -180,6 +194,10 @@ def test_a_share_for_validation_is_drawn_by_the_keys(folder: Path) -> None:
     assert [key for key in keys if not train.has(key)] == held
     assert 400 < len(held) < 600, "of 5,000 by a hash"
     assert val.per_chunk(1000) == 10_000
+    meta = write_meta(folder, dev={"annotation": "a.jsonl"}, science_test={"annotation": "b.jsonl"})
+    assert [source.part for source in find_sources([meta], None)] == ["train", "train"], (
+        "a meta file lists data to train on"
+    )
     (folder / "in/a-val.jsonl").write_text("{}")
     shares = find_sources(["in/a.jsonl", "in/a-val.jsonl"], None, 0.5)
     assert [source.stem for source in shares] == ["a", "a-val", "a_val"]

@@ -43,7 +43,15 @@ def test_rejected_answers_beside_the_turns_make_pairs(pack_lines: Callable[..., 
         ({"messages": [USER, ASSISTANT], "chosen": "Other.", "rejected": "a"}, "or with the answer under 'chosen'"),
         ({"messages": [USER, ASSISTANT], "rejected_messages": [USER]}, "is not the assistant's, but 'user'"),
         ({"messages": [USER, ASSISTANT], "rejected_response": 3}, "'rejected_response' must be a text, not a number"),
-        ({"messages": [USER, ASSISTANT], "label": False}, "'label': false, which marks its answer as a bad one"),
+        ({"messages": [USER, ASSISTANT], "label": False}, "'label': false: only true marks its answer as a good one"),
+        ({"messages": [USER, ASSISTANT], "label": 0}, "'label': 0: only true"),
+        ({"messages": [USER, ASSISTANT], "kto_tag": "false"}, "'kto_tag': 'false': only true"),
+        ({"messages": [USER, ASSISTANT], "train": 0}, "'train': 0, which excludes it from training"),
+        ({"messages": [USER, ASSISTANT], "weight": 0.5}, "'weight': 0.5, which is not supported"),
+        ({"messages": [{**USER, "loss": True}, ASSISTANT]}, "turn 1 has 'loss': true, but only answers are trained on"),
+        ({"messages": [USER, {**ASSISTANT, "value": "Other."}]}, "turn 2 has both 'role' or 'content' and 'from'"),
+        ({"messages": [USER, ASSISTANT], "input_ids": [3]}, "the key 'input_ids'"),
+        ({"messages": [USER, ASSISTANT], "file": "data:;base64,AAAA"}, "'file' seems to give media: 'data:;base64"),
         ({"messages": [USER, ASSISTANT], "kto_tag": False}, "'kto_tag': false"),
         ({"messages": [USER, ASSISTANT], "rejected_messages": [ASSISTANT, USER, ASSISTANT]}, "not those of the conv"),
         ({"messages": [USER], "chosen": ASSISTANT, "rejected": {**ASSISTANT, "weight": 0}}, "has 'weight': 0"),
@@ -131,7 +139,10 @@ def test_objects_are_written_into_the_texts(pack_lines: Callable[..., Any], medi
         (boxed("<bbox>", bbox=[[0, 0, 1, 1]], image_id=[1]), "a box of image 1, counted from 0, of 1 image"),
         (boxed("<bbox>", bbox=[[0, 0, 1, 1]], bbox_type="cm"), "must be one of real, norm1, norm1000, not 'cm'"),
         ({"messages": [USER, {"role": "assistant", "content": "<bbox>"}]}, "the texts have 1 <bbox>"),
-        ({"messages": [{"role": "user", "content": "<|image_pad|>What?"}, ASSISTANT]}, "has <|image_pad|>, the place"),
+        (
+            {"messages": [{"role": "user", "content": "<|image_pad|>What?"}, ASSISTANT]},
+            "has <|image_pad|>, a mark of another program",
+        ),
         ({"messages": [{"role": "user", "content": "<audio>a.wav</audio>?"}, ASSISTANT]}, "names the sound 'a.wav'"),
         ({"messages": [USER, {"role": "assistant", "content": "<img>a.png</img>"}]}, "only the user's may"),
         ({"messages": [USER, ASSISTANT], "rejected_response": "<img>a.png</img>"}, "an answer has '<img>a.png</img>'"),
@@ -207,6 +218,8 @@ def test_reasoning_is_written_into_the_answer_on_request(pack_lines: Callable[..
     for wrong, told in (
         ([{**USER, "reasoning": "So."}, ASSISTANT], "only answers may have reasoning"),
         ([USER, {**said, "content": "<think>a</think>4"}], "which has <think> too"),
+        ([USER, {**said, "content": "a</think>4"}], "which has <think> too"),
+        ([USER, {**said, "content": " "}], "has 'reasoning_content' and no answer"),
         ([USER, {**said, "reasoning": "Else."}], "'reasoning_content' and 'reasoning' differ"),
         ([USER, {**said, "reasoning_content": [3]}], "must be a text, not a list"),
     ):
@@ -221,4 +234,83 @@ def test_unknown_keys_are_kept_and_counted_on_request(pack_lines: Callable[..., 
     note, _ = pack_lines([sample, {**sample, "margin": 0, "messages": [USER, ASSISTANT]}], keep_unknown_keys=True)
     assert (note.refused, note.unknown) == ([], {"margin": 2, "turns.span": 1})
     record, _ = only(pack_lines, sample, keep_unknown_keys=True)
-    assert record["margin"] == 0.5
+    assert (record["margin"], record["annotation"]) == (0.5, {"turns": [{}, {"span": [0, 2]}]})
+    assert record["messages"] == [USER, ASSISTANT]
+    twice = {"messages": [{**USER, "emotion": "sad"}, {**ASSISTANT, "emotion": "glad"}]}
+    note, _ = pack_lines([twice], keep_unknown_keys=True)
+    assert note.unknown == {"turns.emotion": 1}, "counted by sample"
+
+
+def test_what_a_key_repeats_is_not_unknown(pack_lines: Callable[..., Any]) -> None:
+    """Alpaca's "text" holds question and answer, and pairs often have the prompt beside their turns."""
+    alpaca = {"instruction": "Add.", "input": "", "output": "3", "text": "Below is … Add. ### Response: 3"}
+    assert only(pack_lines, alpaca)[0]["messages"][1]["content"] == "3"
+    pair = {"prompt": "What?", "prompt_id": "a1", "messages": [USER, ASSISTANT], "chosen": [USER, ASSISTANT]}
+    record, _ = only(pack_lines, {**pair, "rejected": [USER, {**ASSISTANT, "content": "No."}], "score_chosen": 8.0})
+    assert record["rejected"] == "No."
+    note, _ = pack_lines([{**alpaca, "text": "Below is …"}])
+    assert note.refused[0]["code"] == "unknown_key"
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [{"messages": None}, {"chosen": None, "rejected": None}, {"extra": {"a": None, "b": [None]}}, {"system": None}],
+)
+def test_columns_without_a_value_say_nothing(pack_lines: Callable[..., Any], nothing: dict[str, Any]) -> None:
+    for sample in ({"conversations": [ASK, SAY]}, {"text": "A page."}, {"instruction": "a", "output": "b"}):
+        only(pack_lines, {**nothing, **sample})
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        ({"type": "text", "text": "?", "image": "one.png"}, "the key 'parts.image'"),
+        ({"type": "image", "image": "one.png", "text": "a"}, "the key 'parts.text'"),
+        ({"type": "image", "image": "one.png", "path": "two.jpg"}, "a part of type image has 2 files"),
+        ({"type": "image_url", "image_url": {"url": "one.png", "bbox": [1, 2, 3, 4]}}, "the key 'parts.bbox'"),
+        ({"type": "video", "video": ["1.png", "2.png"]}, "has a list of files; give one file"),
+    ],
+)
+def test_parts_lose_nothing(part: dict[str, Any], told: str) -> None:
+    with pytest.raises(Refused, match=told):
+        read_draft({"messages": [{"role": "user", "content": [part]}, ASSISTANT]})
+
+
+def test_earlier_turns_of_a_rejected_conversation_are_those_of_the_sample() -> None:
+    def turns(image: str, system: str = "Be brief.", **more: Any) -> list[dict[str, Any]]:
+        user = {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "?"}], **more}
+        return [{"role": "system", "content": system}, user, ASSISTANT]
+
+    no = {"role": "assistant", "content": "No."}
+    same = {"messages": turns("a.png"), "rejected_messages": [*turns("a.png")[:2], no]}
+    assert read_draft(same).answers == (ASSISTANT["content"], "No.")
+    assert read_draft({**same, "rejected_messages": [turns("a.png")[1], no]}).answers is not None
+    for other in (turns("b.png"), turns("a.png", "Be kind."), turns("a.png", mood="sad")):
+        with pytest.raises(Refused, match=r"not those of the conversation"):
+            read_draft({**same, "rejected_messages": [*other[:2], no]})
+
+
+def test_images_as_structs(pack_lines: Callable[..., Any]) -> None:
+    for images in ([{"bytes": None, "path": "one.png"}], {"path": "one.png"}, [None, {"url": "one.png"}]):
+        _, files = only(pack_lines, {"messages": [USER, ASSISTANT], "images": images})
+        assert [*files] == ["0.png"]
+    _, files = only(pack_lines, {"messages": [USER, ASSISTANT], "images": [{"bytes": None, "path": None}]})
+    assert files == {}
+    note, _ = pack_lines([{"messages": [USER, ASSISTANT], "images": ["one.png", 3]}])
+    assert note.refused[0]["reason"] == "'images' must be a path or a list of paths, not a number"
+
+
+def test_pairs_that_differ_in_their_boxes(pack_lines: Callable[..., Any]) -> None:
+    sample = {
+        "messages": [USER, {"role": "assistant", "content": "<bbox>"}],
+        "rejected_response": "<bbox>",
+        "images": ["one.png"],
+        "objects": {"bbox": [[0, 0, 4, 4], [0, 0, 8, 8]], "bbox_type": None},
+    }
+    assert only(pack_lines, sample)[0]["chosen"] != only(pack_lines, sample)[0]["rejected"]
+    sample["objects"] = {"bbox": [[0, 0, 4, 4]] * 2}
+    assert pack_lines([sample])[0].refused[0]["code"] == "equal_answers"
+    sample["objects"] = {"bbox": [[0, 0, 4, 4], [0, 0, 8, 8]], "mask": ["rle"]}
+    assert "the key 'objects.mask'" in pack_lines([sample])[0].refused[0]["reason"]
+    record, _ = only(pack_lines, sample, keep_unknown_keys=True)
+    assert record["objects"] == {"mask": ["rle"]}

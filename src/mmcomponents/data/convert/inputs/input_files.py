@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator, Sequence
@@ -9,6 +10,7 @@ from dataclasses import replace
 from glob import glob
 from pathlib import Path
 
+from mmcomponents.data.convert.annotation_formats import FORM_KEYS
 from mmcomponents.data.convert.inputs.json_list import is_list
 from mmcomponents.data.convert.inputs.meta_file import meta_sources, read_meta
 from mmcomponents.data.convert.inputs.source import Kind, Source
@@ -17,9 +19,11 @@ from mmcomponents.data.convert.inputs.unicode_names import normalized_match
 from mmcomponents.data.convert.wording import beginning, counted
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.indexing import MAX_SOURCE
+from mmcomponents.data.storage.regular_file import open_regular
 
 LINES = (".jsonl", ".ndjson", ".json")
 TEXTS = (".txt",)
+_LONGEST_LINE = 16_000_000
 _NUMBERED = re.compile(r"(?P<name>.+)-\d{5,}-of-\d{5,}")
 """Stem of one of several tables of a data set, as in repositories of data sets."""
 
@@ -105,10 +109,29 @@ def _files(given: str) -> Iterator[Path]:
             yield file
 
 
+def unread_files(inputs: Sequence[str]) -> list[Path]:
+    """Returns the JSON files in folders of the inputs that are not read: they are neither a list nor lines."""
+    folders = [Path(given) for given in inputs if Path(given).is_dir() and not saved_splits(Path(given))]
+    return [file for folder in folders for file in sorted(folder.glob("*.json")) if not _has_annotations(file)]
+
+
+def _has_annotations(path: Path) -> bool:
+    """Whether a .json file in a folder is read: a list, or lines of which the first is an annotation."""
+    if is_list(path):
+        return True
+    with open_regular(path) as file:
+        try:
+            first = json.loads(file.readline(_LONGEST_LINE))
+        except (ValueError, RecursionError):
+            return False
+    return isinstance(first, dict) and any(key in first for key in FORM_KEYS) and not read_meta(path)
+
+
 def _of_folder(path: Path) -> list[Path]:
     if saved_splits(path):
         return [path]
-    found = sorted(p for p in path.iterdir() if p.suffix.lower() in (*LINES[:2], *TEXTS, PARQUET) and p.is_file())
+    found = [p for p in path.iterdir() if p.suffix.lower() in (*LINES[:2], *TEXTS, PARQUET) and p.is_file()]
+    found = sorted([*found, *(p for p in path.glob("*.json") if p.is_file() and _has_annotations(p))])
     if not found:
         raise DataError(f"the folder {path} has no .jsonl, .txt and .parquet files; give files or a pattern")
     return found

@@ -130,6 +130,7 @@ def meta_sources(
             max_tiles=None if tiles is None else int(tiles),
             jpeg=jpeg,
             length=None if length is None else int(length),
+            is_listed=True,
         )
 
 

@@ -34,6 +34,7 @@ class Source:
         rows: Number of rows of each table.
         share: Share of the samples for validation, drawn by their keys; 0: no split.
         is_val: Whether these are the samples for validation, if there is a split.
+        is_listed: Whether a meta file lists it.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Source:
     rows: tuple[int, ...] = ()
     share: float = 0.0
     is_val: bool = False
+    is_listed: bool = False
 
     @property
     def options(self) -> dict[str, Any]:
@@ -70,7 +72,7 @@ class Source:
         """Part of the data that the name of its file tells; data sets of a meta file are for training."""
         if self.is_val:
             return "val"
-        words = re.split(r"[-_.]", self.name.lower()) if self.kind == "table" or self.name == self.files[0].stem else []
+        words = [] if self.is_listed or self.kind == "texts" else re.split(r"[-_.]", self.name.lower())
         found = {_PARTS[word] for word in words if word in _PARTS}
         return found.pop() if len(found) == 1 and "train" not in words else "train"
 

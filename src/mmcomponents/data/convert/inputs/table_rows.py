@@ -7,7 +7,6 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime, time
-from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +136,7 @@ def _plain(value: Any) -> Any:
         return None
     if isinstance(value, datetime | date | time):
         return value.isoformat()
-    return str(value) if isinstance(value, Decimal) else value
+    return value if isinstance(value, str | int | float | None) else str(value)  # a Decimal, a duration
 
 
 def _check_installed(path: Path) -> None:

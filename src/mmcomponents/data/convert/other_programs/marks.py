@@ -12,9 +12,10 @@ _NAMED = re.compile(r"<(img|image|video|audio)>\s*([^<>\n]{1,4096}?)\s*</\1>")
 """A file or URL in the text, as in the data of Qwen-VL."""
 _PLACEHOLDERS = re.compile(
     r"<\|(?:image|video|audio)(?:_pad|_\d+)?\|>|<\|vision_(?:start|end)\|>|<(?:start|end)_of_image>|<image_\d+>"
-    r"|<image_placeholder>|<ImageHere>|\[IMG\]|<IMG_CONTEXT>|<VIDEO_CONTEXT>"
+    r"|<image \d+>|<\|(?:object_ref|box|quad)_(?:start|end)\|>|<image_placeholder>|<ImageHere>"
+    r"|\[IMG\]|<IMG_CONTEXT>|<VIDEO_CONTEXT>"
 )
-"""Placeholders of Qwen2-VL, Phi-3.5-V, Gemma 3, LLaVA's and InternLM-XComposer's data, Pixtral, InternVL."""
+"""Placeholders and marks of Qwen2-VL, Phi-3.5-V, Gemma 3, LLaVA's and InternLM-XComposer's data, Pixtral, InternVL."""
 
 
 def take_named_media(draft: Draft) -> None:
@@ -41,7 +42,7 @@ def take_named_media(draft: Draft) -> None:
         text = _NAMED.sub(place, message["content"])
         if other := _PLACEHOLDERS.search(text):
             wanted = f"{IMAGE_PLACEHOLDER} or {VIDEO_PLACEHOLDER}"
-            raise Refused("placeholders", f"a text has {other[0]}, the placeholder of another program; write {wanted}")
+            raise Refused("placeholders", f"a text has {other[0]}, a mark of another program; write {wanted}")
         message["content"] = text
     for answer in draft.answers or ():
         if marked := _NAMED.search(answer) or _PLACEHOLDERS.search(answer):

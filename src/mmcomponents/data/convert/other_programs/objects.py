@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mmcomponents.data.convert.draft import Draft
+from mmcomponents.data.convert.draft import Draft, check_answers
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.wording import beginning, counted
 from mmcomponents.data.media.boxes import SCALE, format_grounding
@@ -33,12 +33,14 @@ class Objects:
         boxes: Corners of each box.
         images: Number of the image of each box.
         unit: Range of the coordinates; None: pixels.
+        rest: Other keys.
     """
 
     refs: list[str]
     boxes: list[list[float]]
     images: list[int]
     unit: int | None
+    rest: dict[str, Any]
 
 
 def take_objects(sample: Mapping[str, Any]) -> Objects | None:
@@ -60,22 +62,23 @@ def take_objects(sample: Mapping[str, Any]) -> Objects | None:
             raise Refused("bad_field", f"a 'bbox' of 'objects' must be [x1, y1, x2, y2], not {beginning(str(box))}")
         if len(box) == 2:
             raise Refused("unsupported", f"'objects' has the point {box}; only boxes are supported")
-    kind = given.get("bbox_type", "real")
+    kind = given.get("bbox_type") or "real"
     if kind not in _UNITS:
         raise Refused("bad_field", f"'bbox_type' of 'objects' must be one of {', '.join(_UNITS)}, not {kind!r}")
     images = given.get("image_id") or [0] * len(boxes)
     if not isinstance(images, list) or len(images) != len(boxes) or not all(isinstance(one, int) for one in images):
         raise Refused("bad_field", "'image_id' of 'objects' must have one number for each box")
-    return Objects(refs, boxes, images, _UNITS[kind])
+    rest = {key: value for key, value in given.items() if key not in ("ref", "bbox", "bbox_type", "image_id")}
+    return Objects(refs, boxes, images, _UNITS[kind], rest)
 
 
-def place_objects(draft: Draft, objects: Objects | None, sizes: Sequence[tuple[int, int]]) -> None:
+def place_objects(draft: Draft, objects: Objects | None, sizes: Sequence[tuple[float, float]]) -> None:
     """Replaces the marks in the texts of a draft, in place.
 
     Args:
         draft: The sample.
         objects: Its objects, if it has any.
-        sizes: Width and height of each image.
+        sizes: Width and height of each image that pixels refer to.
 
     Raises:
         Refused: There are more or fewer marks than objects, or a box is not within its image.
@@ -99,9 +102,10 @@ def place_objects(draft: Draft, objects: Objects | None, sizes: Sequence[tuple[i
         message["content"] = replaced(message["content"])
     if draft.answers is not None:
         draft.answers = replaced(draft.answers[0]), replaced(draft.answers[1])
+        check_answers(draft)
 
 
-def _box(box: Sequence[float], sizes: Sequence[tuple[int, int]], image: int, unit: int | None) -> str:
+def _box(box: Sequence[float], sizes: Sequence[tuple[float, float]], image: int, unit: int | None) -> str:
     if not 0 <= image < len(sizes):
         there = counted(len(sizes), "image")
         raise Refused("bad_field", f"'objects' has a box of image {image}, counted from 0, of {there}")

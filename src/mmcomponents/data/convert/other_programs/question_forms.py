@@ -20,7 +20,7 @@ from mmcomponents.data.convert.wording import kind_name
 _FORMS = (("instruction", "input", "output"), ("query", "", "response"), ("prompt", "", "completion"))
 """Keys of the question, of an addition to it, and of the answer."""
 _PAIRS = ("chosen", "rejected_response", "rejected_messages")
-_TURNS = ("messages", "conversations", "text", "question")
+_TURNS = ("messages", "conversations", "question")
 
 
 def as_messages(sample: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -71,7 +71,7 @@ def _turns(sample: Mapping[str, Any], key: str, role: str, addition: str = "") -
         return list(sample[key])
     text = take_text(sample, key)
     if addition and sample.get(addition):
-        text = f"{text}\n{take_text(sample, addition)}"
+        text = "\n".join(filter(None, (text, take_text(sample, addition))))
     return [{"role": role, "content": text}]
 
 

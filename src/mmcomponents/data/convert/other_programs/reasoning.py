@@ -41,6 +41,8 @@ def with_reasoning(turn: Mapping[str, Any], text: str, role: str, number: int, t
         raise Refused("bad_field", f"turn {number}: {key!r} must be a text, not {kind_name(reasoning)}")
     if role != "assistant":
         raise Refused("bad_field", f"turn {number}, of the {role}, has {key!r}; only answers may have reasoning")
-    if "<think>" in text:
+    if "<think>" in text or "</think>" in text:
         raise Refused("bad_field", f"turn {number} has {key!r} beside its content, which has <think> too")
+    if not text.strip():
+        raise Refused("no_answer", f"turn {number} has {key!r} and no answer")
     return f"<think>\n{reasoning.strip()}\n</think>\n\n{text.lstrip()}"
