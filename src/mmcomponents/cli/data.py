@@ -13,7 +13,10 @@ from mmcomponents.registry import near
 
 KINDS: dict[str, tuple[str, str]] = {
     "handwriting": ("data_handwriting", "write a small data set of real handwritten digits as shards"),
-    "convert": ("data_convert", "convert annotations to shards: of InternVL, LLaVA, ms-swift, LLaMA-Factory, TRL, OpenAI; plain texts"),
+    "convert": (
+        "data_convert",
+        "convert annotations of InternVL, LLaVA, ms-swift, TRL, OpenAI … to shards",
+    ),
     "index": ("data_index", "write the index of shards: tokens, tiles and position of each sample"),
     "inspect": ("data_inspect", "counts, expected packs, and samples as the model sees them"),
     "preferences": ("data_preferences", "make preference pairs from a model's own answers"),

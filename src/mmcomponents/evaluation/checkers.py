@@ -43,7 +43,8 @@ class PlainAnswer(Checker):
 
     The comparison of words ignores case, and dollar signs, quotes and a full stop around them. `\boxed{}` around the
     complete response and brackets around a single letter are ignored. If both numbers have a unit, as in 5 cm or
-    2 apples, the units must be equal; they are not converted.
+    2 apples, the units must be equal; they are not converted. Formulas are compared without spaces, sizes of brackets
+    and braces around a single character; they are not computed.
 
     Args:
         tolerance: See `NumericAnswer`.
@@ -60,16 +61,16 @@ class PlainAnswer(Checker):
         """Whether the answers are equal as numbers or as words."""
         return self.agree(self.parse(found), self.parse(answer))
 
-    def parse(self, found: str) -> tuple[Number | None, str]:
-        """Returns the number, None if the answer is not a number, and the normalized words."""
+    def parse(self, found: str) -> tuple[Number | None, str, str]:
+        """Returns the number, None if the answer is not a number, the normalized words, and the normalized formula."""
         bare = _bare(found)
-        return whole_number(bare), _words(bare)
+        return whole_number(bare), _words(bare), _formula(bare)
 
-    def agree(self, found: tuple[Number | None, str], answer: tuple[Number | None, str]) -> bool:
-        """Whether the answers are equal as numbers or as words."""
+    def agree(self, found: tuple[Number | None, str, str], answer: tuple[Number | None, str, str]) -> bool:
+        """Whether the answers are equal as numbers, words or formulas."""
         one, true = found[0], answer[0]
         if one is None or true is None:
-            return found[1] == answer[1]
+            return found[1] == answer[1] or (bool(found[2]) and found[2] == answer[2])
         return (not one.unit or not true.unit or one.unit == true.unit) and one.equals(true, self.tolerance)
 
 
@@ -223,6 +224,18 @@ def _bare(text: str) -> str:
 def _words(text: str) -> str:
     text = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
     return " ".join(text.strip(" \t\n$\"'`*").rstrip(".").casefold().split())
+
+
+def _formula(text: str) -> str:
+    """Returns a formula without what does not change its meaning; "" for a text without any sign of a formula."""
+    text = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,!;: ]|[$~]", "", text).strip(" .\n\t`*")
+    bare = re.sub(r"\\[a-zA-Z]+", "", text)
+    if not re.search(r"[\\^_+=()\[\]{}/*<>-]", text) or re.search(r"[^\W\d_]{2}", bare):
+        return ""  # words
+    text = re.sub(r"\\[dt]frac", r"\\frac", text)
+    text = re.sub(r"\{\s*(\w)\s*\}", r"\1", text)
+    return "".join(re.sub(r"(\\[a-zA-Z]+)\s+(?=[a-zA-Z])", r"\1{}", text).split())
 
 
 def _checked(tolerance: float) -> float:

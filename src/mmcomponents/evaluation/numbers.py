@@ -19,12 +19,12 @@ _NUMBER = re.compile(
     (?P<sign>(?<![\w)\]}}.])-|(?<![\w)\]}}.])\+)?      # after a number or a word it is an operator
     (?<![\w.^])(?<!\^[-+])(?<!\^\{{)(?<!\^\{{[-+])      # after a caret it is a power of a unit
     (?:
-        \\[dt]?frac\s*\{{\s*(?P<above>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<below>-?{_DECIMAL})\s*\}}
-      | \\[dt]?frac\s*(?P<one>[0-9])\s*(?P<two>[0-9])
+        (?:(?P<mixed>[0-9]+)\s*)?\\[dt]?frac\s*\{{\s*(?P<above>-?{_DECIMAL})\s*\}}\s*\{{\s*(?P<below>-?{_DECIMAL})\s*\}}
+      | (?:(?P<with>[0-9]+)\s*)?\\[dt]?frac\s*(?P<one>[0-9])\s*(?P<two>[0-9])
       | (?P<term>
           (?:{_DECIMAL}\s*(?:\*\s*)?)?(?:\\sqrt\s*(?:\[[0-9]+\]\s*)?(?:{_BRACES}|[0-9])|√\s*\(?[0-9.]*\)?|\\pi(?![a-z])|π)
           (?:\s*/\s*{_DECIMAL})?
-        | \\[dt]?frac\s*{_BRACES}\s*{_BRACES}
+        | (?:{_DECIMAL}\s*)?\\[dt]?frac\s*{_BRACES}\s*{_BRACES}
         )
       | (?:(?P<whole>[0-9]+)\s+)?(?P<over>{_DECIMAL})\s*/\s*(?P<under>{_DECIMAL})(?!\s*/)
       | (?P<plain>{_DECIMAL})(?:
@@ -43,10 +43,16 @@ _SPELLING = (
     (re.compile(r"\\[,!;: ]|\\left|\\right"), ""),
     (re.compile(r"\{,\}"), ","),
     (re.compile(r"\\%|％"), "%"),
-    (re.compile(r"[$€£¥]"), ""),
+    (re.compile(r"\\?[$€£¥]"), ""),
     (re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}"), r" \1"),
+    (re.compile("~"), " "),
+    (re.compile(r"\s*(?:\^\s*(?:\{\s*\\circ\s*\}|\\circ)|\\degrees?)(?![a-z])|\s+degrees?(?![a-z])", re.I), "°"),
 )
-_UNIT = re.compile(r"[\s.°'\"*]*|\s*°?\s*[^\W\d_]+(?:[²³]|\^\{?[23]\}?|[23])?(?:\s*/\s*[^\W\d_]+[²³23]?)?\s*\.?")
+_POWERS = {"square ": "2", "sq ": "2", "sq. ": "2", "cubic ": "3", "cu ": "3", "cu. ": "3"}
+_UNIT = re.compile(
+    r"[\s.°'\"*]*|\s*°?\s*(?:(?:square|sq\.?|cubic|cu\.?)\s+)?[^\W\d_]+(?:[²³]|\^\{?[23]\}?|[23])?"
+    r"(?:\s*/\s*[^\W\d_]+[²³23]?)?\s*\.?"
+)
 _BRACKETS = re.compile(r"\(([^()]*)\)")
 _PLURAL = 3
 """Minimum length of the singular of a unit; the final s of a longer unit is a plural."""
@@ -109,7 +115,11 @@ def whole_number(text: str) -> Number | None:
 
 
 def _unit(text: str) -> str:
-    """Normalizes a unit: removes spaces, carets and the plural s, and folds case."""
+    """Normalizes a unit: removes spaces, carets and the plural s, folds case, and writes "square feet" as "feet2"."""
+    text = text.strip().casefold()
+    for word, power in _POWERS.items():
+        if text.startswith(word):
+            return _unit(text.removeprefix(word)) + power
     unit = re.sub(r"[\s.\"*^{}]", "", text).casefold().replace("²", "2").replace("³", "3")
     return unit[:-1] if len(unit) > _PLURAL and unit.endswith("s") and not unit.endswith("ss") else unit
 
@@ -128,7 +138,9 @@ def _read(found: re.Match[str]) -> Number | None:
     if above is not None and below is not None:
         if not _fraction(below):
             return None
-        value = _fraction(above) / _fraction(below) + int(part["whole"] or 0)
+        value = _fraction(above) / _fraction(below)
+        whole = part["whole"] or part["mixed"] or part["with"]  # 3 1/2 is three and a half, as in Math-Verify
+        value += int(whole or 0)
     else:
         value = _fraction(part["plain"]) * Fraction(10) ** int(part["power"] or part["ten"] or 0)
         if power := part["hat"] or part["bare"]:

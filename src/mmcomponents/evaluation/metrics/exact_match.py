@@ -1,4 +1,4 @@
-"""Exact match metric."""
+"""Exact match metrics."""
 
 from __future__ import annotations
 
@@ -15,9 +15,26 @@ def _normal(text: str) -> str:
 
 
 class ExactMatch(Metric):
-    """Fraction of responses equal to a reference according to `exact_match`, as in `mmcomponents test`."""
+    """Fraction of responses equal to a reference, ignoring case and the white space around lines.
+
+    As `exact_match` of the package evaluate with `ignore_case`, which lmms-eval uses.
+    """
 
     title = "exact match"
+
+    def extract(self, response: str, target: Target) -> str | None:
+        """Returns the response case-folded and without the ignored white space; None if it is empty."""
+        return _normal(response).casefold() or None
+
+    def score(self, response: str, target: Target) -> float:
+        """Returns 1 or 0."""
+        return float(any(exact_match(one.casefold(), response.casefold()) for one in target.references))
+
+
+class ExactStrict(Metric):
+    """Fraction of responses equal to a reference according to `exact_match`, with case, as in `mmcomponents test`."""
+
+    title = "strict exact match"
 
     def extract(self, response: str, target: Target) -> str | None:
         """Returns the response without the ignored white space; None if it is empty."""

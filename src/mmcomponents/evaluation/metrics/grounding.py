@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmcomponents.data.media.boxes import SCALE, Box, parse_groundings
+from mmcomponents.data.media.boxes import SCALE, Box, map_boxes, parse_groundings
 from mmcomponents.evaluation.metrics.base import Metric, Target
 
 
@@ -11,8 +11,8 @@ class GroundingIoU(Metric):
 
     Coordinates are thousandths of the image, from 0 to 1000, as `<box>[[x1, y1, x2, y2]]</box>` or in brackets alone.
     Other coordinates are read as thousandths: fractions from 0 to 1 give a box in the corner, pixels a box elsewhere,
-    both wrong. A box with a coordinate above 1000 or with swapped ends is ignored. The IoU of torchmetrics needs
-    torchvision, which is not a dependency.
+    both wrong. A box of a response that leaves the image is clipped to it, as RefCOCO's scorers do; one with swapped
+    ends is ignored. The IoU of torchmetrics needs torchvision, which is not a dependency.
 
     Args:
         threshold: Smallest intersection over union (IoU) of a correct box.
@@ -27,12 +27,12 @@ class GroundingIoU(Metric):
 
     def extract(self, response: str, target: Target) -> str | None:
         """Returns the coordinates of the first box; None if there is no box."""
-        found = boxes(response)
+        found = boxes(response, clip=True)
         return ", ".join(f"{edge:g}" for edge in found[0]) if found else None
 
     def score(self, response: str, target: Target) -> float:
         """Returns 1 or 0; a response without a box is wrong."""
-        found = boxes(response)[:1]
+        found = boxes(response, clip=True)[:1]
         wanted = [box for reference in target.references for box in boxes(reference)]
         return float(any(iou(a, b) >= self.threshold for a in found for b in wanted))
 
@@ -42,12 +42,24 @@ class GroundingIoU(Metric):
         return "" if bad is None else f"the answer {bad!r:.60} has no box [x1, y1, x2, y2] from 0 to {SCALE}"
 
 
-def boxes(text: str) -> list[Box]:
-    """Returns the boxes of a text, in thousandths of the image."""
+def boxes(text: str, clip: bool = False) -> list[Box]:
+    """Returns the boxes of a text, in thousandths of the image.
+
+    Args:
+        text: The text.
+        clip: Whether boxes that leave the image are clipped; otherwise they are left out.
+    """
+    if clip:
+        text = map_boxes(text if "<box>" in text else f"<box>{text}</box>", _clipped)
     parsed = parse_groundings(text, SCALE, SCALE)
     if not parsed.groundings:  # boxes without tags
         parsed = parse_groundings(f"<box>{text}</box>", SCALE, SCALE)
     return [box for grounding in parsed.groundings for box in grounding.boxes]
+
+
+def _clipped(box: Box) -> Box:
+    x1, y1, x2, y2 = (min(max(edge, 0.0), float(SCALE)) for edge in box)
+    return x1, y1, x2, y2
 
 
 def iou(a: Box, b: Box) -> float:

@@ -14,7 +14,8 @@ class MultipleChoice(Metric):
     """Accuracy of the chosen option. A response may be a letter, an option's text, or sentences that state one.
 
     The first match counts: a stated letter, see `choices.stated`; the text of exactly one option; exactly one isolated
-    letter that is not negated. Text between `<think>` and `</think>` is ignored.
+    letter that is not denied. Letters of a list are no answer. Text between `<think>` and `</think>` is ignored. Where
+    no letter is found, VLMEvalKit asks a language model; here the response is wrong.
     """
 
     title = "multiple-choice accuracy"
