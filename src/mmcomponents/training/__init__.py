@@ -8,6 +8,7 @@ Reports, throughput and early ends of a run are callbacks.
 from mmcomponents.training.answer_pictures import AnswerPictures
 from mmcomponents.training.answer_report import AnswerReport
 from mmcomponents.training.averaging import EMA
+from mmcomponents.training.benchmark_score import BenchmarkScore
 from mmcomponents.training.critic_metrics import StepF1
 from mmcomponents.training.final_checkpoint import FinalCheckpoint
 from mmcomponents.training.fsdp2 import FSDP2Strategy, register
@@ -27,6 +28,7 @@ __all__ = [
     "EMA",
     "AnswerPictures",
     "AnswerReport",
+    "BenchmarkScore",
     "FSDP2Strategy",
     "FinalCheckpoint",
     "GradientNorms",
