@@ -136,7 +136,7 @@ class BenchmarkScore(Callback):
         value = self.metric.total([response for *_, response in found], targets)
         by_step, key = self.every_n_steps is not None, f"benchmark/{self.name}"
         # For callbacks alone: Lightning would write a value of a step again at each later one.
-        task.log(key, value, on_step=by_step, on_epoch=not by_step, batch_size=1, logger=not by_step)
+        task.log(key, value, prog_bar=True, on_step=by_step, on_epoch=not by_step, batch_size=1, logger=not by_step)
         for logger in trainer.loggers if by_step else ():
             logger.log_metrics({key: value}, trainer.global_step)
         if trainer.is_global_zero:

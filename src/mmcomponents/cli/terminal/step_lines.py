@@ -43,19 +43,19 @@ class StepLines(Callback):
     def _print_step(self, trainer: Trainer) -> None:
         step = self._printed = trainer.global_step
         seconds = (time.monotonic() - self._begin) / max(1, step - self._first)
-        shown = {**_shown(trainer, "train/"), "lr": f"{self._rate:.3g}", "s/step": f"{seconds:.3g}"}
+        shown = {**_shown(trainer, "train/", "benchmark/"), "lr": f"{self._rate:.3g}", "s/step": f"{seconds:.3g}"}
         _print(trainer, shown)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prints the values of a validation."""
         if not trainer.sanity_checking:
-            _print(trainer, _shown(trainer, "val/"))
+            _print(trainer, _shown(trainer, "val/", "benchmark/"))
 
 
-def _shown(trainer: Trainer, prefix: str) -> dict[str, str]:
+def _shown(trainer: Trainer, *prefixes: str) -> dict[str, str]:
     """Returns the values that a progress bar would show."""
     found = trainer.progress_bar_metrics.items()
-    return {name: f"{float(value):.4g}" for name, value in found if name.startswith(prefix)}
+    return {name: f"{float(value):.4g}" for name, value in found if name.startswith(prefixes)}
 
 
 def _print(trainer: Trainer, values: dict[str, str]) -> None:
