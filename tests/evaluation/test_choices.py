@@ -51,6 +51,7 @@ SAID = [
     ("B, I think", "B"),
     ("B, because A and C have no tail", "B"),
     ("(B) and not (A)", "B"),
+    ("(B) because (A) and (C) are blue", "B"),
     ("The answer is A or B", None),
     ("A and B", None),
     ("A, B", None),

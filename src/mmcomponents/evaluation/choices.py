@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 
 _LETTER = r"[*_(\[\"'$]*([A-Za-z])(?![A-Za-z0-9'])"
 _ONLY = re.compile(r"[\s(\[*_\"'$]*([A-Za-z])[\s)\]*_\"'$.:,]*")
@@ -92,8 +93,9 @@ def _led(text: str, allowed: Collection[str]) -> str | None:
         return None
     place = next(number for number, group in enumerate(led.groups(), start=1) if group)
     marked = {match[1] for match in _LINE.finditer(text) if match[1] in allowed and not _is_denied(match)}
-    bracketed = {match[1] for match in _BRACKETED.finditer(text) if match[1] in allowed and not _is_denied(match)}
-    if len(marked) > 1 or len(bracketed) > 2 or _repeated(text, allowed) > 1:
+    bracketed = list(dict.fromkeys(match[1] for match in _BRACKETED.finditer(text)))
+    in_order = len(bracketed) > 2 and bracketed[0] == "A" and all(ord(b) - ord(a) == 1 for a, b in pairwise(bracketed))
+    if len(marked) > 1 or in_order or _repeated(text, allowed) > 1:
         return None
     if _is_denied(led, place) or _is_listed(led, allowed, place):
         return None
