@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -19,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.overrides import TorchFunctionMode
 
 from mmcomponents.batch import PackedBatch
+from mmcomponents.row_draws import draw_rows, generator_of
 
 
 class WiringError(ValueError):
@@ -139,6 +139,31 @@ class Component(LightningModule):
         else:
             value.fill_(1.0)
 
+    def init_std(self, name: str, shape: torch.Size) -> float | None:
+        """Returns the standard deviation of a parameter whose values are independent and normal with mean 0, else None.
+
+        Of such a parameter, a rank of a sharded model draws its own rows alone, in place of `init_parameter`, if it is
+        large (`row_draws.BLOCK`). A class that overrides `init_parameter` overrides this method too if it wants that
+        for its own parameters; otherwise all of them are drawn whole on each rank. Default: that of `init_parameter`.
+
+        Args:
+            name: Name of the parameter within this component.
+            shape: Its shape.
+        """
+        inner = self._inner(name)
+        if inner is not None:
+            return inner.part._declared_std(inner.name, shape)
+        return float(shape[1:].numel() ** -0.5) if len(shape) >= 2 else None
+
+    def _declared_std(self, name: str, shape: torch.Size) -> float | None:
+        """Returns `init_std`, unless a subclass of the class that defines it overrides `init_parameter`."""
+        kinds = type(self).__mro__
+        std, whole = (
+            next(place for place, kind in enumerate(kinds) if method in vars(kind))
+            for method in ("init_std", "init_parameter")
+        )
+        return self.init_std(name, shape) if std <= whole else None
+
     def init_buffer(self, name: str, value: Tensor) -> bool:
         """Fills one buffer after the component was built on the meta device, which keeps no values.
 
@@ -231,7 +256,7 @@ class Component(LightningModule):
             setattr(self.get_submodule(owner), own, value)
 
     @torch.no_grad()
-    def init_weights(self, seed: int | None = None, scope: str | None = None) -> None:
+    def init_weights(self, seed: int | None = None, scope: str | None = None, given: Collection[str] = ()) -> None:
         """Draws all parameters as a function of seed, scope and name, independent of device, rank and sharding.
 
         Parameters that the constructor brings keep their values, see `mmcomponents.brought_weights`.
@@ -242,6 +267,7 @@ class Component(LightningModule):
         Args:
             seed: None: a seed drawn from torch's global generator.
             scope: Name of the slot, so that two components of a model get different values. Default: the class name.
+            given: Names of parameters that are not drawn, since they are loaded afterwards.
         """
         loads = _LOADS.get()
         if loads is not None:
@@ -251,16 +277,17 @@ class Component(LightningModule):
             return  # drawn once the weights have storage
         if seed is None:
             seed = int(torch.randint(2**62, (), device="cpu"))
-        for given, parameter in self.named_parameters():
-            name = given.replace("base_layer.", "")
-            if name in self.brought or (loads is not None and loads.has(parameter)):
+        for full, parameter in self.named_parameters():
+            name = full.replace("base_layer.", "")
+            if name in given or name in self.brought or (loads is not None and loads.has(parameter)):
                 continue
-            value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
-            source = self.source_name(name)
-            key = hashlib.sha256(f"{seed}/{scope or type(self).__name__}/{source}".encode()).digest()
-            generator = torch.Generator("cpu").manual_seed(int.from_bytes(key[:8], "little") >> 1)
-            self.init_parameter(name, value, generator)
+            key = f"{seed}/{scope or type(self).__name__}/{self.source_name(name)}"
+            std = self._declared_std(name, parameter.shape)
             with nullcontext() if loads is None else loads.paused():
+                if std is not None and draw_rows(parameter, std, key):
+                    continue
+                value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
+                self.init_parameter(name, value, generator_of(key))
                 assign(parameter, value)
         self.drawn = versions(self)
 

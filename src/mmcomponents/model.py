@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, cast
 
@@ -174,11 +174,16 @@ class MultimodalModel(LightningModule):
         for head in self.heads.values():
             cast(Head, head).tie(weight)
 
-    def init_weights(self, seed: int) -> None:
-        """Draws the weights of all components as a function of seed, slot and parameter name."""
+    def init_weights(self, seed: int, given: Mapping[str, Collection[str]] | None = None) -> None:
+        """Draws the weights of all components as a function of seed, slot and parameter name.
+
+        Args:
+            seed: The seed.
+            given: Slot -> names of its parameters that are loaded afterwards, and not drawn.
+        """
         for name, part in self.parts().items():
             if not (isinstance(part, Head) and part.is_tied):  # the embedder draws the embedding weight
-                part.init_weights(seed, name)
+                part.init_weights(seed, name, (given or {}).get(name, ()))
 
     def _needs_blank_tile(self, runtime: Runtime) -> bool:
         """Whether the encoder has to run on a blank tile for a pack without images.

@@ -10,7 +10,7 @@ from mmcomponents.checkpoints.adapter_weights import merge_adapters
 from mmcomponents.checkpoints.checkpoint import Checkpoint, load, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.export_folder import WRITTEN, convert, save
-from mmcomponents.checkpoints.initial import Folders, check_initial, load_initial
+from mmcomponents.checkpoints.initial import Folders, InitialWeights, check_initial, load_initial
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Folders",
     "ModelSpec",
     "Processing",
+    "InitialWeights",
     "check_initial",
     "convert",
     "load",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ from mmcomponents.checkpoints.transformers_folder import ForeignFolder
 from mmcomponents.component import Component, stored_tensors
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
+from mmcomponents.row_draws import put_rows
 from mmcomponents.vision import TransformersConvNet, TransformersVision
 
 log = logging.getLogger(__name__)
@@ -45,9 +47,23 @@ def check_initial(folders: Folders, *, trust_remote_code: bool = False) -> None:
         _open(path, trust_remote_code)
 
 
-@torch.no_grad()
 def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code: bool = False) -> None:
-    """Copies weights into a model, which may be sharded: tensor by tensor, each rank keeping its own shard.
+    """Copies weights into a model, which may be sharded, see `InitialWeights`.
+
+    Args:
+        model: Model with initialised weights.
+        folders: Folders of any format that `read` or transformers supports.
+        trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
+
+    Raises:
+        CheckpointError: A folder is wrong, lacks weights of a slot, has weights that are not finite, or has no part in
+            common with the model.
+    """
+    InitialWeights(model, folders, trust_remote_code=trust_remote_code).load(model)
+
+
+class InitialWeights:
+    """Weights of folders for a model: which of its parameters they give, before any value is drawn or read.
 
     With a single folder, slots whose part has another class or other sizes than in the folder's model, or that the
     folder lacks, keep their random initialisation: one part can be replaced while the others keep trained weights. With
@@ -60,41 +76,75 @@ def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code:
     their random initialisation.
 
     Args:
-        model: Model with initialised weights.
+        model: The model, which may be on the meta device.
         folders: Folders of any format that `read` or transformers supports.
         trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
 
+    Attributes:
+        given: Slot -> names of the parameters that are loaded as a whole, which need not be drawn.
+
     Raises:
-        CheckpointError: A folder is wrong, lacks weights of a slot, has weights that are not finite, or has no part in
-            common with the model.
+        CheckpointError: A folder is wrong, lacks weights of a slot, or has no part in common with the model.
     """
-    parts = model.parts()
-    chosen: dict[str, Checkpoint | ForeignFolder]
-    inner: dict[str, Checkpoint | ForeignFolder] = {}
-    if isinstance(folders, Mapping):
-        opened = {path: _open(path, trust_remote_code) for path in dict.fromkeys(map(str, folders.values()))}
-        given = {name: opened[str(path)] for name, path in folders.items()}
-        inner = {name: folder for name, folder in given.items() if "." in name and name not in parts}
-        chosen = {name: given[slot] for name in parts if (slot := name.partition(".")[0]) in given}
-        _check_names(parts, set(given) - set(inner))
-        _tell_unused(parts, given)
-    else:
-        folder = _open(folders, trust_remote_code)
-        chosen = dict.fromkeys(_fitting(model, folder), folder)
-        left = [name for name in parts if name not in chosen and any(True for _ in parts[name].parameters())]
-        if left:
-            log.warning("%s has no weights for %s: initialised randomly", folder.folder, ", ".join(left))
-    if not inner and not any(any(True for _ in parts[name].parameters()) for name in chosen):
-        raise CheckpointError(f"{folders} has no part in common with the model")
-    if "backbone" in chosen:
-        compare_base(model, chosen["backbone"])
-    within = {name: _inner_part(parts, *name.split(".", 1)) for name in inner}
-    compare_settings({**parts, **within}, {**chosen, **inner})
-    for name, part in parts.items():
-        if name in chosen and not getattr(part, "is_tied", False):
-            _copy(name, name, part, chosen[name])
-    for name, folder in inner.items():
-        _copy(name.partition(".")[0], name, within[name], folder)
+
+    def __init__(self, model: MultimodalModel, folders: Folders, *, trust_remote_code: bool = False) -> None:
+        parts = model.parts()
+        chosen: dict[str, Checkpoint | ForeignFolder]
+        inner: dict[str, Checkpoint | ForeignFolder] = {}
+        if isinstance(folders, Mapping):
+            opened = {path: _open(path, trust_remote_code) for path in dict.fromkeys(map(str, folders.values()))}
+            given = {name: opened[str(path)] for name, path in folders.items()}
+            inner = {name: folder for name, folder in given.items() if "." in name and name not in parts}
+            chosen = {name: given[slot] for name in parts if (slot := name.partition(".")[0]) in given}
+            _check_names(parts, set(given) - set(inner))
+            _tell_unused(parts, given)
+        else:
+            folder = _open(folders, trust_remote_code)
+            chosen = dict.fromkeys(_fitting(model, folder), folder)
+            left = [name for name in parts if name not in chosen and any(True for _ in parts[name].parameters())]
+            if left:
+                log.warning("%s has no weights for %s: initialised randomly", folder.folder, ", ".join(left))
+        if not inner and not any(any(True for _ in parts[name].parameters()) for name in chosen):
+            raise CheckpointError(f"{folders} has no part in common with the model")
+        if "backbone" in chosen:
+            compare_base(model, chosen["backbone"])
+        within = {name: _inner_part(parts, *name.split(".", 1)) for name in inner}
+        compare_settings({**parts, **within}, {**chosen, **inner})
+        self._sources: dict[str, _Sources] = {}
+        for name, part in parts.items():
+            if name in chosen and not getattr(part, "is_tied", False):
+                self._sources[name] = _Sources(name, name, part, chosen[name])
+        for name, folder in inner.items():
+            self._sources[name] = _Sources(name.partition(".")[0], name, within[name], folder)
+        self.given: dict[str, set[str]] = {}
+        for name, source in self._sources.items():
+            slot, path = (name, "") if name in parts else name.split(".", 1)
+            prefix = f"{path}." if path else ""
+            self.given.setdefault(slot, set()).update(prefix + own for own in source.whole)
+
+    @torch.no_grad()
+    def load(self, model: MultimodalModel) -> None:
+        """Copies the weights into a model, tensor by tensor: a rank of a sharded one reads its own rows, if it can.
+
+        Args:
+            model: The model, whose weights have storage; it may have been sharded since.
+
+        Raises:
+            CheckpointError: A weight cannot be read or is not finite, on this or another rank.
+        """
+        parts, error = model.parts(), ""
+        try:
+            for name, source in self._sources.items():
+                source.load(parts[name] if name in parts else _inner_part(parts, *name.split(".", 1)))
+        except CheckpointError as found:
+            error = str(found)
+        # A rank sees only its own rows; all of them stop if one finds a fault.
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            errors: list[Any] = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(errors, error)
+            error = next(filter(None, errors), "")
+        if error:
+            raise CheckpointError(error)
 
 
 def _check_names(parts: Mapping[str, Component], given: set[str]) -> None:
@@ -196,46 +246,67 @@ def _is_vocabulary(slot: str, have: torch.Size, want: torch.Size) -> bool:
     return has_vocab and len(have) == 2 == len(want) and have[1] == want[1]
 
 
-def _copy(slot: str, shown: str, part: Component, folder: Checkpoint | ForeignFolder) -> None:
-    """Copies weights into one part: all of them, or for a part of another class those that the folder has.
+class _Sources:
+    """Weights of a folder for one part: all of them, or for a part of another class those that the folder has.
 
     Args:
         slot: Slot whose weights are read.
         shown: Name of the part, for messages.
         part: The part.
         folder: The folder.
+
+    Attributes:
+        whole: Names of the parameters that are loaded as a whole.
     """
-    source, own = _source_of(slot, part, folder), own_tensors(part)
-    theirs = meta_model(folder.spec).parts().get(slot) if isinstance(folder, Checkpoint) else None
-    is_partial = theirs is not None and _is_source(part, theirs)
-    drawn, used = [], set()
-    for name, parameter in own.items():
-        names = part.source_names(name) if is_partial else (name,)
-        wanted = next((given for given in names if given in source), names[-1])
-        stored = source.get(wanted)
-        if stored is None and is_partial:
-            drawn.append(name)
-            continue
-        if stored is None:
-            raise CheckpointError(_missing(slot, f"{shown}.{name}", part, theirs, folder))
-        used.add(wanted)
-        have, want = stored.meta.shape, parameter.shape
-        if have != want and not _is_vocabulary(slot, have, want):
-            raise CheckpointError(f"{folder.folder}: {shown}.{name} is {list(have)}, the model has {list(want)}")
-        value = stored.load().to(parameter.dtype)
-        check_finite(f"{folder.folder}", f"{shown}.{name}", value)
-        if have != want:
-            value = _resized(slot, value, parameter)
-        put(parameter, value)
-    if drawn:
-        _tell_drawn(shown, part, drawn, len(own), folder)
-    surplus = sorted(set(source) - used)
-    if surplus:
-        more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
-        text = f"{folder.folder} has {slot}.{surplus[0]}{more} beyond the model"
-        if not is_partial:
-            raise CheckpointError(text)
-        log.warning("%s, which is not used", text)
+
+    def __init__(self, slot: str, shown: str, part: Component, folder: Checkpoint | ForeignFolder) -> None:
+        self.slot, self.shown, self.folder = slot, shown, folder
+        self.values: dict[str, Lazy] = {}
+        source, own = _source_of(slot, part, folder), own_tensors(part)
+        theirs = meta_model(folder.spec).parts().get(slot) if isinstance(folder, Checkpoint) else None
+        is_partial = theirs is not None and _is_source(part, theirs)
+        drawn, used = [], set()
+        for name, parameter in own.items():
+            names = part.source_names(name) if is_partial else (name,)
+            wanted = next((given for given in names if given in source), names[-1])
+            stored = source.get(wanted)
+            if stored is None and is_partial:
+                drawn.append(name)
+                continue
+            if stored is None:
+                raise CheckpointError(_missing(slot, f"{shown}.{name}", part, theirs, folder))
+            used.add(wanted)
+            have, want = stored.meta.shape, parameter.shape
+            if have != want and not _is_vocabulary(slot, have, want):
+                raise CheckpointError(f"{folder.folder}: {shown}.{name} is {list(have)}, the model has {list(want)}")
+            self.values[name] = stored
+        if drawn:
+            _tell_drawn(shown, part, drawn, len(own), folder)
+        self.whole = {name for name, stored in self.values.items() if stored.meta.shape == own[name].shape}
+        surplus = sorted(set(source) - used)
+        if surplus:
+            more = f" and {len(surplus) - 1} more" if len(surplus) > 1 else ""
+            text = f"{folder.folder} has {slot}.{surplus[0]}{more} beyond the model"
+            if not is_partial:
+                raise CheckpointError(text)
+            log.warning("%s, which is not used", text)
+
+    def load(self, part: Component) -> None:
+        """Copies the weights into the part."""
+        own = own_tensors(part)
+        for name, stored in self.values.items():
+            parameter = own[name]
+
+            def read(first: int, end: int, name: str = name, stored: Lazy = stored) -> Tensor:
+                value = stored.rows(first, end)
+                check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
+                return value
+
+            if name in self.whole and stored.read_rows is not None and put_rows(parameter, read):
+                continue
+            value = stored.load().to(parameter.dtype)
+            check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
+            put(parameter, value if name in self.whole else _resized(self.slot, value, parameter))
 
 
 def _tell_drawn(shown: str, part: Component, drawn: list[str], count: int, folder: Checkpoint | ForeignFolder) -> None:

@@ -21,10 +21,16 @@ class Lazy:
     Attributes:
         meta: Shape and data type, as a tensor on the meta device.
         load: Reads the tensor.
+        read_rows: Reads its rows from the first to the end (exclusive); None: they are read with the whole tensor.
     """
 
     meta: Tensor
     load: Callable[[], Tensor]
+    read_rows: Callable[[int, int], Tensor] | None = None
+
+    def rows(self, first: int, end: int) -> Tensor:
+        """Returns some rows, which are all that is read where the file can."""
+        return self.load()[first:end] if self.read_rows is None else self.read_rows(first, end)
 
     @property
     def nbytes(self) -> int:
@@ -189,11 +195,30 @@ def _converted(sources: list[Lazy], op: Callable[[list[Tensor]], list[Tensor]]) 
     def load(place: int) -> Tensor:
         return op([source.load() for source in sources])[place]
 
+    owner = getattr(op, "__self__", None)
+    if isinstance(owner, Same):
+        return sources
+    if isinstance(owner, Thirds) and len(sources) > 1 and all(source.read_rows is not None for source in sources):
+        joined = torch.cat([source.meta for source in sources])
+        return [Lazy(joined, partial(load, 0), partial(_joined_rows, sources))]
+
     try:
         shapes = op([source.meta for source in sources])
     except RuntimeError as error:
         raise CheckpointError(f"weights do not have the shapes of the configuration: {error}") from error
     return [Lazy(meta, partial(load, place)) for place, meta in enumerate(shapes)]
+
+
+def _joined_rows(sources: Sequence[Lazy], first: int, end: int) -> Tensor:
+    """Reads rows of tensors that are concatenated along the first dimension."""
+    pieces, begin = [], 0
+    for source in sources:
+        size = source.meta.shape[0]
+        low, high = max(first - begin, 0), min(end - begin, size)
+        if low < high:
+            pieces.append(source.rows(low, high))
+        begin += size
+    return torch.cat(pieces)
 
 
 @lru_cache(maxsize=512)

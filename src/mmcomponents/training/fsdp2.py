@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
@@ -104,8 +105,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         # Parts return views (a feature map without its class token), which are never modified in place.
         warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
 
-    def shard(self, model: MultimodalModel, seed: int) -> None:
+    def shard(self, model: MultimodalModel, seed: int, given: Mapping[str, Collection[str]] | None = None) -> None:
         """Shards a model that was built on the meta device and initialises its weights.
+
+        Args:
+            model: The model.
+            seed: Seed of the draws.
+            given: Slot -> names of its parameters that are loaded afterwards, and not drawn.
 
         Raises:
             MisconfigurationException: The trainer uses Lightning's weight averaging, which cannot copy a sharded model.
@@ -118,7 +124,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             )
         if not is_sharded(model):
             shard_model(model, self._shard_mesh(), self.policy)
-            materialize(model, self.root_device, seed)
+            materialize(model, self.root_device, seed, given)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
         """Writes a checkpoint with its checksums, then replaces the previous one, which stays if anything fails.

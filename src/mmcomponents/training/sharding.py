@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
@@ -45,10 +47,21 @@ def cast_parameters(model: nn.Module, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None:
-    """Initialises a sharded model on the meta device: each rank draws all weights and keeps its own shard.
+def materialize(
+    model: MultimodalModel,
+    device: torch.device,
+    seed: int,
+    given: Mapping[str, Collection[str]] | None = None,
+) -> None:
+    """Initialises a sharded model on the meta device: each rank draws its own rows of large weights.
 
     Values that the constructor of a part brings are taken from the part built once more on the CPU.
+
+    Args:
+        model: The model.
+        device: Device of its weights.
+        seed: Seed of the draws.
+        given: Slot -> names of its parameters that are loaded afterwards, and not drawn.
 
     Raises:
         WiringError: A part has a buffer that it does not fill.
@@ -65,7 +78,7 @@ def materialize(model: MultimodalModel, device: torch.device, seed: int) -> None
         part.set_buffers(buffers[name])
     model.to(device)  # moves nothing: Lightning's modules record their device, from which the blank tile is made
     model.tie_weights()
-    model.init_weights(seed)
+    model.init_weights(seed, given)
     for name, source in sources.items():
         take_brought(model.parts()[name], source)
 

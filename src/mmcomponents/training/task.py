@@ -20,7 +20,7 @@ from torch.optim import AdamW
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
-from mmcomponents.checkpoints import CheckpointError, check_initial, load_initial, read
+from mmcomponents.checkpoints import CheckpointError, Folders, InitialWeights, check_initial, read
 from mmcomponents.component import WiringError
 from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
@@ -190,15 +190,17 @@ class MultimodalTask(LightningModule):
                 # The model need not fit the device before it is quantised.
                 stack.enter_context(torch.device("cpu"))
                 device = strategy.root_device
-            model = self._compose(strategy, is_frozen)
-        if loads and self.weights is not None:
-            load_initial(model, self.weights, trust_remote_code=self.trust_remote_code)
+            model = self._compose(strategy, is_frozen, self.weights if loads else None)
         start_adapters(model, self.seed)
         quantize_slots(model, self.slots, device)
         return model
 
-    def _compose(self, strategy: Strategy | None, is_frozen: bool) -> MultimodalModel:
-        """Builds a model with randomly initialised weights."""
+    def _compose(self, strategy: Strategy | None, is_frozen: bool, weights: Folders | None) -> MultimodalModel:
+        """Builds a model, loads the weights that folders give, and draws the others."""
+
+        def planned(model: MultimodalModel) -> InitialWeights | None:
+            return None if weights is None else InitialWeights(model, weights, trust_remote_code=self.trust_remote_code)
+
         if isinstance(strategy, FSDP2Strategy):
             with torch.device("meta"):
                 model = self.factories.build(self.vocab_size, self.image_token_id)
@@ -207,12 +209,16 @@ class MultimodalTask(LightningModule):
             prepare_units(model, self.slots, strategy.activation_checkpointing, strategy.compile)
             if is_frozen and strategy.policy.param_dtype is not None:
                 cast_parameters(model, strategy.policy.param_dtype)
-            strategy.shard(model, self.seed)
+            found = planned(model)
+            strategy.shard(model, self.seed, None if found is None else found.given)
         else:
             model = self.factories.build(self.vocab_size, self.image_token_id)
             inject_adapters(model, self.slots)
             prepare_units(model, self.slots)
-            model.init_weights(self.seed)
+            found = planned(model)
+            model.init_weights(self.seed, None if found is None else found.given)
+        if found is not None:
+            found.load(model)
         return model
 
     def _another_model(self, folder: str | Path | None = None) -> MultimodalModel:
@@ -244,8 +250,9 @@ class MultimodalTask(LightningModule):
         model = found.build()
         if strategy.policy.param_dtype is not None:
             cast_parameters(model, strategy.policy.param_dtype)
-        strategy.shard(model, self.seed)
-        load_initial(model, folder, trust_remote_code=self.trust_remote_code)
+        weights = InitialWeights(model, folder, trust_remote_code=self.trust_remote_code)
+        strategy.shard(model, self.seed, weights.given)
+        weights.load(model)
         return model.eval()
 
     def check(self, datamodule: LightningDataModule | None = None) -> MultimodalModel:

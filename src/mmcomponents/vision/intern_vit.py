@@ -182,6 +182,12 @@ class InternViT(BlockEncoder):
         else:
             super().init_parameter(name, value, generator)
 
+    def init_std(self, name: str, shape: torch.Size) -> float | None:
+        """Returns the standard deviations of `init_parameter`."""
+        if name.endswith((".ls1", ".ls2")):
+            return None
+        return shape[-1] ** -0.5 if name.endswith("_embedding") else super().init_std(name, shape)
+
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of patches.
 

@@ -117,6 +117,10 @@ class PIIP(VisionEncoder):
         elif not init_deformable(name, value, self.num_heads, self.num_points):
             super().init_parameter(name, value, generator)
 
+    def init_std(self, name: str, shape: torch.Size) -> float | None:
+        """Returns the standard deviations of the branches; `init_parameter` fills the interactions."""
+        return None if name.startswith("interactions.") else super().init_std(name, shape)
+
     def source_name(self, name: str) -> str:
         """Names the parameters of the first branch as its class does alone: the pyramid starts from such a folder."""
         prefix = f"branches.{self.names[0]}."
