@@ -19,9 +19,11 @@ from checkpoints_models import hf_model
 from mmcomponents import row_draws
 from mmcomponents.checkpoints import CheckpointError, InitialWeights, files
 from mmcomponents.checkpoints import read as read_folder
+from mmcomponents.checkpoints.checkpoint import meta_model
+from mmcomponents.checkpoints.spec import ModelSpec
 from mmcomponents.component import Component
 from mmcomponents.testing import Ranks
-from mmcomponents.training.sharding import materialize, shard_model
+from mmcomponents.training.sharding import cast_parameters, materialize, shard_model
 
 
 class Draws(TorchDispatchMode):
@@ -185,6 +187,33 @@ def test_a_fault_in_the_rows_of_one_rank_ends_all(two_ranks: Ranks, tmp_path: Pa
     model.save_pretrained(tmp_path)
     for found in two_ranks.run(error_as_rank, str(tmp_path)):
         assert "embedder.embedding.weight has 1 NaN" in found
+
+
+def half_as_rank(rank: int, folder: str) -> str:
+    """Loads into a model of half precision and with more words, which only one rank cannot."""
+    checkpoint = read_folder(folder)
+    parts = checkpoint.spec.parts
+    model = ModelSpec(parts, 72, checkpoint.spec.image_token_id)
+    with torch.device("meta"):
+        built = meta_model(model)
+    weights, shard_mesh = InitialWeights(built, folder), mesh()
+    cast_parameters(built, torch.float16)
+    shard_model(built, shard_mesh)
+    materialize(built, torch.device("cpu"), 0, weights.given)
+    try:
+        weights.load(built)
+    except CheckpointError as error:
+        return str(error)
+    return "no error"
+
+
+def test_rows_are_checked_in_the_data_type_of_the_model(two_ranks: Ranks, tmp_path: Path) -> None:
+    model = hf_model("300m", "qwen2", tied=False)
+    with torch.no_grad():  # a row that only the second rank keeps, before the vocabulary is resized
+        model.model.vision_tower.encoder.layer[0].mlp.fc1.weight[-1, -1] = 1e6
+    model.save_pretrained(tmp_path)
+    for found in two_ranks.run(half_as_rank, str(tmp_path)):
+        assert "has 1 Inf" in found
 
 
 def error_as_rank(rank: int, folder: str) -> str:

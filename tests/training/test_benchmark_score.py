@@ -60,7 +60,7 @@ def quiz(folder: Path, questions: list[dict[str, Any]] = QUESTIONS) -> str:
     return str(path)
 
 
-def fit(folder: Path, callbacks: list[Any], **trainer: Any) -> Trainer:
+def fit(folder: Path, callbacks: list[Any], sampler: type[Sampler] = SaysYes, **trainer: Any) -> Trainer:
     run = Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -70,7 +70,7 @@ def fit(folder: Path, callbacks: list[Any], **trainer: Any) -> Trainer:
         callbacks=callbacks,
         **{"logger": False, "enable_checkpointing": False, **trainer},
     )
-    run.fit(make_task(sampler=SaysYes), Data())
+    run.fit(make_task(sampler=sampler), Data())
     return run
 
 
@@ -123,6 +123,40 @@ def test_sharded_ranks_share_the_questions(two_ranks: Ranks, tmp_path: Path) -> 
     assert [row["question"] for row in rows] == [one["question"] for one in QUESTIONS], "in the order of the file"
 
 
+class Values(Sampler):
+    """Answers with values."""
+
+    answers = "values"
+
+    def forward(self, model: Any, prompts: PackedBatch, context: Context) -> list[Answer]:
+        return [Answer(values=torch.zeros(1)) for _ in range(prompts.num_segments)]
+
+
+def test_validate_alone_asks_nothing(tmp_path: Path) -> None:
+    run = Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, callbacks=[BenchmarkScore(quiz(tmp_path))]
+    )
+    run.validate(make_task(sampler=SaysYes), Data(), verbose=False)
+    assert not (tmp_path / "benchmarks").exists()
+
+
+def test_a_resumed_run_does_not_answer_again_at_its_first_step(tmp_path: Path) -> None:
+    first = BenchmarkScore(quiz(tmp_path), every_n_steps=2)
+    run = fit(tmp_path, [first], max_steps=2, accumulate_grad_batches=2)
+    run.save_checkpoint(tmp_path / "two.ckpt", weights_only=False)
+    for path in (tmp_path / "benchmarks/quiz").iterdir():
+        path.unlink()
+    again = Trainer(
+        accelerator="cpu", max_epochs=2, default_root_dir=tmp_path, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, accumulate_grad_batches=2,
+        callbacks=[BenchmarkScore(quiz(tmp_path), every_n_steps=2)],
+    )  # fmt: skip
+    again.fit(make_task(sampler=SaysYes), Data(), ckpt_path=tmp_path / "two.ckpt")
+    names = {path.name for path in (tmp_path / "benchmarks/quiz").iterdir()}
+    assert "step=4.jsonl" in names
+    assert "step=2.jsonl" not in names
+
+
 def test_what_cannot_work_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"metric must be one of exact, .*, got 'exct'"):
         BenchmarkScore("a.jsonl", "exct")
@@ -132,5 +166,11 @@ def test_what_cannot_work_is_an_error(tmp_path: Path) -> None:
         fit(tmp_path, [BenchmarkScore(str(tmp_path / "none.jsonl"))])
     with pytest.raises(MisconfigurationException, match="the run has no validation; set every_n_steps"):
         fit(tmp_path, [BenchmarkScore(quiz(tmp_path))], limit_val_batches=0)
+    with pytest.raises(MisconfigurationException, match="two callbacks BenchmarkScore are called quiz"):
+        fit(tmp_path, [BenchmarkScore(quiz(tmp_path)), BenchmarkScore(quiz(tmp_path), "exact_strict")])
+    with pytest.raises(MisconfigurationException, match="is the name of a folder below benchmarks/"):
+        fit(tmp_path, [BenchmarkScore(quiz(tmp_path), name="../other")])
+    with pytest.raises(MisconfigurationException, match="scores texts, and the sampler answers with values"):
+        fit(tmp_path, [BenchmarkScore(quiz(tmp_path))], sampler=Values)
     with pytest.raises(MisconfigurationException, match="has no box"):
         fit(tmp_path, [BenchmarkScore(quiz(tmp_path), "grounding")])

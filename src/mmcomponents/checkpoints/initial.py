@@ -24,7 +24,7 @@ from mmcomponents.checkpoints.transformers_folder import ForeignFolder
 from mmcomponents.component import Component, stored_tensors
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
-from mmcomponents.row_draws import put_rows
+from mmcomponents.row_draws import own_rows, put_rows
 from mmcomponents.vision import TransformersConvNet, TransformersVision
 
 log = logging.getLogger(__name__)
@@ -138,6 +138,8 @@ class InitialWeights:
                 source.load(parts[name] if name in parts else _inner_part(parts, *name.split(".", 1)))
         except CheckpointError as found:
             error = str(found)
+        except Exception as found:  # the other ranks must not wait for this one
+            error = f"{type(found).__name__}: {found}"
         # A rank sees only its own rows; all of them stop if one finds a fault.
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             errors: list[Any] = [None] * torch.distributed.get_world_size()
@@ -297,8 +299,10 @@ class _Sources:
         for name, stored in self.values.items():
             parameter = own[name]
 
-            def read(first: int, end: int, name: str = name, stored: Lazy = stored) -> Tensor:
-                value = stored.rows(first, end)
+            def read(
+                first: int, end: int, name: str = name, stored: Lazy = stored, dtype: torch.dtype = parameter.dtype
+            ) -> Tensor:
+                value = stored.rows(first, end).to(dtype)
                 check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
                 return value
 
@@ -306,7 +310,10 @@ class _Sources:
                 continue
             value = stored.load().to(parameter.dtype)
             check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
-            put(parameter, value if name in self.whole else _resized(self.slot, value, parameter))
+            if name in self.whole:
+                put(parameter, value)
+            else:
+                _put_resized(self.slot, value, parameter)
 
 
 def _tell_drawn(shown: str, part: Component, drawn: list[str], count: int, folder: Checkpoint | ForeignFolder) -> None:
@@ -344,16 +351,19 @@ def _source_of(slot: str, part: nn.Module, folder: Checkpoint | ForeignFolder) -
     return found
 
 
-def _resized(slot: str, value: Tensor, parameter: Tensor) -> Tensor:
-    """Returns the value resized to the parameter's vocabulary size."""
+def _put_resized(slot: str, value: Tensor, parameter: Tensor) -> None:
+    """Copies rows of another vocabulary size: without communication, since another rank may have found a fault."""
     size, wanted = value.shape[0], parameter.shape[0]
     log.warning("%s: the vocabulary size is %d in the folder and %d in the model", slot, size, wanted)
-    if wanted <= size:
-        return value[:wanted]
-    if slot == "embedder":
-        full = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
-        return torch.cat((value, full[size:].to(value.device)))
-    return torch.cat((value, value.float().mean(0, keepdim=True).to(value.dtype).expand(wanted - size, -1)))
+    mean = value.float().mean(0, keepdim=True).to(value.dtype)
+    rows = own_rows(parameter)
+    if rows is None:
+        raise CheckpointError(f"{slot}: a vocabulary of another size needs a weight that is sharded by rows")
+    local, begin = rows
+    known = max(0, min(size - begin, local.shape[0]))
+    local[:known].copy_(value[begin : begin + known])
+    if slot != "embedder":  # whose further rows keep their draw
+        local[known:].copy_(mean.expand(local.shape[0] - known, -1))
 
 
 def put(parameter: Tensor, value: Tensor) -> None:

@@ -66,7 +66,7 @@ class Official(Format):
         tiles = {key: value for key, value in config.items() if value is not None}
         processing = Processing(
             tile_size=size,
-            min_tiles=integer(tiles, "min_dynamic_patch", 1, MAX_TILES),
+            min_tiles=integer(tiles, "min_dynamic_patch", 1, MAX_TILES) if dynamic else 1,
             max_tiles=integer(tiles, "max_dynamic_patch", 12, MAX_TILES) if dynamic else 1,
             thumbnail=bool(config.get("use_thumbnail", True)),
             system=config.get("system_message") or None,

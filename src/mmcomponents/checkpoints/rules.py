@@ -198,14 +198,13 @@ def _converted(sources: list[Lazy], op: Callable[[list[Tensor]], list[Tensor]]) 
     owner = getattr(op, "__self__", None)
     if isinstance(owner, Same):
         return sources
-    if isinstance(owner, Thirds) and len(sources) > 1 and all(source.read_rows is not None for source in sources):
-        joined = torch.cat([source.meta for source in sources])
-        return [Lazy(joined, partial(load, 0), partial(_joined_rows, sources))]
 
     try:
         shapes = op([source.meta for source in sources])
     except RuntimeError as error:
         raise CheckpointError(f"weights do not have the shapes of the configuration: {error}") from error
+    if isinstance(owner, Thirds) and len(sources) > 1 and all(source.read_rows is not None for source in sources):
+        return [Lazy(shapes[0], partial(load, 0), partial(_joined_rows, sources))]
     return [Lazy(meta, partial(load, place)) for place, meta in enumerate(shapes)]
 
 

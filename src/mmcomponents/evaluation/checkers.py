@@ -212,23 +212,30 @@ class MultipleChoice(Checker):
         return found.strip().upper() == answer.strip().upper()
 
 
+_TEXT = re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}")
 _DRESSED = re.compile(r"\$*\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}\$*|\(([A-Za-z])\)")
 
 
 def _bare(text: str) -> str:
     r"""Removes `\boxed{}` around a complete answer, or brackets around a single letter."""
-    found = _DRESSED.fullmatch(text.strip().rstrip("."))
+    plain = text.strip().rstrip(".").strip("$ ")
+    for begin, end in (("\\(", "\\)"), ("\\[", "\\]")):  # LaTeX's marks of a formula
+        if plain.startswith(begin) and plain.endswith(end):
+            text = plain = plain[2:-2].strip()
+    if wrapped := _TEXT.fullmatch(plain):
+        text = plain = wrapped[1]
+    found = _DRESSED.fullmatch(plain)
     return (found[1] or found[2] or text) if found else text
 
 
 def _words(text: str) -> str:
-    text = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = _TEXT.sub(r"\1", text)
     return " ".join(text.strip(" \t\n$\"'`*").rstrip(".").casefold().split())
 
 
 def _formula(text: str) -> str:
     """Returns a formula without what does not change its meaning; "" for a text without any sign of a formula."""
-    text = re.sub(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", text)
+    text = _TEXT.sub(r"\1", text).replace("π", r"\pi ").replace("√", r"\sqrt")
     text = re.sub(r"\\(?:left|right|displaystyle)(?![a-z])|\\[,!;: ]|[$~]", "", text).strip(" .\n\t`*")
     bare = re.sub(r"\\[a-zA-Z]+", "", text)
     if not re.search(r"[\\^_+=()\[\]{}/*<>-]", text) or re.search(r"[^\W\d_]{2}", bare):

@@ -43,9 +43,10 @@ _Placed = tuple[tuple[int, int], TiledImage]
 class Conversation:
     """Conversation that keeps the key-value cache between turns, so that each turn prefills only its new tokens.
 
-    Generated tokens are kept as they are and not tokenised again. The tile budget applies to the images of each turn
-    separately. If the base of the positions depends on the length (dynamic NTK) and would change, the complete
-    conversation is prefilled again. Arguments that are not listed are those of `generate`.
+    Generated tokens are kept as they are and not tokenised again. Each image has the whole tile budget, unless the
+    renderer's tiling shares it, among the images of a turn. If the base of the positions depends on the length (dynamic
+    NTK) and would change, the complete conversation is prefilled again. Arguments that are not listed are those of
+    `generate`.
 
     Args:
         model: The model.

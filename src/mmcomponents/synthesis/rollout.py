@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from PIL import Image
 
-from mmcomponents.data.chat.placeholders import Message, place_media
+from mmcomponents.data.chat.placeholders import IMAGE_PLACEHOLDER, Message, place_media
 from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import end_ids
@@ -284,7 +284,9 @@ def _planned(questions: Sequence[Question], renderer: SampleRenderer) -> list[in
         for question, ids in zip(some, encoded, strict=True):
             visual_tokens = question.visual_tokens
             if visual_tokens is None:
-                visual_tokens = 0 if question.media is None else most
+                images = sum(message["content"].count(IMAGE_PLACEHOLDER) for message in question.messages)
+                count = 1 if tiling.share else max(1, images)
+                visual_tokens = 0 if question.media is None else most * count
             lengths.append(visual_tokens + len(ids) + _TURN * (len(question.messages) + 1) + system)
     return lengths
 

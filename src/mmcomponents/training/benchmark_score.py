@@ -81,6 +81,7 @@ class BenchmarkScore(Callback):
                 the run has no validation after which the questions would be answered.
         """
         if stage != "fit":
+            self._items = []
             return
         if not isinstance(pl_module, MultimodalTask) or not hasattr(trainer.datamodule, "renderer"):  # type: ignore[attr-defined]
             raise MisconfigurationException("BenchmarkScore needs a MultimodalTask, and data with a renderer")
@@ -88,6 +89,11 @@ class BenchmarkScore(Callback):
             raise MisconfigurationException("BenchmarkScore: the run has no validation; set every_n_steps")
         questions = open_benchmark(self.benchmark, self.images).narrow(limit=self.limit)
         self.name = self.name or questions.name
+        if Path(self.name).is_absolute() or ".." in Path(self.name).parts:
+            raise MisconfigurationException(f"BenchmarkScore: {self.name!r} is the name of a folder below benchmarks/")
+        others = [c for c in trainer.callbacks if isinstance(c, BenchmarkScore) and c is not self]  # type: ignore[attr-defined]
+        if any(other.name == self.name for other in others):
+            raise MisconfigurationException(f"two callbacks BenchmarkScore are called {self.name}: give one a name")
         self._items = [item for item in questions.items if not self.metric.check(item.target)]
         wrong = [item for item in questions.items if self.metric.check(item.target)]
         if not self._items:
@@ -100,8 +106,21 @@ class BenchmarkScore(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Answers the questions after a validation."""
-        if self.every_n_steps is None and not trainer.sanity_checking:
+        if self._items and self.every_n_steps is None and not trainer.sanity_checking:
             self._log(trainer, pl_module)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks that the sampler answers with text.
+
+        Raises:
+            MisconfigurationException: It does not.
+        """
+        if (kind := getattr(pl_module.sampler, "answers", "text")) != "text":
+            raise MisconfigurationException(f"BenchmarkScore scores texts, and the sampler answers with {kind}")
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Does not answer again at the step that a run is resumed from."""
+        self._last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

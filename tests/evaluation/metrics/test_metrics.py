@@ -291,10 +291,34 @@ def test_vqa_accuracy_is_over_annotators_without_one() -> None:
         ("yes", "yes", 1),
         ("Yes", "yes", 0),
         ("no number", "3", 0),
+        ("10^400", "5", 0),
+        ("9" * 400, "5", 0),
+        ("5" + "0" * 400, "5" + "0" * 400, 1),
     ],
 )
 def test_mathvista_has_the_precision_of_the_reference(response: str, reference: str, right: int) -> None:
     assert score(MathVista(), response, reference) == right
+
+
+@pytest.mark.parametrize(
+    ("response", "options", "letter"),
+    [
+        ("The answer is 0.5.", {"A": "0.5", "B": "1.5", "C": "5"}, "A"),
+        ("The value is 1.5", {"A": "0.5", "B": "1.5", "C": "5"}, "B"),
+        ("The answer is -5", {"A": "-5", "B": "5"}, "A"),
+        ("2.5", {"A": "1", "B": "2"}, None),
+        ("1,234", {"A": "1", "B": "2"}, None),
+        ("There are 2 dogs and 1 cat.\nAnswer: 3", {"A": "1", "B": "2", "C": "3"}, "C"),
+        ("答案是狗", {"A": "猫", "B": "狗"}, "B"),
+        ("不是猫，是狗", {"A": "猫", "B": "狗"}, "B"),
+        ("Ｂ", {"A": "猫", "B": "狗"}, "B"),
+        ("There is no dog", {"A": "cat", "B": "dog"}, None),
+        ("It is not a cat but a dog", {"A": "cat", "B": "dog"}, "B"),
+        ("Answer: A. cat, B. dog", {"A": "cat", "B": "dog"}, None),
+    ],
+)
+def test_texts_of_options(response: str, options: dict[str, str], letter: str | None) -> None:
+    assert MultipleChoice().extract(response, Target(("A",), options)) == letter
 
 
 def test_mathvista_chooses_letters() -> None:

@@ -20,7 +20,8 @@ _PUNCTUATION = frozenset("'\"`()[]{}.?!,:;-–—…。，、？！：；“”�
 def coco_words(text: str) -> list[str]:
     """Returns the words of a caption: in lower case, without punctuation, with endings such as "'s" apart.
 
-    These are the rules of the Penn Treebank that COCO's scorers apply; each Chinese or Japanese character is a word.
+    These are the rules of the Penn Treebank that COCO's scorers apply, except those for abbreviations ("U.S.") and for
+    "cannot"; each Chinese or Japanese character is a word.
     """
     text = _SHORT.sub(r" \1 ", _CJK.sub(r" \1 ", text.lower().replace("’", "'")))
     return [word for word in _WORDS.findall(text) if word not in _PUNCTUATION]

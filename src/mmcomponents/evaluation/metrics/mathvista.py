@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
 from mmcomponents.evaluation.metrics.base import Metric, Target, final
 from mmcomponents.evaluation.metrics.multiple_choice import MultipleChoice
@@ -34,8 +35,8 @@ class MathVista(Metric):
         number = last_number(final(response))
         if number is None:
             return None
-        value = float(number.value)
-        return str(round(value, precision) if precision else int(value))
+        value = round(number.value, precision) if precision else Fraction(int(number.value))
+        return str(value.numerator) if value.denominator == 1 else str(float(value))
 
     def score(self, response: str, target: Target) -> float:
         """Returns 1 or 0."""
@@ -44,13 +45,17 @@ class MathVista(Metric):
         for reference in target.references:
             found = self.extract(response, Target((reference,)))
             wanted = reference.strip()
-            if found is not None and (found == wanted if _precision(wanted) is None else float(found) == float(wanted)):
+            if found is not None and (found == wanted or (_precision(wanted) is not None and _equal(found, wanted))):
                 return 1.0
         return 0.0
 
     def check(self, target: Target) -> str:
         """Returns an error message if a reference is not one of the options."""
         return self.choice.check(target) if target.options else ""
+
+
+def _equal(found: str, wanted: str) -> bool:
+    return Fraction(found) == Fraction(wanted)
 
 
 def _precision(reference: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from mmcomponents.evaluation.choices import alone, only_letter, spoken, stated
-from mmcomponents.evaluation.metrics.base import Metric, Target, normal
+from mmcomponents.evaluation.metrics.base import Metric, Target, final, normal
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
@@ -54,17 +54,34 @@ def _by_text(text: str, target: Target) -> str | None:
 
 
 def _letter(response: str, target: Target) -> str | None:
-    text, allowed = spoken(response), target.options or LETTERS
+    text = spoken(response)
+    marked = final(text)  # the last line or the last box, which may hold the text of an option
+    return (_found(marked, target) if marked != text else None) or _found(text, target)
+
+
+def _found(text: str, target: Target) -> str | None:
+    allowed = target.options or LETTERS
     letter = stated(text, allowed) or _by_text(text, target) or _mentioned(text, target)
     return letter or alone(text, allowed)
 
 
 def _mentioned(response: str, target: Target) -> str | None:
-    """Returns the only option whose text occurs in the response as separate words."""
+    """Returns the only option whose text occurs in the response as separate words, and is not denied."""
     text = normal(response)
-    found = [
-        letter
-        for letter, option in target.options.items()
-        if normal(option) and re.search(rf"(?<!\w){re.escape(normal(option))}(?!\w)", text)
-    ]
+    found = [letter for letter, option in target.options.items() if _occurs(normal(option), text)]
     return found[0] if len(found) == 1 else None
+
+
+def _occurs(option: str, text: str) -> bool:
+    if not option:
+        return False
+    if _CJK.search(option):  # Chinese and Japanese write no spaces
+        places = re.finditer(re.escape(option), text)
+    else:  # 5 is not within 0.5, -5 or 5.2
+        places = re.finditer(rf"(?<![\w.,])(?<![-−]){re.escape(option)}(?!\w|[.,]\d)", text)
+    return any(_DENIED.search(text[max(0, place.start() - 20) : place.start()]) is None for place in places)
+
+
+_CJK = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
+_DENIED = re.compile(r"(?:\b(?:not|no|never|neither|nor)|n't|不是|没有|并非)\s*(?:(?:a|an|the)\s+)?$")
+"""Before the text of an option: it is denied."""
