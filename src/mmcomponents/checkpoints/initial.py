@@ -299,17 +299,16 @@ class _Sources:
         for name, stored in self.values.items():
             parameter = own[name]
 
-            def read(
-                first: int, end: int, name: str = name, stored: Lazy = stored, dtype: torch.dtype = parameter.dtype
-            ) -> Tensor:
-                value = stored.rows(first, end).to(dtype)
+            def checked(value: Tensor, name: str = name, dtype: torch.dtype = parameter.dtype) -> Tensor:
+                value = value.to(dtype)
                 check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
                 return value
 
-            if name in self.whole and stored.read_rows is not None and put_rows(parameter, read):
-                continue
-            value = stored.load().to(parameter.dtype)
-            check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
+            if name in self.whole and stored.read_rows is not None:
+                rows = stored.read_rows
+                if put_rows(parameter, lambda first, end, rows=rows, checked=checked: checked(rows(first, end))):  # type: ignore[misc]
+                    continue
+            value = checked(stored.load())
             if name in self.whole:
                 put(parameter, value)
             else:
