@@ -18,7 +18,7 @@ SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 SLOTS = {"vision", "fusers", "mergers", "projectors", "embedders", "positions", "backbones", "heads", "objectives"}
 _BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "nn"}
-_MODEL = _BELOW_SLOTS | SLOTS | {"brought_weights", "wiring", "model", "sequence", "compose"}
+_MODEL = _BELOW_SLOTS | SLOTS | {"row_draws", "brought_weights", "wiring", "model", "sequence", "compose"}
 _INFERENCE = _MODEL | {"data", "generation", "checkpoints"}
 _TRAINING = _INFERENCE | {"synthesis", "evaluation"}
 
@@ -34,7 +34,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "movable": set(),
     "draws": set(),
     "extras": {"movable"},
-    "component": {"batch"},
+    "row_draws": set(),
+    "component": {"batch", "row_draws"},
     "brought_weights": {"component"},
     "nn": {"batch", "movable", "limits", "model_files"},
     **dict.fromkeys(SLOTS, _BELOW_SLOTS),

@@ -154,7 +154,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     the folder that the tokenizer was loaded from.
     """
     ids = {_find(tokenizer, END), _find(tokenizer, PAD), tokenizer.eos_token_id}
-    return {int(i) for i in ids if i is not None} | _generation_ends(str(tokenizer.name_or_path))
+    return {int(i) for i in ids if i is not None} | _generation_ends(str(getattr(tokenizer, "name_or_path", "")))
 
 
 def _generation_ends(folder: str) -> set[int]:
