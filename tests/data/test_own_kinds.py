@@ -276,7 +276,8 @@ def test_an_index_without_a_kind_of_the_run_says_how_to_make_it(
     build_index(shard, tokenizer)
     index = Index.open([shard], tokenizer, kinds=Kinds([Chat(), Document(), Height()]))
     command = f"mmcomponents data index {shard} --tokenizer FOLDER --kinds Chat Document data.own_kinds.Height"
-    told = f"its index was made with the kinds chat, document, pair: run `{command}` with the tokenizer and the allowed tokens of the run"
+    told = f"its index was made with the kinds chat, document, pair: run `{command}` "
+    told += "with the tokenizer and the allowed tokens of the run"
     assert index.problems == dict.fromkeys((0, 2, 3), told)
     assert "no kind of record" in Index.open([shard], tokenizer).problems[3]
     index_path(shard).unlink()

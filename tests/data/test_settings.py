@@ -29,7 +29,8 @@ from mmcomponents.data.settings import (
 OTHER_VALUES: dict[str, Any] = {
     "tile_size": 28, "min_tiles": 2, "max_tiles": 6, "thumbnail": False, "normalization": "clip",
     "jpeg_quality": (75, 100), "train_frames": (2, 4), "eval_frames": 5, "frame_template": "F{number}:<image>",
-    "system": "Be brief.", "control_text": "refuse", "allowed_tokens": ["<loc>"], "pack_tokens": 900, "pack_tiles": None, "block": 7,
+    "system": "Be brief.", "control_text": "refuse", "allowed_tokens": ["<loc>"],
+    "pack_tokens": 900, "pack_tiles": None, "block": 7,
     "num_workers": 0, "worker_timeout": 5.0, "max_refused": 0.5, "index_folder": "indices", "allow_pipe": True,
     "prompts_per_batch": 3, "test_questions": 9,
 }  # fmt: skip
