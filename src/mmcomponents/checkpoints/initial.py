@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -298,21 +299,23 @@ class _Sources:
         own = own_tensors(part)
         for name, stored in self.values.items():
             parameter = own[name]
-
-            def checked(value: Tensor, name: str = name, dtype: torch.dtype = parameter.dtype) -> Tensor:
-                value = value.to(dtype)
-                check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
-                return value
-
-            if name in self.whole and stored.read_rows is not None:
-                rows = stored.read_rows
-                if put_rows(parameter, lambda first, end, rows=rows, checked=checked: checked(rows(first, end))):  # type: ignore[misc]
-                    continue
-            value = checked(stored.load())
+            rows = partial(self._rows, name, stored, parameter.dtype)
+            if name in self.whole and stored.read_rows is not None and put_rows(parameter, rows):
+                continue
+            value = self._checked(name, stored.load(), parameter.dtype)
             if name in self.whole:
                 put(parameter, value)
             else:
                 _put_resized(self.slot, value, parameter)
+
+    def _rows(self, name: str, stored: Lazy, dtype: torch.dtype, first: int, end: int) -> Tensor:
+        assert stored.read_rows is not None
+        return self._checked(name, stored.read_rows(first, end), dtype)
+
+    def _checked(self, name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
+        value = value.to(dtype)
+        check_finite(f"{self.folder.folder}", f"{self.shown}.{name}", value)
+        return value
 
 
 def _tell_drawn(shown: str, part: Component, drawn: list[str], count: int, folder: Checkpoint | ForeignFolder) -> None:

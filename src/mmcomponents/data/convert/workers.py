@@ -12,6 +12,7 @@ import threading
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing import connection, get_all_start_methods, get_context, parent_process
 from multiprocessing.process import BaseProcess
 from time import monotonic
@@ -38,7 +39,7 @@ def convert_here(job: Job, chunks: Iterator[Chunk], report: Report) -> Generator
     """Converts chunks one after the other in this process."""
     tokenizer = load_tokenizer(job.tokenizer, job.allowed_tokens)
     for chunk in chunks:
-        yield convert_chunk(job, chunk, tokenizer, lambda done, chunk=chunk: report(chunk, done))  # type: ignore[misc]
+        yield convert_chunk(job, chunk, tokenizer, partial(report, chunk))
 
 
 @dataclass(eq=False)
