@@ -7,15 +7,15 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch.distributed.checkpoint import CheckpointException
 
 from contracts.pair import micro_batches, train
 from mmcomponents.checkpoints import CheckpointError
-from mmcomponents.checkpoints.runs import verify
+from mmcomponents.checkpoints.runs import shard_writer, verify
 from mmcomponents.training import FSDP2Strategy, fsdp2
 
 
@@ -23,23 +23,20 @@ def packs(rank: int) -> list[Any]:
     return [ranked[rank] for ranked in micro_batches(1, 2, 1)[0]]
 
 
-def save_as_rank(rank: int, path: str, strategy: type[FSDP2Strategy] = FSDP2Strategy) -> str:
+def save_as_rank(rank: int, path: str) -> str:
     """Trains one step and saves; returns the error."""
     try:
-        train(packs(rank), 1, save_to=path, strategy=strategy(), devices=2)
+        train(packs(rank), 1, save_to=path, strategy=FSDP2Strategy(), devices=2)
     except CheckpointError as error:
         return str(error)
     return ""
 
 
-class FullDisk(FSDP2Strategy):
-    """Rank 1 cannot write its shard."""
-
-    def _gathered(self, value: Any) -> Any:
-        if self.global_rank == 1:
-            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            value = (f"no place for it: {error.strerror}", {})
-        return super()._gathered(value)
+def save_with_full_disk(rank: int, path: str) -> str:
+    """Trains and saves while rank 1 cannot write its shard."""
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with mock.patch.object(shard_writer, "checksums", side_effect=full if rank else lambda *_: {}):
+        return save_as_rank(rank, path)
 
 
 def load_as_rank(rank: int, path: str) -> str:
@@ -59,8 +56,9 @@ def test_a_save_replaces_the_checkpoint_or_leaves_it(two_ranks, tmp_path: Path) 
     first = {file.name: file.read_bytes() for file in path.iterdir()}
     assert first.keys() == {".metadata", "__0_0.distcp", "__1_0.distcp", "checksums.json", "meta.pt"}
 
-    told = two_ranks.run(save_as_rank, str(path), FullDisk)
-    assert told == ["no place for it: No space left on device"] * 2, "both ranks know"
+    told = two_ranks.run(save_with_full_disk, str(path))
+    wanted = f"the checkpoint last.ckpt cannot be written to {tmp_path}: No space left on device"
+    assert told == [wanted] * 2, "both ranks know"
     assert {file.name: file.read_bytes() for file in path.iterdir()} == first
     assert [entry.name for entry in tmp_path.iterdir()] == ["last.ckpt"]
 
@@ -116,9 +114,7 @@ def test_replicas_are_a_dimension_of_their_own(monkeypatch: pytest.MonkeyPatch) 
     assert EightDevices(replicate=2)._shard_mesh() == ((2, 4), ("replicate", "shard"))
 
 
-@pytest.mark.parametrize(
-    "error", [OSError("full"), RuntimeError("the writer failed"), CheckpointException("rank 1", {1: (OSError(), None)})]
-)
+@pytest.mark.parametrize("error", [OSError("full"), RuntimeError("the writer failed")])
 def test_an_error_of_any_writer_is_one_of_the_checkpoint(
     error: BaseException, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +124,7 @@ def test_an_error_of_any_writer_is_one_of_the_checkpoint(
 
     monkeypatch.setattr(ModelParallelStrategy, "save_checkpoint", save)
     with pytest.raises(CheckpointError, match="cannot be written"):
-        EightDevices().save_checkpoint({}, tmp_path / "last.ckpt")
+        EightDevices(save_distributed_checkpoint=False).save_checkpoint({}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -137,8 +133,11 @@ def test_plain_data_alone_is_loaded_unless_a_caller_asks_for_more(
     asked: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "last.ckpt"
-    path.touch()
+    torch.save({"state_dict": {}}, path)
     monkeypatch.setattr(fsdp2, "verify", lambda *of: None)
     monkeypatch.setattr(FSDP2Strategy, "_raise_together", lambda self, error: None)
     monkeypatch.setattr(ModelParallelStrategy, "load_checkpoint", lambda self, path, weights_only: weights_only)
-    assert EightDevices().load_checkpoint(path, asked) is (asked is not False)
+    strategy = EightDevices()
+    strategy._lightning_module = torch.nn.Module()
+    strategy._lightning_module.strict_loading = True
+    assert strategy.load_checkpoint(path, asked) is (asked is not False)

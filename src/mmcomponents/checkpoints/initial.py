@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -123,20 +123,43 @@ class InitialWeights:
             prefix = f"{path}." if path else ""
             self.given.setdefault(slot, set()).update(prefix + own for own in source.whole)
 
+    def whole(self, model: MultimodalModel) -> dict[str, Lazy]:
+        """Returns the weights that are loaded as a whole, by the model's names.
+
+        Args:
+            model: The model; it may have been sharded since.
+        """
+        names = {id(parameter): name for name, parameter in model.named_parameters()}
+        found: dict[str, Lazy] = {}
+        for part, source in self._parts(model):
+            own = own_tensors(part)
+            found |= {names[id(own[n])]: source.values[n] for n in source.whole if id(own.get(n)) in names}
+        return found
+
+    def _parts(self, model: MultimodalModel) -> list[tuple[Component, _Sources]]:
+        parts = model.parts()
+        return [
+            (parts[name] if name in parts else _inner_part(parts, *name.split(".", 1)), source)
+            for name, source in self._sources.items()
+        ]
+
     @torch.no_grad()
-    def load(self, model: MultimodalModel) -> None:
+    def load(self, model: MultimodalModel, only: Collection[str] | None = None) -> None:
         """Copies the weights into a model, tensor by tensor: a rank of a sharded one reads its own rows, if it can.
 
         Args:
             model: The model, whose weights have storage; it may have been sharded since.
+            only: Names of the model's parameters that are loaded. None: all.
 
         Raises:
             CheckpointError: A weight cannot be read or is not finite, on this or another rank.
         """
-        parts, error = model.parts(), ""
+        error, wanted = "", None
+        if only is not None:
+            wanted = {id(parameter) for name, parameter in model.named_parameters() if name in only}
         try:
-            for name, source in self._sources.items():
-                source.load(parts[name] if name in parts else _inner_part(parts, *name.split(".", 1)))
+            for part, source in self._parts(model):
+                source.load(part, wanted)
         except CheckpointError as found:
             error = str(found)
         except Exception as found:  # the other ranks must not wait for this one
@@ -294,11 +317,13 @@ class _Sources:
                 raise CheckpointError(text)
             log.warning("%s, which is not used", text)
 
-    def load(self, part: Component) -> None:
-        """Copies the weights into the part."""
+    def load(self, part: Component, only: Collection[int] | None = None) -> None:
+        """Copies the weights into the part, or into those of its tensors that have the ids `only`."""
         own = own_tensors(part)
         for name, stored in self.values.items():
             parameter = own[name]
+            if only is not None and id(parameter) not in only:
+                continue
             rows = partial(self._rows, name, stored, parameter.dtype)
             if name in self.whole and stored.read_rows is not None and put_rows(parameter, rows):
                 continue

@@ -92,7 +92,8 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     model = meta_model(spec)
     own = set(stored_tensors(model))
     inject_adapters(model, task.slots)
-    saved = merged_weights(model, model_weights(Path(options.ckpt_path), options.allow_nonfinite)).items()
+    stored = model_weights(Path(options.ckpt_path), model, task, options.allow_nonfinite)
+    saved = merged_weights(model, stored).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     with TemporaryDirectory() as changed:
         folder = Path(tokenizer_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -118,3 +119,18 @@ def check_head(objective: Objective, model: Composition, name: str, method: str,
         raise WiringError(
             f"{own} reads hidden states for the head {name!r} ({type(head).__name__}) and the backbone slot is empty"
         )
+
+
+def check_objective(objective: Objective, model: Composition) -> None:
+    """Checks that a model has the heads of an objective and what else it needs.
+
+    Raises:
+        WiringError: It has not.
+    """
+    for name in objective.needs_heads:
+        if name not in model.heads:
+            near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)
+            raise WiringError(
+                f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
+            )
+    objective.check(model)

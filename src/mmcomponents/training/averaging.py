@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EMAWeightAveraging
+from lightning.pytorch.callbacks import EMAWeightAveraging, WeightAveraging
 
 
 class EMA(EMAWeightAveraging):
@@ -65,3 +65,9 @@ def check_averages(callbacks: Iterable[Callback]) -> None:
                     f"EMAWeightAveraging({name}={start}) validates, saves and exports the untrained model until"
                     f" {name.rpartition('_')[2]} {start}: use mmcomponents.training.EMA, which has the same arguments"
                 )
+
+
+def has_average(trainer: Trainer) -> bool:
+    """Returns whether a run averages its weights, so that its checkpoints contain the average."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return any(isinstance(callback, WeightAveraging) for callback in callbacks)

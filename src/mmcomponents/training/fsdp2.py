@@ -14,8 +14,8 @@ import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
-from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -26,20 +26,22 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch.optim import Optimizer
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.runs import (
     PlainPlanner,
     ShardReader,
+    ShardWriter,
     check_contents,
-    checksums,
     part_of,
     remove,
     replace,
     verify,
-    write_checksums,
     write_error,
 )
+from mmcomponents.checkpoints.runs.frozen_weights import left_out
+from mmcomponents.checkpoints.runs.shard_writer import CONTENTS
 from mmcomponents.limits import check_choices, check_sizes
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.sharding import is_sharded, materialize, shard_model
@@ -67,6 +69,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             "full" all, "selective" what takes the fewest operations per byte. `model.slots.NAME` sets it for one slot.
         compile: Whether each unit of a part is compiled by inductor. `model.slots.NAME` sets it for one slot.
         save_distributed_checkpoint: Whether each rank writes its shard into a folder. False: a single file.
+        async_checkpoints: Whether the model trains on while shards are written, from a copy in the memory of the CPU.
         timeout: Timeout of a collective.
     """
 
@@ -78,6 +81,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         activation_checkpointing: Checkpointing = "none",
         compile: bool = False,
         save_distributed_checkpoint: bool = True,
+        async_checkpoints: bool = True,
         timeout: timedelta | None = default_pg_timeout,
     ) -> None:
         check_sizes(replicate=replicate)
@@ -92,6 +96,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.replicate = replicate
         self.activation_checkpointing: Checkpointing = activation_checkpointing
         self.compile = compile
+        self.async_checkpoints = async_checkpoints
+        self._writer: ShardWriter | None = None
         self.policy = MixedPrecisionPolicy(
             param_dtype=None if compute_dtype == "fp32" else DTYPES[compute_dtype], reduce_dtype=DTYPES[reduce_dtype]
         )
@@ -126,38 +132,85 @@ class FSDP2Strategy(ModelParallelStrategy):
             shard_model(model, self._shard_mesh(), self.policy)
             materialize(model, self.root_device, seed, given)
 
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Returns the weights: shards where they are, or all of them on rank zero for a single file."""
+        if not self._save_distributed_checkpoint:
+            return super().lightning_module_state_dict()
+        assert self.model is not None
+        return get_model_state_dict(self.model)  # Lightning copies them to the CPU, once more than the writer
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """Returns the state of an optimizer, see `lightning_module_state_dict`."""
+        if not self._save_distributed_checkpoint:
+            return super().optimizer_state(optimizer)
+        assert self.model is not None
+        own = optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer
+        return get_optimizer_state_dict(self.model, own)
+
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: _PATH, storage_options: Any | None = None) -> None:
         """Writes a checkpoint with its checksums, then replaces the previous one, which stays if anything fails.
 
         Raises:
-            CheckpointError: A rank could not write; raised on all ranks.
+            CheckpointError: A rank could not write; raised on all ranks. While the model trains on, raised by a later
+                step.
         """
-        if self.is_global_zero:
-            with suppress(OSError):  # then the writing fails too
-                remove(part_of(Path(filepath)))  # before the broadcast, so that no other rank has begun to write
         path = Path(self.broadcast(filepath))
-        part, error, found = part_of(path), None, {}
+        if not self._save_distributed_checkpoint:
+            self._save_file(checkpoint, path, storage_options)
+            return
+        states = {"state_dict": checkpoint.pop("state_dict")}
+        states |= {f"optimizer_{n}": state for n, state in enumerate(checkpoint.pop("optimizer_states", []))}
+        task = self.lightning_module
+        assert task is not None
+        if self._writer is None:
+            self._writer = ShardWriter(self._timeout, lambda: task.global_step)
+        self._writer.save(states, checkpoint, path, background=self.async_checkpoints and task.trainer.training)
+
+    def _save_file(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None) -> None:
+        part, error = part_of(path), None
         try:
+            if self.is_global_zero:
+                remove(part)
             super().save_checkpoint(checkpoint, part, storage_options)
-            if part.is_dir():
-                found = checksums(part, self.global_rank)
-        except (OSError, RuntimeError, CheckpointException) as failure:
+            if self.is_global_zero:
+                replace(part, path)
+        except (OSError, RuntimeError) as failure:
             error = write_error(part, failure)
         except CheckpointError as failure:
             error = str(failure)
-        errors, shares = zip(*self._gathered((error, found)), strict=True)
-        error = next((text for text in errors if text), None)
-        if self.is_global_zero:
-            try:
-                if error:
-                    remove(part)
-                else:
-                    if part.is_dir():
-                        write_checksums(part, {name: value for share in shares for name, value in share.items()})
-                    replace(part, path)
-            except OSError as failure:
-                error = error or write_error(part, failure)
+        if error and self.is_global_zero:
+            with suppress(OSError):
+                remove(part)
         self._raise_together(error)
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written while the model trains."""
+        return self._writer is not None and self._writer.is_busy
+
+    def remove_checkpoint(self, filepath: _PATH) -> None:
+        """Removes a checkpoint when the newer ones are complete."""
+        if self._writer is None:
+            super().remove_checkpoint(filepath)
+        else:
+            self._writer.remove(Path(filepath))
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Raises the error of a checkpoint that could not be written."""
+        if self._writer is not None:
+            self._writer.on_batch()
+
+    def on_train_end(self) -> None:
+        """Waits for the last checkpoint."""
+        if self._writer is not None:
+            self._writer.wait()
+
+    def teardown(self) -> None:
+        """Waits for the last checkpoint of a run that ended by an error."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
+        super().teardown()
 
     def load_checkpoint(self, checkpoint_path: _PATH, weights_only: bool | None = None) -> dict[str, Any]:
         """Loads a checkpoint after all ranks together have verified its files.
@@ -165,30 +218,31 @@ class FSDP2Strategy(ModelParallelStrategy):
         Raises:
             CheckpointError: The checkpoint is damaged, or reading it would run code; raised on all ranks.
         """
+        self.on_train_end()
         path, error = Path(self.broadcast(checkpoint_path)), None
         if weights_only is False:  # the caller trusts the checkpoint with code
             return super().load_checkpoint(path, weights_only=False)
         try:
             verify(path, self.global_rank, self.world_size)
             if path.is_dir():
-                check_contents(path / "meta.pt", torch.load(path / "meta.pt", map_location="cpu", weights_only=True))
+                check_contents(path / CONTENTS, torch.load(path / CONTENTS, map_location="cpu", weights_only=True))
         except (CheckpointError, OSError, RuntimeError, EOFError) as failure:
             error = str(failure)
         except UnpicklingError:
             error = f"{path / 'meta.pt'} holds more than plain data, and could run code"
         self._raise_together(error)
-        if path.is_dir():
-            return self._load_shards(path)
-        return super().load_checkpoint(path, weights_only=True)
+        return self._load_shards(path) if path.is_dir() else self._load_file(path)
 
     def _load_shards(self, path: Path) -> dict[str, Any]:
         """Loads weights and optimizer states, as Lightning does, with a reader that runs no code."""
         assert self.model is not None
         assert self.lightning_module is not None
         reader, planner = ShardReader(path), PlainPlanner()
-        weights = {"state_dict": get_model_state_dict(self.model)}
+        contents: dict[str, Any] = torch.load(path / CONTENTS, map_location="cpu", weights_only=True)
+        skipped, own = left_out(contents), get_model_state_dict(self.model)
+        weights = {"state_dict": {name: value for name, value in own.items() if name not in skipped}}
         load(weights, storage_reader=reader, planner=planner)
-        self.model.load_state_dict(weights["state_dict"], strict=self.lightning_module.strict_loading)
+        self.model.load_state_dict(own | weights["state_dict"], strict=self.lightning_module.strict_loading)
         for number, optimizer in enumerate(self.optimizers):
             name = f"optimizer_{number}"
             state = {name: get_optimizer_state_dict(self.model, optimizer)}
@@ -199,8 +253,23 @@ class FSDP2Strategy(ModelParallelStrategy):
                 optim_state_dict=state[name],
                 options=StateDictOptions(cpu_offload=True),
             )
-        contents: dict[str, Any] = torch.load(path / "meta.pt", map_location="cpu", weights_only=True)
         return contents
+
+    def _load_file(self, path: Path) -> dict[str, Any]:
+        """Loads a single file as Lightning does, which may leave out frozen weights."""
+        skipped = left_out(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
+        task = self.lightning_module
+        assert task is not None
+        strict = task.strict_loading
+        if strict and skipped:
+            stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+            if other := (set(task.state_dict()) ^ (set(stored) | skipped)):
+                raise CheckpointError(f"checkpoint {path} does not match the model: {min(other)}")
+            task.strict_loading = False
+        try:
+            return super().load_checkpoint(path, weights_only=True)
+        finally:
+            task.strict_loading = strict
 
     def _raise_together(self, error: str | None) -> None:
         """Raises an error on all ranks if one of them has one.

@@ -6,13 +6,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mmcomponents.checkpoints import Checkpoint, CheckpointError, ModelSpec
 from mmcomponents.checkpoints.adapter_weights import merged_weights
 from mmcomponents.checkpoints.checkpoint import meta_model
 from mmcomponents.checkpoints.native import Native
-from mmcomponents.checkpoints.runs.saved_weights import model_weights
+from mmcomponents.checkpoints.runs.saved_weights import frozen_weights, model_weights, saved_contents
 from mmcomponents.component import stored_tensors
 from mmcomponents.training.adapters import inject_adapters, stored_options
 
@@ -58,6 +56,7 @@ def read_run(
     own = set(stored_tensors(model))
     inject_adapters(model, {name: stored_options(given) for name, given in (settings.get("slots") or {}).items()})
     # A tied head has no weight of its own: it exposes the embedding weight.
+    weights |= frozen_weights(path, model, trust_remote_code=trust_remote_code)
     saved = merged_weights(model, weights).items()
     kept = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     return Checkpoint(path, Native(), {}, spec, kept)
@@ -65,8 +64,7 @@ def read_run(
 
 def _settings(path: Path) -> Mapping[str, Any]:
     """Returns the section `model:` of the recipe of a run, with all defaults."""
-    file = path / "meta.pt" if path.is_dir() else path
-    saved = torch.load(file, map_location="cpu", weights_only=True, mmap=True).get("hyper_parameters") or {}
+    saved = saved_contents(path).get("hyper_parameters") or {}
     if not any(saved.get(slot) for slot in _SLOTS):
         raise CheckpointError(
             f"{path.as_posix()} does not say what its model consists of, as it was trained without a recipe: build its"

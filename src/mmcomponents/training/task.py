@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch.optim import AdamW
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
 from mmcomponents.checkpoints import CheckpointError, Folders, InitialWeights, check_initial, read
-from mmcomponents.component import WiringError
+from mmcomponents.checkpoints.runs import FrozenWeights
 from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
 from mmcomponents.data.errors import DataError
@@ -33,10 +32,11 @@ from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
+from mmcomponents.objectives.base import check_objective
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.adapters import inject_adapters, start_adapters
-from mmcomponents.training.averaging import check_averages
+from mmcomponents.training.averaging import check_averages, has_average
 from mmcomponents.training.flops import work
 from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.predictions import answer_rows, pair_rows
@@ -135,6 +135,7 @@ class MultimodalTask(LightningModule):
         self._settings: list[dict[str, Any]] = []
         self._schedule = ""
         self._resumed: StoredSchedule | None = None
+        self._frozen: FrozenWeights | None = None
 
     def configure_model(self) -> None:
         """Builds model, objective and sampler. Lightning calls it at each fit, validate, test and predict.
@@ -161,7 +162,7 @@ class MultimodalTask(LightningModule):
         if self._trainer is not None:
             sampler.check(model)
             if self._trainer.state.fn in _WITH_LOSS:
-                _check_objective(objective, model)
+                check_objective(objective, model)
                 objective.prepare(model, self._another_model)
 
     def _check_settings(self) -> None:
@@ -217,8 +218,11 @@ class MultimodalTask(LightningModule):
             prepare_units(model, self.slots)
             found = planned(model)
             model.init_weights(self.seed, None if found is None else found.given)
-        if found is not None:
+        if found is not None and weights is not None:
             found.load(model)
+            if not is_frozen:
+                names = frozenset(found.whole(model))
+                self._frozen = FrozenWeights(weights, names, trust_remote_code=self.trust_remote_code)
         return model
 
     def _another_model(self, folder: str | Path | None = None) -> MultimodalModel:
@@ -275,7 +279,7 @@ class MultimodalTask(LightningModule):
         freeze(model, self.slots)
         prepare_units(model, self.slots)
         quantize_slots(model, self.slots)
-        _check_objective(objective, model)
+        check_objective(objective, model)
         check_declared(sampler)
         sampler.check(model)
         check_data = getattr(datamodule, "check_model", None)
@@ -425,17 +429,19 @@ class MultimodalTask(LightningModule):
             logger.warning("no step was taken: the checkpoint is at the end of the run (trainer.max_steps, max_epochs)")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Stores the state of the objective separately from the weights.
+        """Stores the state of the objective separately from the weights, and leaves out frozen ones of folders.
 
         For a sharded run in a single file, Lightning loads only parameters and buffers from the weights.
         """
+        if self._frozen is not None and self.model is not None and not has_average(self.trainer):
+            self._frozen = self._frozen.leave_out(self.model, checkpoint)
         state = {} if self.objective is None else self.objective.state_dict()
         if state:
             checkpoint["objective"] = state
         checkpoint["schedule"] = self._schedule
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores the state of the objective; that of another objective is ignored.
+        """Restores frozen weights of folders and the state of the objective; that of another objective is ignored.
 
         The state of the schedule is kept for `on_train_start`: Lightning would load it into any other schedule.
         """
@@ -443,6 +449,11 @@ class MultimodalTask(LightningModule):
             states = checkpoint.get("lr_schedulers") or [None]
             self._resumed = StoredSchedule(states[0], checkpoint.get("schedule"))
             checkpoint["lr_schedulers"] = []
+        self._frozen = FrozenWeights.find(
+            checkpoint, self.weights, trust_remote_code=self.trust_remote_code, together=self._trainer is not None
+        )
+        if self._frozen is not None and self.model is not None:
+            self._frozen.restore(self.model, checkpoint)
         known = {} if self.objective is None else self.objective.state_dict()
         weights = checkpoint.get("state_dict", {})
         if self.model is not None and weights:
@@ -466,21 +477,6 @@ class MultimodalTask(LightningModule):
         if self.model is None or self.objective is None or self.sampler is None:
             raise RuntimeError("the model is not built yet: call configure_model()")
         return self.model, self.objective, self.sampler
-
-
-def _check_objective(objective: Objective, model: MultimodalModel) -> None:
-    """Checks that a model has the heads of an objective and what else it needs.
-
-    Raises:
-        WiringError: It has not.
-    """
-    for name in objective.needs_heads:
-        if name not in model.heads:
-            near = difflib.get_close_matches(name, list(model.heads), n=1) or list(model.heads)
-            raise WiringError(
-                f"{type(objective).__name__} reads the head {name!r} and the model has {', '.join(near) or 'none'}"
-            )
-    objective.check(model)
 
 
 def _tokenizer(datamodule: object) -> Any | None:

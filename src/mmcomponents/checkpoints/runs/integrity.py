@@ -45,7 +45,7 @@ def verify(path: Path, rank: int = 0, world: int = 1) -> None:
         return
     if odd := [entry for entry in path.iterdir() if not entry.is_file()]:
         raise CheckpointError(f"{odd[0]} is not a file")
-    given = _read_checksums(path)
+    given = read_checksums(path)
     if not given and rank == 0:
         log.warning("%s has no %s: damaged bytes in it are not found", path, CHECKSUMS)
     if missing := [name for name in given if not (path / name).is_file()]:
@@ -95,8 +95,12 @@ def _verify_file(path: Path) -> None:
         raise CheckpointError(f"{path} is damaged: the checksum of {damaged} differs")
 
 
-def _read_checksums(folder: Path) -> dict[str, str]:
-    """Returns the checksums by file; none for a folder of an earlier version, which wrote none."""
+def read_checksums(folder: Path) -> dict[str, str]:
+    """Returns the checksums of a folder by file; none for a folder of an earlier version, which wrote none.
+
+    Raises:
+        CheckpointError: They cannot be read.
+    """
     path = folder / CHECKSUMS
     if not path.exists():
         return {}
@@ -109,10 +113,11 @@ def _read_checksums(folder: Path) -> dict[str, str]:
 
 def _crc32s(folder: Path, names: list[str]) -> Iterable[str]:
     with ThreadPoolExecutor(_THREADS) as pool:  # zlib releases the interpreter's lock
-        return pool.map(_crc32, [folder / name for name in names])
+        return pool.map(crc32, [folder / name for name in names])
 
 
-def _crc32(path: Path) -> str:
+def crc32(path: Path) -> str:
+    """Returns the checksum of a file."""
     value = 0
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):

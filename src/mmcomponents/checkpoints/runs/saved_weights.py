@@ -17,9 +17,13 @@ from torch.distributed.checkpoint.state_dict_loader import load as load_shards
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.finite import check_finite
+from mmcomponents.checkpoints.initial import Folders
 from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.checkpoints.runs.frozen_weights import FrozenWeights
 from mmcomponents.checkpoints.runs.integrity import verify
 from mmcomponents.checkpoints.runs.shard_metadata import PlainPlanner, ShardReader
+from mmcomponents.checkpoints.runs.shard_writer import CONTENTS
+from mmcomponents.model import MultimodalModel
 
 _STATE, _MODEL = "state_dict.", "model."
 
@@ -67,6 +71,38 @@ def saved_state(path: Path, allow_nonfinite: bool = False) -> dict[str, Lazy]:
     if allow_nonfinite:
         return found
     return {n: _finite(path, n, value) if n.startswith(_MODEL) else value for n, value in found.items()}
+
+
+def saved_contents(path: Path) -> dict[str, Any]:
+    """Returns what a checkpoint holds besides weights: settings, progress, and the state of callbacks.
+
+    Args:
+        path: File, or folder of shards.
+    """
+    file = path / CONTENTS if path.is_dir() else path
+    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    return found
+
+
+def frozen_weights(
+    path: Path, model: MultimodalModel, others: Folders | None = None, *, trust_remote_code: bool = False
+) -> dict[str, Lazy]:
+    """Returns the frozen weights that a checkpoint leaves out, by the model's names.
+
+    Args:
+        path: File, or folder of shards.
+        model: The model of the run, with its adapters.
+        others: Folders to look in if those that the checkpoint names are missing.
+        trust_remote_code: Whether the folders may name third-party classes.
+
+    Raises:
+        CheckpointError: The folder is missing, or has changed since the run.
+    """
+    try:
+        found = FrozenWeights.find(saved_contents(path), others, trust_remote_code=trust_remote_code)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path.as_posix()}: {error}") from None
+    return {} if found is None else found.read(model)
 
 
 def _finite(path: Path, name: str, value: Lazy) -> Lazy:

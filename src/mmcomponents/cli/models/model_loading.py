@@ -92,8 +92,10 @@ def from_recipe(
     report_differences(Path(ckpt_path), cli.config_dump["model"], training=False)
     task: Any = cli.model
     sampler = None if choose is None else choose(getattr(task, "make_sampler", None))
-    task.weights = None  # the initial weights of the run are not needed
+    # Of the initial weights of the run, only frozen ones that the checkpoint leaves out are needed.
+    weights, task.weights = task.weights, None
     task.configure_model()
+    task.weights = weights
     load_weights(task, Path(ckpt_path), allow_nonfinite)
     task.eval()
     return Loaded(task.model.to(device=device, dtype=dtype), tokenizer, renderer.for_prompts(), sampler)
