@@ -23,11 +23,11 @@ from mmcomponents.objectives import NextToken
 from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.testing import Ranks, check_component, image_packs, join, small_model, small_parts
 from mmcomponents.testing.training_steps import PackList, run_steps
+from mmcomponents.training.distributed.sharding import materialize
 from mmcomponents.training.flops import work
 from mmcomponents.training.memory.device_memory import Run
 from mmcomponents.training.memory.estimate import Estimator, make_plan
 from mmcomponents.training.memory.synthetic_pack import synthetic_pack
-from mmcomponents.training.sharding import materialize
 from no_language import SLOTS, BoxHead, BoxLoss, ManyMaps, seeing_task
 
 PACKS = [pack for seed in range(2) for pack in image_packs(seed, tile=tiny.TILE, tokens_per_tile=tiny.VISUAL_TOKENS)]

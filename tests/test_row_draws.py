@@ -23,7 +23,7 @@ from mmcomponents.checkpoints.checkpoint import meta_model
 from mmcomponents.checkpoints.spec import ModelSpec
 from mmcomponents.component import Component
 from mmcomponents.testing import Ranks
-from mmcomponents.training.sharding import cast_parameters, materialize, shard_model
+from mmcomponents.training.distributed.sharding import cast_parameters, materialize, shard_model
 
 
 class Draws(TorchDispatchMode):

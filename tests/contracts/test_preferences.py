@@ -21,7 +21,7 @@ from mmcomponents.objectives import mpo as module
 from mmcomponents.testing import Ranks
 from mmcomponents.training import SlotOptions
 from mmcomponents.training import task as task_module
-from mmcomponents.training.fsdp2 import FSDP2Strategy
+from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
 from pair_packs import join, no_pair, pair, with_reference
 
 STEPS, WINDOW = 4, 2

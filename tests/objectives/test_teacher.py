@@ -23,7 +23,7 @@ from mmcomponents.testing import Ranks, small_model, small_parts, text_packs
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.training import SlotOptions
-from mmcomponents.training.fsdp2 import FSDP2Strategy
+from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
 
 PACKS = [pack for rows in micro_batches(3, 1, 1) for row in rows for pack in row]
 FROZEN = {name: SlotOptions(trainable=False) for name in ("embedder", "backbone", "heads")}

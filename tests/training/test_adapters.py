@@ -29,8 +29,8 @@ from mmcomponents.testing.case import Case
 from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.training import MultimodalTask, SlotOptions, adapters, task
 from mmcomponents.training.adapters import AdapterError, inject_adapters, start_adapters
+from mmcomponents.training.distributed.sharding import materialize
 from mmcomponents.training.flops import step_factors
-from mmcomponents.training.sharding import materialize
 from mmcomponents.training.slots import param_groups
 
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

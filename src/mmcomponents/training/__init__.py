@@ -10,8 +10,9 @@ from mmcomponents.training.answer_report import AnswerReport
 from mmcomponents.training.averaging import EMA
 from mmcomponents.training.benchmark_score import BenchmarkScore
 from mmcomponents.training.critic_metrics import StepF1
+from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy, register
+from mmcomponents.training.distributed.rank_monitor import RankMonitor
 from mmcomponents.training.final_checkpoint import FinalCheckpoint
-from mmcomponents.training.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.gradients.gradient_norms import GradientNorms
 from mmcomponents.training.gradients.gradient_watch import GradientWatch, NoGradientError
 from mmcomponents.training.gradients.non_finite import NonFiniteGuard
@@ -38,6 +39,7 @@ __all__ = [
     "NonFiniteGuard",
     "ParameterOptions",
     "Predictions",
+    "RankMonitor",
     "ReferenceLogps",
     "SlotOptions",
     "StepF1",

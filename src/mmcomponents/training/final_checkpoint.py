@@ -12,6 +12,7 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.runs import check_contents, verify, write_error
@@ -80,8 +81,8 @@ class FinalCheckpoint(ModelCheckpoint):
         every_n_train_steps: Interval in optimizer steps. None: at the end of each epoch.
         filename: Name of the files other than `last.ckpt`.
         monitor: Logged value that ranks the checkpoints. None: the newest is the best.
-        mode: Whether small ("min") or large ("max") values are better.
-        save_top_k: Number of best checkpoints to keep. -1: all.
+        mode: Whether small ("min") or large ("max") values of it are better.
+        save_top_k: Number of best checkpoints to keep beside `last.ckpt`. -1: all.
     """
 
     def __init__(
@@ -93,12 +94,14 @@ class FinalCheckpoint(ModelCheckpoint):
         mode: str = "min",
         save_top_k: int = 1,
     ) -> None:
+        # Without a value that ranks them, Lightning keeps one checkpoint or all.
+        self._newest = save_top_k if monitor is None and save_top_k > 1 else None
         super().__init__(
             dirpath=dirpath,
             filename=filename,
             monitor=monitor,
             mode=mode,
-            save_top_k=save_top_k,
+            save_top_k=save_top_k if self._newest is None else -1,
             save_last=True,
             every_n_train_steps=every_n_train_steps,
             enable_version_counter=False,
@@ -141,6 +144,22 @@ class FinalCheckpoint(ModelCheckpoint):
         callbacks = trainer.callbacks  # type: ignore[attr-defined]
         if is_last and any(isinstance(callback, WeightAveraging) for callback in callbacks):
             self._save_end(trainer)
+
+    def _save_none_monitor_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        if self._newest is None:
+            super()._save_none_monitor_checkpoint(trainer, monitor_candidates)
+            return
+        path = self._get_metric_interpolated_filepath_name(monitor_candidates, trainer, self.best_model_path)
+        # Part of the saved state: a resumed run removes what this one has left.
+        self.best_model_path = path
+        self.best_k_models[path] = torch.tensor(trainer.global_step)
+        old = sorted(self.best_k_models, key=lambda name: int(self.best_k_models[name]))[: -self._newest]
+        for name in old:
+            del self.best_k_models[name]
+        self._save_checkpoint(trainer, path)
+        for name in old:
+            if self._should_remove_checkpoint(trainer, name, path):
+                self._remove_checkpoint(trainer, name)
 
     def _is_due(self, trainer: Trainer) -> bool:
         """Whether an interval ends with this step, which is not saved yet."""

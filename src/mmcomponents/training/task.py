@@ -37,8 +37,9 @@ from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.adapters import inject_adapters, start_adapters
 from mmcomponents.training.averaging import check_averages, has_average
+from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
+from mmcomponents.training.distributed.sharding import cast_parameters
 from mmcomponents.training.flops import work
-from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.quantization import (
     check_quantization,
@@ -47,7 +48,6 @@ from mmcomponents.training.quantization import (
     quantized_buffers,
 )
 from mmcomponents.training.schedule import StoredSchedule, WarmupCosine, described, group_settings, resume_schedule
-from mmcomponents.training.sharding import cast_parameters
 from mmcomponents.training.slots import SlotOptions, check_patterns, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
 from mmcomponents.training.units.compilation import check_compiler

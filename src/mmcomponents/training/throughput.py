@@ -15,8 +15,8 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.model import MultimodalModel
+from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
 from mmcomponents.training.flops import PREFIX, step_factors
-from mmcomponents.training.fsdp2 import FSDP2Strategy
 from mmcomponents.training.task import MultimodalTask
 
 _WEIGHT = "weight"

@@ -30,7 +30,7 @@ from mmcomponents.data.packing.source_options import SourceOptions
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.heads import LMHead
 from mmcomponents.testing import Ranks
-from mmcomponents.training import GradientNorms, GradientWatch, NoGradientError, NonFiniteGuard
+from mmcomponents.training import GradientNorms, GradientWatch, NoGradientError, NonFiniteGuard, RankMonitor
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -100,11 +100,11 @@ def test_the_summary_setting_of_a_recipe_takes_precedence() -> None:
     def kinds(given: list[Any], summary: bool | None, lines: bool = False) -> list[type]:
         return [type(c) for c in default_callbacks(given, summary, lines)]
 
-    checks = [GradientWatch, NonFiniteGuard, GradientNorms]
+    checks = [RankMonitor, GradientWatch, NonFiniteGuard, GradientNorms]
     assert kinds([], None) == [StartupTable, *checks]
     assert kinds([RichModelSummary()], None) == kinds([ModelSummary()], None) == checks
     assert kinds([], True) == kinds([], False) == checks
-    assert kinds([GradientWatch(0), NonFiniteGuard(2), GradientNorms()], None) == [StartupTable]
+    assert kinds([RankMonitor(), GradientWatch(0), NonFiniteGuard(2), GradientNorms()], None) == [StartupTable]
     assert kinds([], True, lines=True) == [StepLines, *checks]
 
 

@@ -8,8 +8,8 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 import tiny
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
+from mmcomponents.training.distributed.sharding import shard_model
 from mmcomponents.training.memory.device_memory import Run, device_memory, gathered
-from mmcomponents.training.sharding import shard_model
 
 
 def test_the_fullest_device_holds_pieces_rounded_up() -> None:

@@ -6,18 +6,18 @@
 One run at a time writes into a folder (`run_lock`).
 """
 
+from mmcomponents.checkpoints.runs.checkpoint_writer import CheckpointWriter
 from mmcomponents.checkpoints.runs.frozen_weights import FrozenWeights
 from mmcomponents.checkpoints.runs.integrity import check_contents, checksums, verify, write_checksums
 from mmcomponents.checkpoints.runs.replacement import part_of, recover, remove, replace, write_error
 from mmcomponents.checkpoints.runs.run_lock import run_lock
 from mmcomponents.checkpoints.runs.shard_metadata import PlainPlanner, ShardReader, check_shards, read_metadata
-from mmcomponents.checkpoints.runs.shard_writer import ShardWriter
 
 __all__ = [
     "FrozenWeights",
     "PlainPlanner",
     "ShardReader",
-    "ShardWriter",
+    "CheckpointWriter",
     "check_contents",
     "check_shards",
     "checksums",

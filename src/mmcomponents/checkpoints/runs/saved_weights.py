@@ -19,10 +19,10 @@ from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.initial import Folders
 from mmcomponents.checkpoints.rules import Lazy, lazy
+from mmcomponents.checkpoints.runs.checkpoint_writer import CONTENTS
 from mmcomponents.checkpoints.runs.frozen_weights import FrozenWeights
 from mmcomponents.checkpoints.runs.integrity import verify
 from mmcomponents.checkpoints.runs.shard_metadata import PlainPlanner, ShardReader
-from mmcomponents.checkpoints.runs.shard_writer import CONTENTS
 from mmcomponents.model import MultimodalModel
 
 _STATE, _MODEL = "state_dict.", "model."

@@ -13,7 +13,7 @@ from mmcomponents.cli.recipes.merging import Tree
 from mmcomponents.data.settings import PackingSettings
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training import FSDP2Strategy, MultimodalTask
-from mmcomponents.training.fsdp2 import DTYPES
+from mmcomponents.training.distributed.fsdp2 import DTYPES
 from mmcomponents.training.memory.device_memory import Run
 from mmcomponents.training.memory.estimate import Settings
 from mmcomponents.training.memory.optimizer_state import state_bytes

@@ -13,6 +13,7 @@ from mmcomponents.cli.terminal.tables import cell
 from mmcomponents.data.packing.mixture import Mixture
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.nf4_linear import quantized_weights
+from mmcomponents.training.distributed.rank_monitor import RankMonitor
 from mmcomponents.training.gradients.gradient_norms import GradientNorms
 from mmcomponents.training.gradients.gradient_watch import GradientWatch, class_name
 from mmcomponents.training.gradients.non_finite import NonFiniteGuard
@@ -91,7 +92,7 @@ def default_callbacks(given: list[Callback], summary: bool | None, lines: bool) 
     added: list[Callback] = [StepLines()] if lines else []
     if summary is None and not any(isinstance(c, ModelSummary) for c in given):
         added.append(StartupTable())
-    for kind in (GradientWatch, NonFiniteGuard, GradientNorms):
+    for kind in (RankMonitor, GradientWatch, NonFiniteGuard, GradientNorms):
         if not any(isinstance(c, kind) for c in given):
             added.append(kind())
     return added

@@ -20,7 +20,7 @@ from mmcomponents.testing.packs import IMAGE_TOKEN, VOCAB_SIZE
 from mmcomponents.testing.ranks import Ranks, modules_sent_as_code
 from mmcomponents.testing.report import Findings, NotApplicable
 from mmcomponents.testing.training_steps import weights_of
-from mmcomponents.training.sharding import materialize, shard_model
+from mmcomponents.training.distributed.sharding import materialize, shard_model
 
 
 def sharded_equals_plain(case: Case, found: Findings, ranks: Ranks) -> None:

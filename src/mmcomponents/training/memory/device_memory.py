@@ -191,7 +191,7 @@ def _copied(parameters: list[nn.Parameter], trained: list[nn.Parameter], run: Ru
 
 
 def _units(model: MultimodalModel) -> tuple[list[nn.Parameter], list[tuple[str, list[nn.Parameter]]]]:
-    """Returns the parameters of the root and of each unit, as `training.sharding.shard_model` groups them.
+    """Returns the parameters of the root and of each unit, as `training.distributed.sharding.shard_model` groups them.
 
     Units are in the order in which they are gathered in the forward pass, with their slots.
     """

@@ -36,7 +36,7 @@ _MARGIN = 2
 """Batches after the last that any rank had begun when an error was exchanged, until it is raised on all of them."""
 
 
-class ShardWriter:
+class CheckpointWriter:
     """Writes sharded checkpoints, one after the other, and removes old ones when newer ones are complete.
 
     A save in the background copies the state to the memory of the CPU and returns. At most one copy exists: the next

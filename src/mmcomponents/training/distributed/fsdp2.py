@@ -30,9 +30,9 @@ from torch.optim import Optimizer
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.runs import (
+    CheckpointWriter,
     PlainPlanner,
     ShardReader,
-    ShardWriter,
     check_contents,
     part_of,
     remove,
@@ -40,11 +40,11 @@ from mmcomponents.checkpoints.runs import (
     verify,
     write_error,
 )
+from mmcomponents.checkpoints.runs.checkpoint_writer import CONTENTS
 from mmcomponents.checkpoints.runs.frozen_weights import left_out
-from mmcomponents.checkpoints.runs.shard_writer import CONTENTS
 from mmcomponents.limits import check_choices, check_sizes
 from mmcomponents.model import MultimodalModel
-from mmcomponents.training.sharding import is_sharded, materialize, shard_model
+from mmcomponents.training.distributed.sharding import is_sharded, materialize, shard_model
 from mmcomponents.training.units.checkpointing import Checkpointing
 
 Dtype = Literal["fp32", "bf16", "fp16"]
@@ -97,7 +97,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.activation_checkpointing: Checkpointing = activation_checkpointing
         self.compile = compile
         self.async_checkpoints = async_checkpoints
-        self._writer: ShardWriter | None = None
+        self._writer: CheckpointWriter | None = None
         self.policy = MixedPrecisionPolicy(
             param_dtype=None if compute_dtype == "fp32" else DTYPES[compute_dtype], reduce_dtype=DTYPES[reduce_dtype]
         )
@@ -163,7 +163,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         task = self.lightning_module
         assert task is not None
         if self._writer is None:
-            self._writer = ShardWriter(self._timeout, lambda: task.global_step)
+            self._writer = CheckpointWriter(self._timeout, lambda: task.global_step)
         self._writer.save(states, checkpoint, path, background=self.async_checkpoints and task.trainer.training)
 
     def _save_file(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None) -> None:

@@ -15,8 +15,9 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 
 from contracts.pair import micro_batches, train
 from mmcomponents.checkpoints import CheckpointError
-from mmcomponents.checkpoints.runs import shard_writer, verify
-from mmcomponents.training import FSDP2Strategy, fsdp2
+from mmcomponents.checkpoints.runs import checkpoint_writer, verify
+from mmcomponents.training import FSDP2Strategy
+from mmcomponents.training.distributed import fsdp2
 
 
 def packs(rank: int) -> list[Any]:
@@ -35,7 +36,7 @@ def save_as_rank(rank: int, path: str) -> str:
 def save_with_full_disk(rank: int, path: str) -> str:
     """Trains and saves while rank 1 cannot write its shard."""
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with mock.patch.object(shard_writer, "checksums", side_effect=full if rank else lambda *_: {}):
+    with mock.patch.object(checkpoint_writer, "checksums", side_effect=full if rank else lambda *_: {}):
         return save_as_rank(rank, path)
 
 

@@ -19,36 +19,36 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from mmcomponents.checkpoints import CheckpointError
-from mmcomponents.checkpoints.runs import ShardWriter, shard_writer, verify
+from mmcomponents.checkpoints.runs import CheckpointWriter, checkpoint_writer, verify
 from mmcomponents.checkpoints.runs.saved_weights import saved_contents, saved_state
 
 VALUES = torch.arange(8.0)
 
 
 @contextmanager
-def joined(rank: int, step: list[int]) -> Iterator[tuple[ShardWriter, DTensor]]:
+def joined(rank: int, step: list[int]) -> Iterator[tuple[CheckpointWriter, DTensor]]:
     if not dist.is_initialized():
         dist.init_process_group("gloo", rank=rank, world_size=2)
     sharded = distribute_tensor(VALUES.clone(), init_device_mesh("cpu", (2,)), [Shard(0)])
-    writer = ShardWriter(timedelta(minutes=2), lambda: step[0])
+    writer = CheckpointWriter(timedelta(minutes=2), lambda: step[0])
     yield writer, sharded
     writer.close()
 
 
 def save_in_background(rank: int, folder: Path) -> tuple[list[bool], list[str]]:
     """Saves twice in a step, and goes on; returns what exists meanwhile, and the lines that are logged."""
-    step, gate, lines, real = [10], threading.Event(), [], shard_writer.save
+    step, gate, lines, real = [10], threading.Event(), [], checkpoint_writer.save
     told = logging.Handler()
     told.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    shard_writer.log.addHandler(told)
-    shard_writer.log.setLevel("INFO")
+    checkpoint_writer.log.addHandler(told)
+    checkpoint_writer.log.setLevel("INFO")
 
     def late(*given: Any, **options: Any) -> Any:
         gate.wait(120)
         return real(*given, **options)
 
     paths = folder / "step=10.ckpt", folder / "last.ckpt"
-    with joined(rank, step) as (writer, sharded), mock.patch.object(shard_writer, "save", late):
+    with joined(rank, step) as (writer, sharded), mock.patch.object(checkpoint_writer, "save", late):
         for number, path in enumerate(paths):
             writer.save({"state_dict": {"model.w": sharded}}, {"number": number}, path, background=True)
         writer.remove(folder / "step=5.ckpt")
@@ -58,7 +58,7 @@ def save_in_background(rank: int, folder: Path) -> tuple[list[bool], list[str]]:
         gate.set()
         writer.wait()
         seen.append(writer.is_busy)
-    shard_writer.log.removeHandler(told)
+    checkpoint_writer.log.removeHandler(told)
     return seen, lines
 
 
@@ -84,7 +84,7 @@ def fail(rank: int, path: Path, background: bool) -> tuple[int, str, bool]:
     with joined(rank, step) as (writer, sharded):
         writer.save({"state_dict": {"model.w": sharded}}, {}, path, background=False)
         full = OSError(errno.ENOSPC, "No space left on device")
-        with mock.patch.object(shard_writer, "checksums", side_effect=full if rank else lambda *_: {}):
+        with mock.patch.object(checkpoint_writer, "checksums", side_effect=full if rank else lambda *_: {}):
             try:
                 writer.save({"state_dict": {"model.w": sharded}}, {"newer": True}, path, background=background)
                 while batch < 10_000:
