@@ -14,6 +14,8 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib
+import os
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -144,8 +146,9 @@ def declared(path: str) -> Part | None:
     """
     name = path.rpartition(".")[2]
     with suppress(PartError):
-        if imported(find(name)) is imported(current_path(path)):
-            return next(part for slot in _SLOTS for part in available(slot) if part.path == find(name))
+        known = find(name)
+        if imported(known) is imported(current_path(path)):
+            return next(part for slot in _SLOTS for part in available(slot) if part.path == known)
     return None
 
 
@@ -234,8 +237,22 @@ def _built_in(slot: str, package: Path) -> tuple[Part, ...]:
 
 
 def _third_party(slot: str) -> list[Part]:
+    found = _installed(tuple(sys.path), tuple(map(_changed, sys.path)))
+    return [part for part in found if part.slot == slot]
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...], changed: tuple[int, ...]) -> tuple[Part, ...]:
+    """Returns the components of all packages; reading the metadata of every installed package takes a while."""
     parts = {_part(entry) for entry in entry_points(group=GROUP)}
-    return sorted((p for p in parts if p is not None and p.slot == slot), key=lambda part: (part.name, part.package))
+    return tuple(sorted((part for part in parts if part is not None), key=lambda part: (part.name, part.package)))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder or ".").st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _part(entry: EntryPoint) -> Part | None:

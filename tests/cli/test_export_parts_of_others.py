@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,7 +148,7 @@ def test_a_run_starts_from_it(task: Any, weights: Any) -> None:
 def test_a_package_that_is_not_installed_is_named(
     task: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    Path("site/gates-1.0.dist-info/entry_points.txt").write_text("")
+    shutil.rmtree("site/gates-1.0.dist-info")
     said = "Mean is a vision of the package gates-of-others, which is not installed"
     with pytest.raises(CheckpointError, match=said):
         load("out")
