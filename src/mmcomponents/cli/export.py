@@ -65,7 +65,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     from mmcomponents.checkpoints.adapter_weights import merged_weights
     from mmcomponents.checkpoints.checkpoint import meta_model
     from mmcomponents.cli.models.model_loading import data_attributes
-    from mmcomponents.cli.models.run_weights import model_weights
+    from mmcomponents.cli.models.run_weights import frozen_weights, model_weights
     from mmcomponents.cli.recipes.differences import report_differences
     from mmcomponents.cli.recipes.flags import sort_flags
     from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
@@ -92,7 +92,8 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     model = meta_model(spec)
     own = set(stored_tensors(model))
     inject_adapters(model, task.slots)
-    stored = model_weights(Path(options.ckpt_path), model, task, options.allow_nonfinite)
+    path = Path(options.ckpt_path)
+    stored = model_weights(path, options.allow_nonfinite) | frozen_weights(path, model, task)
     saved = merged_weights(model, stored).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     with TemporaryDirectory() as changed:

@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.runs import check_contents, verify, write_error
 from mmcomponents.data.storage.atomic_write import atomic_path
+from mmcomponents.training.averaging import has_average
 
 
 class WholeCheckpointIO(TorchCheckpointIO):
@@ -141,8 +142,7 @@ class FinalCheckpoint(ModelCheckpoint):
         super().on_train_epoch_end(trainer, pl_module)
         is_last = trainer.should_stop or trainer.global_step == trainer.max_steps
         is_last = is_last or trainer.current_epoch + 1 == trainer.max_epochs
-        callbacks = trainer.callbacks  # type: ignore[attr-defined]
-        if is_last and any(isinstance(callback, WeightAveraging) for callback in callbacks):
+        if is_last and has_average(trainer):
             self._save_end(trainer)
 
     def _save_none_monitor_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:

@@ -78,9 +78,17 @@ def saved_contents(path: Path) -> dict[str, Any]:
 
     Args:
         path: File, or folder of shards.
+
+    Raises:
+        CheckpointError: They hold more than plain data.
     """
     file = path / CONTENTS if path.is_dir() else path
-    found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    if path.is_dir() and not file.exists():  # weights that no run has written
+        return {}
+    try:
+        found: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{file.as_posix()} holds more than plain data, and could run code") from None
     return found
 
 

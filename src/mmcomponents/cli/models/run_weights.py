@@ -9,19 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.checkpoints.runs import saved_weights
 from mmcomponents.cli.user_error import UserError, near_file
+from mmcomponents.training import MultimodalTask
 
 if TYPE_CHECKING:
     from mmcomponents.model import MultimodalModel
-    from mmcomponents.training import MultimodalTask
 
 
-def load_weights(task: MultimodalTask, path: Path, allow_nonfinite: bool = False) -> None:
+def load_weights(task: LightningModule, path: Path, allow_nonfinite: bool = False) -> None:
     """Loads the weights of a checkpoint into a task; the checkpoint's hyperparameters are ignored.
 
     Raises:
@@ -29,8 +30,8 @@ def load_weights(task: MultimodalTask, path: Path, allow_nonfinite: bool = False
     """
     with _as_user_error(path):
         stored = saved_weights.saved_state(path, allow_nonfinite)
-        if task.model is not None:
-            stored |= {f"model.{name}": value for name, value in _frozen(path, task.model, task).items()}
+    if isinstance(task, MultimodalTask) and task.model is not None:
+        stored |= {f"model.{name}": value for name, value in frozen_weights(path, task.model, task).items()}
     # Names and shapes are compared before any value is read.
     if reason := _differences(task.state_dict(), stored):
         raise UserError(f"checkpoint {path.as_posix()} does not match the recipe: {reason}")
@@ -53,16 +54,8 @@ def _differences(expected: dict[str, Tensor], given: dict[str, Lazy]) -> str:
     )
 
 
-def model_weights(
-    path: Path, model: MultimodalModel, task: MultimodalTask, allow_nonfinite: bool = False
-) -> dict[str, Lazy]:
+def model_weights(path: Path, allow_nonfinite: bool = False) -> dict[str, Lazy]:
     """Returns the weights of a checkpoint's model by the model's names; each is read lazily.
-
-    Args:
-        path: File, or folder of shards.
-        model: The model of the task, with its adapters.
-        task: The task of the recipe, whose folders may have the frozen weights that the checkpoint leaves out.
-        allow_nonfinite: Whether weights may be NaN or infinite.
 
     Raises:
         UserError: The checkpoint is missing or contains no model; also when a weight that is not finite is read.
@@ -73,12 +66,23 @@ def model_weights(
             return value.load()
 
     with _as_user_error(path):
-        found = saved_weights.model_weights(path, allow_nonfinite) | _frozen(path, model, task)
+        found = saved_weights.model_weights(path, allow_nonfinite)
     return {name: replace(value, load=partial(read, value)) for name, value in found.items()}
 
 
-def _frozen(path: Path, model: MultimodalModel, task: MultimodalTask) -> dict[str, Lazy]:
-    return saved_weights.frozen_weights(path, model, task.weights, trust_remote_code=task.trust_remote_code)
+def frozen_weights(path: Path, model: MultimodalModel, task: MultimodalTask) -> dict[str, Lazy]:
+    """Returns the frozen weights that a checkpoint leaves out, by the model's names; each is read lazily.
+
+    Args:
+        path: File, or folder of shards.
+        model: The model of the task, with its adapters.
+        task: The task of the recipe, whose folders of initial weights may have them.
+
+    Raises:
+        UserError: The folder that has them is missing, or has changed since the run.
+    """
+    with _as_user_error(path):
+        return saved_weights.frozen_weights(path, model, task.weights, trust_remote_code=task.trust_remote_code)
 
 
 @contextmanager

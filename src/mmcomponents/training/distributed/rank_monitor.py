@@ -51,8 +51,8 @@ class RankMonitor(Callback):
         self._told, self._ending = threading.Event(), threading.Event()
         if self._rank == 0:
             self._server = socket.create_server(("", 0), backlog=trainer.world_size)
-        address = (self._server.getsockname()[1], secrets.token_hex(16)) if self._server is not None else None
-        port, token = trainer.strategy.broadcast(address)
+        port = 0 if self._server is None else self._server.getsockname()[1]
+        port, token = trainer.strategy.broadcast((port, secrets.token_hex(16)))
         if self._server is not None:
             threading.Thread(target=self._watch_ranks, args=(self._server, token, self._ending), daemon=True).start()
             return
