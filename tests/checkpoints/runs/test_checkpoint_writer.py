@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -84,7 +85,17 @@ def fail(rank: int, path: Path, background: bool) -> tuple[int, str]:
     with joined(rank, step) as (writer, sharded):
         writer.save({"state_dict": {"model.w": sharded}}, {}, path, background=False)
         full = OSError(errno.ENOSPC, "No space left on device")
-        with mock.patch.object(checkpoint_writer, "checksums", side_effect=full if rank else lambda *_: {}):
+        real = checkpoint_writer.CheckpointWriter._agreed
+
+        def late(own: Any, error: str) -> bool:
+            found = real(own, error)
+            time.sleep(0.2 * rank)  # this rank learns of an error later
+            return found
+
+        with (
+            mock.patch.object(checkpoint_writer, "checksums", side_effect=full if rank else lambda *_: {}),
+            mock.patch.object(checkpoint_writer.CheckpointWriter, "_agreed", late),
+        ):
             try:
                 writer.save({"state_dict": {"model.w": sharded}}, {"newer": True}, path, background=background)
                 while batch < 10_000:

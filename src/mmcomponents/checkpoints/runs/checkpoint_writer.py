@@ -32,9 +32,6 @@ CONTENTS = "meta.pt"
 
 log = logging.getLogger(__name__)
 
-_MARGIN = 2
-"""Batches after the last that any rank had begun when an error was exchanged, until it is raised on all of them."""
-
 
 class CheckpointWriter:
     """Writes sharded checkpoints, one after the other, and removes old ones when newer ones are complete.
@@ -48,16 +45,15 @@ class CheckpointWriter:
     """
 
     def __init__(self, timeout: Any, step: Callable[[], int]) -> None:
-        # Collectives of the thread must not mix with those of the training.
-        self._group = dist.new_group(backend="gloo", timeout=timeout)
+        # Collectives of the thread must not mix with those of the training, nor with those of `on_batch`.
+        self._group, self._asking = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
         self._rank = dist.get_rank()
         self._step = step
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._jobs: list[Future[None]] = []
         self._stager: DefaultStager | None = None
         self._saved: tuple[int, Path] | None = None
-        self._batches = 0
-        self._error, self._raised_at = "", 0
+        self._error, self._is_pending = "", False
 
     @property
     def is_busy(self) -> bool:
@@ -81,14 +77,16 @@ class CheckpointWriter:
             torch.save(contents, packed)
         step = self._step()
         if background and self._saved is not None and self._saved[0] == step and self._saved[1] != path:
+            self._is_pending = True
             self._submit(partial(self._link, self._saved[1], path, packed.getbuffer()))
             return
         self.wait()
+        self._saved = (step, path) if background else None
         if not background:
             self._write(state, packed.getbuffer(), path)
             self._raise()
             return
-        self._saved = (step, path)
+        self._is_pending = True
         self._submit(partial(self._write_told, step, self._copied(state), packed.getbuffer(), path))
 
     def remove(self, path: Path) -> None:
@@ -107,14 +105,19 @@ class CheckpointWriter:
             removed()
 
     def on_batch(self) -> None:
-        """Counts a batch, and raises the error of a save in the background, on all ranks at the same batch.
+        """Raises the error of a save in the background, on all ranks in the same batch.
+
+        While a save is pending, each call is a small collective on the CPU: a rank that learned of an error one batch
+        before the others would leave them in a collective of the training.
 
         Raises:
             CheckpointError: A rank could not write.
         """
-        self._batches += 1
-        if self._error and self._batches >= self._raised_at:
-            self._raise()
+        if self._is_pending:
+            is_done = torch.tensor(not self.is_busy, dtype=torch.int32)
+            dist.all_reduce(is_done, dist.ReduceOp.MIN, group=self._asking)
+            if is_done:
+                self.wait()
 
     def wait(self) -> None:
         """Waits until all checkpoints are written.
@@ -122,7 +125,7 @@ class CheckpointWriter:
         Raises:
             CheckpointError: A rank could not write; raised on all ranks.
         """
-        jobs, self._jobs, self._saved = self._jobs, [], None
+        jobs, self._jobs, self._is_pending = self._jobs, [], False
         for job in jobs:
             job.result()
         self._raise()
@@ -220,10 +223,9 @@ class CheckpointWriter:
     def _agreed(self, error: str) -> bool:
         """Keeps the first error of any rank; returns whether there is one."""
         found: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(found, (error, self._batches), group=self._group)
-        first = next((text for text, _ in found if text), "")
-        if first and not self._error:
-            self._error, self._raised_at = first, max(batches for _, batches in found) + _MARGIN
+        dist.all_gather_object(found, error, group=self._group)
+        first = next(filter(None, found), "")
+        self._error = self._error or first
         return bool(first)
 
 
