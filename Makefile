@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install quickstart ladder test lint mutate clean
+.PHONY: help install quickstart ladder test lint mutate bench-gpu clean
 
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
@@ -15,6 +15,7 @@ help:
 	@echo "make test         run the tests in two processes; WORKERS=4 for more"
 	@echo "make lint         check style and types"
 	@echo "make mutate       check that the tests notice known faults, in a few minutes"
+	@echo "make bench-gpu    compare with transformers on one CUDA device; PART=train-1b for one part, TINY=--tiny on the CPU"
 	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
 
 install: $(INSTALLED)
@@ -48,6 +49,10 @@ lint: $(INSTALLED)
 
 mutate: $(INSTALLED)
 	$(BIN)/python tests/mutations/run_mutations.py
+
+# With the Python that is active, which has torch for the machine's driver: nothing is installed.
+bench-gpu:
+	$(PYTHON) benchmarks/gpu.py $(if $(PART),--part $(PART),--all) $(TINY)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart runs/ladder data/handwriting data/ladder build dist

@@ -75,7 +75,7 @@ def their_answer(model: PreTrainedModel, given: list[Tensor]) -> Answer:
 
     def answer(count: int) -> list[list[int]]:
         settings = GenerationConfig(max_new_tokens=count, do_sample=False, pad_token_id=0, eos_token_id=None)
-        out = model.generate(ids, attention_mask=mask, generation_config=settings)
+        out = model.generate(ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings)
         return [[int(token) for token in tokens] for tokens in out[:, longest:]]
 
     return answer
@@ -83,7 +83,7 @@ def their_answer(model: PreTrainedModel, given: list[Tensor]) -> Answer:
 
 def our_answer(model: MultimodalModel, given: list[Tensor]) -> Answer:
     """Returns this library's function for the pack."""
-    batch = pack(given)
+    batch = pack(given).to(next(model.parameters()).device)
 
     def answer(count: int) -> list[list[int]]:
         return [found.ids or [] for found in Autoregressive(count)(model, batch, Context())]

@@ -1,4 +1,4 @@
-"""Peak memory of importing, exporting and loading a generated checkpoint of 2 GB in shards.
+"""Peak memory of importing, exporting and loading a generated checkpoint of 2 GB in shards, and of exporting a run.
 
     python benchmarks/load.py [--gigabytes 2] [--shard_megabytes 500] [--folder DIR]
 
@@ -15,19 +15,25 @@ import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from mmcomponents.checkpoints import ModelSpec, read
 from mmcomponents.checkpoints.checkpoint import meta_model
 from mmcomponents.checkpoints.export_folder import format_named, write
 from mmcomponents.checkpoints.rules import Lazy
+from mmcomponents.checkpoints.runs import checksums, write_checksums
+from mmcomponents.checkpoints.runs.checkpoint_writer import CONTENTS
 
 STEPS = {
     "import": ("official", "c.convert(c.read({source!r}), {out!r}, 'mmcomponents', max_shard={shard})"),
     "export official": ("import", "c.convert(c.read({source!r}), {out!r}, 'official', max_shard={shard})"),
     "export transformers": ("import", "c.convert(c.read({source!r}), {out!r}, 'transformers', max_shard={shard})"),
+    "export a run's shards": ("run", "c.convert(read_run({source!r}), {out!r}, 'official', max_shard={shard})"),
     "load official": ("official", "m = c.load({source!r})"),
     "load ours": ("import", "m = c.load({source!r})"),
     "load transformers": ("export transformers", "m = c.load({source!r})"),
@@ -35,7 +41,10 @@ STEPS = {
 }
 CHILD = """
 import json, resource, sys, time, torch
+from pathlib import Path
 from mmcomponents import checkpoints as c
+from mmcomponents.training import saved_run
+read_run = lambda path: saved_run.read_run(Path(path))
 start = time.perf_counter()
 {work}
 seconds = time.perf_counter() - start
@@ -72,6 +81,20 @@ def make(folder: Path, total: int, shard: int) -> int:
     return sum(2 * p.numel() for p in names.values())
 
 
+def make_run(folder: Path, source: Path) -> None:
+    """Writes the shards of a run with the model of a folder, and AdamW's states, as `fsdp2` does."""
+    found = read(source)
+    weights = {name: value.load() for name, value in found.weights.items()}
+    states = {
+        f"state.{name}.{moment}": value for name, value in weights.items() for moment in ("exp_avg", "exp_avg_sq")
+    }
+    state = {"state_dict": {f"model.{name}": value for name, value in weights.items()}, "optimizer_0": states}
+    save(state, checkpoint_id=folder, no_dist=True)
+    settings = {**found.spec.parts, "vocab_size": found.spec.vocab_size, "image_token_id": found.spec.image_token_id}
+    torch.save({"hyper_parameters": settings}, folder / CONTENTS)
+    write_checksums(folder, checksums(folder))
+
+
 def main() -> int:
     """Runs all steps and prints a table; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,11 +107,14 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folders = {"official": Path(temporary) / "official"}
         size = make(folders["official"], int(options.gigabytes * 1e9), shard)
+        folders["run"] = Path(temporary) / "run"
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:  # whose memory is not that of the children
+            pool.submit(make_run, folders["run"], folders["official"]).result()
         largest = max(file.stat().st_size for file in folders["official"].glob("*.safetensors"))
         print(f"checkpoint {size / 1e6:.0f} MB in bf16, largest shard {largest / 1e6:.0f} MB")
         print(f"{'':24}{'peak MB':>10}{'limit MB':>10}{'peak/limit':>12}{'seconds':>10}")
         for name, (source, work) in STEPS.items():
-            folders[name] = Path(temporary) / name.replace(" ", "-")
+            folders[name] = Path(temporary) / name.replace(" ", "-").replace("'", "")
             code = CHILD.format(
                 work=work.format(source=str(folders[source]), out=str(folders[name]), shard=shard).strip()
             )

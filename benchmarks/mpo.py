@@ -39,6 +39,27 @@ PAIRS, TILES = 8, 4
 BETA, DPO, BCO, NLL = 0.1, 0.8, 0.2, 1.0
 
 
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a model that pairs are made for.
+
+    Attributes:
+        image: Token id of the placeholder of a visual token, above all ids of the texts.
+        tile: Width of a tile.
+        tile_tokens: Visual tokens of a tile, a square number.
+        tiles: Tiles of an image.
+    """
+
+    image: int = IMAGE
+    tile: int = TILE
+    tile_tokens: int = TILE_TOKENS
+    tiles: int = TILES
+
+
+SIZES = Sizes()
+"""Those of the model in `step.py`."""
+
+
 @dataclass
 class Pair:
     """A prompt that begins with an image, with two answers.
@@ -47,7 +68,7 @@ class Pair:
         prompt: Token ids of the prompt.
         chosen: Token ids of the chosen answer.
         rejected: Token ids of the rejected answer.
-        pixels: Tiles of the image, `[4, 3, 112, 112]`.
+        pixels: Tiles of the image, `[tiles, 3, height, width]`.
     """
 
     prompt: Tensor
@@ -56,16 +77,15 @@ class Pair:
     pixels: Tensor
 
 
-def draw_pairs(answer_lengths: Tensor) -> list[Pair]:
+def draw_pairs(answer_lengths: Tensor, sizes: Sizes = SIZES) -> list[Pair]:
     """Draws pairs whose answers have the given lengths, two per pair."""
     drawn = []
     for prompt, answers in zip(spread(30, 60, PAIRS), answer_lengths.view(PAIRS, 2), strict=True):
-        chosen, rejected = (torch.randint(1, IMAGE, (int(n),)) for n in answers)
-        words = torch.randint(1, IMAGE, (int(prompt),))
-        image = torch.full((TILES * TILE_TOKENS,), IMAGE)
-        drawn.append(
-            Pair(torch.cat((words[:1], image, words[1:])), chosen, rejected, torch.randn(TILES, 3, TILE, TILE))
-        )
+        chosen, rejected = (torch.randint(1, sizes.image, (int(n),)) for n in answers)
+        words = torch.randint(1, sizes.image, (int(prompt),))
+        image = torch.full((sizes.tiles * sizes.tile_tokens,), sizes.image)
+        pixels = torch.randn(sizes.tiles, 3, sizes.tile, sizes.tile)
+        drawn.append(Pair(torch.cat((words[:1], image, words[1:])), chosen, rejected, pixels))
     return drawn
 
 
@@ -96,6 +116,7 @@ def their_step(
     reference: InternVLForConditionalGeneration,
     pairs: list[Pair],
     encode_once: bool,
+    image: int = IMAGE,
 ) -> Callable[[], Tensor]:
     """Returns the usual step, whose batch has all chosen answers, then all rejected ones."""
     sequences = [torch.cat((p.prompt, p.chosen)) for p in pairs] + [torch.cat((p.prompt, p.rejected)) for p in pairs]
@@ -105,9 +126,10 @@ def their_step(
     for index, (pair, sequence) in enumerate(zip([*pairs, *pairs], sequences, strict=True)):
         ids[index, : len(sequence)], mask[index, : len(sequence)] = sequence, 1
         targets[index, len(pair.prompt) : len(sequence)] = sequence[len(pair.prompt) :]
-    targets = targets[:, 1:]
+    device, dtype = next(policy.parameters()).device, next(policy.parameters()).dtype
+    ids, mask, targets = ids.to(device), mask.to(device), targets[:, 1:].to(device)
     supervised = targets != IGNORE
-    once = torch.cat([p.pixels for p in pairs])
+    once = torch.cat([p.pixels for p in pairs]).to(device, dtype)
     twice = torch.cat((once, once))
 
     def logits(model: InternVLForConditionalGeneration) -> Tensor:
@@ -115,7 +137,7 @@ def their_step(
             return model(input_ids=ids, attention_mask=mask, pixel_values=twice).logits
         visual_tokens = model.model.get_image_features(once).pooler_output.flatten(0, 1)
         embeds = model.get_input_embeddings()(ids)
-        embeds = embeds.masked_scatter((ids == IMAGE)[..., None], torch.cat((visual_tokens, visual_tokens)))
+        embeds = embeds.masked_scatter((ids == image)[..., None], torch.cat((visual_tokens, visual_tokens)))
         return model(inputs_embeds=embeds, attention_mask=mask).logits
 
     def logps(model: InternVLForConditionalGeneration) -> Tensor:
@@ -140,31 +162,38 @@ def their_step(
     return step
 
 
-def our_step(policy: MultimodalModel, reference: MultimodalModel, pairs: list[Pair]) -> Callable[[], Tensor]:
+def our_step(
+    policy: MultimodalModel, reference: MultimodalModel, pairs: list[Pair], sizes: Sizes = SIZES
+) -> Callable[[], Tensor]:
     """Returns the same step over a pack."""
-    batch = pack(pairs)
+    on_host = pack(pairs, sizes)
+    weight = next(policy.parameters())
+    batch = on_host.to(weight.device)
+    assert batch.images is not None
+    assert batch.images.pixels is not None
+    batch.images.pixels = batch.images.pixels.to(weight.dtype)
 
     def step() -> Tensor:
         policy.zero_grad()
-        objective = MPO(BETA, DPO, BCO, NLL, reference=FrozenReference).train()
+        objective = MPO(BETA, DPO, BCO, NLL, reference=FrozenReference).to(weight.device).train()
         objective.prepare(policy, lambda: reference)
-        out = objective(policy, batch, objective.counts(batch))
+        out = objective(policy, batch, objective.counts(on_host))
         out.total.backward()
         return out.total.detach()
 
     return step
 
 
-def pack(pairs: list[Pair]) -> PackedBatch:
+def pack(pairs: list[Pair], sizes: Sizes = SIZES) -> PackedBatch:
     """Packs the pairs into one pack: two segments per pair, which share the visual tokens of its image."""
     sequences = [torch.cat((p.prompt, answer)) for p in pairs for answer in (p.chosen, p.rejected)]
     lengths = torch.tensor([len(s) for s in sequences])
     ids = torch.cat(sequences)
     segment = torch.arange(len(sequences)).repeat_interleave(lengths)
-    visual = ids == IMAGE
+    visual = ids == sizes.image
     # Both segments of a pair index the visual tokens of its image from the first.
-    index = [torch.where(s == IMAGE, (s == IMAGE).cumsum(0) - 1, -1) for s in sequences]
-    first = torch.arange(len(pairs)).repeat_interleave(2) * TILES * TILE_TOKENS
+    index = [torch.where(s == sizes.image, (s == sizes.image).cumsum(0) - 1, -1) for s in sequences]
+    first = torch.arange(len(pairs)).repeat_interleave(2) * sizes.tiles * sizes.tile_tokens
     index = [torch.where(i >= 0, i + f, -1) for i, f in zip(index, first, strict=True)]
     labels = []
     for pair in pairs:
@@ -179,14 +208,16 @@ def pack(pairs: list[Pair]) -> PackedBatch:
             cu_seqlens=torch.tensor([0, *lengths.cumsum(0)], dtype=torch.int32),
             max_seqlen=int(lengths.max()),
             image_id=torch.where(visual, segment // 2, -1),
-            grid=torch.tensor([[TILES, 4, 4]]).repeat(len(pairs), 1),
+            grid=torch.tensor([[sizes.tiles, *[round(sizes.tile_tokens**0.5)] * 2]]).repeat(len(pairs), 1),
         ),
         visual_index=torch.cat(index),
         labels=torch.cat(labels),
         segment_sample=numbers // 2,
         segment_source=torch.zeros_like(numbers),
         keys=[str(n // 2) for n in range(2 * len(pairs))],
-        images=ImageBatch(torch.cat([p.pixels for p in pairs]), torch.arange(len(pairs)).repeat_interleave(TILES)),
+        images=ImageBatch(
+            torch.cat([p.pixels for p in pairs]), torch.arange(len(pairs)).repeat_interleave(sizes.tiles)
+        ),
         pairs=Pairs(numbers[::2], numbers[1::2]),
     )
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -17,7 +20,7 @@ import mmcomponents
 import tiny
 from checkpoints_models import hf_model
 from mmcomponents import row_draws
-from mmcomponents.checkpoints import CheckpointError, InitialWeights, files
+from mmcomponents.checkpoints import CheckpointError, InitialWeights, convert, files
 from mmcomponents.checkpoints import read as read_folder
 from mmcomponents.checkpoints.checkpoint import meta_model
 from mmcomponents.checkpoints.spec import ModelSpec
@@ -178,6 +181,27 @@ def test_with_a_folder_of_all_weights_nothing_is_drawn_and_a_rank_reads_its_own(
         assert found["values"].keys() == expected.keys()
         for name, value in found["values"].items():
             assert torch.equal(value, expected[name]), name
+
+
+def test_our_own_files_are_read_in_pieces_and_compared_with_their_checksums(two_ranks: Ranks, tmp_path: Path) -> None:
+    hf_model("300m", "qwen2", tied=False).save_pretrained(tmp_path / "hf")
+    folder = tmp_path / "ours"
+    convert(read_folder(tmp_path / "hf"), folder, "mmcomponents")
+    for found in two_ranks.run(load_as_rank, str(folder)):
+        assert found["drawn"] == 0
+        assert found["own"] <= found["read"] <= found["own"] + found["largest"]
+    file = folder / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    with safe_open(file, framework="pt") as opened:
+        name = max(opened.keys(), key=lambda key: math.prod(opened.get_slice(key).get_shape()))
+    length = int.from_bytes(data[:8], "little")
+    first, end = json.loads(data[8 : 8 + length])[name]["data_offsets"]
+    for place in (first + 1, end - 2):  # in the rows of one rank, and of the other
+        data[8 + length + place] ^= 1
+        file.write_bytes(data)
+        for error in two_ranks.run(error_as_rank, str(folder)):
+            assert f"is damaged: {name} differs from its checksum" in error
+        data[8 + length + place] ^= 1
 
 
 def test_a_fault_in_the_rows_of_one_rank_ends_all(two_ranks: Ranks, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken
 from mmcomponents.projectors import LinearProjector
 from mmcomponents.testing import small_model
-from mmcomponents.training.flops import step_factors, work
+from mmcomponents.training.flops import peak_flops, step_factors, work
 
 PACK = tiny.pack([("t", 4), ("i", 2), ("t", 9)], [("t", 6)], targets=[7, 2])
 
@@ -134,3 +134,10 @@ def test_fuser_and_merger_know_the_grid() -> None:
     assert found["work/flops/fuser"] == 2000 + 10 * rows + columns
     assert found["work/flops/merger"] == 2000 + 10 * (rows // 2) + columns
     assert work(model, tiny.pack([("t", 3)]))["work/flops/fuser"] == 0
+
+
+def test_the_peak_of_a_device_is_that_without_sparsity(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    assert peak_flops(torch.device("cuda"), torch.bfloat16) == pytest.approx(989e12, rel=1e-3)
+    assert peak_flops(torch.device("cuda"), torch.float64) is None
+    assert peak_flops(torch.device("cpu"), torch.float32) is None

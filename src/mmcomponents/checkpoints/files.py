@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.checks import checksums
+from mmcomponents.checkpoints.checks.piece_checksums import PieceChecksums
 from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.rules import Lazy, lazy
 from mmcomponents.model_files import ModelFileError, check_weights_file, read_json_file
@@ -133,19 +134,25 @@ def _tensors(shard: Path) -> Iterator[tuple[str, Lazy]]:
         _check(shard)
         with safe_open(shard, framework="pt") as file:
             sums = checksums.from_metadata(file.metadata(), shard)
-            for name in file.offset_keys():
-                part = file.get_slice(name)
-                kind = _TYPES.get(part.get_dtype())
-                if kind is None:
-                    raise CheckpointError(f"{name} in {shard} is of type {part.get_dtype()}, which is not supported")
-                if sums is not None and name not in sums:
-                    raise CheckpointError(f"{shard} is damaged: it has no checksum of {name}")
+            metas = {name: _meta(file.get_slice(name), name, shard) for name in file.offset_keys()}
+            pieces = None
+            if sums is not None:
+                if missing := [name for name in metas if name not in sums]:
+                    raise CheckpointError(f"{shard} is damaged: it has no checksum of {missing[0]}")
+                pieces = PieceChecksums(shard, sums, {name: meta.nbytes for name, meta in metas.items()})
+            for name, meta in metas.items():
                 read = partial(_read, shard, name, None if sums is None else sums[name])
-                meta = torch.empty(part.get_shape(), dtype=kind, device="meta")
-                # A checksum is that of the whole tensor.
-                yield name, Lazy(meta, read, partial(_read_rows, shard, name) if sums is None and meta.ndim else None)
+                rows = partial(_read_rows, shard, name, pieces) if meta.ndim else None
+                yield name, Lazy(meta, read, rows, () if pieces is None else (pieces,))
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{shard} is broken or not a safetensors file: {error}") from error
+
+
+def _meta(part: Any, name: str, shard: Path) -> Tensor:
+    kind = _TYPES.get(part.get_dtype())
+    if kind is None:
+        raise CheckpointError(f"{name} in {shard} is of type {part.get_dtype()}, which is not supported")
+    return torch.empty(part.get_shape(), dtype=kind, device="meta")
 
 
 def _read(shard: Path, name: str, checksum: int | None) -> Tensor:
@@ -156,20 +163,19 @@ def _read(shard: Path, name: str, checksum: int | None) -> Tensor:
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{shard}: {name} cannot be read: {error}") from error
     if checksum is not None and checksums.crc32(tensor) != checksum:
-        raise CheckpointError(
-            f"{shard} is damaged: {name} differs from its checksum in the file's metadata (a program that changes"
-            f" weights on purpose has to drop the key {checksums.KEY})"
-        )
+        raise CheckpointError(checksums.damaged(shard, name))
     return tensor
 
 
-def _read_rows(shard: Path, name: str, first: int, end: int) -> Tensor:
+def _read_rows(shard: Path, name: str, pieces: PieceChecksums | None, first: int, end: int) -> Tensor:
     try:
         with safe_open(shard, framework="pt") as file:
             rows: Tensor = file.get_slice(name)[first:end]
-            return rows
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{shard}: {name} cannot be read: {error}") from error
+    if pieces is not None:  # the checksum in the file is that of the whole tensor
+        pieces.add(name, first, rows)
+    return rows
 
 
 def _check(path: Path) -> None:

@@ -164,11 +164,17 @@ class InitialWeights:
             error = str(found)
         except Exception as found:  # the other ranks must not wait for this one
             error = f"{type(found).__name__}: {found}"
-        # A rank sees only its own rows; all of them stop if one finds a fault.
+        # A rank sees only its own rows: all of them stop if one finds a fault, or if their pieces together differ from
+        # the checksum of a tensor.
+        checks = {
+            p.file: p for source in self._sources.values() for value in source.values.values() for p in value.pieces
+        }
+        shares: list[Any] = [(error, {file: check.take() for file, check in checks.items()})]
         if torch.distributed.is_available() and torch.distributed.is_initialized():
-            errors: list[Any] = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(errors, error)
-            error = next(filter(None, errors), "")
+            mine, shares = shares[0], [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(shares, mine)
+        compared = (check.compare(read.get(file, {}) for _, read in shares) for file, check in checks.items())
+        error = next((text for text, _ in shares if text), "") or next(filter(None, compared), "")
         if error:
             raise CheckpointError(error)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.checkpoints.checks.piece_checksums import PieceChecksums
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,13 @@ class Lazy:
         meta: Shape and data type, as a tensor on the meta device.
         load: Reads the tensor.
         read_rows: Reads its rows from the first to the end (exclusive); None: they are read with the whole tensor.
+        pieces: Checksums of the files that rows are read from, to which `read_rows` adds those of the rows.
     """
 
     meta: Tensor
     load: Callable[[], Tensor]
     read_rows: Callable[[int, int], Tensor] | None = None
+    pieces: tuple[PieceChecksums, ...] = ()
 
     def rows(self, first: int, end: int) -> Tensor:
         """Returns some rows, which are all that is read where the file can."""
@@ -204,7 +207,8 @@ def _converted(sources: list[Lazy], op: Callable[[list[Tensor]], list[Tensor]]) 
     except RuntimeError as error:
         raise CheckpointError(f"weights do not have the shapes of the configuration: {error}") from error
     if isinstance(owner, Thirds) and len(sources) > 1 and all(source.read_rows is not None for source in sources):
-        return [Lazy(shapes[0], partial(load, 0), partial(_joined_rows, sources))]
+        pieces = tuple(piece for source in sources for piece in source.pieces)
+        return [Lazy(shapes[0], partial(load, 0), partial(_joined_rows, sources), pieces)]
     return [Lazy(meta, partial(load, place)) for place, meta in enumerate(shapes)]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import torch
+from lightning.fabric.utilities.throughput import get_available_flops
+
 from mmcomponents.batch import IGNORE, PackedBatch, TokenType
 from mmcomponents.fusers import Fuser
 from mmcomponents.mergers import Merger
@@ -10,6 +13,9 @@ from mmcomponents.nn.nf4_linear import quantized_weights
 
 PREFIX = "work/"
 """Prefix of the names that `work` returns, within the counts of a step."""
+
+_H200 = {torch.bfloat16: 9.894e14, torch.float16: 9.894e14, torch.float32: 6.69e13}
+"""Dense peak of NVIDIA's H200 SXM by its data sheet; Lightning has that with sparsity, under another name."""
 
 
 def work(model: MultimodalModel, batch: PackedBatch) -> dict[str, float]:
@@ -66,3 +72,10 @@ def step_factors(model: MultimodalModel) -> dict[str, float]:
 def _has_weights(model: MultimodalModel, name: str) -> bool:
     part = model.parts()[name]
     return any(p.ndim >= 2 for p in part.parameters()) or quantized_weights(part) > 0
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype) -> float | None:
+    """Returns the peak operations per second of a device for matrix products; None if it is not known."""
+    if device.type == "cuda" and torch.cuda.get_device_name(device) == "NVIDIA H200":
+        return _H200.get(dtype)
+    return get_available_flops(device, dtype)

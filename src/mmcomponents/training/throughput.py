@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from lightning.fabric.utilities.throughput import get_available_flops
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
-from mmcomponents.training.flops import PREFIX, step_factors
+from mmcomponents.training.flops import PREFIX, peak_flops, step_factors
 from mmcomponents.training.task import MultimodalTask
 
 _WEIGHT = "weight"
@@ -103,7 +102,7 @@ class Throughput(Callback):
         if type(profiler) is PassThroughProfiler:
             profiler = trainer.profiler = FetchClock()  # type: ignore[attr-defined]
         self._clock = profiler if isinstance(profiler, FetchClock) else None
-        self._peak = get_available_flops(trainer.strategy.root_device, compute_dtype(trainer))
+        self._peak = peak_flops(trainer.strategy.root_device, compute_dtype(trainer))
         self._global_step = trainer.global_step
         self._begin()
 

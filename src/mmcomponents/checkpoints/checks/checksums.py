@@ -51,3 +51,11 @@ def from_metadata(metadata: Mapping[str, str] | None, file: Path) -> dict[str, i
     if not isinstance(found, dict) or not all(isinstance(value, int) for value in found.values()):
         raise CheckpointError(f"the metadata {KEY} of {file} is not a table of checksums")
     return found
+
+
+def damaged(file: Path, name: str) -> str:
+    """Returns the message for a tensor that differs from its checksum."""
+    return (
+        f"{file} is damaged: {name} differs from its checksum in the file's metadata (a program that changes weights on"
+        f" purpose has to drop the key {KEY})"
+    )
