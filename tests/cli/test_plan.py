@@ -15,6 +15,9 @@ from mmcomponents.training.memory.verdict import Verdict
 Write = Callable[[str, str], Path]
 
 FINETUNE = "--config internvl3/1b-finetune"
+SMALL = f"{FINETUNE} --model.backbone.num_layers 3 --model.vision.num_layers 3"
+"""Layers are alike: three take as long to run as a test should."""
+
 STRATEGY = "--trainer.strategy.init_args"
 
 NOTHING_AGAIN = {"vision": "none", "backbone": "none"}
@@ -186,7 +189,7 @@ def test_sizes_out_of_range_are_refused_before_a_model_is_built(
 
 
 def test_the_run_is_that_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
-    found = planned(capsys, *FINETUNE.split())
+    found = planned(capsys, *SMALL.split())
     assert found["memory"]["devices"] == 8
     assert found["memory"]["for"] == "fsdp2, fp32 weights, bf16 computation"
     quickstart = planned(capsys, "--config", "quickstart")
@@ -198,7 +201,7 @@ def test_the_run_is_that_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> No
 
 def test_settings_of_slots_and_strategy(capsys: pytest.CaptureFixture[str]) -> None:
     flags = [f"{STRATEGY}.activation_checkpointing", "full", "--model.slots.vision.activation_checkpointing", "none"]
-    found = planned(capsys, *FINETUNE.split(), *flags, "--model.slots.vision.trainable", "true")
+    found = planned(capsys, *SMALL.split(), *flags, "--model.slots.vision.trainable", "true")
     memory, activations = found["memory"], found["activations"]
     assert memory["checkpointing"] == {"vision": "none", "backbone": "full"}
     expected = activations["full"]["total"] - activations["full"]["vision"] + activations["none"]["vision"]
@@ -241,7 +244,7 @@ def test_the_trainer_is_read_as_lightning_reads_it(
     argv: str, devices: int, how: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmcomponents.cli.runs.plan_run.verdict", lambda *_: Verdict(0, True, None, None))
-    assert main(["plan", *FINETUNE.split(), "--tokens", "512", "--tiles", "1", *argv.split(), "--json"]) == 0
+    assert main(["plan", *SMALL.split(), "--tokens", "512", "--tiles", "1", *argv.split(), "--json"]) == 0
     memory = json.loads(capsys.readouterr().out)["memory"]
     assert memory["devices"] == devices
     assert memory["for"].startswith(how)

@@ -25,6 +25,8 @@ import torch
 from mmcomponents.data.format.columns import Columns
 from mmcomponents.data.format.shard_index import load_index
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PACKAGE = HERE.parents[1] / "examples" / "third_party"
 RUN = HERE / "third_party_run.py"

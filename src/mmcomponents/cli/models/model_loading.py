@@ -93,7 +93,7 @@ def from_recipe(
     task: Any = cli.model
     sampler = None if choose is None else choose(getattr(task, "make_sampler", None))
     # Of the initial weights of the run, only frozen ones that the checkpoint leaves out are needed.
-    weights, task.weights = task.weights, None
+    weights, task.weights = getattr(task, "weights", None), None
     task.configure_model()
     task.weights = weights
     load_weights(task, Path(ckpt_path), allow_nonfinite)
