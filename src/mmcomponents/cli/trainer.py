@@ -26,7 +26,7 @@ from mmcomponents.cli.terminal.closing import close, config_words
 from mmcomponents.cli.user_error import UserError, near_file, one_line
 from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.errors import DataError
-from mmcomponents.training.distributed.rank_monitor import lost_rank
+from mmcomponents.training.distributed.rank_monitor import end_with_lost_rank
 from mmcomponents.training.final_checkpoint import checkpoint_folders
 from mmcomponents.training.gradients.gradient_watch import NoGradientError
 from mmcomponents.training.predictions import Predictions
@@ -191,8 +191,7 @@ def run_verb(cli: RecipeCLI) -> Any:
         remedy = "go on with the same model.slots, or start a new run from its export (--model.weights)"
         raise UserError(f"checkpoint {checkpoint} does not match the recipe: {text}; {remedy}") from error
     except RuntimeError as error:
-        if lost := lost_rank(cli.trainer):  # the error is that of a collective which the rank has left
-            raise UserError(lost) from error
+        end_with_lost_rank(cli.trainer)  # the error may be that of a collective which a rank has left
         if str(error).startswith("DataLoader worker"):  # raised from a signal handler, at any point
             died = f"a data loader worker process died ({one_line(str(error))})"
             raise UserError(f"{died}. If memory ran out, set fewer data.loading.num_workers") from error

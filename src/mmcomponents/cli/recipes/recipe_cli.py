@@ -80,8 +80,9 @@ class SaveRecipe(SaveConfigCallback):
         self._is_due = True
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Writes the file if a checkpoint was written meanwhile."""
-        self._write_if_due()
+        """Writes the file if a checkpoint was written meanwhile, to its end."""
+        if not getattr(trainer.strategy, "is_saving", False):
+            self._write_if_due()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Writes the file if the last checkpoint was the first; not called after an error."""

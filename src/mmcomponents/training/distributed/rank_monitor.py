@@ -41,13 +41,13 @@ class RankMonitor(Callback):
         self._ending = threading.Event()  # the main thread has raised an error, or is done
         self._lines: dict[int, socket.socket] = {}
         self._server: socket.socket | None = None
-        self._rank = 0
+        self._rank, self._is_logged = 0, False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Connects the ranks, once."""
         if trainer.world_size == 1 or self._lines or self._server is not None:
             return
-        self._rank, self.lost = trainer.global_rank, None
+        self._rank, self.lost, self._is_logged = trainer.global_rank, None, False
         self._told, self._ending = threading.Event(), threading.Event()
         if self._rank == 0:
             self._server = socket.create_server(("", 0), backlog=trainer.world_size)
@@ -148,17 +148,25 @@ class RankMonitor(Callback):
                     line.sendall(_LOST + (b"1" if died else b"0") + text.encode())
         self._end(text, died)
 
+    def _log(self) -> None:
+        if not self._is_logged:
+            self._is_logged = True
+            log.error("rank %d ends: %s", self._rank, self.lost)
+
     def _end(self, text: str, has_died: bool) -> None:
         """Ends this process, unless its main thread does that itself."""
         if self._ending.is_set():
             return
         self.lost = f"{text}: this run cannot go on; go on from its last checkpoint (--ckpt_path)"
+        if has_died:  # at once: a launcher may be about to kill this process too
+            self._log()
         self._told.set()
         # Other ranks may be about to raise the same error. After a death, the main thread gets the time in which a
         # collective that the dead rank has left raises one.
         if self._ending.wait(2.0 if has_died else self.patience):
             return
-        log.error("rank %d ends: %s", self._rank, self.lost)
+        if not has_died:
+            self._log()
         for handler in (*log.handlers, *logging.getLogger("mmcomponents").handlers, *logging.getLogger().handlers):
             handler.flush()
         if sys.stderr.isatty():
@@ -167,10 +175,17 @@ class RankMonitor(Callback):
         os._exit(1)
 
 
-def lost_rank(trainer: Trainer) -> str | None:
-    """Returns which rank of a run has ended, as its monitor has noticed; None if none has."""
+def end_with_lost_rank(trainer: Trainer) -> None:
+    """Ends this process if the monitor of a run has noticed that another rank has ended.
+
+    Raises:
+        SystemExit: It has; one line is logged.
+    """
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((c.lost for c in callbacks if isinstance(c, RankMonitor) and c.lost), None)
+    for callback in callbacks:
+        if isinstance(callback, RankMonitor) and callback.lost:
+            callback._log()
+            raise SystemExit(1)
 
 
 def _received(line: socket.socket) -> bytes:
