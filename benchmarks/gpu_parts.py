@@ -82,7 +82,9 @@ class Session:
     def record(self, name: str, value: Any) -> None:
         """Writes a further value into the result."""
         self.values[name] = value
-        self.path.write_text(json.dumps(self.values))
+        part = self.path.with_suffix(".part")
+        part.write_text(json.dumps(self.values))
+        part.replace(self.path)  # the time of the part may be up at any moment
         print(f"  {name}: {json.dumps(value)}", flush=True)
 
     def check(self, name: str, value: float, limit: float) -> None:
@@ -101,7 +103,7 @@ def correctness(session: Session) -> None:
     _compare_attention(session)
     exact = Twins.of(TINY, session.device, torch.float32)
     samples = draw(exact, 512, 48, 160, 1)
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     theirs, ours = exact.theirs(), exact.ours()
     wanted, loss = _loss_and_gradients(ours, samples)
     batches = samples.padded(8)

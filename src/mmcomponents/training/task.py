@@ -135,6 +135,7 @@ class MultimodalTask(LightningModule):
         self._settings: list[dict[str, Any]] = []
         self._schedule = ""
         self._resumed: StoredSchedule | None = None
+        self._loaded: InitialWeights | None = None
         self._frozen: FrozenWeights | None = None
 
     def configure_model(self) -> None:
@@ -155,6 +156,8 @@ class MultimodalTask(LightningModule):
             check_slot_names(self.model, self.slots)
             check_patterns(self.model, self.slots)
             freeze(self.model, self.slots)
+            if self._loaded is not None and self.weights is not None and self._is_fitting:
+                self._frozen = FrozenWeights.of_run(self.model, self._loaded, self.weights, self.trust_remote_code)
             self.objective = self.make_objective()
             self.sampler = self.make_sampler()
             self.train(self.training)  # Lightning does not change modes: sets frozen slots to evaluation mode
@@ -165,13 +168,17 @@ class MultimodalTask(LightningModule):
                 check_objective(objective, model)
                 objective.prepare(model, self._another_model)
 
+    @property
+    def _is_fitting(self) -> bool:
+        return self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING
+
     def _check_settings(self) -> None:
         """Checks quantisation, and that this machine can compile if units are compiled: only training runs them so."""
         strategy = self._trainer.strategy if self._trainer is not None else None
         callbacks = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
         check_quantization(self.slots, isinstance(strategy, FSDP2Strategy), callbacks)
         check_averages(callbacks)
-        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+        if not self._is_fitting:
             return
         by_strategy = isinstance(strategy, FSDP2Strategy) and strategy.compile
         if by_strategy or any(options.compile for options in self.slots.values()):
@@ -221,8 +228,7 @@ class MultimodalTask(LightningModule):
         if found is not None and weights is not None:
             found.load(model)
             if not is_frozen:
-                names = frozenset(found.whole(model))
-                self._frozen = FrozenWeights(weights, names, trust_remote_code=self.trust_remote_code)
+                self._loaded = found
         return model
 
     def _another_model(self, folder: str | Path | None = None) -> MultimodalModel:
@@ -434,7 +440,7 @@ class MultimodalTask(LightningModule):
         For a sharded run in a single file, Lightning loads only parameters and buffers from the weights.
         """
         if self._frozen is not None and self.model is not None and not has_average(self.trainer):
-            self._frozen = self._frozen.leave_out(self.model, checkpoint)
+            self._frozen.leave_out(self.model, checkpoint)
         state = {} if self.objective is None else self.objective.state_dict()
         if state:
             checkpoint["objective"] = state
@@ -445,13 +451,12 @@ class MultimodalTask(LightningModule):
 
         The state of the schedule is kept for `on_train_start`: Lightning would load it into any other schedule.
         """
-        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+        if self._is_fitting:
             states = checkpoint.get("lr_schedulers") or [None]
             self._resumed = StoredSchedule(states[0], checkpoint.get("schedule"))
             checkpoint["lr_schedulers"] = []
-        self._frozen = FrozenWeights.find(
-            checkpoint, self.weights, trust_remote_code=self.trust_remote_code, together=self._trainer is not None
-        )
+        is_run = self._trainer is not None
+        self._frozen = FrozenWeights.find(checkpoint, self.weights, self.trust_remote_code, together=is_run)
         if self._frozen is not None and self.model is not None:
             self._frozen.restore(self.model, checkpoint)
         known = {} if self.objective is None else self.objective.state_dict()

@@ -31,7 +31,7 @@ def joined(rank: int, step: list[int]) -> Iterator[tuple[CheckpointWriter, DTens
     if not dist.is_initialized():
         dist.init_process_group("gloo", rank=rank, world_size=2)
     sharded = distribute_tensor(VALUES.clone(), init_device_mesh("cpu", (2,)), [Shard(0)])
-    writer = CheckpointWriter(timedelta(minutes=2), lambda: step[0])
+    writer = CheckpointWriter(timedelta(minutes=2), torch.device("cpu"), lambda: step[0])
     yield writer, sharded
     writer.close()
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import mmcomponents
-from mmcomponents.checkpoints import CheckpointError
+from mmcomponents.checkpoints import CheckpointError, InitialWeights
 from mmcomponents.checkpoints.runs.frozen_weights import KEY, FrozenWeights
 from mmcomponents.checkpoints.runs.saved_weights import saved_contents, saved_state
 from mmcomponents.cli.main import main
@@ -94,6 +94,27 @@ def test_a_run_is_loaded_exported_and_resumed(runs: Path, name: str) -> None:
     whole, resumed = mmcomponents.load(f"{name}-whole").state_dict(), mmcomponents.load(name).state_dict()
     assert all(torch.equal(value, resumed[key]) for key, value in whole.items())
     assert left_out(name) == left_out(f"{name}-whole"), "also after a resume"
+
+
+def test_weights_that_change_stay_in_the_checkpoint(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """PiSSA changes the weight that its adapter starts from; a folder may change while a run trains."""
+    pissa = LORA.replace("{r: 2,", "{r: 2, init_lora_weights: pissa,")
+    assert fit("pissa", 2, "--model.weights", "base", "--model.slots", pissa) == 0
+    names = left_out("pissa")
+    assert "backbone.layers.0.self_attn.q_proj.base_layer.weight" not in names
+    assert "backbone.layers.0.self_attn.k_proj.weight" in names
+    model = mmcomponents.load("base").requires_grad_(False)
+    next(iter(model.projector.parameters())).requires_grad_(True)
+    names = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    frozen = FrozenWeights.of_run(model, InitialWeights(model, "base"), "base")
+    assert frozen is not None
+    assert frozen.names == names
+    checkpoint: dict[str, Any] = {"state_dict": {f"model.{name}": p for name, p in model.named_parameters()}}
+    Path("base/model.safetensors").touch()
+    frozen.leave_out(model, checkpoint)
+    assert len(checkpoint["state_dict"]) == len(names) + 1, "all are kept"
+    assert KEY not in checkpoint
+    assert "base/model.safetensors has changed" in caplog.text
 
 
 def test_a_folder_that_moved_is_named(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 
 from torch import Tensor
@@ -71,18 +72,25 @@ def combined(first: int, second: int, size: int) -> int:
         second: CRC-32 of the second text.
         size: Bytes of the second text.
     """
-    power = [_POLYNOMIAL, *(1 << bit for bit in range(31))]  # the images of the 32 bits under one zero bit
+    return (_image(_after(size), first) if first else 0) ^ second
+
+
+@lru_cache(maxsize=512)
+def _after(size: int) -> tuple[int, ...]:
+    """Returns the images of the 32 bits of a checksum under `size` zero bytes. Pieces are of few sizes."""
+    found = tuple(1 << bit for bit in range(32))
+    power = (_POLYNOMIAL, *found[:31])  # under one zero bit
     for _ in range(3):  # to eight bits
-        power = [_image(power, column) for column in power]
+        power = tuple(_image(power, column) for column in power)
     while size:
         if size & 1:
-            first = _image(power, first)
-        power = [_image(power, column) for column in power]
+            found = tuple(_image(power, column) for column in found)
+        power = tuple(_image(power, column) for column in power)
         size >>= 1
-    return first ^ second
+    return found
 
 
-def _image(columns: list[int], vector: int) -> int:
+def _image(columns: Sequence[int], vector: int) -> int:
     """Returns the product of a matrix of bits, given by its columns, with a vector of bits."""
     found, place = 0, 0
     while vector:

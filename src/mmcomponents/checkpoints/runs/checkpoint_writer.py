@@ -13,6 +13,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,18 @@ class CheckpointWriter:
 
     Args:
         timeout: Timeout of a collective.
+        device: Device of the model.
         step: Returns the number of optimizer steps that this rank has trained.
     """
 
-    def __init__(self, timeout: Any, step: Callable[[], int]) -> None:
+    def __init__(self, timeout: timedelta | None, device: torch.device, step: Callable[[], int]) -> None:
         # Collectives of the thread must not mix with those of the training, nor with those of `on_batch`.
         self._group, self._asking = (dist.new_group(backend="gloo", timeout=timeout) for _ in range(2))
         self._rank = dist.get_rank()
         self._step = step
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        # A thread begins on the first GPU, where the writer of each rank would take memory.
+        begin = partial(torch.cuda.set_device, device) if device.type == "cuda" else None
+        self._thread = ThreadPoolExecutor(1, "checkpoint", begin)
         self._jobs: list[Future[None]] = []
         self._stager: DefaultStager | None = None
         self._saved: tuple[int, Path] | None = None
@@ -59,6 +63,11 @@ class CheckpointWriter:
     def is_busy(self) -> bool:
         """Whether a checkpoint is being written."""
         return any(not job.done() for job in self._jobs)
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether a checkpoint is being written, or its result has not been asked for."""
+        return self._is_pending or self.is_busy
 
     def save(self, state: dict[str, Any], contents: dict[str, Any], path: Path, *, background: bool) -> None:
         """Writes a checkpoint.

@@ -16,6 +16,7 @@ from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy, StrategyRegistry
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -163,8 +164,11 @@ class FSDP2Strategy(ModelParallelStrategy):
         task = self.lightning_module
         assert task is not None
         if self._writer is None:
-            self._writer = CheckpointWriter(self._timeout, lambda: task.global_step)
-        self._writer.save(states, checkpoint, path, background=self.async_checkpoints and task.trainer.training)
+            self._writer = CheckpointWriter(self._timeout, self.root_device, lambda: task.global_step)
+        # Also between two steps, in a validation; a checkpoint that is asked for after the run is there on return.
+        state = task.trainer.state
+        goes_on = state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING
+        self._writer.save(states, checkpoint, path, background=self.async_checkpoints and goes_on)
 
     def _save_file(self, checkpoint: dict[str, Any], path: Path, storage_options: Any | None) -> None:
         part, error = part_of(path), None
@@ -186,7 +190,7 @@ class FSDP2Strategy(ModelParallelStrategy):
     @property
     def is_saving(self) -> bool:
         """Whether a checkpoint is being written while the model trains."""
-        return self._writer is not None and self._writer.is_busy
+        return self._writer is not None and self._writer.is_pending
 
     def remove_checkpoint(self, filepath: _PATH) -> None:
         """Removes a checkpoint when the newer ones are complete."""

@@ -9,14 +9,18 @@ import selectors
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from weakref import ref
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 log = logging.getLogger(__name__)
 
-_DONE, _FAILED, _LOST = b"D", b"F", b"L"
-"""First byte of a message: the rank ends as it should; it has raised an error; another one has ended, with the text."""
+_KNOWN, _DONE, _FAILED, _LOST = b"K", b"D", b"F", b"L"
+"""First byte of a message: rank zero knows the rank; the rank ends as it should; it has raised an error; another rank
+has ended, with the text."""
 
 
 class RankMonitor(Callback):
@@ -37,8 +41,9 @@ class RankMonitor(Callback):
     def __init__(self, patience: float = 30.0) -> None:
         self.patience = patience
         self.lost: str | None = None
-        self._told = threading.Event()  # `lost` is set
-        self._ending = threading.Event()  # the main thread has raised an error, or is done
+        self._told: threading.Event | None = None  # `lost` is set
+        self._ending: threading.Event | None = None  # the main thread has raised an error, or is done
+        self._is_saving: Callable[[], bool] = bool
         self._lines: dict[int, socket.socket] = {}
         self._server: socket.socket | None = None
         self._rank, self._is_logged = 0, False
@@ -49,6 +54,9 @@ class RankMonitor(Callback):
             return
         self._rank, self.lost, self._is_logged = trainer.global_rank, None, False
         self._told, self._ending = threading.Event(), threading.Event()
+        self._is_saving = lambda: getattr(trainer.strategy, "is_saving", False)
+        # A worker process of a loader would keep the connections open after the death of its rank.
+        os.register_at_fork(after_in_child=partial(_close, ref(self)))
         if self._rank == 0:
             self._server = socket.create_server(("", 0), backlog=trainer.world_size)
         port = 0 if self._server is None else self._server.getsockname()[1]
@@ -60,19 +68,23 @@ class RankMonitor(Callback):
         host = "127.0.0.1" if environment is None else environment.main_address
         try:
             line = socket.create_connection((host, port), timeout=60)
-            line.settimeout(None)
             _keep_alive(line)
             line.sendall(f"{token} {self._rank} {socket.gethostname()} {os.getpid()}\n".encode())
+            if line.recv(1) != _KNOWN:
+                raise OSError("it does not answer")
         except OSError as error:
             log.warning(
                 "rank %d cannot connect to %s:%d, and notices no death of a rank: %s", self._rank, host, port, error
             )
             return
+        line.settimeout(None)
         self._lines[0] = line
         threading.Thread(target=self._watch_zero, args=(line,), daemon=True).start()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tells the other ranks of an error, unless it follows from the death of one of them."""
+        if self._ending is None or self._told is None:
+            return
         self._ending.set()
         if isinstance(exception, RuntimeError) and (self._lines or self._server is not None):
             self._told.wait(2.0)  # a broken collective is noticed as soon as the connection
@@ -80,7 +92,8 @@ class RankMonitor(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Disconnects the ranks at the end of a run."""
-        self._ending.set()
+        if self._ending is not None:
+            self._ending.set()
         self._leave(_DONE)
 
     def _leave(self, message: bytes) -> None:
@@ -133,10 +146,14 @@ class RankMonitor(Callback):
         with suppress(OSError, ValueError):
             line, _ = server.accept()
             line.settimeout(10.0)
-            given, rank, host, process = line.makefile().readline().split()
+            greeting = b""
+            while not greeting.endswith(b"\n") and len(greeting) < 1024 and (byte := line.recv(1)):
+                greeting += byte
+            given, rank, host, process = greeting.decode().split()
             line.settimeout(None)
             if given == token:  # else not a rank of this run
                 _keep_alive(line)
+                line.sendall(_KNOWN)
                 self._lines[int(rank)] = line
                 names[line] = f"rank {rank} (process {process} on {host})"
                 selector.register(line, selectors.EVENT_READ)
@@ -155,6 +172,8 @@ class RankMonitor(Callback):
 
     def _end(self, text: str, has_died: bool) -> None:
         """Ends this process, unless its main thread does that itself."""
+        assert self._ending is not None
+        assert self._told is not None
         if self._ending.is_set():
             return
         self.lost = f"{text}: this run cannot go on; go on from its last checkpoint (--ckpt_path)"
@@ -165,7 +184,10 @@ class RankMonitor(Callback):
         # collective that the dead rank has left raises one.
         if self._ending.wait(2.0 if has_died else self.patience):
             return
-        if not has_died:
+        if not has_died:  # the rank that has raised an error finishes its part of a checkpoint first
+            while self._is_saving():
+                if self._ending.wait(1.0):
+                    return
             self._log()
         for handler in (*log.handlers, *logging.getLogger("mmcomponents").handlers, *logging.getLogger().handlers):
             handler.flush()
@@ -173,6 +195,14 @@ class RankMonitor(Callback):
             sys.stderr.write("\x1b[?25h")  # the cursor, which a progress bar hides
         sys.stderr.flush()
         os._exit(1)
+
+
+def _close(monitor: ref[RankMonitor]) -> None:
+    """Closes the connections in a process that was forked."""
+    found = monitor()
+    if found is not None and found._told is not None:
+        for line in (*found._lines.values(), *([] if found._server is None else [found._server])):
+            line.close()
 
 
 def end_with_lost_rank(trainer: Trainer) -> None:
