@@ -33,7 +33,11 @@ STEPS = {
     "import": ("official", "c.convert(c.read({source!r}), {out!r}, 'mmcomponents', max_shard={shard})"),
     "export official": ("import", "c.convert(c.read({source!r}), {out!r}, 'official', max_shard={shard})"),
     "export transformers": ("import", "c.convert(c.read({source!r}), {out!r}, 'transformers', max_shard={shard})"),
-    "export a run's shards": ("run", "c.convert(read_run({source!r}), {out!r}, 'official', max_shard={shard})"),
+    "export a run's shards": (
+        "run",
+        "from pathlib import Path; from mmcomponents.training.saved_run import read_run; "
+        "c.convert(read_run(Path({source!r})), {out!r}, 'official', max_shard={shard})",
+    ),
     "load official": ("official", "m = c.load({source!r})"),
     "load ours": ("import", "m = c.load({source!r})"),
     "load transformers": ("export transformers", "m = c.load({source!r})"),
@@ -41,10 +45,7 @@ STEPS = {
 }
 CHILD = """
 import json, resource, sys, time, torch
-from pathlib import Path
 from mmcomponents import checkpoints as c
-from mmcomponents.training import saved_run
-read_run = lambda path: saved_run.read_run(Path(path))
 start = time.perf_counter()
 {work}
 seconds = time.perf_counter() - start
@@ -70,7 +71,8 @@ def make(folder: Path, total: int, shard: int) -> int:
         }
         return ModelSpec(parts, vocab, vocab - 1)
 
-    layers = max(1, (total - sum(2 * p.numel() for p in meta_model(spec(0)).parameters())) // (layer + 3 * 2**21))
+    of_one = sum(2 * p.numel() for p in meta_model(spec(1)).parameters())
+    layers = max(1, 1 + (total - of_one) // (layer + 3 * 2**21))
     made = spec(layers)
 
     def weight(meta: torch.Tensor) -> Lazy:
