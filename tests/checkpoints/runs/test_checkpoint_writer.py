@@ -41,8 +41,9 @@ def save_in_background(rank: int, folder: Path) -> tuple[list[bool], list[str]]:
     step, gate, lines, real = [10], threading.Event(), [], checkpoint_writer.save
     told = logging.Handler()
     told.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    checkpoint_writer.log.addHandler(told)
-    checkpoint_writer.log.setLevel("INFO")
+    shown = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    shown.addHandler(told)
+    shown.setLevel("INFO")
 
     def late(*given: Any, **options: Any) -> Any:
         gate.wait(120)
@@ -59,7 +60,7 @@ def save_in_background(rank: int, folder: Path) -> tuple[list[bool], list[str]]:
         gate.set()
         writer.wait()
         seen.append(writer.is_busy)
-    checkpoint_writer.log.removeHandler(told)
+    shown.removeHandler(told)
     return seen, lines
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 from torch.distributed.checkpoint.state_dict_saver import save
@@ -180,7 +181,8 @@ class CheckpointWriter:
             log.error("%s; the previous checkpoint is kept", self._error)
         elif self._rank == 0:
             trained, seconds = self._step() - step, time.monotonic() - start
-            log.info("%s is complete: %d steps were trained in the %.1f s of its writing", path, trained, seconds)
+            # Through Lightning, whose lines of this level are shown by default.
+            rank_zero_info(f"{path} is complete: {trained} steps were trained in the {seconds:.1f} s of its writing")
 
     def _write(self, state: dict[str, Any], packed: memoryview, path: Path) -> None:
         """Writes a checkpoint and renames it. Errors of any rank are kept in `_error` of all."""

@@ -188,8 +188,13 @@ class FSDP2Strategy(ModelParallelStrategy):
         self._raise_together(error)
 
     @property
-    def is_saving(self) -> bool:
+    def is_writing(self) -> bool:
         """Whether a checkpoint is being written while the model trains."""
+        return self._writer is not None and self._writer.is_busy
+
+    @property
+    def is_saving(self) -> bool:
+        """Whether a checkpoint is being written, or the next batch will tell whether it is complete."""
         return self._writer is not None and self._writer.is_pending
 
     def remove_checkpoint(self, filepath: _PATH) -> None:

@@ -43,7 +43,7 @@ class RankMonitor(Callback):
         self.lost: str | None = None
         self._told: threading.Event | None = None  # `lost` is set
         self._ending: threading.Event | None = None  # the main thread has raised an error, or is done
-        self._is_saving: Callable[[], bool] = bool
+        self._is_writing: Callable[[], bool] = bool
         self._lines: dict[int, socket.socket] = {}
         self._server: socket.socket | None = None
         self._rank, self._is_logged = 0, False
@@ -54,7 +54,7 @@ class RankMonitor(Callback):
             return
         self._rank, self.lost, self._is_logged = trainer.global_rank, None, False
         self._told, self._ending = threading.Event(), threading.Event()
-        self._is_saving = lambda: getattr(trainer.strategy, "is_saving", False)
+        self._is_writing = lambda: getattr(trainer.strategy, "is_writing", False)
         # A worker process of a loader would keep the connections open after the death of its rank.
         os.register_at_fork(after_in_child=partial(_close, ref(self)))
         if self._rank == 0:
@@ -185,7 +185,7 @@ class RankMonitor(Callback):
         if self._ending.wait(2.0 if has_died else self.patience):
             return
         if not has_died:  # the rank that has raised an error finishes its part of a checkpoint first
-            while self._is_saving():
+            while self._is_writing():
                 if self._ending.wait(1.0):
                     return
             self._log()
