@@ -17,7 +17,7 @@ PACKAGE = "mmcomponents"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 SLOTS = {"vision", "fusers", "mergers", "projectors", "embedders", "positions", "backbones", "heads", "objectives"}
-_BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "nn"}
+_BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "shared_vocabulary", "nn"}
 _MODEL = _BELOW_SLOTS | SLOTS | {"row_draws", "brought_weights", "wiring", "model", "sequence", "compose"}
 _INFERENCE = _MODEL | {"data", "generation", "checkpoints"}
 _TRAINING = _INFERENCE | {"synthesis", "evaluation"}
@@ -26,6 +26,7 @@ _TRAINING = _INFERENCE | {"synthesis", "evaluation"}
 MAY_IMPORT: dict[str, set[str]] = {
     "limits": set(),
     "model_files": set(),
+    "shared_vocabulary": {"model_files"},
     "moved": set(),
     "plain_text": set(),
     "class_source": set(),
@@ -66,6 +67,7 @@ INSIDE_DATA: dict[str, set[str]] = {
     **{name: set(DATA_ORDER[:place]) for place, name in enumerate(DATA_ORDER)},
     "convert": {"errors", "storage", "media", "chat", "format", "packing"},
     "inspection": set(DATA_ORDER),
+    "vocabulary": {"errors", "format"},
     "index": {"format"},
     "__init__": set(DATA_ORDER),
 }

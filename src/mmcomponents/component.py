@@ -71,6 +71,9 @@ class Component(LightningModule):
     files: ClassVar[tuple[str, ...]] = ()
     """Names of the constructor's arguments that are paths of files, which an export copies into its folder."""
 
+    tokenizer_fingerprint: str | None = None
+    """`vocabulary_fingerprint` of the tokenizer that the component is made for, if it depends on token ids."""
+
     frozen: ClassVar[tuple[str, ...]] = ()
     """Patterns (`fnmatch`) of names of parameters that are never trained, such as a snapshot of other weights."""
 

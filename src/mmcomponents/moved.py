@@ -32,7 +32,7 @@ _MODULES = {
     "cli.closing": "cli.terminal.closing",
     "cli.data_figures": "cli.terminal.data_figures",
     "cli.data_pack": "cli.data_convert",
-    "cli.drawing": "cli.synthesis_options",
+    "cli.drawing": "cli.models.synthesis_options",
     "cli.errors": "cli.user_error",
     "cli.evaluate_options": "cli.evaluate",
     "cli.evaluate_tables": "cli.terminal.evaluate_tables",

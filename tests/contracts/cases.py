@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
+import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +22,16 @@ from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
 from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
-from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector, TwoMap
+from mmcomponents.projectors import (
+    LangBridge,
+    LinearProjector,
+    LiveLangBridge,
+    LlavaProjector,
+    MLPProjector,
+    SoftmaxLangBridge,
+    TwoMap,
+)
+from mmcomponents.shared_vocabulary import SharedVocabulary
 from mmcomponents.testing import NeutralStart, preference_packs, step_packs
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.sample_packs import VERDICTS
@@ -93,6 +105,20 @@ TOWER: dict[str, Any] = {
     "model_type": "clip_vision_model", "hidden_size": 12, "intermediate_size": 16, "num_hidden_layers": 2,
     "num_attention_heads": 2, "image_size": 3 * tiny.TILE, "patch_size": tiny.PATCH,
 }  # fmt: skip
+
+
+def word_file() -> str:
+    """Returns the path of a shared vocabulary of fewer words than the backbone is wide."""
+    folder = tempfile.TemporaryDirectory(prefix="mmcomponents-words-")
+    atexit.register(folder.cleanup)
+    ids = torch.randperm(tiny.VOCAB - 10, generator=torch.Generator().manual_seed(0))[:20]
+    rows = torch.randn(20, tiny.WIDTH, generator=torch.Generator().manual_seed(1))
+    path = Path(folder.name) / "words.safetensors"
+    SharedVocabulary(tuple(f"word {number}" for number in range(20)), ids, "none", rows).save(path)
+    return str(path)
+
+
+WORDS = {"vocabulary": word_file(), "num_words": 20, "hidden_features": 28}
 
 CONVNEXT: dict[str, Any] = {
     "model_type": "convnext", "num_stages": 2, "hidden_sizes": [8, 12], "depths": [1, 2], "patch_size": 4,
@@ -170,6 +196,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "LinearProjector": case("projector", LinearProjector),
     "LlavaProjector": case("projector", LlavaProjector),
     "TwoMap": case("projector", partial(TwoMap, num_groups=4), neighbours={"vision": PYRAMID, "merger": None}),
+    "LangBridge": case("projector", partial(LangBridge, **WORDS)),
+    "LiveLangBridge": case("projector", partial(LiveLangBridge, **WORDS)),
+    "SoftmaxLangBridge": variant("projector", partial(SoftmaxLangBridge, **WORDS)),
     "TokenEmbedder": case("embedder", TokenEmbedder),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),

@@ -334,7 +334,9 @@ class _Sources:
             if name in self.whole and stored.read_rows is not None and put_rows(parameter, rows):
                 continue
             value = self._checked(name, stored.load(), parameter.dtype)
-            if name in self.whole:
+            if not isinstance(parameter, nn.Parameter):
+                part.load_state_dict({name: value}, strict=False)  # a part may refuse a buffer with another value
+            elif name in self.whole:
                 put(parameter, value)
             else:
                 _put_resized(self.slot, value, parameter)

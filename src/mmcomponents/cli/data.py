@@ -19,6 +19,7 @@ KINDS: dict[str, tuple[str, str]] = {
     ),
     "index": ("data_index", "write the index of shards: tokens, tiles and position of each sample"),
     "inspect": ("data_inspect", "counts, expected packs, and samples as the model sees them"),
+    "vocabulary": ("data_vocabulary", "write the words that the tokenizers of several models share, for LangBridge"),
     "preferences": ("data_preferences", "make preference pairs from a model's own answers"),
     "steps": ("data_steps", "score the steps of a model's own solutions by completing them, for a critic"),
 }

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from mmcomponents.cli import synthesis_options
 from mmcomponents.cli.data import KINDS
+from mmcomponents.cli.models import synthesis_options
 from mmcomponents.cli.terminal.tables import table_console
 from mmcomponents.cli.user_error import UserError
 

@@ -27,17 +27,18 @@ VERBS: dict[str, tuple[str, str]] = {
     "predict": ("trainer", "run the model over the prediction data: --config RECIPE --ckpt_path FILE"),
     "plan": ("plan", "count parameters, memory and FLOPs without weights: --config RECIPE [--devices N] [--json]"),
     "generate": ("generate", "answer prompts: MODEL, or --config RECIPE --ckpt_path FILE; --image FILE --prompt TEXT"),
+    "words": ("words", "nearest words of visual tokens: MODEL, or --config RECIPE --ckpt_path FILE; --image FILE"),
     "evaluate": ("evaluate", "score a benchmark, also best-of-N: MODEL (or a recipe) --benchmark FILE --metric NAME"),
     "import": ("import_", "convert a released checkpoint to this library's format: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
     "components": ("components", "list the parts for a slot: [SLOT] [--json]"),
     "recipes": ("recipe_list", "list the recipes of the library: [PREFIX] [--json]"),
-    "data": ("data", "convert, index, inspect, preferences, steps, handwriting; `mmcomponents data` lists them"),
+    "data": ("data", "convert, index, inspect, vocabulary, preferences, steps …; `mmcomponents data` lists them"),
     "completion": ("completion", "print a script for bash and zsh that completes verbs, recipes, parts and keys"),
 }
 """Verb -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
-_WITH_RECIPE = ("plan", "generate", "evaluate", "export")
+_WITH_RECIPE = ("plan", "generate", "words", "evaluate", "export")
 """Verbs that accept a recipe beside options of their own."""
 
 _LOUD_ON_IMPORT = ("torchao", "torch.utils._pytree", "bitsandbytes")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mmcomponents.data.chat.placeholders import VIDEO_PLACEHOLDER
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
+from mmcomponents.data.chat.tokenizer import vocabulary_fingerprint
 from mmcomponents.data.chat.verdicts import Verdicts
+from mmcomponents.data.errors import DataError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -71,4 +75,39 @@ def check_model(
             raise ValueError(
                 f"the model's head reads the tokens {verdict_ids[0]} and {verdict_ids[1]} as verdicts, data.verdicts"
                 f" {verdicts[0]!r} and {verdicts[1]!r} are {found[0]} and {found[1]} in {tokenizer_path}"
+            )
+
+
+def tokenizer_of(datamodule: object) -> Any | None:
+    """Returns the tokenizer of a data module; None if it has none. A missing folder is reported when it is needed."""
+    try:
+        return getattr(datamodule, "tokenizer", None)
+    except DataError:
+        return None
+
+
+def check_parts(parts: Mapping[str, Any], datamodule: object) -> None:
+    """Checks the files that parts of a model read, and that those which depend on token ids fit the data's tokenizer.
+
+    Args:
+        parts: Parts by name, which may have been built without their files, on the meta device.
+        datamodule: The data module; None: nothing is checked.
+
+    Raises:
+        ValueError: A file does not exist, or a part was made for another tokenizer.
+    """
+    if datamodule is None:
+        return
+    tokenizer = tokenizer_of(datamodule)
+    for name, part in parts.items():
+        for argument in getattr(part, "files", ()):
+            path = getattr(part, argument, None)
+            if isinstance(path, str) and not Path(path).is_file():
+                raise ValueError(f"{name} ({type(part).__name__}) reads {argument}: there is no file {path}")
+        wanted = getattr(part, "tokenizer_fingerprint", None)
+        if wanted is not None and tokenizer is not None and wanted != (found := vocabulary_fingerprint(tokenizer)):
+            files = ", ".join(str(getattr(part, argument, "")) for argument in part.files)
+            raise ValueError(
+                f"{name} ({type(part).__name__}) was made for a tokenizer with the fingerprint {wanted} ({files}), and"
+                f" the tokenizer of the data has {found}"
             )

@@ -6,9 +6,19 @@ The contract is `Projector` in `base.py`.
 """
 
 from mmcomponents.projectors.base import Projector
+from mmcomponents.projectors.langbridge import LangBridge, LiveLangBridge, SoftmaxLangBridge
 from mmcomponents.projectors.linear_projector import LinearProjector
 from mmcomponents.projectors.llava_projector import LlavaProjector
 from mmcomponents.projectors.mlp_projector import MLPProjector
 from mmcomponents.projectors.two_map import TwoMap
 
-__all__ = ["LinearProjector", "LlavaProjector", "MLPProjector", "Projector", "TwoMap"]
+__all__ = [
+    "LangBridge",
+    "LinearProjector",
+    "LiveLangBridge",
+    "LlavaProjector",
+    "MLPProjector",
+    "Projector",
+    "SoftmaxLangBridge",
+    "TwoMap",
+]

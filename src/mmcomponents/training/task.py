@@ -23,8 +23,8 @@ from mmcomponents.checkpoints import CheckpointError, Folders, InitialWeights, c
 from mmcomponents.checkpoints.runs import FrozenWeights
 from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
-from mmcomponents.data.errors import DataError
 from mmcomponents.data.loading.prompts import PromptBatch
+from mmcomponents.data.model_check import check_parts, tokenizer_of
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
 from mmcomponents.generation.base import Answer, Context, Sampler, check_declared
@@ -145,7 +145,7 @@ class MultimodalTask(LightningModule):
             WiringError: The sampler, or in fit and validate the objective, does not fit the model.
         """
         if self.model is None:
-            self.fill_in(None if self._trainer is None else _tokenizer(self.trainer.datamodule))  # type: ignore[attr-defined]
+            self.fill_in(None if self._trainer is None else tokenizer_of(self.trainer.datamodule))  # type: ignore[attr-defined]
             resumes = self._trainer is not None and self._trainer.ckpt_path is not None
             if self.weights is not None and not resumes:
                 check_initial(self.weights, trust_remote_code=self.trust_remote_code)  # before the model is built
@@ -274,7 +274,7 @@ class MultimodalTask(LightningModule):
         Raises:
             ValueError: They do not; the message names both parts and both numbers.
         """
-        self.fill_in(_tokenizer(datamodule))
+        self.fill_in(tokenizer_of(datamodule))
         with torch.device("meta"):
             model = self.factories.build(self.vocab_size, self.image_token_id)
             objective, sampler = self.make_objective(), self.make_sampler()
@@ -288,6 +288,7 @@ class MultimodalTask(LightningModule):
         check_objective(objective, model)
         check_declared(sampler)
         sampler.check(model)
+        check_parts(model.parts(), datamodule)
         check_data = getattr(datamodule, "check_model", None)
         if check_data is not None:
             check_data(
@@ -482,14 +483,6 @@ class MultimodalTask(LightningModule):
         if self.model is None or self.objective is None or self.sampler is None:
             raise RuntimeError("the model is not built yet: call configure_model()")
         return self.model, self.objective, self.sampler
-
-
-def _tokenizer(datamodule: object) -> Any | None:
-    """Returns the tokenizer of a data module; None if it has none. A missing folder is reported when it is needed."""
-    try:
-        return getattr(datamodule, "tokenizer", None)
-    except DataError:
-        return None
 
 
 def _is_plain(value: object) -> bool:

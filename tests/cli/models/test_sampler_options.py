@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from drawn import write_questions
-from mmcomponents.cli import synthesis_options
 from mmcomponents.cli.main import main
+from mmcomponents.cli.models import synthesis_options
 from mmcomponents.cli.models.sampler_options import rollout_sampler
 from mmcomponents.cli.runs import evaluate_run
 from mmcomponents.cli.user_error import UserError

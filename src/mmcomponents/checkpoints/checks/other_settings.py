@@ -69,7 +69,8 @@ def _source_path(part: Component, path: str, module: nn.Module, source: nn.Modul
 def _plain(module: nn.Module) -> dict[str, int | float | str | None]:
     """Returns the plain attributes of a module, except those that do not affect how its weights are used."""
     kept = {k: v for k, v in vars(module).items() if isinstance(v, int | float | str | None) and not k.startswith("_")}
-    return {k: v for k, v in kept.items() if k not in ("training", "backend", "layer_scale", "num_embeddings")}
+    unused = ("training", "backend", "layer_scale", "num_embeddings", *getattr(module, "files", ()))
+    return {k: v for k, v in kept.items() if k not in unused}
 
 
 def compare_base(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> None:

@@ -19,8 +19,8 @@ from mmcomponents.cli.models.model_options import (
     load_model,
     parse_arguments,
 )
+from mmcomponents.cli.models.synthesis_options import bar
 from mmcomponents.cli.recipes.flags import Flags, sort_flags
-from mmcomponents.cli.synthesis_options import bar
 from mmcomponents.cli.terminal.parser import Parser, recipe_verb_parser
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError, errors_in_one_line

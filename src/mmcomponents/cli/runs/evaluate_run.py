@@ -147,7 +147,7 @@ def candidate_sampling(options: argparse.Namespace) -> Sampling:
 def _draw(runs: list[Evaluation], loaded: Loaded, sampling: Sampling, options: argparse.Namespace) -> None:
     from functools import partial
 
-    from mmcomponents.cli.synthesis_options import bar
+    from mmcomponents.cli.models.synthesis_options import bar
     from mmcomponents.synthesis.rollout import rollouts
 
     answer = partial(
@@ -168,7 +168,7 @@ def _score(verb: str, runs: list[Evaluation], name: str, path: str, options: arg
     """Loads one critic and scores the candidates of all benchmarks."""
     from functools import partial
 
-    from mmcomponents.cli.synthesis_options import bar
+    from mmcomponents.cli.models.synthesis_options import bar
 
     critic, settings = _critic(verb, name, path, options)
     with bar() as progress:

@@ -158,6 +158,15 @@ def _settings(folder: Path) -> dict[str, object]:
     return found if isinstance(found, dict) else {}
 
 
+def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Returns a short hash of the tokens and their ids; added tokens, which models of one family differ in, apart."""
+    digest, added = hashlib.sha256(), tokenizer.added_tokens_decoder
+    for token, number in sorted(tokenizer.get_vocab().items()):
+        if number not in added:
+            digest.update(f"{number}\t{token}\n".encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:16]
+
+
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Returns a short hash of what determines the length of a conversation: vocabulary, splitting and chat template.
 

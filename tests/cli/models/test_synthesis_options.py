@@ -12,8 +12,8 @@ import torch
 import tiny
 from drawn import Folder, records, write_questions
 from mmcomponents import checkpoints
-from mmcomponents.cli import synthesis_options
 from mmcomponents.cli.main import main
+from mmcomponents.cli.models import synthesis_options
 from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.evaluation import checkers as checking
