@@ -15,7 +15,7 @@ from mmcomponents.training.memory.device_memory import slot_weights
 from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.slots import freeze, param_groups
 
-SYSTEMS = ("mmfuser", "piip")
+SYSTEMS = ("langbridge", "mmfuser", "piip")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -88,3 +88,18 @@ def test_piip_over_internvl3() -> None:
     (default,) = task.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
     assert groups["vision/interactions.*"]["lr"] == pytest.approx(10 * default["lr"])
     assert "vision/branches.large.*" not in groups
+
+
+def test_langbridge_over_clip_and_qwen2_has_the_published_sizes() -> None:
+    small, large = counts("langbridge/llava-qwen2-0.5b"), counts("langbridge/llava-qwen2-7b-stage2")
+    assert small["projector"] == large["projector"] == 129_790_720
+    assert small["embedder"] + small["backbone"] + small["head"] == 494_032_768  # Qwen2-0.5B
+    assert large["embedder"] + large["backbone"] + large["head"] == 7_615_616_512  # Qwen2-7B
+    for stage, trained in (("stage1", {"projector"}), ("stage2", {"projector", "embedder", "backbone"})):
+        task, model = built(f"langbridge/llava-qwen2-0.5b-{stage}")
+        assert {slot for slot, (_, own) in slot_weights(model).items() if own} == trained
+        (settings,) = task.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+        assert settings["lr"] == 2e-5
+    plain, bridged = counts("internvl3/8b"), counts("langbridge/internvl3-8b")
+    assert bridged.pop("projector") == 145_519_360
+    assert bridged == {slot: count for slot, count in plain.items() if slot != "projector"}

@@ -330,13 +330,14 @@ class _Sources:
             parameter = own[name]
             if only is not None and id(parameter) not in only:
                 continue
+            if not isinstance(parameter, nn.Parameter):  # a part may refuse a buffer of another value
+                part.load_state_dict({name: self._checked(name, stored.load(), parameter.dtype)}, strict=False)
+                continue
             rows = partial(self._rows, name, stored, parameter.dtype)
             if name in self.whole and stored.read_rows is not None and put_rows(parameter, rows):
                 continue
             value = self._checked(name, stored.load(), parameter.dtype)
-            if not isinstance(parameter, nn.Parameter):
-                part.load_state_dict({name: value}, strict=False)  # a part may refuse a buffer with another value
-            elif name in self.whole:
+            if name in self.whole:
                 put(parameter, value)
             else:
                 _put_resized(self.slot, value, parameter)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import WiringError
 from mmcomponents.heads.lm_head import LMHead
+from mmcomponents.nn.autocast import without_autocast
 
 
 class Verbalizer(LMHead):
@@ -49,7 +49,7 @@ class Verbalizer(LMHead):
         The product runs in fp32: it is small, and the difference of two large bf16 logits is inaccurate.
         """
         weight = self.weight[list(self.token_ids)]
-        with torch.autocast(hidden.device.type, enabled=False):
+        with without_autocast(hidden.device.type):
             return hidden.float() @ weight.float().T
 
     def flops(self, batch: PackedBatch) -> float:

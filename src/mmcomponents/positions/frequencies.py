@@ -9,6 +9,7 @@ from rotary_embedding_torch import RotaryEmbedding
 from torch import Tensor
 
 from mmcomponents.batch import TICKS, Exact
+from mmcomponents.nn.autocast import without_autocast
 
 
 @lru_cache(maxsize=256)
@@ -44,7 +45,7 @@ def tables(ticks: Tensor, freqs: Tensor) -> Exact:
         Cosine and sine, fp32 `[T, head_dim]` each.
     """
     # Without autocast, which would compute the product in half precision: bf16 rounds integers above 256.
-    with torch.autocast(ticks.device.type, enabled=False):
+    with without_autocast(ticks.device.type):
         whole = ticks.div(TICKS, rounding_mode="floor").float()[:, None]
         fraction = (ticks % TICKS).float()[:, None] / TICKS
         angles = whole * freqs + fraction * freqs

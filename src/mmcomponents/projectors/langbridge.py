@@ -18,6 +18,7 @@ from torch.nn.functional import gelu
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.limits import MAX_ROWS, check_sizes
+from mmcomponents.nn.autocast import without_autocast
 from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.recompute import recomputed_input
 from mmcomponents.projectors.base import Projector, num_addressed, one_map
@@ -108,7 +109,7 @@ class LiveLangBridge(Projector):
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
         coefficients, rows = self.coefficients(features.primary.tokens), self.rows(embedding_weight)
-        with torch.autocast(coefficients.device.type, enabled=False):
+        with without_autocast(coefficients.device.type):
             wide = torch.promote_types(coefficients.dtype, torch.float32)
             return (coefficients.to(wide) @ rows.to(wide)).to(coefficients.dtype)
 
