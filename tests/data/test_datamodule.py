@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ from torch import Tensor, nn
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.chat.special_tokens import TemplateError
+from mmcomponents.data.chat.tokenizer import vocabulary_fingerprint
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.loading.progress import PackProgress
 from mmcomponents.data.media.frames import DrawnFrames
 from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.data.model_check import check_parts
 from mmcomponents.data.packing.pack_plan import Budgets
 
 from .conftest import png, record
@@ -373,6 +376,22 @@ def test_a_model_that_does_not_fit_is_refused(handwriting: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=message):
             data.check_model(**{**fits, **change})
+
+
+def test_parts_with_files_and_for_tokenizers_are_checked(handwriting: Path, tmp_path: Path) -> None:
+    data, path = module_of(handwriting), tmp_path / "words"
+    part = SimpleNamespace(files=("words",), words=str(path), tokenizer_fingerprint="abc")
+    check_parts({"projector": part, "plain": object()}, None)
+    with pytest.raises(ValueError, match=r"projector \(SimpleNamespace\) reads words: there is no file .*words"):
+        check_parts({"projector": part}, data)
+    path.touch()
+    found = vocabulary_fingerprint(data.tokenizer)
+    with pytest.raises(
+        ValueError, match=rf"the fingerprint abc \(.*words\), and the tokenizer of the data has {found}"
+    ):
+        check_parts({"projector": part}, data)
+    part.tokenizer_fingerprint = found
+    check_parts({"projector": part}, data)
 
 
 def test_a_tokenizer_that_lacks_the_template_is_refused(handwriting: Path, tmp_path: Path) -> None:
