@@ -14,7 +14,7 @@ TEXTS = ["the cat sat on the mat", "the dog sat", "a mat of the cat"] * 4
 
 @pytest.fixture(scope="module")
 def two() -> dict[str, PreTrainedTokenizerFast]:
-    return {"one": train_tokenizer(TEXTS, 340), "other": train_tokenizer([t + "! naïve dogs" for t in TEXTS], 340)}
+    return {"one": train_tokenizer(TEXTS, 340), "other": train_tokenizer([t.replace("mat", "log") + "! naïve" for t in TEXTS], 340)}
 
 
 def test_words_are_what_tokens_add_to_a_text(two: dict[str, PreTrainedTokenizerFast]) -> None:
@@ -40,7 +40,7 @@ def test_the_most_frequent_words_come_first_with_the_ids_of_each(two: dict[str, 
 
 
 def test_a_word_of_one_tokenizer_is_not_shared(two: dict[str, PreTrainedTokenizerFast]) -> None:
-    only = word_ids(two["other"]).keys() - word_ids(two["one"]).keys()
+    only = word_ids(two["one"]).keys() - word_ids(two["other"]).keys()
     assert only
     everything = len(word_ids(two["one"]).keys() & word_ids(two["other"]).keys())
     assert not only & {word.text for word in shared_words(two, TEXTS, everything)}
