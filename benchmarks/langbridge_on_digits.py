@@ -55,9 +55,9 @@ from mmcomponents.vision import InternViT
 OUT = Path(__file__).parent / "results" / "langbridge_on_digits.json"
 SIDE, TOKENS = 28, 4
 NUM_WORDS, WIDTH, HIDDEN = 96, 128, 192
-BATCH, TEST = 64, 300
+BATCH, TEST = 64, 200
 TEXT_STEPS, IMAGE_STEPS = 300, 400
-STEPS, SMALL_BATCH, RATE = 40, 16, 1e-3
+STEPS, SMALL_BATCH, RATE = 30, 16, 1e-3
 BEFORE, AFTER = "The picture shows", ". Which digit is it? It is"
 DIGITS = (" zero", " one", " two", " three", " four", " five", " six", " seven", " eight", " nine")
 FILLERS = tuple(
@@ -201,7 +201,7 @@ def train(model: MultimodalModel, own: list[nn.Parameter], batches: Any, steps: 
         parameter.requires_grad_(True)
     objective = NextToken(weighting="token")
     optimizer = torch.optim.AdamW(own, lr=lr, weight_decay=0.05, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 2), pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=max(steps, 20), pct_start=0.1)
     model.train()
     for step in range(steps):
         batch = batches(step)
@@ -285,7 +285,7 @@ class Small:
         self.model.init_weights(seed)
         self.model.load_state_dict(text_model.state_dict(), strict=False)
         own = [*self.model.vision.parameters(), *self.model.projector.parameters()]
-        train(self.model, own, lambda n: self.scans.batch(self.asked, n, BATCH)[0], IMAGE_STEPS, 2e-3)
+        train(self.model, own, lambda n: self.scans.batch(self.asked, n, BATCH)[0], IMAGE_STEPS, 5e-4)
 
     def _texts(self, seed: int) -> Any:
         return lambda step: join(*[self.asked.text(np.random.default_rng((seed, 8, step, n))) for n in range(BATCH)])

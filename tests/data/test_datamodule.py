@@ -386,9 +386,7 @@ def test_parts_with_files_and_for_tokenizers_are_checked(handwriting: Path, tmp_
         check_parts({"projector": part}, data)
     path.touch()
     found = vocabulary_fingerprint(data.tokenizer)
-    with pytest.raises(
-        ValueError, match=rf"fingerprint abc \(.*words\), and the tokenizer of the data has {found}"
-    ):
+    with pytest.raises(ValueError, match=rf"fingerprint abc \(.*words\), and the tokenizer of the data has {found}"):
         check_parts({"projector": part}, data)
     part.tokenizer_fingerprint = found
     check_parts({"projector": part}, data)

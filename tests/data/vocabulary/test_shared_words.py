@@ -14,7 +14,10 @@ TEXTS = ["the cat sat on the mat", "the dog sat", "a mat of the cat"] * 4
 
 @pytest.fixture(scope="module")
 def two() -> dict[str, PreTrainedTokenizerFast]:
-    return {"one": train_tokenizer(TEXTS, 340), "other": train_tokenizer([t.replace("mat", "log") + "! naïve" for t in TEXTS], 340)}
+    return {
+        "one": train_tokenizer(TEXTS, 340),
+        "other": train_tokenizer([t.replace("mat", "log") + "! naïve" for t in TEXTS], 340),
+    }
 
 
 def test_words_are_what_tokens_add_to_a_text(two: dict[str, PreTrainedTokenizerFast]) -> None:
