@@ -11,7 +11,7 @@ from torch import nn
 import tiny
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
-from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.embedders import HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
 from mmcomponents.fusers import DetectionMerge, Fuser, GatedMerge, MMFuser
 from mmcomponents.generation import Autoregressive
@@ -23,7 +23,7 @@ from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjecto
 from mmcomponents.testing import NeutralStart, preference_packs, step_packs
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.sample_packs import VERDICTS
-from mmcomponents.vision import PIIP, TransformersConvNet, TransformersVision
+from mmcomponents.vision import PIIP, PatchStem, TransformersConvNet, TransformersVision
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -74,6 +74,11 @@ class GatedFuser(Fuser):
         return VisualFeatures([FeatureMap(deep + self.gate * self.linear(shallow), features.primary.hw)])
 
 
+def deepen(part: Any) -> None:
+    """Gives a holistic embedder without layers those of another one."""
+    part.layers, part.num_layers = HOLISTIC(tiny.VOCAB, tiny.WIDTH).layers, 2
+
+
 def case(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
     return {"slot": slot, "factory": factory, **arguments}
 
@@ -100,6 +105,13 @@ CONVNEXT: dict[str, Any] = {
 }  # fmt: skip
 CONVNET = partial(TransformersConvNet, CONVNEXT)
 
+STEM = partial(PatchStem, tiny.VISION, tiny.TILE, tiny.PATCH)
+STEM_OF_WIDTH = partial(PatchStem, tiny.WIDTH, tiny.TILE, tiny.PATCH)
+HOLISTIC = partial(HolisticEmbedder, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48)
+PATCH_HOLISTIC = partial(
+    PatchHolisticEmbedder, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48, grid=(4, 4)
+)
+
 NO_POSITION = {"position": None}
 V2PE_AS_ROPE = NeutralStart(RoPE, lambda part: setattr(part, "delta_log2", 2), partial(V2PE, delta=1.0))
 NTK_AS_ROPE = NeutralStart(
@@ -108,6 +120,7 @@ NTK_AS_ROPE = NeutralStart(
 
 PARTS: dict[str, dict[str, Any]] = {
     "InternViT": case("vision", tiny.vision_factory()),
+    "PatchStem": case("vision", STEM),
     "InternViT with RMSNorm and q/k norm": variant(
         "vision", tiny.vision_factory(norm="rms_norm", qkv_bias=False, qk_norm=True)
     ),
@@ -171,6 +184,18 @@ PARTS: dict[str, dict[str, Any]] = {
     "LlavaProjector": case("projector", LlavaProjector),
     "TwoMap": case("projector", partial(TwoMap, num_groups=4), neighbours={"vision": PYRAMID, "merger": None}),
     "TokenEmbedder": case("embedder", TokenEmbedder),
+    "HolisticEmbedder": case(
+        "embedder",
+        HOLISTIC,
+        neutral=NeutralStart(TokenEmbedder, deepen, partial(HOLISTIC, num_layers=0)),
+        neighbours={"vision": STEM, "projector": LlavaProjector},
+    ),
+    "HolisticEmbedder with RoPE": variant("embedder", HOLISTIC, neighbours={"position": RoPE}),
+    "PatchHolisticEmbedder": case("embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None}),
+    "PatchHolisticEmbedder with RoPE": variant(
+        "embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None, "position": RoPE}
+    ),
+    "PatchHolisticEmbedder after a projector": variant("embedder", PATCH_HOLISTIC),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
     "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
