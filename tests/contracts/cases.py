@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
+import tempfile
+from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +19,13 @@ from mmcomponents.fusers import DetectionMerge, Fuser, GatedMerge, MMFuser
 from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
-from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
+from mmcomponents.objectives import MPO, Distillation, FrozenReference, NextToken, ProcessReward
 from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
 from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector, TwoMap
-from mmcomponents.testing import NeutralStart, preference_packs, step_packs
+from mmcomponents.testing import NeutralStart, preference_packs, small_model, small_parts, step_packs, text_packs
+from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
+from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.testing.sample_packs import VERDICTS
 from mmcomponents.vision import PIIP, PatchStem, TransformersConvNet, TransformersVision
 
@@ -111,6 +115,16 @@ HOLISTIC = partial(HolisticEmbedder, num_layers=2, num_heads=4, num_kv_heads=2, 
 PATCH_HOLISTIC = partial(
     PatchHolisticEmbedder, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48, grid=(4, 4)
 )
+
+_FOLDERS = tempfile.TemporaryDirectory()  # deleted when the process ends
+
+
+@cache
+def teacher() -> str:
+    """Returns the folder of a model with other sizes of encoder and projector."""
+    parts = small_parts(vision=tiny.vision_factory(num_layers=3), projector=LlavaProjector)
+    return str(write_folder(Case("vision", None, parts, text_packs), small_model(seed=4, **parts), Path(_FOLDERS.name)))
+
 
 NO_POSITION = {"position": None}
 V2PE_AS_ROPE = NeutralStart(RoPE, lambda part: setattr(part, "delta_log2", 2), partial(V2PE, delta=1.0))
@@ -245,6 +259,14 @@ PARTS: dict[str, dict[str, Any]] = {
         ProcessReward,
         packs=step_packs,
         neighbours={"heads": {"lm": partial(Verbalizer, token_ids=VERDICTS, tied=True)}},
+    ),
+    "Distillation": case(
+        "objective", partial(Distillation, teacher()), neighbours={"vision": STEM_OF_WIDTH, "embedder": HOLISTIC}
+    ),
+    "Distillation of an embedder of patches": variant(
+        "objective",
+        partial(Distillation, teacher()),
+        neighbours={"vision": STEM_OF_WIDTH, "projector": None, "embedder": PATCH_HOLISTIC},
     ),
     "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),
     "Autoregressive at temperature 1": case(

@@ -36,8 +36,8 @@ class KVCache:
     """Keys and values of S segments, in one block `[S, Hkv, capacity, D]` each per layer.
 
     The model calls `begin` before the layers and `commit` after them; each layer extends its own block, identified by
-    any string. A second stack of layers, such as that of an embedder, gets a `view`; if its sequence has another length,
-    an `inner` cache.
+    any string. A second stack of layers, such as that of an embedder, gets a `view`, or an `inner` cache for a sequence
+    of another length.
     """
 
     def __init__(self) -> None:
