@@ -80,8 +80,11 @@ class Images:
         self.style = SceneStyle(side, digit, (1.0,), (1.0, 0.0, 0.0))
         self.side, self.stripes, self.noise, self.seed, self.tokens = side, stripes, noise, seed, tokens
 
-    def batch(self, question: int, number: int, *, test: bool = False, size: int = BATCH) -> tuple[PackedBatch, Tensor]:
-        """Returns a pack of a question about each of `size` images, and the right answers."""
+    def batch(
+        self, question: int, number: int, *, test: bool = False, size: int | None = None
+    ) -> tuple[PackedBatch, Tensor]:
+        """Returns a pack of a question about each of `size` images (default: `BATCH`), and the right answers."""
+        size = BATCH if size is None else size
         generator = np.random.default_rng((self.seed, int(test), question, number))
         allowed = self.test if test else self.train
         pixels, answers = [], []

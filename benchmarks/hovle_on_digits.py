@@ -1,4 +1,4 @@
-"""HoVLE's distillation on real handwriting, and what it is worth for the next stage, on one CPU core.
+"""HoVLE's distillation on real handwriting, and what it is worth for the next stage, on two CPU cores.
 
     python benchmarks/hovle_on_digits.py [--seeds 0 1 2] [--forms pre post] [--steps 800] [--aligned 100] [--out FILE]
 
@@ -148,7 +148,6 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--aligned", type=int, default=100, help="steps of next-token prediction")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
-    torch.set_num_threads(1)
     results: dict[str, Result] = json.loads(options.out.read_text()) if options.out.exists() else {}
     keys = {(f, s): f"{f}/{s}/{options.steps}+{options.aligned}" for s in options.seeds for f in options.forms}
     for (form, seed), key in keys.items():

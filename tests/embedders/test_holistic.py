@@ -9,9 +9,10 @@ import pytest
 import torch
 
 import tiny
-from contracts.cases import HOLISTIC, PATCH_HOLISTIC, STEM, STEM_OF_WIDTH
+from contracts.cases import HOLISTIC, PATCH_HOLISTIC, STEM, STEM_OF_WIDTH, teacher
 from contracts.pair import make_task, micro_batches, train
 from mmcomponents.batch import FeatureMap, VisualFeatures
+from mmcomponents.checkpoints import load
 from mmcomponents.component import WiringError
 from mmcomponents.embedders import HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
 from mmcomponents.mergers import PixelUnshuffle
@@ -167,6 +168,15 @@ def test_alignment_trains_the_embedding_and_leaves_the_language_model_alone(form
     for name, value in found["weights"].items():
         name = name.removeprefix("model.")
         assert torch.equal(value, start[name]) == name.startswith(("backbone.", "heads.", "vision.class_")), name
+
+
+def test_the_embedding_weight_of_a_language_model_is_a_start() -> None:
+    source = load(teacher())
+    task = make_task(**FORMS["pre"], weights={name: teacher() for name in ("embedder", "backbone", "heads")})
+    task.configure_model()
+    assert torch.equal(task.model.embedder.embedding_weight(), source.embedder.embedding_weight())
+    name = "layers.0.mlp.down_proj.weight"
+    assert torch.equal(task.model.backbone.get_parameter(name), source.backbone.get_parameter(name))
 
 
 def test_what_does_not_fit_is_refused_in_one_line_with_both_parts_and_numbers() -> None:
