@@ -80,8 +80,11 @@ class Images:
         self.style = SceneStyle(side, digit, (1.0,), (1.0, 0.0, 0.0))
         self.side, self.stripes, self.noise, self.seed, self.tokens = side, stripes, noise, seed, tokens
 
-    def batch(self, question: int, number: int, *, test: bool = False, size: int = BATCH) -> tuple[PackedBatch, Tensor]:
-        """Returns a pack of a question about each of `size` images, and the right answers."""
+    def batch(
+        self, question: int, number: int, *, test: bool = False, size: int | None = None
+    ) -> tuple[PackedBatch, Tensor]:
+        """Returns a pack of a question about each of `size` images (default: `BATCH`), and the right answers."""
+        size = BATCH if size is None else size
         generator = np.random.default_rng((self.seed, int(test), question, number))
         allowed = self.test if test else self.train
         pixels, answers = [], []
@@ -105,7 +108,7 @@ class Images:
         return made, right
 
 
-def composed(seed: int, **changes: Any) -> MultimodalModel:
+def composed(seed: int, vocab_size: int = VOCAB_SIZE, **changes: Any) -> MultimodalModel:
     """Returns a small InternVL3 with random weights."""
     parts: dict[str, Any] = {
         "vision": encoder(96, 28),
@@ -116,7 +119,7 @@ def composed(seed: int, **changes: Any) -> MultimodalModel:
         "backbone": partial(DecoderLM, 96, 2, 4, 256, num_kv_heads=2),
         "heads": {"lm": LMHead},
     }
-    model = Factories(**parts | changes).build(VOCAB_SIZE, IMAGE_TOKEN)
+    model = Factories(**parts | changes).build(vocab_size, IMAGE_TOKEN)
     model.init_weights(seed)
     return model
 
@@ -285,19 +288,31 @@ def main(argv: list[str] | None = None) -> int:
                 )
                 sys.stdout.flush()
         for one, two in PAIRS[name]:
-            _compare(results, name, one, two, options.seeds, steps)
+            rights = [
+                "".join(results[f"{name}/{a}/{seed}/{steps}"]["right"] for seed in options.seeds) for a in (one, two)
+            ]
+            sys.stdout.write(f"{name}: {compare(one, rights[0], two, rights[1])}\n")
     return 0
 
 
-def _compare(results: dict[str, Result], name: str, one: str, two: str, seeds: list[int], steps: str) -> None:
-    texts = ["".join(results[f"{name}/{arm}/{seed}/{steps}"]["right"] for seed in seeds) for arm in (one, two)]
-    first = sum(a > b for a, b in zip(*texts, strict=True))
-    second = sum(a < b for a, b in zip(*texts, strict=True))
-    value = binomtest(first, first + second).pvalue if first + second else 1.0
-    shares = [text.count("1") / len(text) for text in texts]
-    sys.stdout.write(
-        f"{name}: {one} {shares[0]:.1%}, {two} {shares[1]:.1%} of {len(texts[0])}; only one is right in {first} and"
-        f" {second}, McNemar's exact p = {value:.1e}\n"
+def compare(one: str, first: str, two: str, second: str) -> str:
+    """Returns a line with the shares of right answers of two arms to the same questions, and McNemar's exact test.
+
+    Args:
+        one: Name of an arm.
+        first: Its answers, 1 where right and 0 elsewhere.
+        two: Name of the other arm.
+        second: Its answers.
+    """
+    only = (
+        sum(a > b for a, b in zip(first, second, strict=True)),
+        sum(a < b for a, b in zip(first, second, strict=True)),
+    )
+    value = binomtest(only[0], sum(only)).pvalue if sum(only) else 1.0
+    shares = [text.count("1") / len(text) for text in (first, second)]
+    return (
+        f"{one} {shares[0]:.1%}, {two} {shares[1]:.1%} of {len(first)}; only one is right in {only[0]} and {only[1]},"
+        f" McNemar's exact p = {value:.1e}"
     )
 
 

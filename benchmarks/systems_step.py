@@ -52,7 +52,7 @@ class Trained:
 
 def main(names: list[str]) -> int:
     """Prints a line for each recipe."""
-    chosen = names or [name for name in shipped() if name.endswith("/tiny")]
+    chosen = names or [name for name in shipped() if name.endswith(("/tiny", "/tiny-post"))]
     base = Trained(BASE)
     for name in chosen:
         other, ratios = Trained(name), []

@@ -10,12 +10,14 @@ import torch
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe import load, shipped
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+from mmcomponents.objectives import Distillation, NextToken
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.memory.device_memory import slot_weights
 from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.slots import freeze, param_groups
 
-SYSTEMS = ("langbridge", "mmfuser", "piip")
+LANGUAGE = {"backbone", "head"}
+SYSTEMS = ("hovle", "langbridge", "mmfuser", "piip")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -103,3 +105,33 @@ def test_langbridge_over_clip_and_qwen2_has_the_published_sizes() -> None:
     plain, bridged = counts("internvl3/8b"), counts("langbridge/internvl3-8b")
     assert bridged.pop("projector") == 145_519_360
     assert bridged == {slot: count for slot, count in plain.items() if slot != "projector"}
+
+
+def test_hovle_has_its_published_size() -> None:
+    """The released folder also has the embedding weight of the language model, which the forward pass does not use."""
+    found = counts("hovle/2b")
+    table = 92_553 * 2048
+    assert sum(found.values()) + table == 2_606_327_808
+    layer = 2048 * (16 + 2 * 8) * 128 + 2048 * 2048 + 3 * 2048 * 8192 + 2 * 2048
+    assert {slot: count for slot, count in found.items() if count} == {
+        "vision": (3 * 14 * 14 + 1) * 2048 + 1025 * 2048 + 2048,
+        "projector": (4 * 2048 + 1) * 2048 + (2048 + 1) * 2048,
+        "embedder": table + 8 * layer,
+        "backbone": 24 * layer + 2048,
+        "head": table,
+    }
+    assert sum(counts("hovle/2b-post").values()) == sum(found.values())  # the contraction takes the projector's place
+    for name in ("hovle/2b", "hovle/2b-post"):
+        model = built(name)[1]
+        assert model.tokens_per_tile == 256
+        assert model.embedder.head_dim == model.backbone.head_dim == 128
+
+
+def test_each_stage_of_hovle_trains_what_the_paper_trains() -> None:
+    holistic = {"vision", "projector", "embedder"}
+    for stage, trained in (("distillation", holistic), ("alignment", holistic), ("finetune", holistic | LANGUAGE)):
+        task, model = built(f"hovle/2b-{stage}")
+        assert {slot for slot, (_, own) in slot_weights(model).items() if own} == trained
+        assert type(task.make_objective()) is (Distillation if stage == "distillation" else NextToken)
+    slots = {group["name"].partition("/")[0] for group in param_groups(model, task.slots)}
+    assert slots == holistic | {"backbone", "heads.lm"}

@@ -9,9 +9,9 @@ from torch import nn
 
 import tiny
 from mmcomponents.backbones import DecoderLM
-from mmcomponents.backbones.decoder_lm import DecoderLayer
 from mmcomponents.batch import Exact, TokenType
 from mmcomponents.generation.past import Past
+from mmcomponents.nn.decoder_layer import DecoderLayer
 from mmcomponents.nn.mlp import SwiGLU
 from mmcomponents.nn.runtime import Runtime
 from mmcomponents.positions import RoPE

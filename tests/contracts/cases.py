@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import tempfile
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ from torch import nn
 import tiny
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
-from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.embedders import HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
 from mmcomponents.fusers import DetectionMerge, Fuser, GatedMerge, MMFuser
 from mmcomponents.generation import Autoregressive
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
-from mmcomponents.objectives import MPO, FrozenReference, NextToken, ProcessReward
+from mmcomponents.objectives import MPO, Distillation, FrozenReference, NextToken, ProcessReward
 from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
 from mmcomponents.projectors import (
     LangBridge,
@@ -32,10 +32,12 @@ from mmcomponents.projectors import (
     TwoMap,
 )
 from mmcomponents.shared_vocabulary import SharedVocabulary
-from mmcomponents.testing import NeutralStart, preference_packs, step_packs
+from mmcomponents.testing import NeutralStart, preference_packs, small_model, small_parts, step_packs, text_packs
+from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
+from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.testing.sample_packs import VERDICTS
-from mmcomponents.vision import PIIP, TransformersConvNet, TransformersVision
+from mmcomponents.vision import PIIP, PatchStem, TransformersConvNet, TransformersVision
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -86,6 +88,11 @@ class GatedFuser(Fuser):
         return VisualFeatures([FeatureMap(deep + self.gate * self.linear(shallow), features.primary.hw)])
 
 
+def deepen(part: Any) -> None:
+    """Gives a holistic embedder without layers those of another one."""
+    part.layers, part.num_layers = HOLISTIC(tiny.VOCAB, tiny.WIDTH).layers, 2
+
+
 def case(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
     return {"slot": slot, "factory": factory, **arguments}
 
@@ -126,6 +133,23 @@ CONVNEXT: dict[str, Any] = {
 }  # fmt: skip
 CONVNET = partial(TransformersConvNet, CONVNEXT)
 
+STEM = partial(PatchStem, tiny.VISION, tiny.TILE, tiny.PATCH)
+STEM_OF_WIDTH = partial(PatchStem, tiny.WIDTH, tiny.TILE, tiny.PATCH)
+HOLISTIC = partial(HolisticEmbedder, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48)
+PATCH_HOLISTIC = partial(
+    PatchHolisticEmbedder, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=48, grid=(4, 4)
+)
+
+_FOLDERS = tempfile.TemporaryDirectory()  # deleted when the process ends
+
+
+@cache
+def teacher() -> str:
+    """Returns the folder of a model with other sizes of encoder and projector."""
+    parts = small_parts(vision=tiny.vision_factory(num_layers=3), projector=LlavaProjector)
+    return str(write_folder(Case("vision", None, parts, text_packs), small_model(seed=4, **parts), Path(_FOLDERS.name)))
+
+
 NO_POSITION = {"position": None}
 V2PE_AS_ROPE = NeutralStart(RoPE, lambda part: setattr(part, "delta_log2", 2), partial(V2PE, delta=1.0))
 NTK_AS_ROPE = NeutralStart(
@@ -134,6 +158,7 @@ NTK_AS_ROPE = NeutralStart(
 
 PARTS: dict[str, dict[str, Any]] = {
     "InternViT": case("vision", tiny.vision_factory()),
+    "PatchStem": case("vision", STEM),
     "InternViT with RMSNorm and q/k norm": variant(
         "vision", tiny.vision_factory(norm="rms_norm", qkv_bias=False, qk_norm=True)
     ),
@@ -200,6 +225,18 @@ PARTS: dict[str, dict[str, Any]] = {
     "LiveLangBridge": case("projector", partial(LiveLangBridge, **WORDS)),
     "SoftmaxLangBridge": variant("projector", partial(SoftmaxLangBridge, **WORDS)),
     "TokenEmbedder": case("embedder", TokenEmbedder),
+    "HolisticEmbedder": case(
+        "embedder",
+        HOLISTIC,
+        neutral=NeutralStart(TokenEmbedder, deepen, partial(HOLISTIC, num_layers=0)),
+        neighbours={"vision": STEM, "projector": LlavaProjector},
+    ),
+    "HolisticEmbedder with RoPE": variant("embedder", HOLISTIC, neighbours={"position": RoPE}),
+    "PatchHolisticEmbedder": case("embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None}),
+    "PatchHolisticEmbedder with RoPE": variant(
+        "embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None, "position": RoPE}
+    ),
+    "PatchHolisticEmbedder after a projector": variant("embedder", PATCH_HOLISTIC),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
     "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
@@ -249,6 +286,14 @@ PARTS: dict[str, dict[str, Any]] = {
         ProcessReward,
         packs=step_packs,
         neighbours={"heads": {"lm": partial(Verbalizer, token_ids=VERDICTS, tied=True)}},
+    ),
+    "Distillation": case(
+        "objective", partial(Distillation, teacher()), neighbours={"vision": STEM_OF_WIDTH, "embedder": HOLISTIC}
+    ),
+    "Distillation of an embedder of patches": variant(
+        "objective",
+        partial(Distillation, teacher()),
+        neighbours={"vision": STEM_OF_WIDTH, "projector": None, "embedder": PATCH_HOLISTIC},
     ),
     "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),
     "Autoregressive at temperature 1": case(

@@ -82,3 +82,27 @@ def test_a_view_has_layers_of_its_own_at_the_same_positions() -> None:
     assert view.next_lengths == [4, 3]
     k, _ = view.extend("layer", one[:2], one[:2])
     assert torch.equal(k[0, :, :4], torch.cat((two[:3], one[:1])).transpose(0, 1))
+
+
+def test_an_inner_cache_counts_positions_of_its_own() -> None:
+    cache = KVCache()
+    cache.begin(layout(3, 2))
+    inner = cache.inner("embedder")
+    inner.begin(layout(9, 2))
+    first = torch.randn(11, 2, 4)
+    inner.extend("layer", first, first)
+    inner.keep_ticks(torch.tensor([8, 1]))
+    assert (inner.last_ticks, inner.is_empty) == (None, True)  # until the model has run
+    cache.commit()
+    assert (cache.lengths, inner.lengths, inner.last_ticks.tolist()) == ([3, 2], [9, 2], [8, 1])
+    assert cache.inner("embedder") is inner
+    assert KVCache().view("other.").inner("embedder") is not inner
+    fork = cache.fork()
+    fork.select([1])
+    other = fork.inner("embedder")
+    assert (fork.lengths, other.lengths, other.last_ticks.tolist()) == ([2], [2], [1])
+    other.begin(layout(1))
+    k, _ = other.extend("layer", torch.ones(1, 2, 4), torch.ones(1, 2, 4))
+    fork.commit()
+    assert torch.equal(k[0, :, :3], torch.cat((first[9:], torch.ones(1, 2, 4))).transpose(0, 1))
+    assert (cache.lengths, inner.lengths, inner.last_ticks.tolist()) == ([3, 2], [9, 2], [8, 1])

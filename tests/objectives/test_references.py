@@ -115,7 +115,7 @@ def test_a_frozen_copy_equals_stored_values(tmp_path) -> None:
 def test_the_copy_is_in_no_state_and_in_evaluation_mode(tmp_path) -> None:
     task = mpo(FrozenReference, vision=partial(tiny.vision, drop_path=0.5))
     fit(task, PACKS, tmp_path)
-    copy = task.objective.reference._model
+    copy = task.objective.reference._copy._model
     assert copy is not task.model
     task.train()
     assert not any(module.training for module in copy.modules())
@@ -133,7 +133,7 @@ def test_the_copy_is_in_no_state_and_in_evaluation_mode(tmp_path) -> None:
 def test_the_copy_has_the_type_of_the_policy(tmp_path) -> None:
     task = mpo(FrozenReference)
     steps, _ = fit(task, PACKS, tmp_path, precision="bf16-true")
-    assert {p.dtype for p in task.objective.reference._model.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in task.objective.reference._copy._model.parameters()} == {torch.bfloat16}
     assert steps[0]["dpo"] == pytest.approx(0.6931, abs=1e-4)
     built = make_task()
     built.configure_model()
@@ -297,6 +297,6 @@ def test_validation_does_not_depend_on_the_packs(tmp_path) -> None:
 def test_a_model_that_is_not_trained_gets_no_copy(tmp_path) -> None:
     task = mpo(FrozenReference)
     task.configure_model()
-    assert task.objective.reference._model is None
+    assert task.objective.reference._copy._model is None
     with pytest.raises(WiringError, match="has no model yet"):
         task.objective(task.model, PACKS[0], task.counts(PACKS[0]))

@@ -2,119 +2,15 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import Exact, Layout, PackedBatch
-from mmcomponents.limits import MAX_LAYERS, check_choices, check_numbers, check_sizes
-from mmcomponents.nn.attention import Segments, attention, cached_attention
+from mmcomponents.limits import MAX_LAYERS, check_sizes
 from mmcomponents.nn.attention.packed import Backend
 from mmcomponents.nn.cache import KVCache
-from mmcomponents.nn.linear import Linear
-from mmcomponents.nn.mlp import SwiGLU
-from mmcomponents.nn.nf4_linear import linear_weights
+from mmcomponents.nn.decoder_layer import DecoderLayer, decoder_layers, layers_flops, run_layers
 from mmcomponents.nn.norm import RMSNorm
-from mmcomponents.nn.rotary import Rotation
-
-
-class DecoderAttention(nn.Module):
-    """Causal grouped-query attention within segments (GQA, arXiv 2305.13245).
-
-    Args:
-        hidden_size: Width, d.
-        num_heads: Number of query heads.
-        num_kv_heads: Number of key and value heads.
-        head_dim: Width of a head.
-        qkv_bias: Whether q, k and v have biases.
-        qk_norm: Whether there is an RMSNorm over each head of queries and keys, before the rotation.
-        eps: Epsilon of that norm.
-        backend: Attention backend.
-    """
-
-    def __init__(
-        self,
-        hidden_size: int,
-        num_heads: int,
-        num_kv_heads: int,
-        head_dim: int,
-        qkv_bias: bool,
-        qk_norm: bool,
-        eps: float,
-        backend: Backend,
-    ) -> None:
-        super().__init__()
-        self.head_dim = head_dim
-        self.backend: Backend = backend
-        self.q_proj = Linear(hidden_size, num_heads * head_dim, bias=qkv_bias)
-        self.k_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
-        self.v_proj = Linear(hidden_size, num_kv_heads * head_dim, bias=qkv_bias)
-        self.o_proj = Linear(num_heads * head_dim, hidden_size, bias=False)
-        self.q_norm = RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(head_dim, eps=eps) if qk_norm else nn.Identity()
-
-    def forward(
-        self, x: Tensor, segments: Segments, rotate: Rotation | None, cache: KVCache | None, layer: str
-    ) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`."""
-        heads = (-1, self.head_dim)
-        q = self.q_norm(self.q_proj(x).unflatten(-1, heads))
-        k = self.k_norm(self.k_proj(x).unflatten(-1, heads))
-        v = self.v_proj(x).unflatten(-1, heads)
-        if rotate is not None:
-            q, k = rotate(q), rotate(k)
-        if cache is None:
-            out = attention(q, k, v, segments, causal=True, backend=self.backend)
-        else:
-            blocks = cache.extend(layer, k, v)
-            if cache.is_empty:  # a prefill attends only to itself
-                out = attention(q, k, v, segments, causal=True, backend=self.backend)
-            else:
-                out = cached_attention(q, *blocks, segments, cache.next_lengths)
-        mixed: Tensor = self.o_proj(out.flatten(1))
-        return mixed
-
-
-class DecoderLayer(nn.Module):
-    """Pre-norm layer: attention, then a gated feed-forward block.
-
-    Args:
-        attention: Attention of the layer.
-        hidden_size: Width, d.
-        intermediate_size: Inner width of the feed-forward block.
-        eps: Epsilon of both norms.
-    """
-
-    def __init__(self, attention: DecoderAttention, hidden_size: int, intermediate_size: int, eps: float) -> None:
-        super().__init__()
-        self.input_layernorm = RMSNorm(hidden_size, eps=eps)
-        self.self_attn = attention
-        self.post_attention_layernorm = RMSNorm(hidden_size, eps=eps)
-        self.mlp = SwiGLU(hidden_size, intermediate_size)
-
-    def forward(
-        self,
-        x: Tensor,
-        layout: Layout,
-        segments: Segments,
-        rotate: Rotation | None,
-        cache: KVCache | None,
-        layer: str,
-    ) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`.
-
-        Args:
-            x: Positions of the pack.
-            layout: Structure of the pack. This layer does not read it; one that routes by token type does.
-            segments: Boundaries of the pack, built once for all layers.
-            rotate: Rotation of queries and keys; None: without positions.
-            cache: Keys and values of earlier calls.
-            layer: Name of the layer in the cache.
-        """
-        x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
-        out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
-        return out
 
 
 class DecoderLM(Backbone):
@@ -157,47 +53,28 @@ class DecoderLM(Backbone):
         self.num_layers, self.num_heads, self.intermediate_size = num_layers, num_heads, intermediate_size
         self.num_kv_heads = num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         check_sizes(MAX_LAYERS, num_layers=num_layers)
-        check_sizes(hidden_size=hidden_size, intermediate_size=intermediate_size)
-        check_sizes(num_heads=num_heads, num_kv_heads=num_kv_heads, head_dim=1 if head_dim is None else head_dim)
-        check_numbers(eps=eps)
-        check_choices(attention=(attention, Backend))
-        if num_heads % num_kv_heads:
-            raise ValueError(f"num_heads {num_heads} is not a multiple of num_kv_heads {num_kv_heads}")
-        if head_dim is None and hidden_size % num_heads:
-            raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: give head_dim")
+        self.layers = decoder_layers(
+            num_layers,
+            hidden_size,
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            intermediate_size,
+            qkv_bias,
+            qk_norm,
+            eps,
+            attention,
+        )
         self.hidden_size = hidden_size
         self.head_dim = hidden_size // num_heads if head_dim is None else head_dim
-        self.layers = nn.ModuleList(
-            DecoderLayer(
-                DecoderAttention(
-                    hidden_size, num_heads, num_kv_heads, self.head_dim, qkv_bias, qk_norm, eps, backend=attention
-                ),
-                hidden_size,
-                intermediate_size,
-                eps,
-            )
-            for _ in range(num_layers)
-        )
         self.norm = RMSNorm(hidden_size, eps=eps)
         self.init_weights()
 
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
         """Maps `[T, d]` to `[T, d]`."""
-        segments = Segments(layout.cu_seqlens, layout.max_seqlen)
-        rotate = None if rotary is None else Rotation(rotary)
-        for i, layer in enumerate(self.layers):
-            x = layer(x, layout, segments, rotate, cache, "" if cache is None else f"decoder.{i}")
-        out: Tensor = self.norm(x)
+        out: Tensor = self.norm(run_layers(self.layers, x, layout, rotary, cache))
         return out
 
     def flops(self, batch: PackedBatch) -> float:
-        """Counts matrices over all positions, and causal attention as half the square of each segment's length.
-
-        Kernels that compute the full square and mask half of it do more operations than counted.
-        """
-        squares = float(batch.layout.cu_seqlens.diff().double().square().sum())
-        total = 0.0
-        for layer in self.layers:
-            heads_width = cast(DecoderLayer, layer).self_attn.o_proj.in_features
-            total += 2.0 * batch.num_tokens * linear_weights(layer) + 2.0 * squares * heads_width
-        return total
+        """Counts the layers over all positions, see `layers_flops`."""
+        return layers_flops(self.layers, batch.layout.cu_seqlens)

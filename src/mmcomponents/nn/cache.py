@@ -26,13 +26,18 @@ class _State:
     offset: Tensor = field(default_factory=lambda: torch.empty(0))
     extended: set[str] = field(default_factory=set)
     """Layers that were extended in the present call."""
+    last_ticks: Tensor | None = None
+    next_ticks: Tensor | None = None
+    inner: dict[str, KVCache] = field(default_factory=dict)
+    """Caches of other sequences of the same segments, by name."""
 
 
 class KVCache:
     """Keys and values of S segments, in one block `[S, Hkv, capacity, D]` each per layer.
 
     The model calls `begin` before the layers and `commit` after them; each layer extends its own block, identified by
-    any string. A second stack of layers, such as that of an embedder, gets a `view`.
+    any string. A second stack of layers, such as that of an embedder, gets a `view`, or an `inner` cache for a sequence
+    of another length.
     """
 
     def __init__(self) -> None:
@@ -67,6 +72,26 @@ class KVCache:
         made = KVCache()
         made._state, made._prefix = self._state, self._prefix + prefix
         return made
+
+    def inner(self, name: str) -> KVCache:
+        """Returns the cache of another sequence of the same segments, such as one with more positions for an image.
+
+        The stack of layers that it belongs to calls `begin` with the layout of that sequence; it is committed, forked
+        and selected with this cache.
+
+        Args:
+            name: Name of the sequence; the first call with a name makes its cache.
+        """
+        return self._state.inner.setdefault(self._prefix + name, KVCache())
+
+    @property
+    def last_ticks(self) -> Tensor | None:
+        """Position of the last cached token of each segment in ticks, `[S]`, if `keep_ticks` was called."""
+        return self._state.last_ticks
+
+    def keep_ticks(self, ticks: Tensor) -> None:
+        """Keeps the positions `[S]` of the last tokens of the current call, which are those of the cache after it."""
+        self._state.next_ticks = ticks
 
     def begin(self, layout: Layout) -> None:
         """Prepares for the positions of a layout, which follow the cached positions of each segment.
@@ -120,7 +145,9 @@ class KVCache:
 
     def commit(self) -> None:
         """Marks the positions of the current call as cached."""
-        self._state.lengths = self._state.next_lengths
+        self._state.lengths, self._state.last_ticks = self._state.next_lengths, self._state.next_ticks
+        for cache in self._state.inner.values():
+            cache.commit()
 
     def fork(self) -> KVCache:
         """Returns a copy that shares nothing with this cache, so that a prefix can be continued in several ways."""
@@ -133,6 +160,9 @@ class KVCache:
             state.segment.clone(),
             state.offset.clone(),
             set(state.extended),
+            None if state.last_ticks is None else state.last_ticks.clone(),
+            None if state.next_ticks is None else state.next_ticks.clone(),
+            {name: cache.fork() for name, cache in state.inner.items()},
         )
         return copy
 
@@ -141,3 +171,6 @@ class KVCache:
         state = self._state
         state.lengths = [state.lengths[s] for s in segments]
         state.blocks = {name: (k[segments], v[segments]) for name, (k, v) in state.blocks.items()}
+        state.last_ticks = None if state.last_ticks is None else state.last_ticks[segments]
+        for cache in state.inner.values():
+            cache.select(segments)

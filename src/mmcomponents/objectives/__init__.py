@@ -8,6 +8,7 @@ The contract is `Objective` in `base.py`.
 
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.objectives.base import Objective
+from mmcomponents.objectives.distillation import Distillation
 from mmcomponents.objectives.mpo import MPO
 from mmcomponents.objectives.next_token import NextToken
 from mmcomponents.objectives.process_reward import ProcessReward
@@ -17,6 +18,7 @@ from mmcomponents.objectives.weighting import token_weights
 __all__ = [
     "MPO",
     "AdaptersOff",
+    "Distillation",
     "FrozenReference",
     "NextToken",
     "Objective",

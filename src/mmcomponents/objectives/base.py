@@ -75,6 +75,20 @@ class Objective(Component):
     loss_weights: Mapping[str, float] = MappingProxyType({})
     """Weights of the validated parts whose sum is the loss, if they are means over different counts."""
 
+    folders: tuple[str, ...] = ()
+    """Folders of the other models that `prepare` builds, which `check_other` gets before."""
+
+    def check_other(self, model: Composition, other: Composition) -> None:
+        """Checks that a model of `folders` fits the trained one. The default does nothing.
+
+        Args:
+            model: Model to be trained, whose weights may be on the meta device.
+            other: Model of the folder, with its weights on the meta device.
+
+        Raises:
+            WiringError: It does not fit; the message names both and their numbers.
+        """
+
     def prepare(self, model: Model, build: Build) -> None:
         """Prepares for training or validation. The default does nothing.
 

@@ -9,13 +9,13 @@ from typing import Any, ClassVar, Self, cast
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.nn.modes import evaluating
 from mmcomponents.objectives.answers import answer_logps, pairs_of
 from mmcomponents.objectives.base import Build, Model
+from mmcomponents.objectives.frozen_model import FrozenModel
 
 logger = logging.getLogger(__name__)
 
@@ -105,21 +105,16 @@ class FrozenReference(Reference):
     is_model = runs_model = True
 
     def __init__(self) -> None:
-        self._model: Model | None = None
+        self._copy = FrozenModel(type(self).__name__)
 
     def prepare(self, model: Model, build: Build) -> None:
         """Builds the copy once."""
-        if self._model is None:
-            self._model = build()
-            _module(self._model).requires_grad_(False).eval()
+        self._copy.prepare(build)
 
     @torch.no_grad()
     def logps(self, model: Model, batch: PackedBatch, head: str) -> Tensor:
         """Computes the log-probabilities of the copy."""
-        if self._model is None:
-            raise WiringError("FrozenReference has no model yet: call the objective's `prepare` before the first step")
-        _follow(_module(self._model), _module(model))
-        return answer_logps(self._model, batch, head)
+        return answer_logps(self._copy.beside(model), batch, head)
 
 
 class AdaptersOff(Reference):
@@ -179,13 +174,6 @@ class AdaptersOff(Reference):
 def _module(model: Model) -> nn.Module:
     """Returns the model with the type of a module."""
     return cast(nn.Module, model)
-
-
-def _follow(reference: nn.Module, policy: nn.Module) -> None:
-    """Moves an unsharded copy to the device and dtype of the policy; a sharded one is built there."""
-    ours, theirs = next(reference.parameters()), next(policy.parameters())
-    if not isinstance(ours, DTensor) and (ours.device, ours.dtype) != (theirs.device, theirs.dtype):
-        reference.to(theirs.device, theirs.dtype)
 
 
 def _adapter_layers(model: Model) -> Iterator[Any]:

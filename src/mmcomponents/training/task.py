@@ -32,7 +32,6 @@ from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.mergers import Merger
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import NextToken, Objective
-from mmcomponents.objectives.base import check_objective
 from mmcomponents.positions import Position
 from mmcomponents.projectors import Projector
 from mmcomponents.training.adapters import inject_adapters, start_adapters
@@ -40,6 +39,7 @@ from mmcomponents.training.averaging import check_averages, has_average
 from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
 from mmcomponents.training.distributed.sharding import cast_parameters
 from mmcomponents.training.flops import work
+from mmcomponents.training.objective_check import check_with_folders
 from mmcomponents.training.predictions import answer_rows, pair_rows
 from mmcomponents.training.quantization import (
     check_quantization,
@@ -165,7 +165,7 @@ class MultimodalTask(LightningModule):
         if self._trainer is not None:
             sampler.check(model)
             if self._trainer.state.fn in _WITH_LOSS:
-                check_objective(objective, model)
+                check_with_folders(objective, model, self.trust_remote_code)
                 objective.prepare(model, self._another_model)
 
     @property
@@ -285,7 +285,7 @@ class MultimodalTask(LightningModule):
         freeze(model, self.slots)
         prepare_units(model, self.slots)
         quantize_slots(model, self.slots)
-        check_objective(objective, model)
+        check_with_folders(objective, model, self.trust_remote_code)
         check_declared(sampler)
         sampler.check(model)
         check_parts(model.parts(), datamodule)

@@ -117,7 +117,7 @@ class InternViT(BlockEncoder):
         ValueError: A size is out of range or does not fit another, or `norm` is unknown.
     """
 
-    shard_units = (InternViTBlock,)
+    shard_units: tuple[type[nn.Module], ...] = (InternViTBlock,)
     num_prefix = 1
 
     def __init__(
