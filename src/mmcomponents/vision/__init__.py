@@ -8,7 +8,8 @@ The contract is `VisionEncoder` in `base.py`.
 from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.intern_vit import InternViT
 from mmcomponents.vision.piip import PIIP
+from mmcomponents.vision.resnet import ResNet
 from mmcomponents.vision.transformers_convnet import TransformersConvNet
 from mmcomponents.vision.transformers_vision import TransformersVision
 
-__all__ = ["PIIP", "InternViT", "TransformersConvNet", "TransformersVision", "VisionEncoder"]
+__all__ = ["PIIP", "InternViT", "ResNet", "TransformersConvNet", "TransformersVision", "VisionEncoder"]
