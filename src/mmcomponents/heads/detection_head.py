@@ -160,7 +160,7 @@ class DetectionHead(Head):
     def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
         """Returns class logits and boxes of each stage, fp32 `[N, L + 1, Q, num_classes + 4]`; see `detect`."""
         assert state.visual is not None
-        found = self.detect(state.visual)
+        found = self._detect(state.visual, None)  # `detect` would shard the weights again before this method ends
         both = torch.cat((found.logits, found.boxes), dim=-1)
         return both + 0.0 * self.noisy_classes.sum() if torch.is_grad_enabled() else both
 
@@ -175,6 +175,9 @@ class DetectionHead(Head):
             WiringError: There is another number of maps than the head is built for.
             ValueError: An image has fewer places than there are queries.
         """
+        return self._detect(features, denoising)
+
+    def _detect(self, features: VisualFeatures, denoising: Denoising | None) -> Detections:
         layers = self._by_layer(features)
         memories = [_memory(levels) for levels in layers]
         chosen, logits, unbounded = self._proposals(layers[-1], memories[-1])
@@ -195,8 +198,9 @@ class DetectionHead(Head):
             out = self.norm(x)
             stage_logits.append(self.class_maps[number](out).float())
             stage_boxes.append((self.box_maps[number](out).float() + inverse_sigmoid(moving)).sigmoid())
-            moving = (self.box_maps[number](x).float() + inverse_sigmoid(reference)).sigmoid()
-            reference = moving.detach()
+            if number + 1 < self.num_layers:
+                moving = (self.box_maps[number](x).float() + inverse_sigmoid(reference)).sigmoid()
+                reference = moving.detach()
         found = [torch.stack([stage[:, -self.num_queries :] for stage in s], 1) for s in (stage_logits, stage_boxes)]
         noisy = [torch.stack([stage[:, :count] for stage in s[1:]], 1) for s in (stage_logits, stage_boxes)]
         return Detections(found[0], found[1], noisy[0], noisy[1])

@@ -173,7 +173,7 @@ class ResNet(VisionEncoder):
         valid = images.valid_hw
         if valid is None and (below or right):
             valid = torch.tensor([[height, width]], device=pixels.device).expand(len(pixels), 2)
-        x = without_padding(pad(pixels, (0, right, 0, below)), valid)
+        x = without_padding(pad(pixels.to(self.conv1.weight.dtype), (0, right, 0, below)), valid)
         valid = halved(valid)
         x = without_padding(relu(self.bn1(self.conv1(x), valid)), valid)
         valid = halved(valid)

@@ -29,9 +29,9 @@ class ClutterStyle:
     """
 
     side: int = 96
-    digit_size: tuple[int, int] = (9, 22)
+    digit_size: tuple[int, int] = (10, 20)
     counts: tuple[int, int] = (5, 30)
-    overlap: float = 0.25
+    overlap: float = 0.2
     marks: int = 12
 
     def __post_init__(self) -> None:
@@ -107,15 +107,14 @@ def draw_clutter(
 def _free_cell(
     cells: npt.NDArray[np.float32], size: int, style: ClutterStyle, generator: np.random.Generator
 ) -> npt.NDArray[np.float32] | None:
-    for _ in range(_TRIES):
-        left, top = generator.integers(0, style.side - size, 2, endpoint=True)
-        cell = np.array([left, top, left + size, top + size], np.float32)
-        sides = np.minimum(cells[:, 2:], cell[2:]) - np.maximum(cells[:, :2], cell[:2])
-        common = sides.clip(0).prod(1)
-        union = (cells[:, 2:] - cells[:, :2]).prod(1) + size * size - common
-        if (common <= style.overlap * union).all():
-            return cell
-    return None
+    corner = generator.integers(0, style.side - size, (_TRIES, 1, 2), endpoint=True)
+    sides = np.minimum(cells[:, 2:], corner + size) - np.maximum(cells[:, :2], corner)
+    common = sides.clip(0).prod(2)
+    union = (cells[:, 2:] - cells[:, :2]).prod(1) + size * size - common
+    free = np.flatnonzero((common <= style.overlap * union).all(1))
+    if not len(free):
+        return None
+    return np.concatenate((corner[free[0], 0], corner[free[0], 0] + size)).astype(np.float32)
 
 
 def _draw_marks(sheet: Scans, style: ClutterStyle, generator: np.random.Generator) -> None:
