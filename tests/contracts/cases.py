@@ -194,9 +194,7 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours=BEHIND_FUSER,
         packs=image_packs,
     ),
-    "UFIEncoder": case(
-        "fuser", ENCODER, neighbours=BEHIND_FUSER, packs=image_packs
-    ),
+    "UFIEncoder": case("fuser", ENCODER, neighbours=BEHIND_FUSER, packs=image_packs),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
     "MLPProjector": case("projector", MLPProjector),

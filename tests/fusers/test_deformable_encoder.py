@@ -19,7 +19,10 @@ def maps(tiles: int = 2) -> VisualFeatures:
     draw = torch.Generator().manual_seed(3)
     grids = [(8, 6), (4, 3), (2, 2)]
     return VisualFeatures(
-        [FeatureMap(torch.randn(tiles, h * w, c, generator=draw), (h, w)) for (h, w), c in zip(grids, WIDTHS, strict=True)]
+        [
+            FeatureMap(torch.randn(tiles, h * w, c, generator=draw), (h, w))
+            for (h, w), c in zip(grids, WIDTHS, strict=True)
+        ]
     )
 
 
@@ -81,7 +84,10 @@ def test_content_of_the_padding_changes_nothing() -> None:
 def test_flops_are_those_of_the_products() -> None:
     made = encoder()
     given = VisualFeatures(
-        [FeatureMap(torch.randn(2, h * w, c), (h, w)) for (h, w), c in zip([(8, 8), (4, 4), (2, 2)], WIDTHS, strict=True)]
+        [
+            FeatureMap(torch.randn(2, h * w, c), (h, w))
+            for (h, w), c in zip([(8, 8), (4, 4), (2, 2)], WIDTHS, strict=True)
+        ]
     )
     with FlopCounterMode(display=False) as counter:
         made(given)

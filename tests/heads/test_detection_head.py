@@ -179,7 +179,10 @@ def test_boxes_of_a_layer_train_the_one_before() -> None:
 
 def test_sizes() -> None:
     with torch.device("meta"):
-        sizes = {count: sum(p.numel() for p in DetectionHead((256,) * 24, num_inquiries=count).parameters()) for count in (1, 4)}
+        sizes = {
+            count: sum(p.numel() for p in DetectionHead((256,) * 24, num_inquiries=count).parameters())
+            for count in (1, 4)
+        }
         lite = sum(p.numel() for p in LiteDetectionHead((256,) * 24).parameters())
     d, ffn = 256, 2048
     attention = 4 * (d * d + d)

@@ -86,7 +86,9 @@ def test_lite_inquiries_share_their_self_attention() -> None:
                 | {f"self_attention.{name}": v for name, v in made.self_attention.state_dict().items()}
                 | {f"norm1.{name}": v for name, v in made.norm1.state_dict().items()}
             )
-        assert torch.allclose(made(x, positions, boxes, memory, None), full(x, positions, boxes, memory, None), atol=1e-5)
+        assert torch.allclose(
+            made(x, positions, boxes, memory, None), full(x, positions, boxes, memory, None), atol=1e-5
+        )
     assert calls == [1]
     shared = sum(p.numel() for p in [*made.self_attention.parameters(), *made.norm1.parameters()])
     assert sum(p.numel() for p in full.parameters()) - sum(p.numel() for p in made.parameters()) == 2 * shared

@@ -127,7 +127,11 @@ def test_what_it_refuses() -> None:
         objective.counts(replace(given, extras={"boxes": wrong}))
     many = replace(boxes, **{n: getattr(boxes, n).repeat(4) for n in ("label", "tile", "segment")})
     many = replace(many, cxcywh=Exact(boxes.cxcywh.tensor.repeat(4, 1)))
-    with pytest.raises(WiringError, match=r"an image of tiny/0 has 12 boxes, and the head 'detection' has num_queries 10"):
+    with pytest.raises(
+        WiringError, match=r"an image of tiny/0 has 12 boxes, and the head 'detection' has num_queries 10"
+    ):
         objective.counts(replace(given, extras={"boxes": many}))
-    with pytest.raises(WiringError, match="calls detect of the head 'lm', which LMHead does not have: use DetectionHead"):
+    with pytest.raises(
+        WiringError, match="calls detect of the head 'lm', which LMHead does not have: use DetectionHead"
+    ):
         check_objective(SetCriterion(head="lm"), small_model(heads={"lm": LMHead}))

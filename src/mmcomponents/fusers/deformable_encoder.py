@@ -1,8 +1,8 @@
 """Deformable encoder of detection transformers (Zhu et al. 2021, "Deformable DETR", arXiv 2010.04159, section 4).
 
-    maps ── ChannelMapper ──► levels ── layer 1 ── … ── layer L ──► levels
-                                            │               │
-                                            E_1             E_L      (`layers`, which UFIEncoder unifies)
+maps ── ChannelMapper ──► levels ── layer 1 ── … ── layer L ──► levels
+                                        │               │
+                                        E_1             E_L      (`layers`, which UFIEncoder unifies)
 """
 
 from __future__ import annotations
@@ -155,7 +155,10 @@ class DeformableEncoder(Fuser):
         centres = shares[:, :, None] * scale[:, None]
         reach = 1 / torch.tensor(grids, dtype=torch.float32, device=tokens.device).view(1, 1, -1, 2).flip(-1)
         positions = torch.cat(
-            [grid_embedding(c, self.width).to(tokens.dtype) + e for c, e in zip(own, self.level_embedding, strict=True)],
+            [
+                grid_embedding(c, self.width).to(tokens.dtype) + e
+                for c, e in zip(own, self.level_embedding, strict=True)
+            ],
             dim=1,
         )
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -20,6 +21,32 @@ COLUMNS = ("class", "score", "left", "top", "right", "bottom", "tile")
 """Columns of an answer."""
 
 
+@dataclass(frozen=True)
+class FoundBox:
+    """A box that a model found.
+
+    Attributes:
+        label: Number of its class.
+        name: Name of its class.
+        score: Probability of the class.
+        box: Left, top, right and bottom in pixels.
+    """
+
+    label: int
+    name: str
+    score: float
+    box: tuple[float, float, float, float]
+
+    def row(self) -> dict[str, object]:
+        """Returns the box as a JSON value."""
+        return {
+            "label": self.label,
+            "name": self.name,
+            "score": round(self.score, 4),
+            "box": [round(v, 2) for v in self.box],
+        }
+
+
 class TopBoxes(Sampler):
     """Answers with the boxes of highest scores in the tiles of a prompt's images.
 
@@ -30,12 +57,20 @@ class TopBoxes(Sampler):
         num_boxes: Largest number of rows for a tile.
         min_score: Least probability.
         head: Name of the detection head.
+        names: Name of each class, for what is shown. None: their numbers.
     """
 
     answers: ClassVar[AnswerKind] = "values"
 
-    def __init__(self, num_boxes: int = 300, min_score: float = 0.0, head: str = "detection") -> None:
+    def __init__(
+        self,
+        num_boxes: int = 300,
+        min_score: float = 0.0,
+        head: str = "detection",
+        names: list[str] | None = None,
+    ) -> None:
         super().__init__()
+        self.names = names
         check_sizes(MAX_ROWS, num_boxes=num_boxes)
         check_numbers(min_score=min_score)
         self.num_boxes, self.min_score, self.head = num_boxes, min_score, head
@@ -50,6 +85,12 @@ class TopBoxes(Sampler):
             found = ", ".join(model.heads) or "none"
             raise WiringError(f"{type(self).__name__} reads the head {self.head!r} and the model has {found}")
         head = model.heads[self.head]
+        classes = getattr(head, "num_classes", None)
+        if self.names is not None and classes is not None and len(self.names) != classes:
+            raise WiringError(
+                f"{type(self).__name__} has names of {len(self.names)} classes and {type(head).__name__} num_classes"
+                f" {classes}"
+            )
         if not callable(getattr(head, "detect", None)):
             raise WiringError(
                 f"{type(self).__name__} reads boxes from the head {self.head!r}, which {type(head).__name__} does not"
@@ -88,6 +129,22 @@ class TopBoxes(Sampler):
                 " exceed the range of its dtype"
             )
         return answers
+
+    def in_pixels(self, values: Tensor, size: tuple[float, float]) -> list[FoundBox]:
+        """Returns the rows of an answer as boxes in pixels of an image.
+
+        Args:
+            values: Answer of this sampler to a prompt of one image in one tile.
+            size: Width and height of the image.
+        """
+        width, height = size
+        found = []
+        for label, score, left, top, right, bottom, _ in values.tolist():
+            number = int(label)
+            name = str(number) if self.names is None or number >= len(self.names) else self.names[number]
+            box = (left * width, top * height, right * width, bottom * height)
+            found.append(FoundBox(number, name, score, box))
+        return found
 
     def best(self, logits: Tensor, boxes: Tensor, tile: int = 0) -> Tensor:
         """Returns the rows of a tile, highest scores first.

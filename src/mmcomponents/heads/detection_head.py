@@ -1,9 +1,9 @@
 """Detection head with parallel inquiries (MI-DETR, arXiv 2503.01463), on a decoder as DINO's (arXiv 2203.03605).
 
-    levels ── scores, boxes of all places ── best Q ──► reference boxes
-    queries ── layer 1 ── … ── layer L        each layer: M inquiries in parallel, fused by one map that all layers share
-                 │               │            each layer moves the boxes
-               stage 1         stage L        (stage 0: the proposals)
+levels ── scores, boxes of all places ── best Q ──► reference boxes
+queries ── layer 1 ── … ── layer L        each layer: M inquiries in parallel, fused by one map that all layers share
+             │               │            each layer moves the boxes
+           stage 1         stage L        (stage 0: the proposals)
 """
 
 from __future__ import annotations
@@ -108,7 +108,12 @@ class DetectionHead(Head):
             raise ValueError(f"the width {width} must be a multiple of num_heads {num_heads} and of 4")
         self.in_features, self.width = in_features, width
         self.num_classes, self.num_queries, self.num_inquiries = num_classes, num_queries, num_inquiries
-        self.num_layers, self.num_levels, self.num_heads, self.num_points = num_layers, num_levels, num_heads, num_points
+        self.num_layers, self.num_levels, self.num_heads, self.num_points = (
+            num_layers,
+            num_levels,
+            num_heads,
+            num_points,
+        )
         self.intermediate_size = intermediate_size
         self.shard_units = (self.inquiries,)
         self.proposal_map = nn.Linear(width, width)

@@ -110,9 +110,7 @@ class QueryLayer(nn.Module):
         """Returns the queries after deformable attention and feed-forward block."""
         centres = boxes[:, :, None, :2] * memory.share[:, None]
         reach = boxes[:, :, None, 2:] * memory.share[:, None] * (0.5 / self.num_points)
-        found = self.cross_attention.attend(
-            x + positions, centres, reach, memory.maps, memory.grids, memory.inside
-        )
+        found = self.cross_attention.attend(x + positions, centres, reach, memory.maps, memory.grids, memory.inside)
         x = self.norm2(x + found)
         out: Tensor = self.norm3(x + self.fc2(relu(self.fc1(x))))
         return out

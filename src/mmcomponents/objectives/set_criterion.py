@@ -118,9 +118,7 @@ class SetCriterion(Objective):
         noisy = None
         if self.training:
             generators = batch.generators("denoising")
-            noisy = noisy_truth(
-                truth, generators, head.num_classes, self.denoising, self.label_noise, self.box_noise
-            )
+            noisy = noisy_truth(truth, generators, head.num_classes, self.denoising, self.label_noise, self.box_noise)
 
         def read(heads: nn.ModuleDict, state: ModelState) -> Detections:
             assert state.visual is not None

@@ -84,7 +84,9 @@ def records(content: Mapping[str, Any], where: str) -> list[dict[str, Any]]:
         DataError: An entry is malformed, or names an image or a category that does not exist.
     """
     labels = {category: number for number, category in enumerate(sorted(_field(content, "categories", "id", where)))}
-    images = {image["id"]: image for image in _entries(content, "images", ("id", "file_name", "width", "height"), where)}
+    images = {
+        image["id"]: image for image in _entries(content, "images", ("id", "file_name", "width", "height"), where)
+    }
     boxes: dict[Any, list[tuple[list[float], int]]] = defaultdict(list)
     for number, entry in enumerate(
         _entries(content, "annotations", ("image_id", "category_id", "bbox"), where), start=1
@@ -117,7 +119,7 @@ def _content(path: Path) -> dict[str, Any] | None:
         content = parse_json(path.read_text(encoding="utf-8-sig"))
     except (JsonProblem, UnicodeDecodeError):  # reported by the reader of annotation files
         return None
-    return content if isinstance(content, dict) and _KEYS <= content.keys() else None
+    return content if isinstance(content, dict) and content.keys() >= _KEYS else None
 
 
 def _field(content: Mapping[str, Any], key: str, field: str, where: str) -> list[Any]:
