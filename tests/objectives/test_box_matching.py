@@ -32,7 +32,7 @@ def predictions() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_boxes_are_sorted_by_tiles() -> None:
     found = truth()
-    assert found.count == COUNTS
+    assert found.counts == COUNTS
     assert found.segment == [0, -1, 2, 3]
     assert found.box.shape == (4, 6, 4)
     assert found.label[1].tolist() == [0] * 6

@@ -24,7 +24,7 @@ def truth(*counts: int) -> Truth:
 
 def noisy(given: Truth, number: int = 12, label: float = 0.5, box: float = 1.0, seed: int = 0) -> NoisyTruth:
     return noisy_truth(
-        given, [np.random.default_rng((seed, n)) for n in range(len(given.count))], CLASSES, number, label, box
+        given, [np.random.default_rng((seed, n)) for n in range(len(given.counts))], CLASSES, number, label, box
     )
 
 

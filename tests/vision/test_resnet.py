@@ -1,4 +1,4 @@
-"""ResNet: names and shapes of torchvision's weights, maps that do not depend on padding, norms. Contracts: tests/contracts."""
+"""ResNet: names of torchvision's weights, maps that do not depend on padding, norms. Contracts: tests/contracts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_resnet50_has_torchvisions_names_and_size() -> None:
         made = ResNet()
     state = {name: tuple(value.shape) for name, value in made.state_dict().items()}
     assert made.hidden_size == (512, 1024, 2048)
-    # 25,557,032 parameters of torchvision's resnet50 without the classifier, which has 2,049,000; two statistics a norm.
+    # 25,557,032 parameters of torchvision's resnet50 without its classifier, of 2,049,000; two statistics a norm.
     norms = sum(shape[0] for name, shape in state.items() if name.endswith("running_mean"))
     assert sum(torch.Size(shape).numel() for shape in state.values()) == 25_557_032 - 2_049_000 + 2 * norms
     assert norms == 26_560

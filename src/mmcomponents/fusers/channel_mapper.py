@@ -100,7 +100,8 @@ class ChannelMapper(Fuser):
 
 
 def _image(source: FeatureMap) -> Tensor:
-    return source.tokens.transpose(1, 2).unflatten(2, source.hw)
+    image: Tensor = source.tokens.transpose(1, 2).unflatten(2, source.hw)
+    return image
 
 
 def _weights(conv: nn.Module) -> int:

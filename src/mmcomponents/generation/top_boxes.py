@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -109,8 +109,7 @@ class TopBoxes(Sampler):
 
         def read(heads: nn.ModuleDict, state: ModelState) -> Detections:
             assert state.visual is not None
-            found: Detections = heads[self.head].detect(state.visual)
-            return found
+            return cast(Any, heads[self.head]).detect(state.visual)  # type: ignore[no-any-return]
 
         owner = tile_segments(prompts)
         empty = torch.zeros(0, len(COLUMNS))
@@ -170,7 +169,8 @@ def tile_segments(batch: PackedBatch) -> list[int]:
     """Returns the segment of each tile: by the positions of its visual tokens, or by order in packs without tokens.
 
     Raises:
-        WiringError: A pack without tokens has another number of images than segments, or no position points to an image.
+        WiringError: A pack without tokens has another number of images than segments, or no position points to an
+            image.
     """
     if batch.images is None:
         return []
@@ -178,10 +178,10 @@ def tile_segments(batch: PackedBatch) -> list[int]:
     if not batch.num_tokens:
         count = len({*images})
         if count != batch.num_segments:
-            raise WiringError(f"a pack without tokens has {count} images and {batch.num_segments} prompts: one of each")
+            raise WiringError(f"a pack without tokens has {count} images and {batch.num_segments} prompts: one of each is needed")
         return images
     segments = batch.layout.segment_of_token().tolist()
-    owner = {image: segment for image, segment in zip(batch.layout.image_id.tolist(), segments, strict=True)}
+    owner = dict(zip(batch.layout.image_id.tolist(), segments, strict=True))
     missing = [image for image in images if image not in owner]
     if missing:
         raise WiringError(f"no position of the pack points to {len(missing)} of its {len(images)} tiles")

@@ -54,9 +54,9 @@ class SelfAttention(nn.Module):
             sees: bool `[N, Q, Q]`, whether a query sees another one. None: all.
         """
         q, k = self.query_key(x + positions).chunk(2, dim=-1)
-        parts = [t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, self.value(x))]
+        q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, self.value(x)))
         mask = None if sees is None else sees[:, None]
-        found = scaled_dot_product_attention(*parts, attn_mask=mask)
+        found = scaled_dot_product_attention(q, k, v, attn_mask=mask)
         out: Tensor = self.out(found.transpose(1, 2).flatten(2))
         return out
 

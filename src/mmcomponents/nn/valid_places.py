@@ -65,5 +65,5 @@ class MaskedGroupNorm(nn.GroupNorm):
         mean = x.masked_fill(~keep, 0.0).sum((2, 3, 4), keepdim=True) / count
         variance = (x - mean).square().masked_fill(~keep, 0.0).sum((2, 3, 4), keepdim=True) / count
         x = ((x - mean) * (variance + self.eps).rsqrt()).flatten(1, 2).to(image.dtype)
-        weight, bias = (p.view(1, -1, 1, 1) for p in (self.weight, self.bias))
-        return x * weight + bias
+        out: Tensor = x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return out

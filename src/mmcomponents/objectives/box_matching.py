@@ -23,13 +23,13 @@ class Truth(NamedTuple):
     Attributes:
         box: fp32 `[N, n, 4]` centre and size.
         label: `[N, n]`; 0 in the padding.
-        count: Number of boxes of each tile.
+        counts: Number of boxes of each tile.
         segment: Segment of each tile; -1 without boxes.
     """
 
     box: Tensor
     label: Tensor
-    count: list[int]
+    counts: list[int]
     segment: list[int]
 
     @classmethod
@@ -99,7 +99,7 @@ class MatchingCost:
         columns: list[list[np.ndarray]] = [[], [], [], []]
         if truth.box.shape[1]:
             costs = self.of_pairs(logits, boxes, truth).cpu().numpy()  # the only copy to the host
-            for tile, count in enumerate(truth.count):
+            for tile, count in enumerate(truth.counts):
                 for stage in range(costs.shape[1] if count else 0):
                     query, box = linear_sum_assignment(costs[tile, stage, :, :count])
                     pair = (np.full_like(query, tile), np.full_like(query, stage), query, box)

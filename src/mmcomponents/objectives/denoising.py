@@ -1,8 +1,8 @@
 """Queries for contrastive denoising (Zhang et al. 2022, "DINO", arXiv 2203.03605, section 3.3).
 
 A group has two queries for each true box: one near it, which has to find it, and one further away, which has to find
-nothing. The number of groups is that of each image alone, so that it does not depend on other images of the pack; in the
-released code it is that of the image with the most boxes in the batch.
+nothing. The number of groups is that of each image alone, so that it does not depend on other images of the pack; in
+the released code it is that of the image with the most boxes in the batch.
 """
 
 from __future__ import annotations
@@ -55,12 +55,12 @@ def noisy_truth(
         box_noise: Largest shift of a corner of a near query, in halves of the size of the box; further queries are
             shifted by that up to twice as much.
     """
-    tiles = len(truth.count)
-    groups = [max(1, number // count) if count and number else 0 for count in truth.count]
-    most = max((2 * g * count for g, count in zip(groups, truth.count, strict=True)), default=0)
+    tiles = len(truth.counts)
+    groups = [max(1, number // count) if count and number else 0 for count in truth.counts]
+    most = max((2 * g * count for g, count in zip(groups, truth.counts, strict=True)), default=0)
     index, group, replaced = (np.full((tiles, most), fill, np.int64) for fill in (0, -1, -1))
     shift, near = np.zeros((tiles, most, 4), np.float32), np.zeros((tiles, most), bool)
-    for tile, (g, count) in enumerate(zip(groups, truth.count, strict=True)):
+    for tile, (g, count) in enumerate(zip(groups, truth.counts, strict=True)):
         if not g:
             continue
         draw, shape, end = generators[truth.segment[tile]], (g, 2, count), 2 * g * count

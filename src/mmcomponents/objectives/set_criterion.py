@@ -184,7 +184,8 @@ class SetCriterion(Objective):
             key, label = batch.keys[int(boxes.segment[wrong[0]])], int(boxes.label[wrong[0]])
             raise WiringError(
                 f"{len(wrong)} of {len(boxes.label)} boxes of a pack have a class that the head {self.head!r} with"
-                f" num_classes {classes} has not, such as {label} in {key}: num_classes of BoxedImage skips such samples"
+                f" num_classes {classes} has not, such as {label} in {key}: num_classes of BoxedImage skips such"
+                " samples"
             )
         most, tile = boxes.tile.bincount().max(0)
         if int(most) > queries:

@@ -8,6 +8,7 @@ Names and shapes of the weights, and where strides lie (in the 3x3 convolution),
 
 from __future__ import annotations
 
+import math
 from typing import Literal, cast
 
 import torch
@@ -36,6 +37,10 @@ class FrozenBatchNorm(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
+        self.weight: Tensor
+        self.bias: Tensor
+        self.running_mean: Tensor
+        self.running_var: Tensor
         for name, value in _START.items():
             self.register_buffer(name, torch.full((width,), value))
 
@@ -135,7 +140,7 @@ class ResNet(VisionEncoder):
                 blocks.append(Bottleneck(before, own, 2 if number and not block else 1, norm))
                 before = own * EXPANSION
             setattr(self, f"layer{number + 1}", nn.Sequential(*blocks))
-        self.hidden_size = tuple(width * 2 ** (stage - 1) * EXPANSION for stage in stages)
+        self.hidden_size: tuple[int, ...] = tuple(width * 2 ** (stage - 1) * EXPANSION for stage in stages)
         self.init_weights()
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
@@ -149,7 +154,7 @@ class ResNet(VisionEncoder):
 
     def init_std(self, name: str, shape: torch.Size) -> float | None:
         """Returns the standard deviation of the convolutions."""
-        return float((2.0 / shape[1:].numel()) ** 0.5) if len(shape) == 4 else None
+        return (2.0 / math.prod(shape[1:])) ** 0.5 if len(shape) == 4 else None
 
     def init_buffer(self, name: str, value: Tensor) -> bool:
         """Fills statistics, scale and shift of a norm so that it changes nothing."""
@@ -181,7 +186,7 @@ class ResNet(VisionEncoder):
         x = without_padding(x, valid)
         maps = []
         for number in range(1, self.stages[-1] + 1):
-            for block in cast(nn.Sequential, self.get_submodule(f"layer{number}")):
+            for block in self._blocks(number):
                 x = block(x, valid)
                 valid = halved(valid) if block.stride > 1 else valid
             if number in self.stages:
@@ -195,12 +200,20 @@ class ResNet(VisionEncoder):
         places = 1.0
         for side in batch.images.pixel_hw:
             places *= _STRIDE * -(-side // _STRIDE)
-        total = places / 4 * self.conv1.weight.numel()
+        total = places / 4 * _weights(self.conv1)
         for number in range(1, self.stages[-1] + 1):
-            for block in cast(nn.Sequential, self.get_submodule(f"layer{number}")):
+            for block in self._blocks(number):
                 out = places / 4 ** (number + 1)
                 before = out * block.stride**2
-                total += before * block.conv1.weight.numel()
-                total += out * (block.conv2.weight.numel() + block.conv3.weight.numel())
-                total += out * (0 if block.downsample is None else block.downsample[0].weight.numel())
+                total += before * _weights(block.conv1)
+                total += out * (_weights(block.conv2) + _weights(block.conv3))
+                total += out * (0 if block.downsample is None else _weights(block.downsample))
         return 2.0 * total * batch.images.num_tiles
+
+    def _blocks(self, stage: int) -> list[Bottleneck]:
+        return cast(list[Bottleneck], list(cast(nn.Sequential, self.get_submodule(f"layer{stage}"))))
+
+
+def _weights(module: nn.Module) -> int:
+    """Returns the number of weights of the convolutions in a module."""
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, nn.Conv2d))

@@ -16,8 +16,8 @@ Corners = npt.NDArray[np.float64]
 class BoxAugmentation:
     """Flips an image from left to right, cuts a window out of it, and makes it smaller, each at random.
 
-    A box is cut at the edge of the window; one that has nothing inside is left out. Images get smaller only, so that the
-    tiles of a pack are not larger than without augmentation.
+    A box is cut at the edge of the window; one that has nothing inside is left out. Images get smaller only, so that
+    the tiles of a pack are not larger than without augmentation.
 
     Args:
         flip: Probability of a flip.

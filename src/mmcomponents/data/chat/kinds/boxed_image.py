@@ -61,7 +61,8 @@ class BoxedImage(RecordKind):
         Raises:
             SampleError: A box is empty, outside of the image or none, a class does not exist, or there are too many.
         """
-        boxes, labels, size = record["boxes"], record["labels"], record.get("size")
+        boxes, labels = record["boxes"], record["labels"]
+        size: Any = record.get("size")
         if not _numbers(size, 2) or min(size) < 1:
             raise SampleError(f'"size" must be [width, height] in pixels, not {str(size)[:60]}')
         if not isinstance(boxes, list) or not isinstance(labels, list) or len(boxes) != len(labels):
@@ -89,12 +90,12 @@ class BoxedImage(RecordKind):
         return {"boxes": Boxes.none()}
 
     def render(self, sample: Sample, renderer: SampleRenderer) -> list[RenderedSample]:
-        """Renders the image as one segment without tokens.
+        """Renders the image as one segment without tokens. Of several tiles, the last one has the boxes.
 
         Raises:
-            SampleError: There is not exactly one image, of one tile.
+            SampleError: There is not exactly one image, or in training one of several tiles.
         """
-        image, size = self._image(sample), sample.record["size"]
+        image, size = self._image(sample, takes_tiles=not sample.is_training), sample.record["size"]
         boxes = np.array(sample.record["boxes"], np.float64).reshape(-1, 4) / np.array([*size, *size])
         boxes, labels = boxes.clip(0.0, 1.0), np.array(sample.record["labels"], np.int64)
         if self.augmentation is not None and sample.is_training and image.pixels is not None:
@@ -102,7 +103,8 @@ class BoxedImage(RecordKind):
             image, labels = TiledImage(pixels), labels[kept]
         centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
         cxcywh = torch.from_numpy(np.concatenate((centre, extent), axis=1).astype(np.float32))
-        field = Boxes(Exact(cxcywh), torch.from_numpy(labels), torch.zeros(len(labels), dtype=torch.int64))
+        tile = torch.full((len(labels),), max(image.num_tiles - 1, 0), dtype=torch.int64)
+        field = Boxes(Exact(cxcywh), torch.from_numpy(labels), tile)
         return [RenderedSample([], [], (), [image], {"boxes": field} if image.num_tiles else {})]
 
     def turns(self, record: Mapping[str, Any]) -> int:
@@ -118,11 +120,11 @@ class BoxedImage(RecordKind):
         """Returns False: there is no text."""
         return False
 
-    def _image(self, sample: Sample) -> TiledImage:
+    def _image(self, sample: Sample, takes_tiles: bool = False) -> TiledImage:
         if len(sample.pictures) != 1:
             raise SampleError(f"boxes are of one image, and the sample has {len(sample.pictures)}")
         image = sample.pictures[0]
-        if image.num_tiles > 1:
+        if image.num_tiles > 1 and not takes_tiles:
             raise SampleError(
                 f"boxes are in an image of one tile, and it has {image.num_tiles}: set data.images.max_tiles to 1"
             )
