@@ -48,9 +48,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def arguments(digits: Path, run: Path, *more: str) -> list[str]:
-    shards = [
-        word for part in ("train", "val", "test") for word in (f"--data.{part}", f"{digits}/shards/{part}-*.tar")
-    ]
+    shards = [word for part in ("train", "val", "test") for word in (f"--data.{part}", f"{digits}/shards/{part}-*.tar")]
     return ["--config", "midetr/tiny", *shards, *SMALL, "--trainer.default_root_dir", str(run), *more]
 
 

@@ -12,7 +12,9 @@ from mmcomponents.evaluation.box_ap import BoxesOfImage, box_ap
 pytest.importorskip("pycocotools", reason="needs mmcomponents[detection]")
 
 
-def image(*boxes: tuple[float, ...], labels: list[int] | None = None, scores: list[float] | None = None) -> BoxesOfImage:
+def image(
+    *boxes: tuple[float, ...], labels: list[int] | None = None, scores: list[float] | None = None
+) -> BoxesOfImage:
     own = [0] * len(boxes) if labels is None else labels
     score = None if scores is None else np.array(scores)
     return BoxesOfImage(np.array(boxes, np.float64).reshape(-1, 4), np.array(own, np.int64), score)

@@ -51,5 +51,5 @@ def test_what_it_refuses() -> None:
     with pytest.raises(WiringError, match="built for 2 maps and is given 1"):
         made(features(12))
     unequal = VisualFeatures(features(12, 20).maps, valid_hw=torch.tensor([[32, 20], [16, 20]]))
-    with pytest.raises(WiringError, match="is given 2 tiles of unequal images, and 2 of 2 maps do not tell"):
+    with pytest.raises(ValueError, match="is given 2 tiles of unequal images, and 2 of 2 maps do not tell"):
         made(unequal)

@@ -8,6 +8,7 @@ import torch
 
 from mmcomponents.extras import Boxes
 from mmcomponents.movable import Exact
+from mmcomponents.nn.box_geometry import corners, generalized_iou
 from mmcomponents.objectives.box_matching import MatchingCost, Truth
 
 QUERIES, CLASSES, STAGES = 6, 3, 2
@@ -63,6 +64,8 @@ def test_the_cost_has_the_parts_of_the_loss() -> None:
     assert torch.allclose(2 * parts[0] + 5 * parts[1] + 2 * parts[2], whole, atol=1e-5)
     distance = (boxes[2, 1, 3] - found.box[2, 5]).abs().sum()
     assert torch.allclose(parts[1][2, 1, 3, 5], distance)
+    overlap = generalized_iou(corners(boxes[2, 1, 3]), corners(found.box[2, 5]))
+    assert torch.allclose(parts[2][2, 1, 3, 5], -overlap)
     p = logits[2, 1, 3, found.label[2, 5]].sigmoid()
     expected = -0.25 * (1 - p) ** 2 * p.log() + 0.75 * p**2 * (1 - p).log()
     assert torch.allclose(parts[0][2, 1, 3, 5], expected, atol=1e-5)

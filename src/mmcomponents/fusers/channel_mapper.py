@@ -66,8 +66,8 @@ class ChannelMapper(Fuser):
         """Maps `[N, h*w, C]` to levels `[N, h*w, width]`.
 
         Raises:
-            WiringError: There is another number of maps than the part is built for, or maps of unequal images do not
-                tell their padding.
+            WiringError: There is another number of maps than the part is built for.
+            ValueError: Maps of unequal images do not tell their padding.
         """
         maps = features.maps
         if len(maps) != len(self.convs):

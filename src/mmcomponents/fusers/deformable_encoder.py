@@ -138,7 +138,7 @@ class DeformableEncoder(Fuser):
         """Encodes maps `[N, h*w, C]` as levels of one width.
 
         Raises:
-            WiringError: Maps of unequal images do not tell their padding.
+            ValueError: Maps of unequal images do not tell their padding.
         """
         return replace(features, maps=self.layers(features)[-1])
 

@@ -178,7 +178,9 @@ def tile_segments(batch: PackedBatch) -> list[int]:
     if not batch.num_tokens:
         count = len({*images})
         if count != batch.num_segments:
-            raise WiringError(f"a pack without tokens has {count} images and {batch.num_segments} prompts: one of each is needed")
+            raise WiringError(
+                f"a pack without tokens has {count} images and {batch.num_segments} prompts: one of each is needed"
+            )
         return images
     segments = batch.layout.segment_of_token().tolist()
     owner = dict(zip(batch.layout.image_id.tolist(), segments, strict=True))

@@ -178,7 +178,8 @@ class DetectionHead(Head):
 
         Raises:
             WiringError: There is another number of maps than the head is built for.
-            ValueError: An image has fewer places than there are queries.
+            ValueError: An image has fewer places than there are queries, or maps of unequal images do not tell their
+                padding.
         """
         return self._detect(features, denoising)
 

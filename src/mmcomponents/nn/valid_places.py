@@ -9,7 +9,6 @@ from torch import Tensor, nn
 from torch.nn.functional import group_norm
 
 from mmcomponents.batch import FeatureMap, VisualFeatures
-from mmcomponents.component import WiringError
 
 Grid = tuple[int, int]
 
@@ -41,11 +40,11 @@ def check_told(name: str, features: VisualFeatures, maps: Sequence[FeatureMap]) 
     """Checks that maps of unequal images tell their padding.
 
     Raises:
-        WiringError: A map does not.
+        ValueError: A map does not.
     """
     silent = [m for m in maps if m.valid_hw is None]
     if features.valid_hw is not None and silent:
-        raise WiringError(
+        raise ValueError(
             f"{name} is given {features.valid_hw.shape[0]} tiles of unequal images, and {len(silent)} of {len(maps)}"
             " maps do not tell which of their places are padding: use an encoder that does, such as ResNet, or tiles of"
             " one size"
