@@ -67,7 +67,7 @@ def test_a_layer_is_attention_and_feed_forward_before_their_norms() -> None:
 
 def test_padding_changes_nothing() -> None:
     model = midetr.detector(fuser=midetr.PLAIN)
-    batch = midetr.images((64, 40), (33, 64))
+    batch = midetr.images((64, 40), (33, 64), (96, 96))
     with torch.no_grad():
         features = model.vision(batch)
         one = model.fuser(features)

@@ -24,7 +24,7 @@ def test_boxes_are_in_the_scene_and_as_large_as_digits() -> None:
         sides = found.boxes[:, 2:] - found.boxes[:, :2]
         assert found.boxes.min() >= 0
         assert found.boxes.max() <= 96
-        assert 1 <= sides.min()
+        assert sides.min() >= 1
         assert sides.max() <= 20
         counts.add(len(found.digits))
     assert max(counts) <= 30
