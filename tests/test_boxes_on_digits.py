@@ -31,8 +31,8 @@ def script() -> ModuleType:
 def test_twenty_steps_of_each_arm(
     script: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(script, "BATCH", 2)
-    monkeypatch.setattr(script, "TEST", 4)
+    monkeypatch.setattr(script, "BATCH", 1)
+    monkeypatch.setattr(script, "TEST", 2)
     out = tmp_path / "results.json"
     arguments = ["--seeds", "0", "--steps", "20", "--out", str(out)]
     assert script.main(arguments) == 0

@@ -21,7 +21,8 @@ STYLE = ClutterStyle(64, (10, 20), (0, 5), marks=2)
 SMALL = [
     "--model.vision.init_args.image_size", "64", "--data.images.tile_size", "64",
     "--model.heads.detection.init_args.num_queries", "20", "--model.objective.init_args.denoising", "4",
-    "--data.packing.tiles", "2", "--trainer.val_check_interval", "2", "--model.sampler.init_args.num_boxes", "30",
+    "--data.packing.tiles", "2", "--trainer.val_check_interval", "4", "--model.sampler.init_args.num_boxes", "30",
+    "--model.vision.init_args.width", "8", "--model.vision.init_args.depths", "[1, 1, 1]",
 ]  # fmt: skip
 
 

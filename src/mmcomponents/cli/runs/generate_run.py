@@ -45,10 +45,11 @@ def answer(
         data_class: Class with the arguments of `data:`, which provides the tokenizer.
     """
     options, folder, recipe = arguments
-    if not options.prompt and not options.interactive:
+    options.is_asked = bool(options.prompt or options.interactive)
+    if not options.is_asked:
         if not options.image:
             raise UserError(f"{verb}: --prompt is missing")
-        options.prompt = [""]  # a sampler that answers with text refuses it
+        options.prompt = [""]  # the images alone; a sampler that answers with text needs a question
     if options.interactive and options.json:
         raise UserError(f"{verb}: --json and --interactive cannot be combined")
     if options.boxes:
