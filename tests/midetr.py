@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mmcomponents.batch import ImageBatch, PackedBatch, VisualFeatures
+from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
 from mmcomponents.compose import Factories
 from mmcomponents.fusers import ChannelMapper, DeformableEncoder, UFIEncoder
 from mmcomponents.heads import DetectionHead
 from mmcomponents.model import MultimodalModel
+from mmcomponents.testing import pack
 from mmcomponents.vision import ResNet
 
 WIDTH, LEVELS, QUERIES = 16, 4, 10
@@ -60,8 +62,6 @@ def alone(batch: ImageBatch, number: int) -> ImageBatch:
 
 def levels(seed: int = 0, groups: int = 3, tiles: int = 2) -> VisualFeatures:
     """Returns random levels of 8 x 6, 4 x 3, 2 x 2 and 1 x 1 places for each of a number of encoder layers."""
-    from mmcomponents.batch import FeatureMap
-
     draw = torch.Generator().manual_seed(seed)
     grids = [(8, 6), (4, 3), (2, 2), (1, 1)] * groups
     return VisualFeatures([FeatureMap(torch.randn(tiles, h * w, WIDTH, generator=draw), (h, w)) for h, w in grids])
@@ -75,9 +75,5 @@ def detected(model: MultimodalModel, batch: ImageBatch) -> tuple[Tensor, Tensor]
 
 def packed(batch: ImageBatch) -> PackedBatch:
     """Returns a pack without tokens, one segment for each image."""
-    from dataclasses import replace
-
-    from mmcomponents.testing import pack
-
     made = pack(*[[("i", 1)]] * batch.num_tiles, tokens_per_tile=0)
     return replace(made, images=batch)

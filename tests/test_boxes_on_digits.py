@@ -1,4 +1,4 @@
-"""The benchmark of MI-DETR on cluttered digits runs with each encoder, goes on where it ended, and compares its arms."""
+"""The benchmark of MI-DETR on cluttered digits runs with each encoder, goes on where it ended, and compares arms."""
 
 from __future__ import annotations
 

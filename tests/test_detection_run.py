@@ -12,10 +12,12 @@ import torch
 from PIL import Image
 
 import mmcomponents
+from midetr import images, packed
 from mmcomponents.cli.main import main
 from mmcomponents.data.convert import convert_annotations
 from mmcomponents.demos.handwriting.cluttered import ClutterStyle, draw_clutter
 from mmcomponents.demos.handwriting.scenes import load_scans
+from mmcomponents.generation import Context, TopBoxes
 
 STYLE = ClutterStyle(64, (10, 20), (0, 5), marks=2)
 SMALL = [
@@ -96,9 +98,6 @@ def test_boxes_are_written_drawn_and_measured(digits: Path, run: Path) -> None:
 
 
 def test_an_exported_detector_finds_the_same_boxes(digits: Path, run: Path, tmp_path: Path) -> None:
-    from midetr import images, packed
-    from mmcomponents.generation import Context, TopBoxes
-
     out = str(tmp_path / "model")
     given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
     assert main(["export", *given, "--format", "mmcomponents", "--out", out]) == 0

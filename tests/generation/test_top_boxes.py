@@ -58,8 +58,8 @@ def test_tiles_of_a_prompt_and_prompts_without_images() -> None:
 def test_prompts_without_tokens_have_an_image_each() -> None:
     batch = midetr.packed(midetr.images((64, 64), (64, 64)))
     assert tile_segments(batch) == [0, 1]
+    batch.images.tile_image = torch.zeros(2, dtype=torch.long)
     with pytest.raises(WiringError, match="a pack without tokens has 1 images and 2 prompts: one of each is needed"):
-        batch.images.tile_image = torch.zeros(2, dtype=torch.long)
         tile_segments(batch)
 
 
