@@ -1,12 +1,12 @@
 """Detection of real handwritten digits in cluttered scenes: MI-DETR against one inquiry, on two CPU cores.
 
     python benchmarks/boxes_on_digits.py [--seeds 0 1 2] [--arms inquiries plain] [--encoder resnet] [--steps N]
-        [--out FILE]
+        [--overlap SHARE] [--out FILE]
 
 inquiries: four parallel inquiries and unified features of all layers of the encoder, as MI-DETR has them.
 plain: one inquiry, every decoder layer reads the last layer of the encoder, as in DINO.
 
-Scenes of 96 pixels have up to 30 digits of 9 to 22 pixels that overlap, and strokes that are none. Scans of digits are
+Scenes of 96 pixels have up to 30 digits of 10 to 20 pixels that overlap, and strokes that are none. Scans of digits are
 those of scikit-learn; those of the test are not seen in training. Both arms of a seed see the same scenes in the same
 order and take the same number of steps. Results are added to a JSON file run by run, so that a second call goes on. At
 the end, arms are compared by a paired t-test over the seeds.
@@ -49,6 +49,9 @@ OUT = Path(__file__).parent / "results" / "boxes_on_digits.json"
 SIDE, DIGIT, BATCH, TEST, SMALL = 96, (10, 20), 8, 200, 12.0
 """Sides of a scene and of its digits in pixels, scenes of a step and of the test, and the side of a small box."""
 
+POOL, OVERLAP = 12_000, 0.1
+"""Scenes for training, which are seen again after that many, and the largest IoU of the cells of two digits."""
+
 WIDTH, LEVELS, LAYERS, QUERIES = 64, 2, 2, 50
 LR = 1e-3
 
@@ -75,13 +78,14 @@ class Scenes:
 
     Args:
         seed: Seed of the split of the scans, and of the draws.
+        overlap: Largest IoU of the cells of two digits.
     """
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, overlap: float = OVERLAP) -> None:
         self.scans, self.digits = load_scans()
         self.train, _, self.test = split_scans(self.digits, (0.75, 0.05, 0.20), seed)
         self.drawn: dict[tuple[bool, int], Clutter] = {}
-        self.style, self.seed = ClutterStyle(SIDE, DIGIT), seed
+        self.style, self.seed = ClutterStyle(SIDE, DIGIT, overlap=overlap), seed
 
     def draw(self, number: int, *, test: bool) -> Clutter:
         """Returns a scene by its number; it is drawn once for both arms."""
@@ -94,7 +98,7 @@ class Scenes:
 
     def batch(self, numbers: range, *, test: bool = False) -> tuple[PackedBatch, list[Clutter]]:
         """Returns a pack of scenes, one segment and one tile each, without tokens."""
-        drawn = [self.draw(number, test=test) for number in numbers]
+        drawn = [self.draw(number % POOL, test=test) for number in numbers]
         made = pack(*[[("i", 1)]] * len(drawn), tile=SIDE, tokens_per_tile=0)
         assert made.images is not None
         grey = torch.from_numpy(np.stack([np.asarray(scene.image, np.float32) for scene in drawn])) / 127.5 - 1
@@ -164,15 +168,16 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="+", choices=("inquiries", "plain"), default=["inquiries", "plain"])
     parser.add_argument("--encoder", choices=list(ENCODERS), default="resnet")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--overlap", type=float, default=OVERLAP, help="largest IoU of the cells of two digits")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args(argv)
     results: dict[str, Result] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for seed in options.seeds:
         for arm in options.arms:
-            key = f"{options.encoder}/{arm}/{seed}/{options.steps}"
+            key = _key(arm, seed, options)
             if key not in results:
-                scenes, model = Scenes(seed), composed(seed, arm, options.encoder)
+                scenes, model = Scenes(seed, options.overlap), composed(seed, arm, options.encoder)
                 begin = time.process_time()
                 train(model, scenes, options.steps)
                 seconds = round(time.process_time() - begin)
@@ -189,12 +194,14 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _key(arm: str, seed: int, options: argparse.Namespace) -> str:
+    other = "" if options.overlap == OVERLAP else f"/{options.overlap:g}"
+    return f"{options.encoder}/{arm}/{seed}/{options.steps}{other}"
+
+
 def _compare(results: dict[str, Result], options: argparse.Namespace) -> None:
     for name in ("ap", "ap50", "ap_small"):
-        one, two = (
-            [results[f"{options.encoder}/{arm}/{seed}/{options.steps}"][name] for seed in options.seeds]
-            for arm in options.arms
-        )
+        one, two = ([results[_key(arm, seed, options)][name] for seed in options.seeds] for arm in options.arms)
         p = float(ttest_rel(one, two).pvalue) if len(one) > 1 else math.nan
         means = ", ".join(f"{arm} {np.mean(v):.3f}" for arm, v in zip(options.arms, (one, two), strict=True))
         sys.stdout.write(f"{name}: {means}, n = {len(one)} seeds, paired t-test p = {p:.3f}\n")
