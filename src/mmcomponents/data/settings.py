@@ -15,7 +15,7 @@ from mmcomponents.data.loading.loaders import WORKER_TIMEOUT
 from mmcomponents.data.media.augmentation import JpegRecompression
 from mmcomponents.data.media.frames import DrawnFrames, MiddleFrames, SameFrames
 from mmcomponents.data.media.images import Normalization
-from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.data.media.tiling import Tiling, WholeImages
 from mmcomponents.data.packing.pack_plan import BLOCK, Budgets
 from mmcomponents.moved import FORMER_SETTINGS
 from mmcomponents.registry import near
@@ -34,6 +34,8 @@ class ImageSettings:
         normalization: Mean and deviation of the colours: imagenet, clip or siglip.
         jpeg_quality: Smallest and largest quality for the re-compression of each tile of a training image; InternVL
             uses 75 to 100. None: no re-compression.
+        longest_side: Images are one tile of their own aspect ratio, whose shorter side is `tile_size` and whose longer
+            side is at most this, as detection takes them. None: square tiles.
 
     Raises:
         ValueError: A value is out of range.
@@ -45,6 +47,7 @@ class ImageSettings:
     thumbnail: bool = True
     normalization: Normalization = "imagenet"
     jpeg_quality: tuple[int, int] | None = None
+    longest_side: int | None = None
 
     def __post_init__(self) -> None:
         check_types("images", self)
@@ -55,6 +58,9 @@ class ImageSettings:
 
     def tiling(self) -> Tiling:
         """Returns the tiling of images."""
+        if self.longest_side is not None:
+            with _named("images.longest_side"):
+                return WholeImages(tile_size=self.tile_size, longest=self.longest_side)
         with _named("images"):
             return Tiling(self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)
 

@@ -14,6 +14,7 @@ from mmcomponents.generation.inputs import set_delta
 from mmcomponents.generation.past import Past
 from mmcomponents.generation.prompt_answers import answer_prompts
 from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.generation.top_boxes import TopBoxes
 
 __all__ = [
     "Answer",
@@ -22,6 +23,7 @@ __all__ = [
     "Conversation",
     "Past",
     "Sampler",
+    "TopBoxes",
     "answer_prompts",
     "generate",
     "set_delta",

@@ -1,12 +1,13 @@
 """Heads, which read the state of the model.
 
-    ModelState (hidden [T, d]) ── Head ──► logits [T, vocab], or losses of targets
+    ModelState (hidden [T, d], visual) ── Head ──► logits [T, vocab], losses of targets, boxes
 
 The contract is `Head` in `base.py`.
 """
 
 from mmcomponents.heads.base import Head
+from mmcomponents.heads.detection_head import DetectionHead, LiteDetectionHead
 from mmcomponents.heads.lm_head import LMHead
 from mmcomponents.heads.verbalizer import Verbalizer
 
-__all__ = ["Head", "LMHead", "Verbalizer"]
+__all__ = ["DetectionHead", "Head", "LMHead", "LiteDetectionHead", "Verbalizer"]

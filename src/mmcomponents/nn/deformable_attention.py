@@ -77,6 +77,36 @@ class DeformableAttention(nn.Module):
         Raises:
             ValueError: There is another number of maps than levels.
         """
+        centres = _centres(query_hw, query.device)[None, :, None]
+        reach = 1 / torch.tensor(grids, dtype=torch.float32, device=query.device).view(1, 1, -1, 2).flip(-1)
+        return self.attend(query, centres, reach, maps, grids)
+
+    def attend(
+        self,
+        query: Tensor,
+        centres: Tensor,
+        reach: Tensor,
+        maps: Sequence[Tensor],
+        grids: Sequence[Grid],
+        inside: Sequence[Tensor] | None = None,
+    ) -> Tensor:
+        """Attends from places of any kind, such as boxes.
+
+        Args:
+            query: `[N, Q, Cq]`.
+            centres: fp32 `[N or 1, Q, L or 1, 2]` as (x, y), 0 to 1 within each map.
+            reach: fp32 `[N or 1, Q or 1, L, 2]` width and height in the map that an offset of 1 moves a place by.
+            maps: `[N, h_l*w_l, Cv]` for each level.
+            grids: Rows and columns of each map.
+            inside: bool `[N, h_l*w_l]` for each level, False where a map has padding, whose values are zeros. None: no
+                padding.
+
+        Returns:
+            `[N, Q, Cq]`.
+
+        Raises:
+            ValueError: There is another number of maps than levels.
+        """
         if len(maps) != self.num_levels or len(grids) != self.num_levels:
             raise ValueError(f"{len(maps)} maps with {len(grids)} grids for {self.num_levels} levels")
         tiles, length = query.shape[:2]
@@ -84,13 +114,14 @@ class DeformableAttention(nn.Module):
         # Places need fp32: in bf16, a map of 64 columns has steps of a quarter of a pixel.
         offsets = self.offsets(query).view(*split, 2).float()
         weights = self.weights(query).float().view(*split[:3], -1).softmax(-1).view(split)
-        centres = _centres(query_hw, query.device)[None, :, None, None]
+        places = centres[:, :, None, :, None] + offsets * reach[:, :, None, :, None]
         total: Tensor | None = None
-        for level, (tokens, (rows, columns)) in enumerate(zip(maps, grids, strict=True)):
-            size = torch.tensor([columns, rows], dtype=torch.float32, device=query.device)
-            places = centres + offsets[:, :, :, level] / size
-            values = self.values(tokens).unflatten(-1, (self.num_heads, -1))
-            found = _sampled(values, (rows, columns), places, weights[:, :, :, level])
+        for level, (tokens, grid) in enumerate(zip(maps, grids, strict=True)):
+            values = self.values(tokens)
+            if inside is not None:
+                values = values.masked_fill(~inside[level][..., None], 0.0)
+            values = values.unflatten(-1, (self.num_heads, -1))
+            found = _sampled(values, grid, places[:, :, :, level], weights[:, :, :, level])
             total = found if total is None else total + found
         assert total is not None
         out: Tensor = self.out(total.flatten(-2).to(query.dtype))

@@ -13,6 +13,7 @@ from mmcomponents.objectives.mpo import MPO
 from mmcomponents.objectives.next_token import NextToken
 from mmcomponents.objectives.process_reward import ProcessReward
 from mmcomponents.objectives.references import AdaptersOff, FrozenReference, Reference, StoredReference
+from mmcomponents.objectives.set_criterion import SetCriterion
 from mmcomponents.objectives.weighting import token_weights
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Objective",
     "ProcessReward",
     "Reference",
+    "SetCriterion",
     "StoredReference",
     "answer_logps",
     "token_weights",

@@ -13,7 +13,14 @@ from mmcomponents.testing.data_parts import check_packer, check_record_kind
 from mmcomponents.testing.packs import IMAGE_TOKEN, VOCAB_SIZE, join, pack
 from mmcomponents.testing.ranks import Ranks
 from mmcomponents.testing.report import ContractError, Report, Result
-from mmcomponents.testing.sample_packs import MakePacks, image_packs, preference_packs, step_packs, text_packs
+from mmcomponents.testing.sample_packs import (
+    MakePacks,
+    box_packs,
+    image_packs,
+    preference_packs,
+    step_packs,
+    text_packs,
+)
 
 __all__ = [
     "IMAGE_TOKEN",
@@ -24,6 +31,7 @@ __all__ = [
     "Ranks",
     "Report",
     "Result",
+    "box_packs",
     "check_component",
     "check_packer",
     "check_record_kind",

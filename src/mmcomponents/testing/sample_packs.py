@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 
 from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps
+from mmcomponents.extras import Boxes
 from mmcomponents.testing.packs import Segment, pack
 
 VERDICTS = (7, 3)
@@ -88,6 +89,22 @@ def image_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBat
         empty = pack([], seed=seed)
         sample = empty.segment_sample if images else empty.segment_sample - 1  # a segment without images is no sample
         packs.append(replace(empty, images=images_of, segment_sample=sample))
+    return packs
+
+
+def box_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
+    """Returns the packs of `image_packs` with true boxes of three classes in their tiles: 2, 3, none, 1 and none."""
+    draw = torch.Generator().manual_seed(seed)
+    packs = []
+    for batch, counts in zip(
+        image_packs(seed, tile=tile, tokens_per_tile=tokens_per_tile), ([2], [3, 0, 1], [0, 0], [1], []), strict=True
+    ):
+        where = torch.tensor([n for n, count in enumerate(counts) for _ in range(count)], dtype=torch.int64)
+        size = 0.1 + 0.3 * torch.rand(len(where), 2, generator=draw)
+        centre = size / 2 + (1 - size) * torch.rand(len(where), 2, generator=draw)
+        label = torch.randint(3, (len(where),), generator=draw)
+        boxes = Boxes(Exact(torch.cat((centre, size), dim=1)), label, where, torch.zeros_like(where))
+        packs.append(replace(batch, extras={"boxes": boxes}))
     return packs
 
 

@@ -9,6 +9,7 @@ from mmcomponents.training.answer_pictures import AnswerPictures
 from mmcomponents.training.answer_report import AnswerReport
 from mmcomponents.training.averaging import EMA
 from mmcomponents.training.benchmark_score import BenchmarkScore
+from mmcomponents.training.box_report import BoxReport
 from mmcomponents.training.critic_metrics import StepF1
 from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy, register
 from mmcomponents.training.distributed.rank_monitor import RankMonitor
@@ -30,6 +31,7 @@ __all__ = [
     "AnswerPictures",
     "AnswerReport",
     "BenchmarkScore",
+    "BoxReport",
     "FSDP2Strategy",
     "FinalCheckpoint",
     "GradientNorms",

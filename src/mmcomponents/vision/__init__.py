@@ -9,7 +9,8 @@ from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.intern_vit import InternViT
 from mmcomponents.vision.patch_stem import PatchStem
 from mmcomponents.vision.piip import PIIP
+from mmcomponents.vision.resnet import ResNet
 from mmcomponents.vision.transformers_convnet import TransformersConvNet
 from mmcomponents.vision.transformers_vision import TransformersVision
 
-__all__ = ["PIIP", "InternViT", "PatchStem", "TransformersConvNet", "TransformersVision", "VisionEncoder"]
+__all__ = ["PIIP", "InternViT", "PatchStem", "ResNet", "TransformersConvNet", "TransformersVision", "VisionEncoder"]

@@ -4,7 +4,7 @@ from PIL import Image
 
 from data.conftest import golden
 from mmcomponents.data.media.images import NORMALIZATIONS, pixels
-from mmcomponents.data.media.tiling import Tiling, count_tiles, tile_grid, tile_image
+from mmcomponents.data.media.tiling import Tiling, WholeImages, count_tiles, tile_grid, tile_image
 
 FIGURES = golden("a_dynamic_tiling")
 
@@ -78,3 +78,16 @@ def test_without_settings_those_of_internvl3_hold() -> None:
             count_tiles(width, height) == Tiling().count(width, height) == Tiling(1, 12, 448, True).count(width, height)
         )
     assert [tile.size for tile in tile_image(synthetic(900, 450))] == [(448, 448)] * 3
+
+
+def test_whole_images_are_one_tile_of_their_own_shape() -> None:
+    tiling = WholeImages(tile_size=80, longest=133)
+    assert tiling.size(640, 480) == (107, 80)
+    assert tiling.size(300, 1000) == (40, 133)  # the longer side is the limit
+    assert tiling.size(40, 40) == (80, 80)
+    (tile,) = tiling.cut(Image.new("RGB", (640, 480)))
+    assert tile.size == (107, 80)
+    assert tiling.count(300, 1000) == 1
+    assert tiling.for_images(5) == tiling
+    with pytest.raises(ValueError, match="the longer side 70 is less than the shorter one, tile_size 80"):
+        WholeImages(tile_size=80, longest=70)

@@ -32,7 +32,7 @@ def any_sampler(verb: str, options: argparse.Namespace) -> Choose:
     Args:
         verb: Name of the command, for messages.
         options: `SETTINGS`, of which None stands for the recipe's value, and the options that not every sampler allows:
-            `out`, `interactive`, `stop` and `boxes`.
+            `out`, `interactive`, `stop` and `boxes`. `is_asked` is False for images without a prompt.
     """
 
     def choose(make: Make) -> Sampler:
@@ -113,8 +113,10 @@ def _check_options(verb: str, options: argparse.Namespace, sampler: Sampler) -> 
         raise UserError(f"{verb}: the sampler {name} answers with pictures: add --out FOLDER for their files")
     if makes != "picture" and options.out:
         raise UserError(f"{verb}: --out is a folder for pictures, and the sampler {name} answers with {makes}")
-    if options.boxes and makes != "text":
+    if options.boxes and makes != "text" and not hasattr(sampler, "in_pixels"):
         raise UserError(f"{verb}: --boxes needs an answer of text, and the sampler {name} answers with {makes}")
+    if makes == "text" and not getattr(options, "is_asked", True):
+        raise UserError(f"{verb}: --prompt is missing")
     for option in ("interactive", "stop"):
         if getattr(options, option):
             check_tokens(sampler, f"--{option}")

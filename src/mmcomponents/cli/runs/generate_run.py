@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from mmcomponents.cli.models.media_inputs import Media, check_boxes, draw_boxes
+from mmcomponents.cli.models.media_inputs import Media, check_boxes, draw_boxes, draw_found
 from mmcomponents.cli.models.model_loading import Loaded, apply_prompt_options
 from mmcomponents.cli.models.model_options import Arguments, check_model, load_model
 from mmcomponents.cli.models.sampler_options import any_sampler
@@ -45,8 +45,11 @@ def answer(
         data_class: Class with the arguments of `data:`, which provides the tokenizer.
     """
     options, folder, recipe = arguments
-    if not options.prompt and not options.interactive:
-        raise UserError(f"{verb}: --prompt is missing")
+    options.is_asked = bool(options.prompt or options.interactive)
+    if not options.is_asked:
+        if not options.image:
+            raise UserError(f"{verb}: --prompt is missing")
+        options.prompt = [""]  # the images alone; a sampler that answers with text needs a question
     if options.interactive and options.json:
         raise UserError(f"{verb}: --json and --interactive cannot be combined")
     if options.boxes:
@@ -98,7 +101,10 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
     videos = [media.videos] * len(prompts) if media.videos else None
     if loaded.sampler.answers != "text":
         found = functions["answers"](loaded.model, loaded.tokenizer, prompts, images, videos=videos, **settings)
-        _print_answers(found, options)
+        if hasattr(loaded.sampler, "in_pixels"):
+            _print_boxes(found, loaded.sampler, media, options)
+        else:
+            _print_answers(found, options)
         return 0
     settings["stop"] = options.stop or None
     if options.interactive:
@@ -135,6 +141,20 @@ def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> No
     else:
         lines = [value if isinstance(value, str) else json.dumps(value) for value in values]
         sys.stdout.write("".join(f"{shown(line)}\n" for line in lines))
+
+
+def _print_boxes(answers: Sequence[Answer], sampler: Any, media: Media, options: argparse.Namespace) -> None:
+    """Prints the boxes of each image as JSON, and draws those of one image."""
+    if len(media.images) != 1:
+        raise UserError(f"boxes are found in one image, got {len(media.images)}")
+    found = [sampler.in_pixels(answer.values, media.images[0].size) for answer in answers]
+    rows = [[box.row() for box in boxes] for boxes in found]
+    if options.json:
+        _print_json(rows, options)
+    else:
+        sys.stdout.write("".join(f"{shown(json.dumps(row, ensure_ascii=False))}\n" for row in rows))
+    if options.boxes:
+        draw_found(found[0], media.images[0], options.boxes)
 
 
 def _print_json(answers: Sequence[Any], options: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from mmcomponents.data.convert.document_split import LEAST
 from mmcomponents.data.convert.inputs.chunks import Chunk, source_chunks
 from mmcomponents.data.convert.inputs.input_files import find_sources, unread_files
 from mmcomponents.data.convert.inputs.source import Source
+from mmcomponents.data.convert.other_programs.coco import as_lines, beside_images
 from mmcomponents.data.convert.reading import Form, Reading, Reasoning, TurnedBoxes
 from mmcomponents.data.convert.resume_state import Note, State, file_facts
 from mmcomponents.data.convert.shard_job import Job
@@ -63,7 +64,8 @@ def convert_annotations(
 
     Args:
         inputs: Annotation files (.jsonl, a list in .json, .parquet), meta files (.json), text files (.txt), folders
-            that the library `datasets` has saved, and folders or patterns of these.
+            that the library `datasets` has saved, and folders or patterns of these. With the kind `BoxedImage`, files
+            of COCO (.json).
         out: Folder for the shards, created if missing.
         tokenizer: Folder of the tokenizer that the runs will use.
         root: Folder to which paths of images and videos are relative; default: the folder of the annotation file. The
@@ -125,7 +127,10 @@ def convert_annotations(
     frame_prompt(1, frame_template)
     if not 0 <= val < 1:
         raise ValueError(f"val must be a share from 0 to less than 1, not {val}")
-    sources = find_sources(inputs, root, val)
+    coco = as_lines(inputs, Path(out), named_kinds(kinds))
+    sources = find_sources([str(coco.get(given, given)) for given in inputs], root, val)
+    if root is None:
+        sources = beside_images(sources, coco)
     loaded = load_tokenizer(tokenizer, allowed_tokens)
     check_template(loaded, images=False)  # the tokens for images are checked when a sample has one
     budget = Budget(

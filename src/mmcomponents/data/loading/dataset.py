@@ -40,6 +40,7 @@ class PackDataset(Packs):
         delta_log2: V2PE's choices of k, one of which is drawn for each image. None: the position encoding's own delta.
         jpeg: JPEG re-compression of the tiles of images, not of video frames; None: none.
         no_jpeg: Numbers of the sources whose images are not re-compressed.
+        is_training: Whether record kinds may augment samples.
 
     Attributes:
         reference: Stored log-probabilities of the pairs' answers; None if not used.
@@ -53,11 +54,12 @@ class PackDataset(Packs):
         delta_log2: Sequence[int] | None = None,
         jpeg: JpegRecompression | None = None,
         no_jpeg: Collection[int] = (),
+        is_training: bool = False,
     ) -> None:
         check_delta_log2(delta_log2)
         self.index, self.plan, self.sizes, self.renderer = index, plan, sizes, sizes.renderer
         self.delta_log2 = None if delta_log2 is None else list(delta_log2)
-        self.jpeg, self.no_jpeg = jpeg, frozenset(no_jpeg)
+        self.jpeg, self.no_jpeg, self.is_training = jpeg, frozenset(no_jpeg), is_training
         self.reference: StoredLogps | None = None
         self.samples, self.source_names, self.capacity = len(index), index.sources, plan.budgets.tokens
 
@@ -153,7 +155,9 @@ class PackDataset(Packs):
         ):
             frames = read_video(video, self.sizes.frames.sampling(draw_key(*key, number)), clip)
             videos.append(self.renderer.tile_frames(frames))
-        return stored.kind, Sample(stored.record, images, videos, stored.members, sample, self.index.name(sample), key)
+        name = self.index.name(sample)
+        read = Sample(stored.record, images, videos, stored.members, sample, name, key, self.is_training)
+        return stored.kind, read
 
     def rendered(self, kind: RecordKind, read: Sample) -> list[RenderedSample]:
         """Renders a sample that was read; see `render`."""

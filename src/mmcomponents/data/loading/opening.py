@@ -38,6 +38,7 @@ class PackSettings:
         delta_log2: V2PE's choices of k; None: the position encoding's own delta.
         jpeg: JPEG re-compression of tiles; None: none.
         packer: Distributes samples over packs; None: `BalancedPacker`.
+        is_training: Whether record kinds may augment samples.
     """
 
     budgets: Budgets
@@ -50,6 +51,7 @@ class PackSettings:
     delta_log2: Sequence[int] | None = None
     jpeg: JpegRecompression | None = None
     packer: Packer | None = None
+    is_training: bool = False
 
 
 def source_tilings(options: Mapping[int, SourceOptions], tiling: Tiling) -> dict[int, Tiling]:
@@ -85,7 +87,10 @@ def open_packs(index: Index, renderer: SampleRenderer, settings: PackSettings) -
     )
     plan = PackPlan(mixture, settings.budgets, settings.seed, settings.shuffle, settings.packer)
     no_jpeg = [number for number, option in options.items() if not option.jpeg]
-    return PackDataset(index, plan, sizes, settings.delta_log2, settings.jpeg, no_jpeg), mixture
+    packs = PackDataset(
+        index, plan, sizes, settings.delta_log2, settings.jpeg, no_jpeg, is_training=settings.is_training
+    )
+    return packs, mixture
 
 
 def open_pairs(index: Index, renderer: SampleRenderer, settings: PackSettings) -> tuple[PackDataset, PairsOnce]:

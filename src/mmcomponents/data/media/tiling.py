@@ -152,3 +152,42 @@ class Tiling:
     def cut(self, image: Image.Image) -> list[Image.Image]:
         """Returns the tiles of an image, see `tile_image`."""
         return tile_image(image, self.min_tiles, self.max_tiles, self.tile_size, self.thumbnail)
+
+
+@dataclass(frozen=True)
+class WholeImages(Tiling):
+    """Images that are not split: one tile of the image's own aspect ratio, as detection takes them.
+
+    Attributes:
+        longest: Largest longer side in pixels. The shorter side is `tile_size`, or less if the longer one would exceed
+            this.
+
+    Raises:
+        ValueError: `longest` is less than `tile_size`.
+    """
+
+    longest: int = 1333
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_sizes(longest=self.longest)
+        if self.longest < self.tile_size:
+            raise ValueError(f"the longer side {self.longest} is less than the shorter one, tile_size {self.tile_size}")
+
+    def for_images(self, count: int) -> Tiling:
+        """Returns the same settings for any number of images."""
+        return self
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """Returns width and height of the tile of an image."""
+        factor = min(self.tile_size / min(width, height), self.longest / max(width, height))
+        return max(1, round(width * factor)), max(1, round(height * factor))
+
+    def count(self, width: int, height: int) -> int:
+        """Returns 1."""
+        return 1
+
+    def cut(self, image: Image.Image) -> list[Image.Image]:
+        """Returns the image in the size of its tile."""
+        size = self.size(image.width, image.height)
+        return [image if size == image.size else image.resize(size)]

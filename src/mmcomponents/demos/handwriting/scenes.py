@@ -153,7 +153,7 @@ def draw_scene(
     paper, ink = generator.uniform(215, 255), generator.uniform(0, 70)
     sheet = np.zeros((height, width), np.float32)
     for scan, (left, top, side) in zip(chosen, boxes, strict=True):
-        sheet[top : top + side, left : left + side] = _draw_digit(scans[scan], side, generator if vary else None)
+        sheet[top : top + side, left : left + side] = draw_digit(scans[scan], side, generator if vary else None)
     grey = np.round(paper + (ink - paper) * sheet).astype(np.uint8)
     return Scene(
         image=Image.fromarray(grey),
@@ -188,8 +188,8 @@ def _place(
     return style.unit * columns, style.unit * rows, boxes
 
 
-def _draw_digit(scan: Scans, side: int, generator: np.random.Generator | None) -> Scans:
-    """Returns the scan as `[side, side]` ink, enlarged by bicubic interpolation."""
+def draw_digit(scan: Scans, side: int, generator: np.random.Generator | None) -> Scans:
+    """Returns a scan as `[side, side]` ink, enlarged by bicubic interpolation; with a generator, varied slightly."""
     angle, shear, stretch, weight = 0.0, 0.0, 1.0, 1.0
     if generator is not None:
         angle, shear = generator.uniform(-0.22, 0.22), generator.uniform(-0.2, 0.2)

@@ -37,6 +37,7 @@ class Sample:
         name: Shard and key, for messages.
         key: Seed, epoch, number and number of earlier occurrences in the epoch, for `generator`; zeros while it is
             measured, and for prompts those of the first epoch with the seed 0.
+        is_training: Whether the sample is read for training, where a kind may augment it.
     """
 
     record: Mapping[str, Any]
@@ -46,6 +47,7 @@ class Sample:
     number: int = -1
     name: str = ""
     key: tuple[int, int, int, int] = (0, 0, 0, 0)
+    is_training: bool = False
 
     def generator(self, *words: object) -> np.random.Generator:
         """Returns a random generator for draws that do not change the number of tokens, such as an augmentation.

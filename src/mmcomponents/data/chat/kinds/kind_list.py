@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmcomponents.batch import Pairs, Steps
-from mmcomponents.data.chat.kinds.base import RecordKind, as_sample_error, is_built_in, kind_name
+from mmcomponents.data.chat.kinds.base import RecordKind, as_sample_error, kind_name
 from mmcomponents.data.chat.kinds.chat_record import Chat
 from mmcomponents.data.chat.kinds.document_record import Document
 from mmcomponents.data.chat.kinds.pair_record import Pair
+from mmcomponents.data.chat.kinds.scored_steps import ScoredSteps
 from mmcomponents.data.errors import SampleError
 from mmcomponents.extras import Extra
 
@@ -29,7 +30,8 @@ class Kinds:
 
     Attributes:
         kinds: The kinds.
-        third_party: Those that are not built in.
+        third_party: Those that a run has to name: of other packages, and built-in ones besides conversations, documents
+            and pairs, such as `BoxedImage`.
         third_party_names: Their names.
         members: Suffixes of the members that samples of any kind have. Such a file is no image or video of a sample,
             whatever its kind.
@@ -48,7 +50,7 @@ class Kinds:
         names = [kind_name(kind) for kind in self.kinds]
         if twice := [name for number, name in enumerate(names) if name in names[:number]]:
             raise ValueError(f"data.kinds has two record kinds with the name {twice[0]}: name each kind once")
-        self.third_party = [kind for kind in self.kinds if not is_built_in(kind)]
+        self.third_party = [kind for kind in self.kinds if not isinstance(kind, Chat | Document | Pair | ScoredSteps)]
         self.third_party_names = [kind_name(kind) for kind in self.third_party]
         for kind in self.third_party:
             _check_members(kind)
@@ -76,7 +78,7 @@ class Kinds:
         return dict(self._empty)
 
     def path(self, kind: RecordKind) -> str:
-        """Returns the dotted path of a kind that is not built in, "" for others."""
+        """Returns the dotted path of a kind that a run has to name, "" for others."""
         return f"{type(kind).__module__}.{type(kind).__qualname__}" if kind in self.third_party else ""
 
     @property

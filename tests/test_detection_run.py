@@ -1,0 +1,130 @@
+"""A detector from annotations of COCO to boxes: training, resuming, average precision, export, `generate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mmcomponents
+from midetr import images, packed
+from mmcomponents.cli.main import main
+from mmcomponents.data.convert import convert_annotations
+from mmcomponents.demos.handwriting.cluttered import ClutterStyle, draw_clutter
+from mmcomponents.demos.handwriting.scenes import load_scans
+from mmcomponents.generation import Context, TopBoxes
+
+STYLE = ClutterStyle(64, (10, 20), (0, 5), marks=2)
+SMALL = [
+    "--model.vision.init_args.image_size", "64", "--data.images.tile_size", "64",
+    "--model.heads.detection.init_args.num_queries", "20", "--model.objective.init_args.denoising", "4",
+    "--data.packing.tiles", "2", "--trainer.val_check_interval", "4", "--model.sampler.init_args.num_boxes", "30",
+    "--model.vision.init_args.width", "8", "--model.vision.init_args.depths", "[1, 1, 1]",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with annotations of COCO for three parts, and their shards."""
+    folder = tmp_path_factory.mktemp("digits")
+    scans, labels = load_scans()
+    for part, count in (("train", 8), ("val", 3), ("test", 5)):
+        content: dict[str, Any] = {"images": [], "annotations": [], "categories": [{"id": n + 3} for n in range(10)]}
+        for number in range(count):
+            draw = np.random.default_rng((number, len(part)))
+            scene = draw_clutter(scans, labels, np.arange(50), STYLE, draw, True)
+            name = f"{part}-{number}.png"
+            scene.image.save(folder / name)
+            content["images"].append({"id": number, "file_name": name, "width": 64, "height": 64})
+            for (left, top, right, bottom), digit in zip(scene.boxes.tolist(), scene.digits.tolist(), strict=True):
+                box = [left, top, right - left, bottom - top]
+                content["annotations"].append({"image_id": number, "category_id": digit + 3, "bbox": box})
+        (folder / f"{part}.json").write_text(json.dumps(content))
+    inputs = [str(folder / f"{part}.json") for part in ("train", "val", "test")]
+    convert_annotations(inputs, folder / "shards", "byte-level", kinds=["BoxedImage"], tile_size=64, num_workers=1)
+    return folder
+
+
+def arguments(digits: Path, run: Path, *more: str) -> list[str]:
+    shards = [word for part in ("train", "val", "test") for word in (f"--data.{part}", f"{digits}/shards/{part}-*.tar")]
+    return ["--config", "midetr/tiny", *shards, *SMALL, "--trainer.default_root_dir", str(run), *more]
+
+
+@pytest.fixture(scope="module")
+def run(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["fit", *arguments(digits, folder, "--trainer.max_steps", "4")]) == 0
+    return folder
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(last(folder), weights_only=True)["state_dict"]
+
+
+def test_a_resumed_run_has_the_weights_of_one_that_was_not_interrupted(digits: Path, run: Path, tmp_path: Path) -> None:
+    schedule = ("--model.scheduler.init_args.total_steps", "4")
+    assert main(["fit", *arguments(digits, tmp_path, "--trainer.max_steps", "2", *schedule)]) == 0
+    assert main(
+        ["fit", *arguments(digits, tmp_path, "--trainer.max_steps", "4", *schedule, "--ckpt_path", str(last(tmp_path)))]
+    ) == 0  # fmt: skip
+    found, expected = weights(tmp_path), weights(run)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_boxes_are_written_drawn_and_measured(digits: Path, run: Path) -> None:
+    pytest.importorskip("pycocotools", reason="needs mmcomponents[detection]")
+    assert main(["test", *arguments(digits, run, "--ckpt_path", str(last(run)))]) == 0
+    report = json.loads((run / "boxes.json").read_text())
+    assert report["images"] == 5
+    assert 0 <= report["ap"] <= report["ap50"] <= 1
+    rows = [json.loads(line) for line in (run / "boxes.jsonl").read_text().splitlines()]
+    assert len(rows) == 5
+    assert all(len(row["boxes"]) == 30 for row in rows)
+    assert rows[0]["true"]["size"] == [64, 64]
+    assert Image.open(run / "boxes" / "0.png").size == (64, 64)
+    events = [p for p in run.rglob("events.out*") if b"val/boxes" in p.read_bytes()]
+    assert events
+
+
+def test_an_exported_detector_finds_the_same_boxes(digits: Path, run: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "model")
+    given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
+    assert main(["export", *given, "--format", "mmcomponents", "--out", out]) == 0
+    model = mmcomponents.load(out)
+    trained = weights(run)
+    assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in model.state_dict().items())
+    (answer,) = TopBoxes(num_boxes=3).answer(model, packed(images((64, 64))), Context())
+    assert answer.values.shape == (3, 7)
+
+
+def test_generate_prints_and_draws_boxes(digits: Path, run: Path, tmp_path: Path, capsys: Any) -> None:
+    picture = tmp_path / "out.png"
+    given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)), "--image", str(digits / "test-0.png")]
+    capsys.readouterr()
+    assert main(["generate", *given, "--boxes", str(picture)]) == 0
+    boxes = json.loads(capsys.readouterr().out)
+    assert len(boxes) == 30
+    assert boxes[0].keys() == {"label", "name", "score", "box"}
+    assert boxes[0]["score"] >= boxes[-1]["score"]
+    drawn = np.asarray(Image.open(picture))
+    assert (drawn != np.asarray(Image.open(digits / "test-0.png").convert("RGB"))).any()
+    assert main(["generate", *given, str(digits / "test-1.png")]) == 2
+    assert "boxes are found in one image, got 2" in capsys.readouterr().err
+
+
+def test_a_class_that_the_head_has_not_is_skipped_and_named(digits: Path, tmp_path: Path, capsys: Any) -> None:
+    kinds = "[{class_path: BoxedImage, init_args: {num_classes: 2}}]"
+    assert main(["fit", *arguments(digits, tmp_path, "--trainer.max_steps", "1", "--data.kinds", kinds)]) != 0
+    said = capsys.readouterr()
+    assert "is none of the 2 of the run (num_classes)" in said.err + said.out
