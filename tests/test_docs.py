@@ -36,7 +36,7 @@ def test_links_and_files_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent.name == "systems"], ids=lambda page: page.stem)
 def test_a_page_of_a_system_names_all_of_its_recipes(page: Path) -> None:
-    named = set(re.findall(r"`(\w+/[\w-]+)`", page.read_text()))
+    named = set(re.findall(r"`(\w+/[\w.-]+)`", page.read_text()))
     stages = {name + stage for name in named for stage in ("-finetune", "-stage1", "-stage2")}
     own = {name for name in shipped() if name.startswith(f"{page.stem}/")}
     assert own
