@@ -124,7 +124,7 @@ class ReferenceType(Callback):
     """Records the data types of the weights of the reference."""
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        model = pl_module.objective.reference._model
+        model = pl_module.objective.reference._copy._model
         self.seen = {p.dtype for p in model.parameters()}
 
 
