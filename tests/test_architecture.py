@@ -67,7 +67,7 @@ INSIDE_DATA: dict[str, set[str]] = {
     **{name: set(DATA_ORDER[:place]) for place, name in enumerate(DATA_ORDER)},
     "convert": {"errors", "storage", "media", "chat", "format", "packing"},
     "inspection": set(DATA_ORDER),
-    "vocabulary": {"errors", "format"},
+    "vocabulary": {"errors", "format", "convert"},
     "index": {"format"},
     "__init__": set(DATA_ORDER),
 }

@@ -45,8 +45,17 @@ def test_what_is_no_shared_vocabulary_is_refused(tmp_path: Path) -> None:
         ((), [], None, "0 words"),
         (("a", "a"), [1, 2], None, "one of them twice"),
         (("a", "b"), [1, 1], None, "one of them twice"),
+        (("a", "b"), [1, -1], None, "has the id -1"),
+        (("a", "b"), [1, 2], torch.tensor([[0.0], [torch.nan]]), "NaN or infinite"),
     ],
 )
 def test_numbers_and_words_are_checked(words, ids, rows, message) -> None:
     with pytest.raises(VocabularyError, match=message):
         SharedVocabulary(words, torch.tensor(ids), "abc", rows)
+
+
+def test_a_fault_names_the_file(tmp_path: Path) -> None:
+    words = {"format": "mmcomponents shared vocabulary", "words": '["a", "a"]', "tokenizer": "abc"}
+    save_file({"ids": torch.tensor([1, 2])}, tmp_path / "w.safetensors", words)
+    with pytest.raises(VocabularyError, match=r"w\.safetensors: a shared vocabulary of 2 words has one of them twice"):
+        SharedVocabulary.read(tmp_path / "w.safetensors")

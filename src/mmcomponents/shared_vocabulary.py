@@ -40,7 +40,8 @@ class SharedVocabulary:
         rows: `[V, d]` embeddings of the words; None without weights.
 
     Raises:
-        VocabularyError: The numbers of words, ids and rows differ, or a word or an id is there twice.
+        VocabularyError: The numbers of words, ids and rows differ, a word or an id is there twice, or an embedding is
+            not finite.
     """
 
     words: tuple[str, ...]
@@ -56,6 +57,10 @@ class SharedVocabulary:
             raise VocabularyError(f"a shared vocabulary has {', '.join(f'{n} {name}' for name, n in counts.items())}")
         if len(set(self.words)) < len(self.words) or self.ids.unique().numel() < self.ids.numel():
             raise VocabularyError(f"a shared vocabulary of {len(self.words)} words has one of them twice")
+        if int(self.ids.min()) < 0:
+            raise VocabularyError(f"a shared vocabulary has the id {int(self.ids.min())}")
+        if self.rows is not None and not bool(self.rows.isfinite().all()):
+            raise VocabularyError("embeddings of a shared vocabulary are NaN or infinite")
 
     @property
     def digest(self) -> bytes:
@@ -82,10 +87,14 @@ class SharedVocabulary:
                 if given.get("format") != _FORMAT or "ids" not in names:
                     raise VocabularyError(f"{path} is no shared vocabulary")
                 words, rows = json.loads(given["words"]), file.get_tensor("rows") if "rows" in names else None
-                return SharedVocabulary(tuple(words), file.get_tensor("ids").long(), given["tokenizer"], rows)
+                found = (tuple(words), file.get_tensor("ids").long(), given["tokenizer"], rows)
         except FileNotFoundError:
             raise VocabularyError(
                 f"there is no shared vocabulary {path}; `mmcomponents data vocabulary` makes one"
             ) from None
         except (OSError, SafetensorError, ModelFileError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise VocabularyError(f"{path} is no shared vocabulary: {error}") from error
+        try:
+            return SharedVocabulary(*found)
+        except VocabularyError as error:
+            raise VocabularyError(f"{path}: {error}") from None

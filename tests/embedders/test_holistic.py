@@ -100,6 +100,12 @@ def test_both_caches_equal_the_forward_pass_wherever_a_prefill_is_cut(form: str,
             torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
 
 
+def test_tiles_of_another_size_are_refused() -> None:
+    model = model_of("post")
+    with pytest.raises(ValueError, match=r"Embedder takes tiles of 16 x 16 pixels, and these have 16 x 32"):
+        model.logits(torch.tensor([1, *[tiny.IMAGE_TOKEN] * 8, 2]), torch.randn(1, 3, 16, 32))
+
+
 def test_a_tile_that_is_cut_is_refused_with_its_numbers() -> None:
     model, batch = model_of("post"), tiny.pack([("t", 2), ("i", 2), ("t", 3)])
     message = (

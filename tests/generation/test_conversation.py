@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
+from contracts.cases import PATCH_HOLISTIC, STEM_OF_WIDTH
 from mmcomponents.batch import IGNORE
 from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
@@ -18,6 +19,7 @@ from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.generation.conversation import Conversation
 from mmcomponents.generation.inputs import make_renderer
 from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.heads import LMHead
 from mmcomponents.positions import V2PE, RoPE
 
 FIRST, LATER = Image.effect_noise((40, 20), 90).convert("RGB"), Image.effect_noise((16, 16), 50).convert("RGB")
@@ -125,10 +127,23 @@ def test_a_stop_and_an_answer_that_is_given_up_leave_what_was_said(tokenizer, pa
     assert len(whole.input_ids) - len(talk._ids) == 2  # <|im_end|> and a line break
 
 
+@pytest.fixture
+def of_patches(tokenizer):
+    """Factory of models whose embedder has a cache of its own, of another length."""
+    vocab = len(tokenizer)
+    head, embedder = LMHead(tiny.WIDTH, vocab), PATCH_HOLISTIC(vocab, tiny.WIDTH)
+    return lambda: tiny.model(vision=STEM_OF_WIDTH(), projector=None, embedder=embedder, heads={"lm": head})
+
+
 @pytest.mark.parametrize("how", ["given up", "stop text"])
-@pytest.mark.parametrize("question", ["7?", "a dog", "What is a cat?"])
-def test_the_turn_after_a_cut_answer_is_that_of_a_fresh_prefill(tokenizer, writer, renderer, how, question) -> None:
-    model = writer()
+@pytest.mark.parametrize(
+    ("kind", "question"),
+    [("writer", "7?"), ("writer", "a dog"), ("writer", "What is a cat?"), ("of_patches", "a dog")],
+)
+def test_the_turn_after_a_cut_answer_is_that_of_a_fresh_prefill(
+    tokenizer, renderer, request, kind, how, question
+) -> None:
+    model = request.getfixturevalue(kind)()
     talk = Conversation(model, tokenizer, renderer=renderer, max_new_tokens=8)
     if how == "stop text":
         ids = tokenizer.encode("".join(talk.say("What is this?", FIRST)), add_special_tokens=False)

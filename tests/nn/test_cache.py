@@ -106,3 +106,13 @@ def test_an_inner_cache_counts_positions_of_its_own() -> None:
     fork.commit()
     assert torch.equal(k[0, :, :3], torch.cat((first[9:], torch.ones(1, 2, 4))).transpose(0, 1))
     assert (cache.lengths, inner.lengths, inner.last_ticks.tolist()) == ([3, 2], [9, 2], [8, 1])
+
+
+def test_a_cache_with_inner_caches_is_not_shortened() -> None:
+    cache = KVCache()
+    cache.lengths = [5]
+    cache.lengths = [4]
+    cache.inner("embedder")
+    cache.lengths = [4]
+    with pytest.raises(ValueError, match="a cache with inner caches cannot be shortened"):
+        cache.lengths = [3]

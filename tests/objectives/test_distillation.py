@@ -15,6 +15,8 @@ from contracts.cases import HOLISTIC, STEM, teacher
 from contracts.pair import make_task, train
 from mmcomponents.checkpoints import CheckpointError, load
 from mmcomponents.component import WiringError
+from mmcomponents.data.chat.tokenizer import train_tokenizer
+from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.runtime import Runtime
 from mmcomponents.objectives import Distillation
@@ -24,6 +26,7 @@ from mmcomponents.testing.case import Case
 from mmcomponents.testing.contracts.state_round_trip import write_folder
 from mmcomponents.training import SlotOptions
 from mmcomponents.training.distributed.fsdp2 import FSDP2Strategy
+from mmcomponents.training.objective_check import check_with_folders
 
 STUDENT: dict[str, Any] = {"vision": STEM, "projector": LlavaProjector, "embedder": HOLISTIC}
 FROZEN = {name: SlotOptions(trainable=False) for name in ("backbone", "heads")}
@@ -137,8 +140,23 @@ def folder_of(path: Path, **changes: Any) -> str:
             {"backbone": tiny.backbone_factory(hidden_size=16)},
             "width: HolisticEmbedder has 32, and TokenEmbedder of the teacher {} has 16",
         ),
+        (
+            {"merger": partial(PixelUnshuffle, rows=4, columns=1)},
+            "rows and columns of a visual token in patches: PixelUnshuffle has (2, 2), and PixelUnshuffle of the"
+            " teacher {} has (4, 1)",
+        ),
+        (
+            {"merger": partial(PixelUnshuffle, order="v1")},
+            "order of the patches of a visual token: PixelUnshuffle has v2, and PixelUnshuffle of the teacher {}"
+            " has v1",
+        ),
+        (
+            {"embedder": HOLISTIC},
+            "HolisticEmbedder of the teacher {} has 2 layers: the embeddings of a teacher are those of its tokens,"
+            " without layers",
+        ),
     ],
-    ids=["tokens", "tiles", "width"],
+    ids=["tokens", "tiles", "width", "blocks", "order", "layers"],
 )
 def test_another_teacher_is_refused_before_weights_exist(tmp_path: Path, changes: Any, message: str) -> None:
     folder = folder_of(tmp_path, **changes)
@@ -147,6 +165,17 @@ def test_another_teacher_is_refused_before_weights_exist(tmp_path: Path, changes
         task.check()
     assert str(caught.value) == message.format(folder)
     assert task.model is None
+
+
+def test_a_teacher_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path)
+    one, other = (train_tokenizer([text] * 9, 340) for text in ("a cat and a dog", "the mat is red"))
+    one.save_pretrained(folder)
+    objective, model = Distillation(folder), small_model(**STUDENT)
+    one.add_tokens(["<more>"])
+    check_with_folders(objective, model, False, one)
+    with pytest.raises(WiringError, match=r"Distillation: the tokenizer of .* has the fingerprint \w+, and that"):
+        check_with_folders(objective, model, False, other)
 
 
 def test_a_teacher_is_needed_for_training_alone(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 import tiny
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.checkpoints import CheckpointError, load_initial
+from mmcomponents.checkpoints.initial import takes_from
 from mmcomponents.component import WiringError
 from mmcomponents.projectors import LangBridge, LiveLangBridge, Projector, SoftmaxLangBridge
 from mmcomponents.shared_vocabulary import SharedVocabulary, VocabularyError
@@ -114,6 +115,12 @@ def test_weights_of_the_softmax_are_a_mean(make: Make) -> None:
     assert (tokens >= bridge.table.min(0).values - 1e-5).all()
     assert (tokens <= bridge.table.max(0).values + 1e-5).all()
     assert weights.std(-1).mean() > 0.01  # it does not start uniform
+
+
+def test_coefficients_of_another_kind_start_nothing(make: Make) -> None:
+    plain, live, softmax = (make(kind=kind) for kind in (LangBridge, LiveLangBridge, SoftmaxLangBridge))
+    pairs = [(a, b) for a in (plain, live, softmax) for b in (plain, live, softmax) if a is not b and takes_from(a, b)]
+    assert pairs == [(plain, live), (live, plain)]
 
 
 def test_the_live_table_is_the_present_embedding_weight(make: Make) -> None:

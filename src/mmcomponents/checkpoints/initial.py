@@ -26,6 +26,7 @@ from mmcomponents.component import Component, stored_tensors
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
 from mmcomponents.row_draws import own_rows, put_rows
+from mmcomponents.shared_vocabulary import VocabularyError
 from mmcomponents.vision import TransformersConvNet, TransformersVision
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class InitialWeights:
         try:
             for part, source in self._parts(model):
                 source.load(part, wanted)
-        except CheckpointError as found:
+        except (CheckpointError, VocabularyError) as found:
             error = str(found)
         except Exception as found:  # the other ranks must not wait for this one
             error = f"{type(found).__name__}: {found}"

@@ -46,8 +46,8 @@ def _parser(command: str) -> Parser:
     add = parser.add_argument
     add("--models", nargs="+", required=True, metavar="FOLDER", help="folders of models; a folder of a tokenizer alone "
         "gives a file without embeddings, for LiveLangBridge")  # fmt: skip
-    add("--texts", nargs="+", required=True, metavar="FILE", help="shards, .jsonl files, or .txt files of a text a "
-        "line, whose words are counted")  # fmt: skip
+    add("--texts", nargs="+", required=True, metavar="FILE", help="shards, .json and .jsonl files, or .txt files of "
+        "a text a line, whose words are counted")  # fmt: skip
     add("--size", type=positive, required=True, help="number of words; the paper takes 19200, 25600 or 32000")
     add("--out", required=True, metavar="FOLDER", help="folder for a file of each model, NAME.safetensors, and the "
         "list words.tsv")  # fmt: skip

@@ -26,6 +26,7 @@ from mmcomponents.cli.terminal.closing import close, config_words
 from mmcomponents.cli.user_error import UserError, near_file, one_line
 from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.errors import DataError
+from mmcomponents.shared_vocabulary import VocabularyError
 from mmcomponents.training.distributed.rank_monitor import end_with_lost_rank
 from mmcomponents.training.final_checkpoint import checkpoint_folders
 from mmcomponents.training.gradients.gradient_watch import NoGradientError
@@ -172,6 +173,7 @@ def run_verb(cli: RecipeCLI) -> Any:
         CheckpointError,
         NoGradientError,
         NonFiniteError,
+        VocabularyError,
         MisconfigurationException,
     ) as error:
         if isinstance(error, NoGradientError | NonFiniteError) and not cli.trainer.is_global_zero:

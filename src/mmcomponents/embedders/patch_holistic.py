@@ -85,6 +85,7 @@ class PatchHolisticEmbedder(HolisticEmbedder):
             raise ValueError(f"a grid of {grid[0]} x {grid[1]} patches is not a multiple of {rows} x {columns} blocks")
         self.grid, self.rows, self.columns = (grid[0], grid[1]), rows, columns
         self.visual_features = rows * columns * hidden_size
+        self._side: int | None = None  # of a tile in pixels, which `check` reads from the encoder
         self.fc1 = nn.Linear(self.visual_features, hidden_size)
         self.fc2 = nn.Linear(hidden_size, hidden_size)
         self.init_weights()
@@ -104,7 +105,8 @@ class PatchHolisticEmbedder(HolisticEmbedder):
         own = f"{type(self).__name__} takes"
         if model.vision is None:
             return
-        rows, columns = model.vision.grid((model.vision.image_size,) * 2)
+        self._side = model.vision.image_size
+        rows, columns = model.vision.grid((self._side, self._side))
         if (rows, columns) != self.grid:
             raise WiringError(
                 f"{type(model.vision).__name__} gives {rows} x {columns} patches of a tile and {own} {self.grid[0]} x"
@@ -126,8 +128,14 @@ class PatchHolisticEmbedder(HolisticEmbedder):
         """Embeds a pack as `[T, d]`.
 
         Raises:
-            ValueError: A tile is not whole, or see the base class.
+            ValueError: A tile is not whole, or of another size than the encoder's; or see the base class.
         """
+        pixels = None if batch.images is None else batch.images.pixels
+        if pixels is not None and self._side is not None and pixels.shape[-2:] != (self._side, self._side):
+            raise ValueError(
+                f"{type(self).__name__} takes tiles of {self._side} x {self._side} pixels, and these have"
+                f" {pixels.shape[-2]} x {pixels.shape[-1]}"
+            )
         x = TokenEmbedder.forward(self, batch, None, runtime)
         places = (batch.visual_index >= 0).nonzero()[:, 0]
         self._check_tiles(batch.visual_index[places], places)

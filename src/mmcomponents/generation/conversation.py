@@ -176,9 +176,12 @@ class Conversation:
         """Appends a turn and its answer to the conversation and removes cut-off tokens from the cache."""
         kept, rest = _tokens_of(text)
         read = min(self._cached - len(ids), kept, len(ticks) - 1)
-        self._past.cache.lengths = [len(ids) + read]
-        self._past.last_ticks = ticks[read]
-        self._read = len(ids)
+        if self._past.cache.has_inner and self._cached > len(ids) + read:
+            self._forget()  # the whole conversation is read again in the next turn
+        else:
+            self._past.cache.lengths = [len(ids) + read]
+            self._past.last_ticks = ticks[read]
+            self._read = len(ids)
         self._ids = ids + text.ids[:kept] + rest
         self._images = images
         self.messages = [*self.messages, message, {"role": "assistant", "content": text.text}]

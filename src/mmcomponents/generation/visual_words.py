@@ -57,22 +57,23 @@ def nearest_words(
     weight = None if model.embedder is None else model.embedder.embedding_weight()
     if weight is None:
         raise WiringError("the model has no embedding weight, so its visual tokens have no nearest words")
+    ids, texts = _visible(tokenizer, weight.shape[0])
+    if not 1 <= top <= len(ids):
+        raise ValueError(f"top must be from 1 to {len(ids):,}, the number of words, got {top}")
     images = ImageBatch(pixels.to(weight.device, weight.dtype), torch.arange(len(pixels), device=weight.device))
     features = model.encode(images)
     tokens = model.project(features).unflatten(0, (len(pixels), -1))
     if tokens.shape[-1] != weight.shape[1]:
         raise WiringError(f"visual tokens have the width {tokens.shape[-1]} and words the width {weight.shape[1]}")
-    ids, texts = _visible(tokenizer, weight.shape[0])
-    if not 1 <= top <= len(ids):
-        raise ValueError(f"top must be from 1 to {len(ids):,}, the number of words, got {top}")
-    cosines = normalize(tokens.float(), dim=-1) @ normalize(weight[ids.to(weight.device)].float(), dim=-1).T
-    best = cosines.topk(top)
+    words = normalize(weight[ids.to(weight.device)].float(), dim=-1)
     rows, columns = features.primary.hw
     grid = (rows, columns) if rows * columns == tokens.shape[1] else None
-    return [
-        TileWords([[texts[place] for place in token] for token in places], values.cpu(), grid)
-        for places, values in zip(best.indices.tolist(), best.values, strict=True)
-    ]
+    found = []
+    for tile in tokens:  # one at a time, since a tile has as many cosines as tokens times words
+        best = (normalize(tile.float(), dim=-1) @ words.T).topk(top)
+        nearest = [[texts[place] for place in places] for places in best.indices.tolist()]
+        found.append(TileWords(nearest, best.values.cpu(), grid))
+    return found
 
 
 def _visible(tokenizer: PreTrainedTokenizerBase, vocab_size: int) -> tuple[Tensor, list[str]]:

@@ -51,7 +51,14 @@ class KVCache:
 
     @lengths.setter
     def lengths(self, lengths: list[int]) -> None:
+        if self.has_inner and sum(lengths) < sum(self._state.lengths):
+            raise ValueError("a cache with inner caches cannot be shortened: their positions are not known")
         self._state.lengths = lengths
+
+    @property
+    def has_inner(self) -> bool:
+        """Whether there are caches of other sequences, see `inner`."""
+        return bool(self._state.inner)
 
     @property
     def next_lengths(self) -> list[int]:

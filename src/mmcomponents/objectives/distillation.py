@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch
-from mmcomponents.component import Composition, WiringError
+from mmcomponents.component import Component, Composition, WiringError
 from mmcomponents.nn.runtime import Runtime
 from mmcomponents.objectives.base import Build, Model, Objective
 from mmcomponents.objectives.frozen_model import FrozenModel
+
+_WHERE_KNOWN = ("rows and columns of a visual token in patches", "order of the patches of a visual token")
+"""What is compared if both models have it."""
 
 
 class Distillation(Objective):
@@ -53,10 +56,17 @@ class Distillation(Objective):
         Raises:
             WiringError: They differ.
         """
+        layers = getattr(other.embedder, "num_layers", 0)
+        if layers:
+            name = type(other.embedder).__name__
+            raise WiringError(
+                f"{name} of the teacher {self.folders[0]} has {layers} layers: the embeddings of a teacher are those of"
+                " its tokens, without layers"
+            )
         ours, theirs = _sizes(model), _sizes(other)
         for what, (part, size) in ours.items():
             name, given = theirs[what]
-            if size != given:
+            if size != given and (what not in _WHERE_KNOWN or None not in (size, given)):
                 raise WiringError(f"{what}: {part} has {size}, and {name} of the teacher {self.folders[0]} has {given}")
 
     def prepare(self, model: Model, build: Build) -> None:
@@ -116,6 +126,13 @@ def _sizes(model: Composition) -> dict[str, tuple[str, object]]:
     return {
         "side of a tile in pixels": (encoder, getattr(vision, "image_size", None)),
         "visual tokens per tile": (visual, model.tokens_per_tile),
+        _WHERE_KNOWN[0]: (visual, _block(model.merger)),
+        _WHERE_KNOWN[1]: (visual, getattr(model.merger, "order", None)),
         "width": (table, getattr(embedder, "hidden_size", None)),
         "vocabulary size": (table, None if weight is None else weight.shape[0]),
     }
+
+
+def _block(merger: Component | None) -> tuple[int, int] | None:
+    rows, columns = getattr(merger, "rows", None), getattr(merger, "columns", None)
+    return None if rows is None or columns is None else (rows, columns)

@@ -8,6 +8,7 @@ with the embeddings of the same words there. Code of the authors: `llava/model/m
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from mmcomponents.shared_vocabulary import SharedVocabulary, VocabularyError
 _DIGEST_SIZE = 32
 
 
-class LiveLangBridge(Projector):
-    """LangBridge over the present embedding weight of the model, which a loss on the visual tokens trains too.
+class WordProjector(Projector):
+    """Visual tokens as sums of the embeddings of words, which a subclass gives.
 
     The coefficients are not bounded and not normalised, as in the released code. The sum is computed in fp32 at least.
     First coefficients have a variance of 1/V, so that visual tokens begin with the size of a word embedding. A
@@ -49,9 +50,6 @@ class LiveLangBridge(Projector):
     """
 
     files = ("vocabulary",)
-    starts_from = ("LiveLangBridge", "LangBridge")
-    needs_embedding_weight = True
-    ids: Tensor
 
     def __init__(
         self,
@@ -88,18 +86,16 @@ class LiveLangBridge(Projector):
             )
         return words
 
+    @abstractmethod
     def _keep(self, words: SharedVocabulary | None) -> None:
-        """Keeps what `rows` needs of the file, as buffers that are in no state_dict."""
-        ids = torch.zeros(self.num_words, dtype=torch.long) if words is None else words.ids
-        self.register_buffer("ids", self._placed(ids), persistent=False)
+        """Keeps what `rows` needs of the file, as buffers that are in no state_dict; of the meta device without it."""
 
     def _placed(self, value: Tensor) -> Tensor:
         return value.to(self.fc1.weight.device)
 
+    @abstractmethod
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
         """Returns the embeddings of the words, `[V, out_features]`."""
-        assert embedding_weight is not None
-        return embedding_weight[self.ids]
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Computes the coefficients of the words, `[..., in_features]` to `[..., V]`."""
@@ -112,20 +108,6 @@ class LiveLangBridge(Projector):
         with without_autocast(coefficients.device.type):
             wide = torch.promote_types(coefficients.dtype, torch.float32)
             return (coefficients.to(wide) @ rows.to(wide)).to(coefficients.dtype)
-
-    def check(self, model: Composition) -> None:
-        """Compares the ids of the words with the vocabulary size.
-
-        Raises:
-            WiringError: An id is too large.
-        """
-        weight = None if model.embedder is None else model.embedder.embedding_weight()
-        words = self._read(is_optional=self.fc1.weight.is_meta)
-        if weight is not None and words is not None and int(words.ids.max()) >= weight.shape[0]:
-            raise WiringError(
-                f"{type(self).__name__} has a word with the id {int(words.ids.max())} in {self.vocabulary}, and"
-                f" {type(model.embedder).__name__} has {weight.shape[0]} tokens"
-            )
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the matrices and the sum over the words, over the visual tokens that the pack points to."""
@@ -151,8 +133,12 @@ class LiveLangBridge(Projector):
         """Reads a buffer from the file."""
         words = self._read()
         assert words is not None
-        value.copy_({"word_digest": _as_tensor(words.digest), "ids": words.ids}[name])
+        value.copy_(_as_tensor(words.digest) if name == "word_digest" else self._buffer_of(words))
         return True
+
+    @abstractmethod
+    def _buffer_of(self, words: SharedVocabulary) -> Tensor:
+        """Returns the values of the buffer that `_keep` makes."""
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         given = state_dict.get(f"{prefix}word_digest")
@@ -165,10 +151,50 @@ class LiveLangBridge(Projector):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
-class LangBridge(LiveLangBridge):
-    """LangBridge over the pretrained embeddings, which are read from the file and never trained.
+class LiveLangBridge(WordProjector):
+    """LangBridge over the present embedding weight of the model, which a loss on the visual tokens trains too.
 
-    See `LiveLangBridge`. The embeddings are a buffer, in no state_dict, in the data type of the file; an export copies
+    See `WordProjector`.
+
+    Raises:
+        VocabularyError: The file is missing, or has another number of words.
+    """
+
+    starts_from = ("LangBridge",)
+    needs_embedding_weight = True
+    ids: Tensor
+
+    def _keep(self, words: SharedVocabulary | None) -> None:
+        ids = torch.zeros(self.num_words, dtype=torch.long) if words is None else self._buffer_of(words)
+        self.register_buffer("ids", self._placed(ids), persistent=False)
+
+    def _buffer_of(self, words: SharedVocabulary) -> Tensor:
+        return words.ids
+
+    def rows(self, embedding_weight: Tensor | None) -> Tensor:
+        """Returns the embeddings of the words, `[V, out_features]`."""
+        assert embedding_weight is not None
+        return embedding_weight[self.ids]
+
+    def check(self, model: Composition) -> None:
+        """Compares the ids of the words with the vocabulary size.
+
+        Raises:
+            WiringError: An id is too large.
+        """
+        weight = None if model.embedder is None else model.embedder.embedding_weight()
+        words = self._read(is_optional=self.fc1.weight.is_meta)
+        if weight is not None and words is not None and int(words.ids.max()) >= weight.shape[0]:
+            raise WiringError(
+                f"{type(self).__name__} has a word with the id {int(words.ids.max())} in {self.vocabulary}, and"
+                f" {type(model.embedder).__name__} has {weight.shape[0]} tokens"
+            )
+
+
+class SnapshotProjector(WordProjector):
+    """Visual tokens as sums of the embeddings that the file has, which are never trained.
+
+    See `WordProjector`. The embeddings are a buffer, in no state_dict, in the data type of the file; an export copies
     the file.
 
     Raises:
@@ -176,14 +202,13 @@ class LangBridge(LiveLangBridge):
         WiringError: The embeddings have another width than the backbone.
     """
 
-    needs_embedding_weight = False
     table: Tensor
 
     def _keep(self, words: SharedVocabulary | None) -> None:
-        rows = torch.zeros(self.num_words, self.out_features) if words is None else self._rows_of(words)
+        rows = torch.zeros(self.num_words, self.out_features) if words is None else self._buffer_of(words)
         self.register_buffer("table", self._placed(rows), persistent=False)
 
-    def _rows_of(self, words: SharedVocabulary) -> Tensor:
+    def _buffer_of(self, words: SharedVocabulary) -> Tensor:
         name = type(self).__name__
         if words.rows is None:
             raise VocabularyError(
@@ -201,23 +226,15 @@ class LangBridge(LiveLangBridge):
         """Returns the embeddings of the words, `[V, out_features]`."""
         return self.table
 
-    def check(self, model: Composition) -> None:
-        """Does nothing: the ids of the words are not used."""
 
-    def init_buffer(self, name: str, value: Tensor) -> bool:
-        """Reads a buffer from the file."""
-        if name != "table":
-            return super().init_buffer(name, value)
-        words = self._read()
-        assert words is not None
-        value.copy_(self._rows_of(words))
-        return True
+class LangBridge(SnapshotProjector):
+    """LangBridge as released: coefficients without bound over pretrained embeddings; see `SnapshotProjector`."""
+
+    starts_from = ("LiveLangBridge",)
 
 
-class SoftmaxLangBridge(LangBridge):
+class SoftmaxLangBridge(SnapshotProjector):
     """LangBridge with the softmax of the coefficients: visual tokens are weighted means of word embeddings."""
-
-    starts_from = ("LiveLangBridge", "LangBridge")
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Computes the weights of the words, `[..., in_features]` to `[..., V]`, at least 0 with a sum of 1."""

@@ -285,7 +285,7 @@ class MultimodalTask(LightningModule):
         freeze(model, self.slots)
         prepare_units(model, self.slots)
         quantize_slots(model, self.slots)
-        check_with_folders(objective, model, self.trust_remote_code)
+        check_with_folders(objective, model, self.trust_remote_code, tokenizer_of(datamodule))
         check_declared(sampler)
         sampler.check(model)
         check_parts(model.parts(), datamodule)

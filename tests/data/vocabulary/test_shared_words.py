@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.chat.tokenizer import train_tokenizer, vocabulary_fingerprint
@@ -56,3 +57,13 @@ def test_the_fingerprint_of_a_vocabulary_ignores_added_tokens(two: dict[str, Pre
     assert vocabulary_fingerprint(fresh) == vocabulary_fingerprint(two["one"]) != vocabulary_fingerprint(two["other"])
     fresh.add_tokens(["<loc>"])
     assert vocabulary_fingerprint(fresh) == vocabulary_fingerprint(two["one"])
+
+
+def test_tokens_of_single_bytes_are_no_words() -> None:
+    model = models.BPE(
+        vocab={"<unk>": 0, "<0x41>": 1, "A": 2, "\u2581": 3}, merges=[], byte_fallback=True, unk_token="<unk>"
+    )
+    backend = Tokenizer(model)
+    backend.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    found = word_ids(PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>"))
+    assert found["A"] == 2

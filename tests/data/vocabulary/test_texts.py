@@ -23,9 +23,10 @@ def test_texts_of_all_kinds_of_files(tmp_path: Path) -> None:
         writer.write("1", {"text": "one", "texts": ["two", None], "source": "no text"}, [])
     (tmp_path / "a.txt").write_text("first\nsecond\n")
     (tmp_path / "b.jsonl").write_text(json.dumps(CHAT) + "\n\n" + json.dumps({"chosen": "c", "rejected": "r"}) + "\n")
-    paths = [str(tmp_path / name) for name in ("shards", "a.txt", "b.jsonl")]
+    (tmp_path / "c.json").write_text(json.dumps([CHAT]))
+    paths = [str(tmp_path / name) for name in ("shards", "a.txt", "b.jsonl", "c.json")]
     found = list(texts_of(paths))
-    assert found == ["what?", "a cat", "one", "two", "first", "second", "what?", "a cat", "c", "r"]
+    assert found == ["what?", "a cat", "one", "two", "first", "second", "what?", "a cat", "c", "r", "what?", "a cat"]
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -34,5 +35,8 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text('{"value": "x"}\n[1]\n')
     with pytest.raises(DataError, match=r"b\.jsonl, line 2: "):
         list(texts_of([str(tmp_path / "b.jsonl")]))
+    (tmp_path / "d.json").write_text("{}")
+    with pytest.raises(DataError, match=r"d\.json is not a JSON list"):
+        list(texts_of([str(tmp_path / "d.json")]))
     with pytest.raises(DataError, match=r"c\.tar"):
         list(texts_of([str(tmp_path / "c.tar")]))

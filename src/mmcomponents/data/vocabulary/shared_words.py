@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _BATCH = 1000
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _BROKEN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -35,11 +37,13 @@ class Word:
 def word_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
     """Returns the text of each token, with its id: what it adds to a text that ends before it.
 
-    Added tokens and tokens that are no whole characters are left out; of two tokens of one text, the first is taken.
+    Added tokens, tokens that are no whole characters, and those of single bytes (`<0x41>`), which no text with the
+    character has, are left out; of two tokens of one text, the first is taken.
     """
     anchor = tokenizer.encode("a", add_special_tokens=False)[-1:]
     begin, added = tokenizer.decode(anchor), tokenizer.added_tokens_decoder
-    numbers = [number for number in sorted(set(tokenizer.get_vocab().values())) if number not in added]
+    tokens = tokenizer.get_vocab().items()
+    numbers = sorted({number for token, number in tokens if number not in added and not _BYTE.fullmatch(token)})
     texts = tokenizer.batch_decode([[*anchor, number] for number in numbers], clean_up_tokenization_spaces=False)
     found: dict[str, int] = {}
     for number, text in zip(numbers, texts, strict=True):

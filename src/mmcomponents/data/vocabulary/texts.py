@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mmcomponents.data.convert.inputs.json_list import is_list, read_elements
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.records import parse_object
 from mmcomponents.data.format.shards import Listed, Member, find_shards, json_member, list_shard, read_members
@@ -24,7 +25,8 @@ def texts_of(paths: Sequence[str]) -> Iterator[str]:
     """Yields the texts of files: of records the strings of messages, answers and documents, without placeholders.
 
     Args:
-        paths: Shards, patterns and folders of shards, `.jsonl` files, or `.txt` files of one text a line.
+        paths: Shards, patterns and folders of shards, lists of records (`.json`), records a line (`.jsonl`), or texts a
+            line (`.txt`).
 
     Raises:
         DataError: A file cannot be read or a line is no record. Samples that cannot be read are an error too.
@@ -33,6 +35,9 @@ def texts_of(paths: Sequence[str]) -> Iterator[str]:
         file = Path(path)
         if file.suffix in (".txt", ".jsonl"):
             yield from _lines(file)
+        elif file.suffix == ".json":
+            for number, (text, _) in enumerate(_elements(file), 1):
+                yield from _parsed(text.encode("utf-8", "surrogatepass"), f"{file}, element {number}")
         else:
             for shard in find_shards(path):
                 yield from _samples(shard)
@@ -46,6 +51,15 @@ def _lines(file: Path) -> Iterator[str]:
                     yield line.decode("utf-8", "replace").rstrip("\r\n")
                 elif line.strip():
                     yield from _parsed(line, f"{file}, line {number}")
+    except OSError as error:
+        raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
+
+
+def _elements(file: Path) -> Iterator[tuple[str, int]]:
+    try:
+        if not is_list(file):
+            raise DataError(f"{file} is not a JSON list")
+        yield from read_elements(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read: {error.strerror or error}") from error
 
