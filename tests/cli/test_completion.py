@@ -21,7 +21,7 @@ from mmcomponents.cli.recipes.recipe import shipped
         (["co"], {"completion", "components"}),
         (["fit", "--config", "quick"], {"quickstart"}),
         (["plan", "-c", "piip/t"], {"piip/tiny"}),
-        (["fit", "--model.projector", "L"], {"LinearProjector", "LlavaProjector"}),
+        (["fit", "--model.projector", "Li"], {"LinearProjector", "LiveLangBridge"}),
         (["data", "in"], {"index", "inspect"}),
         (["components", "pro"], {"projector"}),
         (["fit", "--trainer.max_s"], {"--trainer.max_steps"}),

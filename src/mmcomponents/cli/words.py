@@ -59,7 +59,8 @@ def main(verb: str, argv: list[str]) -> int:
         return 0
     console = table_console()
     for name, tile in zip(names, found, strict=True):
-        console.print(_table(name, tile), highlight=False)
+        print_line(console, name)
+        console.print(_table(tile), highlight=False)
     if options.out:
         print_line(console, f"wrote {options.out}")
     return 0
@@ -69,8 +70,8 @@ def _as_json(name: str, tile: TileWords) -> dict[str, object]:
     return {"tile": name, "grid": tile.grid, "words": tile.words, "cosines": tile.cosines.tolist()}
 
 
-def _table(name: str, tile: TileWords) -> Table:
-    table = Table("token", "row, column", *map(str, range(1, tile.cosines.shape[1] + 1)), title=cell(name))
+def _table(tile: TileWords) -> Table:
+    table = Table("token", "row, column", *map(str, range(1, tile.cosines.shape[1] + 1)))
     for number, (words, cosines) in enumerate(zip(tile.words, tile.cosines.tolist(), strict=True)):
         place = "" if tile.grid is None else f"{number // tile.grid[1]}, {number % tile.grid[1]}"
         shown = (cell(f"{word!r} {cosine:.2f}") for word, cosine in zip(words, cosines, strict=True))
