@@ -184,6 +184,9 @@ BEHIND_VISION: dict[str, Any] = {**NO_LANGUAGE, "fuser": ENCODER, "heads": {"lm"
 BEHIND_FUSER: dict[str, Any] = {**NO_LANGUAGE, "vision": RESNET, "heads": {"lm": DETECTION}}
 WITH_HEAD: dict[str, Any] = {**DETECTOR, "heads": {"detection": DETECTION}}
 
+VISUAL = ("vision", "fuser", "merger", "projector")
+"""Slots of the visual side."""
+
 PARTS: dict[str, dict[str, Any]] = {
     "InternViT": case("vision", tiny.vision_factory()),
     "PatchStem": case("vision", STEM),

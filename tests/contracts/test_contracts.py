@@ -1,4 +1,7 @@
-"""The contract tests over every registered component. Their deliberate breaks are in `tests/testing/contracts`."""
+"""The contract tests over every registered component; those of the visual side are in `test_contracts_of_images.py`.
+
+Their deliberate breaks are in `tests/testing/contracts`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from peft import LoraConfig
 
-from contracts.cases import PARTS
+from contracts.cases import PARTS, VISUAL
 from mmcomponents import registry
 from mmcomponents.model import MultimodalModel
 from mmcomponents.testing import Ranks, check_component, small_parts, text_packs
@@ -20,7 +23,7 @@ from mmcomponents.training import SlotOptions
 from mmcomponents.training.adapters import inject_adapters, start_adapters
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part["slot"] not in VISUAL])
 def test_contracts(name: str, two_ranks: Ranks) -> None:
     check_component(**PARTS[name], ranks=two_ranks)
 
