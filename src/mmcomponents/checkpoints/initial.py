@@ -332,7 +332,9 @@ class _Sources:
             if only is not None and id(parameter) not in only:
                 continue
             if not isinstance(parameter, nn.Parameter):  # a part may refuse a buffer of another value
-                part.load_state_dict({name: self._checked(name, stored.load(), parameter.dtype)}, strict=False)
+                value = self._checked(name, stored.load(), parameter.dtype)
+                if part.load_state_dict({name: value}, strict=False).unexpected_keys:  # its layer has an adapter
+                    put(parameter, value)
                 continue
             rows = partial(self._rows, name, stored, parameter.dtype)
             if name in self.whole and stored.read_rows is not None and put_rows(parameter, rows):
