@@ -36,6 +36,9 @@ class Folder:
     def load(self, device, dtype, allow_nonfinite):
         return self.model.to(device, dtype)
 
+    def make_sampler(self):
+        return None
+
     def tokenizer(self):
         return self.words
 

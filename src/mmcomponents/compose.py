@@ -113,8 +113,8 @@ def build(parts: Mapping[str, Any], vocab_size: int | None, image_token_id: int 
         PartError: A component is not found, or is not a subclass of its slot's base.
         WiringError: Two components do not fit together.
     """
-    made = {slot: _factory(slot, part) for slot, part in parts.items() if part and slot != "heads"}
-    heads = {name: _factory("head", part) for name, part in (parts.get("heads") or {}).items()}
+    made = {slot: factory(slot, part) for slot, part in parts.items() if part and slot != "heads"}
+    heads = {name: factory("head", part) for name, part in (parts.get("heads") or {}).items()}
     return Factories(**made, heads=heads).build(vocab_size, image_token_id)
 
 
@@ -138,7 +138,16 @@ def short_names(part: Any) -> Any:
     return named | {"init_args": short_names(dict(part.get("init_args") or {}))}
 
 
-def _factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
+def factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
+    """Returns the factory of a part, with its arguments.
+
+    Args:
+        slot: Its slot.
+        part: `{"class_path": …, "init_args": {…}}`, see `build`.
+
+    Raises:
+        PartError: It is not found, or is not a subclass of its slot's base.
+    """
     return partial(_loaded(slot, part), **_argument(part.get("init_args") or {}))
 
 

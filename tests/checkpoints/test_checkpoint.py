@@ -16,9 +16,10 @@ from checkpoints_models import IMAGE_TOKEN, STYLES, hf_model, ids_and_pixels
 from figures import GOLDEN
 from mmcomponents.batch import ImageBatch
 from mmcomponents.checkpoints import CheckpointError, convert, read
-from mmcomponents.checkpoints.checkpoint import added_tokens
+from mmcomponents.checkpoints.checkpoint import added_tokens, tiling_of
 from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.rules import lazy, to_ours
+from mmcomponents.data.media.tiling import WholeImages
 from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.positions import MovingBaseRoPE, RoPE
 from mmcomponents.sequence import one_sequence
@@ -306,6 +307,36 @@ def test_code_of_others_is_imported_by_load_when_allowed(tmp_path: Path, monkeyp
     with pytest.raises(CheckpointError, match="names third-party code"):
         mmcomponents.load(folder)
     assert type(mmcomponents.load(folder, trust_remote_code=True).position).__name__ == "Their"
+
+
+def _with(folder: Path, **entries: Any) -> Path:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | entries))
+    return folder
+
+
+def test_a_folder_names_its_sampler(tmp_path: Path) -> None:
+    assert read(_ours(tmp_path)).make_sampler() is None
+    sampler = {"class_path": "Autoregressive", "init_args": {"max_new_tokens": 7}}
+    make = read(_with(_ours(tmp_path), sampler=sampler)).make_sampler()
+    assert make is not None
+    assert (make().max_new_tokens, make(max_new_tokens=9).max_new_tokens) == (7, 9)
+    wrong = {"class_path": "RoPE", "init_args": {}}
+    with pytest.raises(CheckpointError, match=r"its sampler cannot be built: .*RoPE"):
+        read(_with(_ours(tmp_path), sampler=wrong)).make_sampler()
+    attack = {"class_path": "pathlib.Path.touch", "init_args": {"self": str(tmp_path / "harm")}}
+    with pytest.raises(CheckpointError, match=r"names third-party code \(pathlib.Path.touch\)"):
+        read(_with(_ours(tmp_path), sampler=attack))
+    assert not (tmp_path / "harm").exists()
+
+
+def test_images_of_a_folder_may_keep_their_aspect_ratio(tmp_path: Path) -> None:
+    folder = _ours(tmp_path)
+    processing = json.loads((folder / "config.json").read_text())["processing"]
+    tiling = tiling_of(
+        read(_with(folder, processing=processing | {"tile_size": 16, "longest_side": 40})).spec.processing
+    )
+    assert tiling == WholeImages(tile_size=16, longest=40)
 
 
 ABSURD: list[tuple[str, tuple[str, ...], Any]] = [

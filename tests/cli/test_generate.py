@@ -195,6 +195,9 @@ class Folder:
         self.asked = {"device": device, "dtype": dtype}
         return self.model
 
+    def make_sampler(self):
+        return None
+
     def tokenizer(self):
         return self.words
 
@@ -325,7 +328,7 @@ def test_a_folder_without_the_head_of_the_texts_is_one_line(folder, capsys) -> N
     made = folder()
     made.model.heads["rank"] = made.model.heads.pop("lm")
     line = line_of_error(capsys, "m", "--prompt", "hi")
-    assert "generate: m has no sampler, and Autoregressive reads the head 'lm', while the model has rank" in line
+    assert "m has no sampler, and Autoregressive reads the head 'lm', while the model has rank" in line
     assert "--config RECIPE --ckpt_path FILE uses the sampler of the recipe" in line
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,12 +24,13 @@ from mmcomponents.checkpoints.official import InternViTAlone, Official
 from mmcomponents.checkpoints.rules import Lazy, to_ours
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 from mmcomponents.component import stored_tensors
-from mmcomponents.compose import build
+from mmcomponents.compose import build, factory
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
 from mmcomponents.data.chat.tokenizer import load_tokenizer
 from mmcomponents.data.media.images import NORMALIZATIONS, Normalization
-from mmcomponents.data.media.tiling import Tiling
+from mmcomponents.data.media.tiling import Tiling, WholeImages
+from mmcomponents.generation.base import Sampler
 from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.model import MultimodalModel
 
@@ -121,6 +123,19 @@ class Checkpoint:
         processing = self.spec.processing
         normalization = cast(Normalization, processing.normalization)
         return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling_of(processing), normalization, processing.system)
+
+    def make_sampler(self) -> Callable[..., Sampler] | None:
+        """Returns the factory of the folder's sampler, which takes arguments that replace the folder's; None without.
+
+        Raises:
+            CheckpointError: The sampler cannot be found, or is none.
+        """
+        if self.spec.sampler is None:
+            return None
+        try:
+            return cast(Callable[..., Sampler], factory("sampler", self.spec.sampler))
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.folder}: its sampler cannot be built: {error}") from error
 
     @cached_property
     def source(self) -> tuple[str, dict[str, Any]]:
@@ -228,6 +243,8 @@ def tiling_of(processing: Processing) -> Tiling:
     Raises:
         ValueError: A setting is out of range.
     """
+    if processing.longest_side is not None:
+        return WholeImages(tile_size=processing.tile_size, longest=processing.longest_side)
     sizes = (processing.min_tiles, processing.max_tiles, processing.tile_size)
     return Tiling(*sizes, thumbnail=processing.thumbnail, share=False)
 

@@ -37,7 +37,7 @@ def with_own_files(spec: ModelSpec) -> tuple[ModelSpec, dict[str, Path]]:
             arguments[name] = target
         return {**part, "init_args": arguments} | ({"files": names} if names else {})
 
-    return replace(spec, parts=_mapped(spec.parts, rewrite)), copies
+    return _rewritten(spec, rewrite), copies
 
 
 def found_in(spec: ModelSpec, folder: Path) -> ModelSpec:
@@ -58,7 +58,11 @@ def found_in(spec: ModelSpec, folder: Path) -> ModelSpec:
             arguments[name] = str(path)
         return {key: value for key, value in part.items() if key != "files"} | {"init_args": arguments}
 
-    return replace(spec, parts=_mapped(spec.parts, rewrite))
+    return _rewritten(spec, rewrite)
+
+
+def _rewritten(spec: ModelSpec, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> ModelSpec:
+    return replace(spec, parts=_mapped(spec.parts, change), sampler=spec.sampler and _mapped(spec.sampler, change))
 
 
 def _mapped(value: Any, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:

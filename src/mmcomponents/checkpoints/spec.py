@@ -20,6 +20,8 @@ class Processing:
         thumbnail: Whether several tiles are followed by a thumbnail.
         normalization: Name of the mean and standard deviation of the colours, see `mmcomponents.data.media.images`.
         system: System text of conversations without a system message. None: no system block.
+        longest_side: Images are one tile of their own aspect ratio, whose shorter side is `tile_size` and whose longer
+            side is at most this. None: square tiles.
     """
 
     tile_size: int = 448
@@ -28,6 +30,7 @@ class Processing:
     thumbnail: bool = True
     normalization: str = "imagenet"
     system: str | None = None
+    longest_side: int | None = None
 
 
 @dataclass
@@ -40,12 +43,14 @@ class ModelSpec:
         vocab_size: Vocabulary size; None without embedder.
         image_token_id: Token id of the placeholder of a visual token; None if the folder does not define it.
         processing: Input processing.
+        sampler: Sampler of the recipe, as `{"class_path": …, "init_args": {…}}`. None: the folder names none.
     """
 
     parts: dict[str, Any]
     vocab_size: int | None = None
     image_token_id: int | None = None
     processing: Processing = field(default_factory=Processing)
+    sampler: dict[str, Any] | None = None
 
     def part(self, slot: str, wanted: str | tuple[str, ...], target: str) -> dict[str, Any]:
         """Returns the arguments of the part in a slot, which must have one of the given classes.
@@ -71,7 +76,7 @@ class ModelSpec:
         Short names belong to this library or to an installed package that declares its parts.
         """
         found = []
-        for part in _named(self.parts):
+        for part in _named([self.parts, self.sampler]):
             path = str(part["class_path"])
             if "." in path and not path.startswith("mmcomponents."):
                 found.append(path)
@@ -84,14 +89,15 @@ class ModelSpec:
         return {
             "model": {**self.parts, "vocab_size": self.vocab_size, "image_token_id": self.image_token_id},
             "processing": asdict(self.processing),
-        }
+        } | ({"sampler": self.sampler} if self.sampler else {})
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
         """Creates a spec from the result of `as_config`."""
         model = dict(config["model"])
         vocab_size, image_token_id = model.pop("vocab_size", None), model.pop("image_token_id", None)
-        return cls(model, vocab_size, image_token_id, Processing(**config.get("processing") or {}))
+        processing = Processing(**config.get("processing") or {})
+        return cls(model, vocab_size, image_token_id, processing, config.get("sampler"))
 
 
 def _named(value: Any) -> Iterator[Mapping[str, Any]]:

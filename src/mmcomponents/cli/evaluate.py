@@ -7,6 +7,7 @@ import os
 
 from mmcomponents.cli.models.model_options import add_draw_options, add_model_options, check_model, parse_arguments
 from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.runs import evaluate_boxes
 from mmcomponents.cli.runs.evaluate_run import CRITICS, SELECTORS, run
 from mmcomponents.cli.terminal.parser import Parser, fraction, recipe_verb_parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
@@ -26,7 +27,7 @@ def main(verb: str, argv: list[str]) -> int:
     options, folder, recipe = arguments
     check(verb, options, folder, recipe)
     with errors_in_one_line(verb):
-        return run(verb, options, folder, recipe)
+        return (evaluate_boxes.run if options.metric == evaluate_boxes.METRIC else run)(verb, options, folder, recipe)
 
 
 def make_parser(verb: str) -> Parser:
@@ -45,7 +46,11 @@ def make_parser(verb: str) -> Parser:
     add("--images", metavar="FOLDER", help="root of the image paths in a file; default: the file's folder")
     add("--split", default="", help="use only questions of this split")
     add("--kinds", nargs="+", action="extend", default=[], help="use only questions of these kinds (categories)")
-    add("--metric", help="exact, final, numeric, boxed, multiple_choice, relaxed, anls, grounding, bleu or rouge")
+    add(
+        "--metric",
+        help="exact, final, numeric, boxed, multiple_choice, relaxed, anls, grounding, bleu or rouge; "
+        "box_ap for detectors, with shards of images with boxes",
+    )
     add("--selectors", nargs="+", help=f"{', '.join(SELECTORS)}, or a class; default: all that apply")
     add("--process_critic", metavar="MODEL", help="critic that scores steps: a folder, or RECIPE:CHECKPOINT")
     add("--outcome_critic", metavar="MODEL", help="critic that scores complete answers: a folder, or RECIPE:CHECKPOINT")
@@ -86,6 +91,8 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: --benchmark is missing: a .tsv, a .jsonl, or shards")
     if options.metric is None:
         raise UserError(f"{verb}: --metric is missing")
+    if options.metric == evaluate_boxes.METRIC and (unused := _for_texts(options)):
+        raise UserError(f"{verb}: --metric {options.metric} has no use for --{unused}")
     for name in ("limit", "samples", "max_steps", "max_tiles"):
         value = getattr(options, name)
         if value is not None and value < 1:
@@ -101,3 +108,19 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: no selector uses the --{critics[0]}_critic; add best_of_n to --selectors")
     if options.selectors is not None and not critics and "best_of_n" in options.selectors:
         raise UserError(f"{verb}: best_of_n needs a --process_critic or an --outcome_critic")
+
+
+def _for_texts(options: argparse.Namespace) -> str | None:
+    """Returns the first given option that only answers of text have."""
+    names = (
+        "images",
+        "split",
+        "kinds",
+        "selectors",
+        "process_critic",
+        "outcome_critic",
+        "stop",
+        "system",
+        "instruction",
+    )
+    return next((name for name in (*names, "max_tiles", "share_tiles", "delta") if getattr(options, name)), None)

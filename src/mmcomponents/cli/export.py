@@ -98,8 +98,9 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     with TemporaryDirectory() as changed:
         folder = Path(tokenizer_path)
-        if getattr(getattr(cli.datamodule, "text", None), "allowed_tokens", None):
-            renderer.tokenizer.save_pretrained(changed)  # its allowed tokens are not special
+        if not folder.is_dir() or getattr(getattr(cli.datamodule, "text", None), "allowed_tokens", None):
+            # `byte-level` is no folder; allowed tokens are not special
+            renderer.tokenizer.save_pretrained(changed)
             folder = Path(changed)
         write_out(options, spec, weights, options.format, source=None, folder=folder)
 
@@ -121,9 +122,11 @@ def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec
     parts["heads"] = {name: short_names(head) for name, head in (model.get("heads") or {}).items()}
     tiling = renderer.tiling
     processing = Processing(
-        tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail, renderer.normalization, renderer.system
-    )
+        tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail, renderer.normalization, renderer.system,
+        getattr(tiling, "longest", None),
+    )  # fmt: skip
     placeholder = model.get("image_token_id")
     if placeholder is None and parts.get("vision"):
         placeholder = int(renderer.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT))
-    return ModelSpec(parts, model.get("vocab_size"), placeholder, processing)
+    sampler = short_names(model["sampler"]) if model.get("sampler") else None
+    return ModelSpec(parts, model.get("vocab_size"), placeholder, processing, sampler)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.component import Composition, NonFiniteError, WiringError
 from mmcomponents.generation.base import Answer, AnswerKind, Context, Sampler
+from mmcomponents.generation.found_boxes import FoundBox
 from mmcomponents.limits import MAX_ROWS, check_numbers, check_sizes
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.box_geometry import corners
@@ -19,32 +19,6 @@ from mmcomponents.nn.runtime import Runtime
 
 COLUMNS = ("class", "score", "left", "top", "right", "bottom", "tile")
 """Columns of an answer."""
-
-
-@dataclass(frozen=True)
-class FoundBox:
-    """A box that a model found.
-
-    Attributes:
-        label: Number of its class.
-        name: Name of its class.
-        score: Probability of the class.
-        box: Left, top, right and bottom in pixels.
-    """
-
-    label: int
-    name: str
-    score: float
-    box: tuple[float, float, float, float]
-
-    def row(self) -> dict[str, object]:
-        """Returns the box as a JSON value."""
-        return {
-            "label": self.label,
-            "name": self.name,
-            "score": round(self.score, 4),
-            "box": [round(v, 2) for v in self.box],
-        }
 
 
 class TopBoxes(Sampler):

@@ -15,11 +15,12 @@ from PIL import Image
 
 from mmcomponents.component import WiringError
 from mmcomponents.data.loading.prompts import PromptBatch
-from mmcomponents.data.media.boxes import Grounding, draw_groundings
 from mmcomponents.data.media.images import decode_image
-from mmcomponents.evaluation.box_ap import SMALL, BoxesOfImage, box_ap
+from mmcomponents.evaluation.box_ap import SMALL
+from mmcomponents.evaluation.box_evaluation import average_precision
 from mmcomponents.generation.base import Answer
-from mmcomponents.generation.top_boxes import FoundBox, TopBoxes
+from mmcomponents.generation.found_boxes import MIN_SCORE, FoundBox, draw_found
+from mmcomponents.generation.top_boxes import TopBoxes
 from mmcomponents.training.answer_pictures import answer
 from mmcomponents.training.answer_report import gather_lists
 from mmcomponents.training.task import MultimodalTask
@@ -46,7 +47,7 @@ class BoxReport(Callback):
         ValueError: The number of images is negative.
     """
 
-    def __init__(self, images: int = 6, min_score: float = 0.3, small: float = SMALL) -> None:
+    def __init__(self, images: int = 6, min_score: float = MIN_SCORE, small: float = SMALL) -> None:
         if images < 0:
             raise ValueError(f"images must be at least 0, got {images}")
         self.images, self.min_score, self.small = images, min_score, small
@@ -82,7 +83,7 @@ class BoxReport(Callback):
             if first == 0 and place < self.images and picture is not None:
                 folder = Path(trainer.default_root_dir) / _FOLDER
                 folder.mkdir(parents=True, exist_ok=True)
-                self._drawn(picture, found).save(folder / f"{place}.png")
+                draw_found(decode_image(picture), found, self.min_score).save(folder / f"{place}.png")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers the boxes of all ranks and writes the files."""
@@ -113,36 +114,13 @@ class BoxReport(Callback):
         answers = answer(trainer, pl_module, self._prompts)  # on all ranks, which encode the same images
         if trainer.is_global_zero:
             drawn = [
-                self._drawn(picture, _found(sampler, true, given))
+                draw_found(decode_image(picture), _found(sampler, true, given), self.min_score)
                 for picture, true, given in zip(self._prompts.pictures, self._prompts.answers, answers, strict=True)
                 if picture is not None
             ]
             for logger in loggers:
                 sheet = np.asarray(_sheet(drawn))
                 logger.experiment.add_image("val/boxes", sheet, trainer.global_step, dataformats="HWC")
-
-    def _drawn(self, picture: bytes, found: list[FoundBox]) -> Image.Image:
-        shown = [box for box in found if box.score >= self.min_score]
-        names = dict.fromkeys(box.name for box in shown)
-        groundings = [Grounding(name, tuple(b.box for b in shown if b.name == name)) for name in names]
-        return draw_groundings(decode_image(picture), groundings)
-
-
-def average_precision(rows: list[dict[str, Any]], small: float = SMALL) -> dict[str, float]:
-    """Returns the average precision of rows of `boxes.jsonl`, see `box_ap`."""
-    truth = [_of_image(row["true"]["boxes"], row["true"]["labels"]) for row in rows]
-    found = [
-        _of_image(
-            [b["box"] for b in row["boxes"]], [b["label"] for b in row["boxes"]], [b["score"] for b in row["boxes"]]
-        )
-        for row in rows
-    ]
-    return box_ap(truth, found, small)
-
-
-def _of_image(boxes: list[Any], labels: list[int], scores: list[float] | None = None) -> BoxesOfImage:
-    score = None if scores is None else np.array(scores, np.float64)
-    return BoxesOfImage(np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64), score)
 
 
 def _found(sampler: TopBoxes, true: Any, given: Answer) -> list[FoundBox]:

@@ -38,6 +38,9 @@ class Folder:
     def load(self, device, dtype, allow_nonfinite):
         return self.model
 
+    def make_sampler(self):
+        return None
+
     def tokenizer(self):
         return self.words
 

@@ -12,14 +12,14 @@ from PIL import Image
 
 from mmcomponents.cli.user_error import UserError, near_file
 from mmcomponents.data.errors import SampleError
-from mmcomponents.data.media.boxes import Grounding, draw_groundings, parse_groundings
+from mmcomponents.data.media.boxes import draw_groundings, parse_groundings
 from mmcomponents.data.media.frames import MiddleFrames
 from mmcomponents.data.media.images import load_image
 from mmcomponents.data.media.video import read_video
 from mmcomponents.plain_text import plain_line
 
 if TYPE_CHECKING:
-    from mmcomponents.generation.top_boxes import FoundBox
+    from mmcomponents.generation.found_boxes import FoundBox
 
 
 @dataclass
@@ -83,20 +83,23 @@ def draw_boxes(answer: str, image: Image.Image, out: str) -> None:
     found = parse_groundings(answer, *image.size)
     for problem in found.problems or ([] if found.groundings else ["the answer contains no boxes"]):
         sys.stderr.write(f"mmcomponents: {plain_line(problem)}\n")
-    _save(image, found.groundings, out)
+    _save(draw_groundings(image, found.groundings), out)
 
 
-def draw_found(found: Sequence[FoundBox], image: Image.Image, out: str) -> None:
-    """Draws the boxes that a detection head found on an image, with their names; those of a class in one colour."""
-    if not found:
-        sys.stderr.write("mmcomponents: no boxes were found\n")
-    names = dict.fromkeys(box.name for box in found)
-    _save(image, [Grounding(name, tuple(b.box for b in found if b.name == name)) for name in names], out)
+def draw_detected(found: Sequence[FoundBox], image: Image.Image, out: str) -> None:
+    """Draws the boxes that a detection head found on an image, without those of a low score."""
+    from mmcomponents.generation.found_boxes import MIN_SCORE, draw_found
+
+    drawn = sum(box.score >= MIN_SCORE for box in found)
+    sys.stderr.write(
+        f"mmcomponents: {drawn} of {len(found)} boxes have a score of at least {MIN_SCORE} and are drawn\n"
+    )
+    _save(draw_found(image, found), out)
 
 
-def _save(image: Image.Image, groundings: Sequence[Grounding], out: str) -> None:
+def _save(drawn: Image.Image, out: str) -> None:
     try:
-        draw_groundings(image, groundings).save(out)
+        drawn.save(out)
     except OSError as error:
         raise UserError(f"--boxes {out!r} cannot be written: {error}") from None
 

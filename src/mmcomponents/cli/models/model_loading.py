@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule, LightningModule
 
 from mmcomponents.cli.models.run_weights import load_weights
-from mmcomponents.cli.models.sampler_options import Choose
+from mmcomponents.cli.models.sampler_options import Choose, check_folder
 from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
@@ -41,8 +43,11 @@ def from_folder(
     allow_pickle: bool = False,
     trust_remote_code: bool = False,
     allow_nonfinite: bool = False,
+    choose: Choose | None = None,
 ) -> Loaded:
     """Reads a checkpoint folder in this library's, the transformers (`-hf`) or the official format.
+
+    The sampler is chosen before the weights are loaded, with the factory of the folder's sampler.
 
     Raises:
         UserError: The folder cannot be read, or does not contain a complete model with its tokenizer.
@@ -57,13 +62,25 @@ def from_folder(
                 "--config RECIPE --ckpt_path FILE"
             )
         raise UserError(f"there is no model folder {path!r}{near_file(folder)}")
-    try:
+    with _errors():
         checkpoint = read(path, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-        tokenizer = checkpoint.tokenizer()
+        tokenizer, make = checkpoint.tokenizer(), checkpoint.make_sampler()
+    sampler = None if choose is None else choose(make)
+    with _errors():
         model = checkpoint.load(device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)
-        if model.backbone is None or not len(model.heads):
+        if not len(model.heads) or (make is None and model.backbone is None):
             raise UserError(f"{path} contains no language model, so it cannot answer")
-        return Loaded(model, tokenizer, checkpoint.renderer(tokenizer, model.tokens_per_tile))
+        if sampler is not None and make is None:
+            check_folder(path, sampler, model)
+        if sampler is not None:
+            sampler.check(model)
+        return Loaded(model, tokenizer, checkpoint.renderer(tokenizer, model.tokens_per_tile), sampler)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    try:
+        yield
     except (ValueError, OSError) as error:
         raise UserError(" ".join(str(error).split())) from error
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -164,17 +163,12 @@ def load_model(
         UserError: The model cannot be loaded.
     """
     from mmcomponents.cli.models.model_loading import from_folder, from_recipe
-    from mmcomponents.cli.models.sampler_options import check_folder
 
     device, dtype = device_and_dtype(options)
     if folder is not None:
-        sampler = None if choose is None else choose(None)
-        loaded = from_folder(
-            folder, device, dtype, options.allow_pickle, options.trust_remote_code, options.allow_nonfinite
+        return from_folder(
+            folder, device, dtype, options.allow_pickle, options.trust_remote_code, options.allow_nonfinite, choose
         )
-        if sampler is not None:
-            check_folder(verb, folder, sampler, loaded.model)
-        return replace(loaded, sampler=sampler)
     known: Any = classes
     if known is None:
         from mmcomponents.data.datamodule import PackedDataModule

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mmcomponents.generation import Sampler
 
 Make = Callable[..., "Sampler"] | None
-"""Factory of the recipe's sampler, which takes arguments that replace those of the recipe; None without a recipe."""
+"""Factory of the sampler of a recipe or a folder, which takes arguments that replace its own; None without one."""
 
 Choose = Callable[[Make], "Sampler"]
 """Called before a model is loaded."""
@@ -63,21 +63,20 @@ def rollout_sampler(verb: str) -> Choose:
         if type(sampler) is not Autoregressive:
             raise UserError(
                 f"{verb} decodes texts with Autoregressive and its own options, and the recipe's sampler"
-                f" {type(sampler).__name__} answers with {sampler.answers}: add --model.sampler Autoregressive if the"
-                " model writes texts too"
+                f" {type(sampler).__name__} answers with {sampler.answers}: add --model.sampler Autoregressive to"
+                " the flags of the recipe if the model writes texts too"
             )
         return sampler
 
     return choose
 
 
-def check_folder(verb: str, folder: str, sampler: Sampler, model: Any) -> None:
-    """Checks that the model of a folder has the head that the sampler decodes with: a folder has no sampler.
+def check_folder(folder: str, sampler: Sampler, model: Any) -> None:
+    """Checks that the model of a folder that names no sampler has the head that the command's sampler reads.
 
     Args:
-        verb: Name of the command, for messages.
         folder: The folder.
-        sampler: Sampler of a command without a recipe.
+        sampler: Sampler of the command.
         model: Model of the folder.
 
     Raises:
@@ -86,7 +85,7 @@ def check_folder(verb: str, folder: str, sampler: Sampler, model: Any) -> None:
     heads, name = getattr(model, "heads", None), getattr(sampler, "head", None)
     if heads is not None and name is not None and name not in heads:
         raise UserError(
-            f"{verb}: {folder} has no sampler, and {type(sampler).__name__} reads the head {name!r}, while the model"
+            f"{folder} has no sampler, and {type(sampler).__name__} reads the head {name!r}, while the model"
             f" has {', '.join(heads) or 'none'}: --config RECIPE --ckpt_path FILE uses the sampler of the recipe"
         )
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import LightningDataModule, LightningModule
 
-from mmcomponents.cli.models.media_inputs import Media, check_boxes, draw_boxes, draw_found
+from mmcomponents.cli.models.media_inputs import Media, check_boxes, draw_boxes, draw_detected
 from mmcomponents.cli.models.model_loading import Loaded, apply_prompt_options
 from mmcomponents.cli.models.model_options import Arguments, check_model, load_model
 from mmcomponents.cli.models.sampler_options import any_sampler
@@ -154,7 +154,7 @@ def _print_boxes(answers: Sequence[Answer], sampler: Any, media: Media, options:
     else:
         sys.stdout.write("".join(f"{shown(json.dumps(row, ensure_ascii=False))}\n" for row in rows))
     if options.boxes:
-        draw_found(found[0], media.images[0], options.boxes)
+        draw_detected(found[0], media.images[0], options.boxes)
 
 
 def _print_json(answers: Sequence[Any], options: argparse.Namespace) -> None:

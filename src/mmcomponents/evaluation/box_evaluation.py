@@ -1,0 +1,148 @@
+"""Evaluation of a detector on images with boxes: found boxes, average precision, pictures.
+
+Found boxes are appended to `boxes.jsonl` as they are produced, so that an interrupted run can resume. `report.json` has
+the figures, and `boxes/` pictures of the first images.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.media.images import decode_image
+from mmcomponents.data.storage.atomic_write import write_text
+from mmcomponents.evaluation.box_ap import SMALL, BoxesOfImage, box_ap
+from mmcomponents.evaluation.readers.boxed_images import StoredImage
+from mmcomponents.generation.found_boxes import FoundBox, draw_found
+from mmcomponents.synthesis.journal import Journal
+from mmcomponents.synthesis.questions import check_skipped
+
+Finding = Callable[[Sequence[Image.Image]], list[list[FoundBox]]]
+"""Finds boxes in images, in pixels."""
+
+_PICTURES = 6
+"""Number of images that are drawn."""
+
+
+@dataclass
+class BoxEvaluation:
+    """Evaluation of one detector on images with boxes.
+
+    Attributes:
+        name: Name of the benchmark.
+        images: The images.
+        folder: Output folder.
+        settings: All that the boxes depend on, for the journal.
+        refused: "KEY: reason" of samples that cannot be used.
+        max_refused: Largest fraction of the samples that may be skipped.
+        small: Area in pixels up to which a box counts as small.
+    """
+
+    name: str
+    images: Sequence[StoredImage]
+    folder: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    refused: list[str] = field(default_factory=list)
+    max_refused: float = 0.0
+    small: float = SMALL
+
+    def find(
+        self, finding: Finding, together: int = 8, progress: Callable[[int, int], None] | None = None
+    ) -> list[dict[str, Any]]:
+        """Finds the missing boxes.
+
+        Args:
+            finding: Finds boxes in a batch of images.
+            together: Number of images of a batch.
+            progress: Called with (images done, total) before each batch and at the end.
+
+        Returns:
+            A row for each image: `key`, `true` and `boxes`.
+
+        Raises:
+            DataError: Too many images are skipped, or the folder has boxes of a run with other settings.
+        """
+        self._check_refused()
+        with Journal(self.folder / "boxes.jsonl", self.settings) as journal:
+            left = [image for image in self.images if image.key not in journal.done]
+            for first in range(0, len(left), together):
+                if progress is not None:
+                    progress(len(self.images) - len(left) + first, len(self.images))
+                read = [(image, picture) for image in left[first : first + together] if (picture := self._read(image))]
+                for (image, _), found in zip(read, finding([picture for _, picture in read]), strict=True):
+                    rows = [box.row() for box in found]
+                    journal.add({"key": image.key, "true": image.true, "boxes": rows})
+            if progress is not None:
+                progress(len(self.images), len(self.images))
+            return [journal.done[image.key] for image in self.images if image.key in journal.done]
+
+    def finish(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Writes the report and the pictures.
+
+        Args:
+            rows: Result of `find`.
+
+        Returns:
+            Contents of `report.json`.
+
+        Raises:
+            DataError: No image has boxes.
+        """
+        if not rows:
+            raise DataError(f"{self.name} has no image with boxes")
+        figures = {name: None if math.isnan(v) else v for name, v in average_precision(rows, self.small).items()}
+        report = {"benchmark": self.name, "images": len(rows), **figures, "small": self.small, "refused": self.refused}
+        write_text(self.folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        pictures = self.folder / "boxes"
+        pictures.mkdir(exist_ok=True)
+        by_key = {row["key"]: row["boxes"] for row in rows}
+        for number, image in enumerate([image for image in self.images if image.key in by_key][:_PICTURES]):
+            drawn = draw_found(decode_image(image.read()), [FoundBox.of(row) for row in by_key[image.key]])
+            drawn.save(pictures / f"{number}.png")
+        return report
+
+    def _read(self, image: StoredImage) -> Image.Image | None:
+        try:
+            picture = decode_image(image.read())
+        except SampleError as error:
+            self.refused.append(f"{image.key}: {error}")
+            self._check_refused()
+            return None
+        if list(picture.size) != [round(side) for side in image.true["size"]]:
+            width, height = image.true["size"]
+            self.refused.append(
+                f"{image.key}: its boxes are of an image of {width} x {height} and the file has {picture.width} x"
+                f" {picture.height}"
+            )
+            self._check_refused()
+            return None
+        return picture
+
+    def _check_refused(self) -> None:
+        total = len(self.images) + len(self.refused)
+        check_skipped(self.refused, total, self.max_refused, "images", "evaluated", f"{self.name}: ")
+
+
+def average_precision(rows: Sequence[Mapping[str, Any]], small: float = SMALL) -> dict[str, float]:
+    """Returns the average precision of rows of `boxes.jsonl`, see `box_ap`.
+
+    Args:
+        rows: `true` with boxes and labels, and found `boxes` with `box`, `label` and `score`.
+        small: Area in pixels up to which a box counts as small.
+    """
+    truth = [_of_image(row["true"]["boxes"], row["true"]["labels"]) for row in rows]
+    found = [_of_image(*([b[name] for b in row["boxes"]] for name in ("box", "label", "score"))) for row in rows]
+    return box_ap(truth, found, small)
+
+
+def _of_image(boxes: list[Any], labels: list[int], scores: list[float] | None = None) -> BoxesOfImage:
+    score = None if scores is None else np.array(scores, np.float64)
+    return BoxesOfImage(np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64), score)
