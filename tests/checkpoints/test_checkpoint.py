@@ -316,17 +316,18 @@ def _with(folder: Path, **entries: Any) -> Path:
 
 
 def test_a_folder_names_its_sampler(tmp_path: Path) -> None:
-    assert read(_ours(tmp_path)).make_sampler() is None
+    folder = _ours(tmp_path)
+    assert read(folder).make_sampler() is None
     sampler = {"class_path": "Autoregressive", "init_args": {"max_new_tokens": 7}}
-    make = read(_with(_ours(tmp_path), sampler=sampler)).make_sampler()
+    make = read(_with(folder, sampler=sampler)).make_sampler()
     assert make is not None
     assert (make().max_new_tokens, make(max_new_tokens=9).max_new_tokens) == (7, 9)
     wrong = {"class_path": "RoPE", "init_args": {}}
     with pytest.raises(CheckpointError, match=r"its sampler cannot be built: .*RoPE"):
-        read(_with(_ours(tmp_path), sampler=wrong)).make_sampler()
+        read(_with(folder, sampler=wrong)).make_sampler()
     attack = {"class_path": "pathlib.Path.touch", "init_args": {"self": str(tmp_path / "harm")}}
     with pytest.raises(CheckpointError, match=r"names third-party code \(pathlib.Path.touch\)"):
-        read(_with(_ours(tmp_path), sampler=attack))
+        read(_with(folder, sampler=attack))
     assert not (tmp_path / "harm").exists()
 
 
