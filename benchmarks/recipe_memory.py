@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from mmcomponents.cli.models.planned_run import planned_run
+from mmcomponents.cli.models.planned_run import largest_tile, planned_run
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe import SHIPPED, shipped
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
@@ -29,7 +29,9 @@ from mmcomponents.training.slots import freeze
 FLAGS = {"internvl3/9b-prm": ["--model.heads.lm.init_args.token_ids", "[10, 12]"]}
 """Settings that a recipe leaves to its user."""
 
-_STAGE = re.compile(r"internvl[^/]*/.*-|(mmfuser|piip|langbridge)/.*-(stage|finetune)|hovle/2b-(dist|align|fine)")
+_STAGE = re.compile(
+    r"internvl[^/]*/.*-|(mmfuser|piip|langbridge)/.*-(stage|finetune)|hovle/2b-(dist|align|fine)|midetr/r50-coco"
+)
 _CLAIM = re.compile(r"([0-9.]+) GiB on (?:each of )?([0-9]+) GPUs? of ([0-9]+) GB")
 
 
@@ -64,7 +66,7 @@ def estimator_of(name: str, devices: int) -> tuple[Estimator, Any]:
     run, settings, packing = planned_run(tree, task, cli.meta_model, devices)
     if planned_run(tree, task, cli.meta_model, None)[0].devices > devices:  # the packs of a step follow one another
         run = replace(run, accumulates=True)
-    pack = synthetic_pack(cli.meta_model, packing.tokens, None, packing.tiles)
+    pack = synthetic_pack(cli.meta_model, packing.tokens, None, packing.tiles, largest_tile(tree))
     reference = getattr(task.make_objective(), "reference", None)
     return Estimator(cli.meta_model, run, pack, reference), settings
 

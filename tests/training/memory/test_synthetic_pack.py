@@ -32,6 +32,11 @@ def test_a_recipe_limits_the_tiles() -> None:
     assert synthetic_pack(model, 1024, None, None).images.num_tiles == 192
 
 
+def test_tiles_have_the_size_of_images_that_keep_their_aspect_ratio() -> None:
+    pixels = synthetic_pack(tiny.model(), 64, 2, tile_hw=(16, 48)).images.pixels
+    assert pixels.shape == (2, 3, 16, 48)
+
+
 def test_the_loss_reads_every_head() -> None:
     model = tiny.model()
     batch = synthetic_pack(model, 32, None)

@@ -10,7 +10,7 @@ import yaml
 
 from mmcomponents import registry
 from mmcomponents.cli.recipes.merging import Tree
-from mmcomponents.data.settings import PackingSettings
+from mmcomponents.data.settings import ImageSettings, PackingSettings
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training import FSDP2Strategy, MultimodalTask
 from mmcomponents.training.distributed.fsdp2 import DTYPES
@@ -75,6 +75,20 @@ def planned_run(
         chosen = options_of(slot, task.slots).activation_checkpointing
         settings[slot] = default if chosen is None else chosen
     return run, settings, PackingSettings() if own_data else _packing(tree)
+
+
+def largest_tile(tree: Tree) -> tuple[int, int] | None:
+    """Returns height and width of the largest tile of images that keep their aspect ratio; None for square tiles.
+
+    Args:
+        tree: The resolved recipe.
+    """
+    data = tree.get("data")
+    images = data.get("images") if isinstance(data, dict) else None
+    if not isinstance(images, dict) or images.get("longest_side") is None:
+        return None
+    side = images.get("tile_size") or ImageSettings().tile_size
+    return _whole("data.images.tile_size", side), _whole("data.images.longest_side", images["longest_side"])
 
 
 def _strategy(trainer: dict[str, Any]) -> tuple[bool, dict[str, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from mmcomponents.cli.models.planned_run import planned_run
+from mmcomponents.cli.models.planned_run import largest_tile, planned_run
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.parser import GB
@@ -44,10 +44,12 @@ def run(verb: str, options: argparse.Namespace, flags: Flags) -> int:
     freeze(model, task.slots)
     reference = getattr(task.make_objective(), "reference", None)
     try:
+        tree = cli.recipe.resolved()
         run, settings, packing = planned_run(
-            cli.recipe.resolved(), task, model, options.devices, own_data=cli.recipe.data_class is not None
+            tree, task, model, options.devices, own_data=cli.recipe.data_class is not None
         )
-        pack = synthetic_pack(model, options.tokens or packing.tokens, options.tiles, packing.tiles)
+        tokens = options.tokens or packing.tokens
+        pack = synthetic_pack(model, tokens, options.tiles, packing.tiles, largest_tile(tree))
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"{verb}: {error}") from None
     estimator = Estimator(model, run, pack, reference)

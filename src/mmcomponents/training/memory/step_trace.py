@@ -30,6 +30,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training.memory.device_memory import HEAD
 from mmcomponents.training.memory.meta_attention import FlashAttention
+from mmcomponents.training.memory.meta_results import MetaResults
 from mmcomponents.training.units.checkpointing import Checkpointed
 
 _MADE = (torch.ops.aten._to_copy, torch.ops.aten.arange)
@@ -96,6 +97,7 @@ class _Recorder(TorchDispatchMode):
         self.alive: dict[str, int] = defaultdict(int)
         self.flops: dict[str, float] = defaultdict(float)
         self.peak = self._now = self._held = 0
+        self._call = MetaResults()
         self._seen = WeakIdKeyDictionary()
         self._ends: dict[int, weakref.ref[Any]] = {}
         for weight in (*model.parameters(), *model.buffers()):
@@ -107,7 +109,7 @@ class _Recorder(TorchDispatchMode):
             kwargs = kwargs | {"device": torch.device("cpu")}
         if len({tensor.is_meta for tensor in _tensors((*args, *kwargs.values()))}) == 2:
             args, kwargs = _on_meta(func, args, kwargs)
-        out = func(*args, **kwargs)
+        out = self._call(func, args, kwargs)
         if func._overloadpacket in flop_registry:
             self.flops[self.slot] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=out)
         for tensor in _tensors((out,)):

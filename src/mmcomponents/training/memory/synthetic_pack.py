@@ -19,7 +19,11 @@ MOST_TILES = 48
 
 
 def synthetic_pack(
-    model: MultimodalModel, tokens: int, tiles: int | None, most_tiles: int | None = MOST_TILES
+    model: MultimodalModel,
+    tokens: int,
+    tiles: int | None,
+    most_tiles: int | None = MOST_TILES,
+    tile_hw: tuple[int, int] | None = None,
 ) -> PackedBatch:
     """Returns a pack of one conversation: one image, then text in which every token has a target.
 
@@ -32,6 +36,7 @@ def synthetic_pack(
         tokens: Number of tokens of the pack, of a model with a language side.
         tiles: Number of tiles. None: as many as fit into three quarters of the pack, at most `most_tiles`.
         most_tiles: Largest number of tiles of a pack. None: no limit with a language side, 48 without.
+        tile_hw: Height and width of a tile of pixels. None: those of the encoder's blank tile.
 
     Raises:
         ValueError: There are too many tokens, more of tiles than the pack has, or the model has no vision encoder.
@@ -53,7 +58,10 @@ def synthetic_pack(
     seen = place < visual
     images = None
     if tiles and model.vision is not None:
-        images = replace(repeated(model.vision.blank("cpu"), tiles), tile_image=torch.zeros(tiles, dtype=torch.long))
+        blank = model.vision.blank("cpu")
+        if tile_hw is not None and blank.pixels is not None:
+            blank = replace(blank, pixels=blank.pixels.new_zeros(1, 3, *tile_hw))
+        images = replace(repeated(blank, tiles), tile_image=torch.zeros(tiles, dtype=torch.long))
     return PackedBatch(
         input_ids=torch.zeros_like(place),
         layout=Layout(
