@@ -31,6 +31,10 @@ VERBS: dict[str, tuple[str, str]] = {
     "evaluate": ("evaluate", "score a benchmark, also best-of-N: MODEL (or a recipe) --benchmark FILE --metric NAME"),
     "import": ("import_", "convert a released checkpoint to this library's format: SRC --out DIR"),
     "export": ("export", "write another format: SRC (or --config RECIPE --ckpt_path FILE) --format NAME --out DIR"),
+    "ablate": (
+        "ablation.ablate",
+        "compare variants: FILE, or --config RECIPE --over KEY=VALUE,VALUE; --seeds 0,1,2",
+    ),
     "components": ("components", "list the parts for a slot: [SLOT] [--json]"),
     "recipes": ("recipe_list", "list the recipes of the library: [PREFIX] [--json]"),
     "data": ("data", "convert, index, inspect, vocabulary, preferences, steps …; `mmcomponents data` lists them"),

@@ -1,8 +1,9 @@
-"""Plot of the figure over the number of candidates, with one line per selector."""
+"""Plots: the figure over the number of candidates, with one line per selector; a metric of several variants."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,3 +64,35 @@ def draw_accuracy(
     axes.legend(title=intervals, fontsize="small", title_fontsize="small")
     # no version in the metadata: equal figures give equal files
     figure.savefig(path, metadata={"Software": None})
+
+
+def draw_variants(values: Mapping[str, Sequence[float]], path: Path, title: str, metric: str) -> None:
+    """Plots a metric of several variants: a point for each run, mean and standard deviation of each variant.
+
+    Args:
+        values: Values of the runs of each variant. The first variant is the base, at whose mean there is a line.
+        path: Path of the file, whose suffix is png or svg.
+        title: Title of the plot.
+        metric: Label of the x-axis.
+    """
+    drawn = {name: runs for name, runs in values.items() if runs}
+    figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(drawn)), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    base = next(iter(values), None)
+    for place, (name, runs) in enumerate(drawn.items()):
+        colour, mean = "C0" if name == base else "C1", statistics.fmean(runs)
+        spread = statistics.stdev(runs) if len(runs) > 1 else 0.0
+        axes.plot(runs, [place] * len(runs), "o", color=colour, alpha=0.35, markersize=5)
+        axes.errorbar([mean], [place], xerr=[spread], fmt="D", color=colour, capsize=4, markersize=6)
+        if name == base:
+            axes.axvline(mean, color=colour, linewidth=0.8, linestyle="--")
+    axes.set_yticks(range(len(drawn)), [*drawn])
+    axes.set_ylim(len(drawn) - 0.5, -0.5)
+    axes.set_xlabel(metric)
+    axes.set_title(title, fontsize="medium")
+    axes.grid(axis="x", alpha=0.3)
+    several = any(len(runs) > 1 for runs in drawn.values())
+    note = "points: runs; diamonds: means" + (", bars: standard deviation over seeds" if several else "")
+    figure.supxlabel(note, fontsize="x-small", color="gray")
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})

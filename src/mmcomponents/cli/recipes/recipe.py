@@ -165,12 +165,13 @@ def load(names: Iterable[str], sections: Sections | None = None) -> Recipe:
 
 
 def shipped() -> list[str]:
-    """Returns the names of the recipes that come with the library, without bases, whose folders begin with `_`."""
+    """Returns the names of the library's recipes, without ablations and bases, whose folders begin with `_`."""
     names = set()
     for root in SHIPPED:
         for file in root.rglob("*.yaml"):
             name = file.relative_to(root).with_suffix("")
-            if not any(part.startswith("_") for part in name.parts):
+            own = name.parts[0] == "ablations"
+            if not own and not any(part.startswith("_") for part in name.parts):
                 names.add(name.as_posix())
     return sorted(names)
 

@@ -21,13 +21,41 @@ from mmcomponents.cli.user_error import UserError
 from mmcomponents.component import WiringError
 from mmcomponents.training import MultimodalTask
 from mmcomponents.training.memory.device_memory import LEFT_OUT
-from mmcomponents.training.memory.estimate import Estimator, make_plan
+from mmcomponents.training.memory.estimate import Estimator, Settings, make_plan
 from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.memory.verdict import verdict
 from mmcomponents.training.slots import freeze
 
 _DEVICES = (80 * GB, 141 * GB)
 """Memory of an A100 or H100, and of an H200."""
+
+
+def estimator_of(
+    verb: str, flags: Flags, devices: int | None = None, tokens: int | None = None, tiles: int | None = None
+) -> tuple[Estimator, Settings]:
+    """Returns the estimator of a recipe, and the activation checkpointing of its slots.
+
+    Args:
+        verb: Name of the verb, for messages.
+        flags: Recipes and their settings.
+        devices: Number of devices. None: those of the recipe's trainer.
+        tokens: Tokens of a pack. None: those of the recipe.
+        tiles: Tiles of a pack. None: as many as fill three quarters of it, at most those of the recipe.
+
+    Raises:
+        UserError: A setting is invalid.
+    """
+    cli = RecipeCLI(verb, flags, MultimodalTask, data_class=None)
+    task: Any = cli.model
+    model = cli.meta_model
+    freeze(model, task.slots)
+    tree = cli.recipe.resolved()
+    try:
+        run, settings, packing = planned_run(tree, task, model, devices, own_data=cli.recipe.data_class is not None)
+        pack = synthetic_pack(model, tokens or packing.tokens, tiles, packing.tiles, largest_tile(tree))
+    except (ValueError, MisconfigurationException) as error:
+        raise UserError(f"{verb}: {error}") from None
+    return Estimator(model, run, pack, getattr(task.make_objective(), "reference", None)), settings
 
 
 def run(verb: str, options: argparse.Namespace, flags: Flags) -> int:
@@ -38,21 +66,8 @@ def run(verb: str, options: argparse.Namespace, flags: Flags) -> int:
         options: The verb's own options.
         flags: Recipes and their settings.
     """
-    cli = RecipeCLI(verb, flags, MultimodalTask, data_class=None)
-    task: Any = cli.model
-    model = cli.meta_model
-    freeze(model, task.slots)
-    reference = getattr(task.make_objective(), "reference", None)
-    try:
-        tree = cli.recipe.resolved()
-        run, settings, packing = planned_run(
-            tree, task, model, options.devices, own_data=cli.recipe.data_class is not None
-        )
-        tokens = options.tokens or packing.tokens
-        pack = synthetic_pack(model, tokens, options.tiles, packing.tiles, largest_tile(tree))
-    except (ValueError, MisconfigurationException) as error:
-        raise UserError(f"{verb}: {error}") from None
-    estimator = Estimator(model, run, pack, reference)
+    estimator, settings = estimator_of(verb, flags, options.devices, options.tokens, options.tiles)
+    run = estimator.run
     with Console(stderr=True).status("running the model without data, once for each setting"):
         try:
             found = make_plan(estimator, settings)

@@ -44,7 +44,7 @@ def _slots(found: Plan) -> Table:
         if slot == "total":
             table.add_section()
         numbers = (f"{found.parameters[slot]:,}", f"{found.trainable[slot]:,}")
-        costs = (_short(found.flops[slot]), _short(found.training_flops[slot]))
+        costs = (short_number(found.flops[slot]), short_number(found.training_flops[slot]))
         table.add_row(slot, found.parts.get(slot, ""), *numbers, *costs)
     return table
 
@@ -109,6 +109,7 @@ def _size(number: int) -> str:
     return f"{number / unit:,.1f} {suffix}" if number else "0"
 
 
-def _short(value: int) -> str:
+def short_number(value: int) -> str:
+    """Returns a number with at most one decimal and a suffix, such as 1.5 T."""
     unit, suffix = pick_unit_and_suffix(value, ["", "K", "M", "G", "T", "P", "E"], 1000)
     return f"{value / unit:,.1f} {suffix}" if suffix else str(value)

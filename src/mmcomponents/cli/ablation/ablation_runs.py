@@ -1,0 +1,269 @@
+"""The runs of an ablation: each is a `fit` and one or several `test` in processes of their own.
+
+A run's folder holds what `fit` and `test` write, `log.txt` with their output, and `state.json` with what is done, by
+which a later call goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mmcomponents.cli.ablation.ablation_spec import Ablation, Variant, file_name, flags_of
+from mmcomponents.cli.user_error import UserError
+from mmcomponents.data.storage.atomic_write import write_text
+
+LOG, STATE = "log.txt", "state.json"
+PROGRAM = (sys.executable, "-m", "mmcomponents")
+_ROOT = "--trainer.default_root_dir"
+_INTERRUPTED = 130
+_GRACE = 120.0
+"""Seconds that a run has to end after an interrupt, in which it may write a checkpoint."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A variant with a seed.
+
+    Attributes:
+        variant: The variant.
+        seed: The seed.
+        folder: Folder of the run.
+        tests: Settings of each test, by name.
+    """
+
+    variant: Variant
+    seed: int
+    folder: Path
+    tests: dict[str, dict[str, str]]
+
+    @property
+    def name(self) -> str:
+        """Name of the run within its ablation."""
+        return f"{self.variant.name}/{self.folder.name}"
+
+    def fit_words(self) -> list[str]:
+        """Returns the command that trains."""
+        own = ["--seed_everything", str(self.seed), _ROOT, self.folder.as_posix()]
+        return ["fit", *self.variant.flags(), *own]
+
+    def test_words(self, test: str, checkpoint: str) -> list[str]:
+        """Returns the command of a test."""
+        words = ["test", "--config", (self.folder / "recipe.yaml").as_posix(), "--ckpt_path", checkpoint]
+        return [*words, *flags_of(self.tests[test]), _ROOT, self.test_folder(test).as_posix()]
+
+    def test_folder(self, test: str) -> Path:
+        """Returns the folder of a test's results: the run's own, or one of its name within."""
+        return self.folder / f"test-{file_name(test)}" if test else self.folder
+
+
+@dataclass
+class State:
+    """What is done of a run, `state.json`.
+
+    Attributes:
+        command: What trains it; another one is another run.
+        fitted: Whether training has ended.
+        tested: Names of the tests that have ended.
+        seconds: Duration of training with its start, over all calls.
+        error: Last line of the error of a run that failed.
+        cost: See `Cost`.
+    """
+
+    command: list[str]
+    fitted: bool = False
+    tested: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    error: str = ""
+    cost: dict[str, Any] = field(default_factory=dict)
+
+    def is_done(self, run: Run) -> bool:
+        """Returns whether training and all tests have ended."""
+        return self.fitted and all(test in self.tested for test in run.tests)
+
+
+def runs_of(ablation: Ablation, out: Path) -> list[Run]:
+    """Returns the runs of an ablation, all variants with the first seed first."""
+    return [
+        Run(variant, seed, out / variant.name / f"seed-{seed}", dict(ablation.tests))
+        for seed in ablation.seeds
+        for variant in ablation.variants
+    ]
+
+
+def read_state(run: Run) -> State:
+    """Returns the state of a run, a new one if it has not begun.
+
+    Raises:
+        UserError: The folder has a run with other settings, or its state cannot be read.
+    """
+    path, command = run.folder / STATE, run.fit_words()
+    if not path.is_file():
+        return State(command)
+    try:
+        state = State(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read ({error}): delete the folder to start the run over") from None
+    if state.command != command:
+        changed = [word for word in {*state.command, *command} if (word in state.command) != (word in command)]
+        raise UserError(
+            f"{run.folder} has a run with other settings ({shlex.join(sorted(changed)[:6])}): use another --out, or"
+            " delete the folder"
+        )
+    return state
+
+
+def write_state(run: Run, state: State) -> None:
+    """Writes the state of a run."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    write_text(run.folder / STATE, json.dumps(vars(state), indent=2) + "\n")
+
+
+class Runner:
+    """Runs runs side by side; an interrupt ends them all.
+
+    Args:
+        jobs: Number of runs at a time.
+        tell: Called with a line when a run begins or ends.
+        program: Words before the verb.
+    """
+
+    def __init__(self, jobs: int, tell: Callable[[str], None], program: Sequence[str] = PROGRAM) -> None:
+        self.jobs, self.tell, self.program = jobs, tell, program
+        self._processes: set[subprocess.Popen[bytes]] = set()
+        self._stopped, self._lock = threading.Event(), threading.Lock()
+
+    def run_all(self, runs: Sequence[Run], ended: Callable[[Run, State], None]) -> None:
+        """Runs what is not done yet.
+
+        Args:
+            runs: The runs.
+            ended: Called when one has ended, in the main thread.
+        """
+        with self._ending(), ThreadPoolExecutor(self.jobs) as pool:
+            futures = {pool.submit(self._run, run): run for run in runs}
+            try:
+                for future in as_completed(futures):
+                    ended(futures[future], future.result())
+            except BaseException:
+                for future in futures:
+                    future.cancel()
+                self._interrupt()
+                raise
+
+    def _run(self, run: Run) -> State:
+        state = read_state(run)
+        if state.is_done(run) or self._stopped.is_set():
+            return state
+        state.error = ""
+        self.tell(f"{run.name}: begins, log in {run.folder / LOG}")
+        if not state.fitted:
+            begin = time.monotonic()
+            code = self._call(run, _resumed(run))
+            state.seconds += time.monotonic() - begin
+            state.fitted = code == 0
+            state.error = self._error(run, code)
+            write_state(run, state)
+        for test in run.tests if state.fitted else ():
+            if test in state.tested or self._stopped.is_set():
+                continue
+            checkpoint = _checkpoint(run.folder)
+            if checkpoint is None:
+                state.error = "training wrote no checkpoint"
+            else:
+                code = self._call(run, run.test_words(test, checkpoint))
+                state.error = state.error or self._error(run, code)
+                state.tested += [test] if code == 0 else []
+            write_state(run, state)
+        return state
+
+    def _call(self, run: Run, words: list[str]) -> int:
+        """Runs a command, and returns its exit code; an interrupt in between is that of Ctrl-C."""
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with (run.folder / LOG).open("ab") as log:
+            log.write(f"$ {shlex.join(['mmcomponents', *words])}\n".encode())
+            log.flush()
+            with self._lock:
+                if self._stopped.is_set():
+                    return _INTERRUPTED
+                # A group of its own, so that Ctrl-C reaches it once, and through this process.
+                process = subprocess.Popen([*self.program, *words], stdout=log, stderr=log, start_new_session=True)
+                self._processes.add(process)
+            try:
+                return process.wait()
+            finally:
+                self._processes.discard(process)
+
+    def _error(self, run: Run, code: int) -> str:
+        """Returns the error of a command; none if it was interrupted with all others."""
+        return "" if code == 0 or self._stopped.is_set() else _last_line(run.folder / LOG, code)
+
+    def _interrupt(self) -> None:
+        with self._lock:
+            self._stopped.set()
+        for process in list(self._processes):
+            _signal(process, signal.SIGINT)
+        end = time.monotonic() + _GRACE
+        for process in list(self._processes):
+            try:
+                process.wait(max(0.0, end - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                _signal(process, signal.SIGKILL)
+
+    @contextmanager
+    def _ending(self) -> Iterator[None]:
+        """SIGTERM, which a scheduler sends, ends the runs as Ctrl-C does."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def interrupt(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        before = signal.signal(signal.SIGTERM, interrupt)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
+
+
+def _resumed(run: Run) -> list[str]:
+    """Returns the command that trains, from the last checkpoint if there is one."""
+    words, checkpoint = run.fit_words(), _checkpoint(run.folder)
+    return words if checkpoint is None else [*words, "--ckpt_path", checkpoint]
+
+
+def _checkpoint(folder: Path) -> str | None:
+    """Returns the last checkpoint of a run; None if there is none."""
+    last = folder / "checkpoints" / "last.ckpt"
+    found = (
+        [last]
+        if last.exists()
+        else [path for place in ("checkpoints", ".") for path in (folder / place).glob("*.ckpt")]
+    )
+    newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else newest.as_posix()
+
+
+def _last_line(log: Path, code: int) -> str:
+    """Returns the last line of a log that is not empty."""
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else ""
+    return last if last and not last.startswith("$ ") else f"exit code {code}"

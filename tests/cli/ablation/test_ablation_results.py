@@ -1,0 +1,161 @@
+"""Figures of runs and their comparison with the base, as texts, files and plot."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest, ttest_rel
+
+from mmcomponents.cli.ablation.ablation_report import notes_of, rows_of, table_of, write_hparams, write_tables
+from mmcomponents.cli.ablation.ablation_results import collect, compare, metrics_of
+from mmcomponents.cli.ablation.ablation_runs import Run, State, runs_of, write_state
+from mmcomponents.cli.ablation.ablation_spec import make_ablation
+from mmcomponents.cli.terminal.tables import table_console
+from mmcomponents.cli.user_error import UserError
+
+QUESTIONS = 40
+SHARES = {"base": (20, 22, 24), "better": (30, 31, 35), "worse": (20, 20, 20)}
+"""Right answers of each run."""
+
+
+def answered(run: Run, right: int, **more: Any) -> None:
+    rows = [
+        {"key": f"k{n}", "kind": "read" if n % 2 else "count", "question": "?", "is_right": n < right}
+        for n in range(QUESTIONS)
+    ]
+    folder = run.test_folder(next(iter(run.tests)))
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "boxes.json").write_text(json.dumps({"ap": right / 100, "deep": {"value": right, "text": "x"}}))
+    logs = run.folder / "lightning_logs" / "version_0"
+    logs.mkdir(parents=True, exist_ok=True)
+    (logs / "metrics.csv").write_text(
+        "step,val/loss,perf/tokens_per_second\n" + "".join(f"{n},{n / right},{100 * n}\n" for n in (1, 2, 6))
+    )
+    cost = {"parameters": 1000 + right, "trainable": 1000 + right, "flops": 2_000_000, "error": ""}
+    write_state(run, State(run.fit_words(), True, list(run.tests), 60.0, "", cost | more))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
+    """Three variants with three seeds; one run of the last failed and one is missing."""
+    tree = {"runs": {name: {"model.projector": name} for name in SHARES}}
+    every = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0,1,2"), tmp_path)
+    for run in every:
+        if run.variant.name != "worse" or run.seed == 0:
+            answered(run, SHARES[run.variant.name][run.seed])
+    write_state(every[5], State(every[5].fit_words(), error="mmcomponents: it broke"))
+    return every
+
+
+def test_figures_of_a_run_have_names(runs: list[Run]) -> None:
+    figures = collect(runs)[0].outcomes[0].figures
+    assert figures["exact_match"] == 0.5
+    assert figures["exact_match.read"] == 0.5
+    assert figures["boxes.ap"] == 0.2
+    assert figures["boxes.deep.value"] == 20
+    assert "boxes.deep.text" not in figures
+    assert figures["val/loss"] == pytest.approx(6 / 20)  # the last one
+    assert figures["perf/tokens_per_second"] == 200  # the median
+
+
+def test_the_same_questions_are_compared_by_mcnemars_test(runs: list[Run]) -> None:
+    base, better, worse = collect(runs)
+    found = compare(better, base, "exact_match")
+    assert found is not None
+    assert found.difference == pytest.approx((30 + 31 + 35 - 20 - 22 - 24) / 3 / QUESTIONS)
+    assert found.p == pytest.approx(binomtest(30, 30).pvalue)
+    assert "120 questions" in found.test
+    read = compare(better, base, "exact_match.read")
+    assert read is not None
+    assert "60 questions" in read.test
+    one = compare(worse, base, "exact_match")  # the only seed that both have
+    assert one is not None
+    assert (one.difference, one.p) == (0.0, 1.0)
+    assert compare(base, base, "exact_match") is None
+
+
+def test_figures_without_questions_are_compared_over_seeds(runs: list[Run]) -> None:
+    base, better, worse = collect(runs)
+    found = compare(better, base, "boxes.ap")
+    assert found is not None
+    assert found.p == pytest.approx(ttest_rel([0.30, 0.31, 0.35], [0.20, 0.22, 0.24]).pvalue)
+    one = compare(worse, base, "boxes.ap")
+    assert one is not None
+    assert one.p is None
+
+
+def test_other_questions_are_not_paired(runs: list[Run]) -> None:
+    path = runs[1].folder / "answers.jsonl"
+    path.write_text(path.read_text().replace('"k0"', '"other"'))
+    base, better, _ = collect(runs)
+    found = compare(better, base, "exact_match")
+    assert found is not None
+    assert found.test.startswith("paired t-test")
+
+
+def test_metrics_are_those_asked_for_or_a_default(runs: list[Run]) -> None:
+    lines = collect(runs)
+    assert metrics_of(lines, []) == ["exact_match"]
+    assert metrics_of(lines, ["val/loss", "boxes.ap"]) == ["val/loss", "boxes.ap"]
+    with pytest.raises(UserError, match=r"no run has the metric .boxes\.app.; did you mean .boxes\.ap."):
+        metrics_of(lines, ["boxes.app"])
+
+
+def test_the_table_has_what_differs_and_what_failed(runs: list[Run], tmp_path: Path) -> None:
+    lines = collect(runs)
+    rows, notes = rows_of(lines, ["exact_match", "val/loss"]), notes_of(lines, ["exact_match"])
+    assert rows[0] == {
+        "run": "base", "exact_match": "55.0 % ± 5.0", "val/loss": "0.2742 ± 0.02503", "difference": "", "p": "",
+        "parameters": "1,020", "FLOPs per step": "2.0 M", "tokens/s": "200", "seconds": "60", "runs": "3",
+    }  # fmt: skip
+    assert rows[1]["difference"] == "+25.0 %"
+    assert rows[1]["p"] == f"{binomtest(30, 30).pvalue:.1e}"
+    assert rows[2]["runs"] == "1, 1 failed, 1 missing"
+    assert "worse, seed 1 failed: mmcomponents: it broke" in notes
+    assert notes[0] == (
+        "difference in exact_match from base: McNemar's exact test, 120 questions; McNemar's exact test, 40 questions"
+    )
+    write_tables(rows, notes, lines, tmp_path)
+    assert "| base | 55.0 % ± 5.0 |" in (tmp_path / "table.md").read_text()
+    with (tmp_path / "table.csv").open(newline="") as file:
+        assert [row["run"] for row in csv.DictReader(file)] == ["base", "better", "worse"]
+    with (tmp_path / "runs.csv").open(newline="") as file:
+        every = list(csv.DictReader(file))
+    assert len(every) == 7
+    assert (every[0]["seed"], every[0]["boxes.ap"], every[0]["parameters"]) == ("0", "0.2", "1020")
+    console = table_console()
+    with console.capture() as text:
+        console.print(table_of(rows, lines, "title"))
+    assert "55.0 % ± 5.0" in text.get()
+
+
+def test_several_tests_are_lines_of_their_own_with_their_own_base(tmp_path: Path) -> None:
+    tree = {"runs": {"a": {}, "b": {}}, "tests": {"short": {}, "long": {}}}
+    runs = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0"), tmp_path)
+    for number, run in enumerate(runs):
+        for test in run.tests:
+            only = Run(run.variant, run.seed, run.folder, {test: {}})
+            answered(only, 10 + 5 * number + (10 if test == "long" else 0))
+        write_state(run, State(run.fit_words(), True, ["short", "long"]))
+    lines = collect(runs)
+    assert [line.name for line in lines] == ["a, short", "a, long", "b, short", "b, long"]
+    rows = rows_of(lines, ["exact_match"])
+    assert [row["exact_match"] for row in rows] == ["25.0 %", "50.0 %", "37.5 %", "62.5 %"]
+    assert [row["difference"] for row in rows] == ["", "", "+12.5 %", "+12.5 %"]
+
+
+def test_tensorboard_shows_what_differs(runs: list[Run]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(2):  # a second report replaces the first
+        write_hparams(runs, collect(runs), ["exact_match"])
+    found = EventAccumulator(str(runs[1].folder / "hparams")).Reload()
+    assert found.Scalars("hparam/exact_match")[0].value == pytest.approx(0.75)
+    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"better" in content
+    assert len(list((runs[1].folder / "hparams").iterdir())) == 1

@@ -1,0 +1,134 @@
+"""Runs of an ablation in processes of their own: order, resuming, failures, interrupts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcomponents.cli.ablation.ablation_runs import LOG, Run, Runner, State, read_state, runs_of
+from mmcomponents.cli.ablation.ablation_spec import make_ablation
+from mmcomponents.cli.user_error import UserError
+
+STANDIN = """
+import pathlib, sys, time
+verb, words = sys.argv[1], sys.argv[2:]
+value = dict(zip(words[::2], words[1::2]))
+folder = pathlib.Path(value["--trainer.default_root_dir"])
+folder.mkdir(parents=True, exist_ok=True)
+if verb == "fit":
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "recipe.yaml").write_text("")
+    if value["--model.projector"] == "Bad":
+        print("working"); print("mmcomponents: no such part", file=sys.stderr); sys.exit(2)
+    (folder / "checkpoints" / "last.ckpt").write_text("")
+    if value["--model.projector"] == "Slow" and "--ckpt_path" not in value:
+        try:
+            time.sleep(600)
+        except KeyboardInterrupt:
+            sys.exit(130)
+elif value.get("--data.test") == "missing":
+    print("no test data", file=sys.stderr); sys.exit(2)
+else:
+    (folder / "answers.jsonl").write_text("")
+"""
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> list[str]:
+    """A program in the place of `mmcomponents`."""
+    (tmp_path / "standin.py").write_text(STANDIN)
+    return [sys.executable, str(tmp_path / "standin.py")]
+
+
+def runs(out: Path, *projectors: str, seeds: str = "0", tests: Any = None) -> list[Run]:
+    tree = {"runs": {name: {"model.projector": name} for name in projectors}} | ({"tests": tests} if tests else {})
+    return runs_of(make_ablation(tree, ["quickstart"], {}, [], seeds), out)
+
+
+def test_a_run_is_a_fit_and_a_test_with_its_seed(tmp_path: Path) -> None:
+    first, second = runs(tmp_path, "MLP", "Linear", seeds="3", tests={"a": {}, "b c": {"data.test": "x"}})
+    assert second.name == "Linear/seed-3"
+    assert first.fit_words() == [
+        "fit", "--config", "quickstart", "--model.projector", "MLP", "--seed_everything", "3",
+        "--trainer.default_root_dir", f"{tmp_path}/MLP/seed-3",
+    ]  # fmt: skip
+    assert first.test_words("b c", "last.ckpt") == [
+        "test", "--config", f"{tmp_path}/MLP/seed-3/recipe.yaml", "--ckpt_path", "last.ckpt", "--data.test", "x",
+        "--trainer.default_root_dir", f"{tmp_path}/MLP/seed-3/test-b_c",
+    ]  # fmt: skip
+
+
+def test_a_failed_run_stops_nothing_and_is_tried_again(tmp_path: Path, program: list[str]) -> None:
+    every, ended, told = runs(tmp_path, "MLP", "Bad", "Linear", seeds="0,1"), {}, []
+    Runner(2, told.append, program).run_all(every, lambda run, state: ended.update({run.name: state}))
+    assert {name: state.error for name, state in ended.items() if state.error} == {
+        "Bad/seed-0": "mmcomponents: no such part",
+        "Bad/seed-1": "mmcomponents: no such part",
+    }
+    assert all(read_state(run).is_done(run) for run in every if run.variant.name != "Bad")
+    assert "$ mmcomponents fit --config quickstart" in (every[0].folder / LOG).read_text()
+    assert len(told) == 6
+    told.clear()
+    Runner(1, told.append, program).run_all(every, lambda *_: None)
+    assert sorted(line.partition(":")[0] for line in told) == ["Bad/seed-0", "Bad/seed-1"]
+
+
+def test_a_failed_test_is_told_and_the_others_are_kept(tmp_path: Path, program: list[str]) -> None:
+    (run,) = runs(tmp_path, "MLP", tests={"bad": {"data.test": "missing"}, "good": {}})
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    state = read_state(run)
+    assert (state.fitted, state.tested, state.error) == (True, ["good"], "no test data")
+    assert (run.test_folder("good") / "answers.jsonl").exists()
+
+
+def test_an_interrupt_ends_all_runs_and_the_next_call_goes_on(tmp_path: Path, program: list[str]) -> None:
+    code = (
+        "import sys, pathlib; from mmcomponents.cli.ablation.ablation_runs import *;"
+        "from mmcomponents.cli.ablation.ablation_spec import make_ablation;"
+        "a = make_ablation({'runs': {n: {'model.projector': n} for n in ('Slow', 'Slow2')}}, ['quickstart'],"
+        " {'model.projector': 'Slow'}, [], '0');"
+        f"Runner(1, print, {program!r}).run_all(runs_of(a, pathlib.Path({str(tmp_path)!r})), print)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
+    checkpoint = tmp_path / "Slow" / "seed-0" / "checkpoints" / "last.ckpt"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGTERM)
+    error = process.communicate(timeout=60)[1]
+    assert "KeyboardInterrupt" in error
+    assert not (tmp_path / "Slow2").exists()
+    (run,) = runs(tmp_path, "Slow")
+    state = read_state(run)
+    assert (state.fitted, state.error) == (False, "")
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    assert read_state(run).is_done(run)
+    assert f"--ckpt_path {checkpoint}" in (run.folder / LOG).read_text()
+
+
+def test_a_folder_of_another_run_is_refused(tmp_path: Path, program: list[str]) -> None:
+    (run,) = runs(tmp_path, "MLP")
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    tree = {"runs": {"MLP": {"model.projector": "MLP", "trainer.max_steps": 7}}}
+    (other,) = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0"), tmp_path)
+    with pytest.raises(UserError, match=r"has a run with other settings \(--trainer.max_steps 7\)"):
+        read_state(other)
+    (run.folder / "state.json").write_text("{")
+    with pytest.raises(UserError, match=r"state\.json cannot be read"):
+        read_state(run)
+
+
+def test_a_state_is_written_as_it_is_read(tmp_path: Path) -> None:
+    (run,) = runs(tmp_path, "MLP")
+    assert read_state(run) == State(run.fit_words())
+    run.folder.mkdir(parents=True)
+    state = State(run.fit_words(), True, [""], 2.5, "", {"parameters": 3})
+    (run.folder / "state.json").write_text(json.dumps(vars(state)))
+    assert read_state(run) == state

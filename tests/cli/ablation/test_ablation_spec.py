@@ -1,0 +1,117 @@
+"""Variants, seeds and tests of an ablation, from files and flags."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmcomponents.cli.ablation.ablation_spec import make_ablation, read_file
+from mmcomponents.cli.user_error import UserError
+
+
+def made(tree: dict[str, Any] | None = None, *over: str, **more: Any) -> Any:
+    given = {"configs": ["quickstart"], "settings": {}, "seeds": None} | more
+    return make_ablation(tree or {}, given["configs"], given["settings"], over, given["seeds"])
+
+
+def test_axes_are_combined_and_the_first_values_are_the_base() -> None:
+    found = made({}, "model.projector=MLPProjector,LinearProjector", "model.position=V2PE,RoPE", seeds="0,2")
+    assert [variant.name for variant in found.variants] == [
+        "projector=MLPProjector,position=V2PE",
+        "projector=MLPProjector,position=RoPE",
+        "projector=LinearProjector,position=V2PE",
+        "projector=LinearProjector,position=RoPE",
+    ]
+    assert found.variants[1].flags() == [
+        "--config", "quickstart", "--model.projector", "MLPProjector", "--model.position", "RoPE",
+    ]  # fmt: skip
+    assert found.axes == ["model.projector", "model.position"]
+    assert (found.seeds, dict(found.tests)) == ((0, 2), {"": {}})
+
+
+def test_commas_within_brackets_do_not_separate_values() -> None:
+    found = made({}, "model.projector=MLPProjector,{class_path: TwoMap, init_args: {a: 1, b: [2, 3]}}")
+    assert [variant.labels["model.projector"] for variant in found.variants] == [
+        "MLPProjector",
+        "TwoMap(a=1, b=[2, 3])",
+    ]
+    assert found.variants[1].settings["model.projector"] == (
+        '{"class_path": "TwoMap", "init_args": {"a": 1, "b": [2, 3]}}'
+    )
+    assert [v.settings["model.optimizer.lr"] for v in made({}, "model.optimizer.lr=1e-3,3e-4,true,null").variants] == [
+        "1e-3",
+        "3e-4",
+        "true",
+        "null",
+    ]
+
+
+def test_a_file_has_named_values_tests_and_metrics(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "config: quickstart\n"
+        "settings: {trainer.max_steps: 10}\n"
+        "over:\n"
+        "  loss:\n"
+        "    token: {model.objective.weighting: token}\n"
+        "    square: {model.objective.weighting: square, model.optimizer.lr: 0.001}\n"
+        "seeds: [1, 2, 3]\n"
+        "tests: {short: {}, long: {data.images.max_tiles: 8}}\n"
+        "metrics: exact_match\n"
+    )
+    found = made(read_file(str(path)), settings={"trainer.max_steps": "20"}, configs=[])
+    assert [variant.name for variant in found.variants] == ["loss=token", "loss=square"]
+    assert found.variants[1].settings == {
+        "trainer.max_steps": "20",  # flags take precedence
+        "model.objective.weighting": "square",
+        "model.optimizer.lr": "0.001",
+    }
+    assert found.tests == {"short": {}, "long": {"data.images.max_tiles": "8"}}
+    assert (found.seeds, found.metrics) == ((1, 2, 3), ("exact_match",))
+
+
+def test_a_list_of_runs_may_have_recipes_of_its_own() -> None:
+    found = made({"runs": {"base": None, "other": {"config": "langbridge/tiny", "trainer.max_steps": 3}}})
+    assert [variant.configs for variant in found.variants] == [("quickstart",), ("langbridge/tiny",)]
+    assert found.variants[1].labels == {"run": "other"}
+    assert found.variants[1].settings == {"trainer.max_steps": "3"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "over", "more", "message"),
+    [
+        ({}, (), {}, "nothing differs"),
+        ({}, ("model.projector",), {}, "an axis is written KEY=VALUE,VALUE"),
+        ({}, ("model.projector=A,A",), {}, "the axis model.projector has a value twice"),
+        ({}, ("model.projector=[A",), {}, "--over 'model.projector=\\[A'"),
+        ({"over": {"model.projector": "A"}}, (), {}, "is a list of values, or a mapping of names to settings"),
+        ({"over": {"x": ["A"]}, "runs": {"a": {}}}, (), {}, "not both"),
+        ({"runs": ["a"]}, (), {}, "runs: is a mapping of names to settings"),
+        ({"runs": {"a": {"projector": "B"}}}, (), {}, "'projector' is no key of a recipe"),
+        ({"runs": {"a": 3}}, (), {}, "runs.a: is a mapping of keys to values"),
+        ({"runs": {"a/b": {}, "a_b": {}}}, (), {}, "two variants are called 'a_b'"),
+        ({"seeds": [0, 0], "runs": {"a": {}}}, (), {}, "a seed is given twice"),
+        ({"runs": {"a": {}}}, (), {"seeds": "0,x"}, "seeds are numbers from 0 on"),
+        ({"runs": {"a": {}}}, (), {"configs": []}, "an ablation needs a base"),
+        ({}, tuple(f"a.b{n}=" + ",".join(map(str, range(10))) for n in range(5)), {}, "100000 combinations"),
+    ],
+)
+def test_what_is_wrong_is_told(tree: Any, over: tuple[str, ...], more: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        made(tree, *over, **more)
+
+
+def test_files_that_are_missing_or_have_other_keys_are_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no ablation 'projectorss'"):
+        read_file("projectorss")
+    (tmp_path / "a.yaml").write_text("seed: 1\n")
+    with pytest.raises(UserError, match="no key 'seed'; did you mean 'seeds'"):
+        read_file(str(tmp_path / "a.yaml"))
+    (tmp_path / "b.yaml").write_text("- 1\n")
+    with pytest.raises(UserError, match="an ablation is a mapping with config"):
+        read_file(str(tmp_path / "b.yaml"))
+    (tmp_path / "c.yaml").write_text("a: [\n")
+    with pytest.raises(UserError, match=r"c\.yaml: while parsing"):
+        read_file(str(tmp_path / "c.yaml"))
