@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import importlib
+import os
 from types import ModuleType
 
 import pytest
 import torch
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported: no test asks the hub
 
 pytest_plugins = ["mmcomponents.testing.pytest_plugin", "pytester"]  # the first one has the fixture two_ranks
 

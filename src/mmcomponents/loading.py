@@ -23,8 +23,9 @@ def load(
     """Loads a model from a checkpoint folder or from a run.
 
     Args:
-        path: A native export, a transformers `-hf` folder or an official InternVL folder; or the folder of a run, of
-            which the newest checkpoint is read, or a checkpoint, a file or a folder of shards. Adapters are merged.
+        path: A native export, a transformers `-hf` or an official InternVL folder; a model of the hub, `org/name` or
+            `org/name@revision`; or the folder of a run, of which the newest checkpoint is read, or a checkpoint, a
+            file or a folder of shards. Adapters are merged.
         device: Device of the weights.
         dtype: Data type of the weights. None: as stored.
         image_token_id: Token id of the placeholder of a visual token, for a folder without tokenizer.
@@ -40,7 +41,7 @@ def load(
     folder = Path(path)
     run = None if (folder / "config.json").is_file() else run_checkpoint(folder)
     found = (
-        read(folder, image_token_id=image_token_id, trust_remote_code=trust_remote_code)
+        read(path, image_token_id=image_token_id, trust_remote_code=trust_remote_code)
         if run is None
         else read_run(run, image_token_id, allow_nonfinite=allow_nonfinite, trust_remote_code=trust_remote_code)
     )

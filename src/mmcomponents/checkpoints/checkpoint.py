@@ -30,6 +30,7 @@ from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
 from mmcomponents.data.chat.tokenizer import load_tokenizer
 from mmcomponents.data.media.images import NORMALIZATIONS, Normalization
 from mmcomponents.data.media.tiling import Tiling, WholeImages
+from mmcomponents.data.storage.hub import HubError, local_folder
 from mmcomponents.generation.base import Sampler
 from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.model import MultimodalModel
@@ -154,7 +155,7 @@ def read(
     """Opens a checkpoint folder: native, transformers `-hf`, official InternVL, or a single part of InternVL.
 
     Args:
-        path: Local folder; nothing is downloaded.
+        path: The folder, or a model of the hub, `org/name` or `org/name@revision`.
         image_token_id: Token id of the placeholder of a visual token, for a folder without tokenizer.
         allow_pickle: Whether to read weights in PyTorch's pickle format.
         trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
@@ -162,7 +163,10 @@ def read(
     Raises:
         CheckpointError: The folder is missing, broken, or of no known format.
     """
-    folder = Path(path)
+    try:
+        folder = local_folder(path)
+    except HubError as error:
+        raise CheckpointError(str(error)) from error
     check_folder(folder)
     config = read_json(folder / "config.json")
     found = next((known for known in FORMATS if known.matches(config)), None)
@@ -206,7 +210,7 @@ def load(
     """Loads a model from a folder: a native export, a transformers `-hf` folder or an official InternVL folder.
 
     Args:
-        path: The folder.
+        path: The folder, or a model of the hub, `org/name` or `org/name@revision`.
         device: Device of the weights.
         dtype: Data type of the weights. None: as stored.
         image_token_id: Token id of the placeholder of a visual token, for a folder without tokenizer.

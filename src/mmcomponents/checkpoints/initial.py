@@ -23,6 +23,7 @@ from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.rules import Lazy
 from mmcomponents.checkpoints.transformers_folder import ForeignFolder
 from mmcomponents.component import Component, stored_tensors
+from mmcomponents.data.storage.hub import local_folder
 from mmcomponents.heads import LMHead, Verbalizer
 from mmcomponents.model import MultimodalModel
 from mmcomponents.row_draws import own_rows, put_rows
@@ -54,7 +55,7 @@ def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code:
 
     Args:
         model: Model with initialised weights.
-        folders: Folders of any format that `read` or transformers supports.
+        folders: Folders of any format that `read` or transformers supports, or models of the hub.
         trust_remote_code: Whether a native folder may name third-party classes by dotted path, which are then imported.
 
     Raises:
@@ -220,7 +221,7 @@ def _open(path: str | Path, trust_remote_code: bool = False) -> Checkpoint | For
     try:
         return read(path, trust_remote_code=trust_remote_code)
     except UnknownFormatError:
-        return ForeignFolder(Path(path))
+        return ForeignFolder(local_folder(path))  # `read` has found or downloaded it
 
 
 def _fitting(model: MultimodalModel, folder: Checkpoint | ForeignFolder) -> list[str]:

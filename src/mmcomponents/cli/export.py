@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from mmcomponents.cli.models.folder_output import add_output_options, write_out
 from mmcomponents.cli.terminal.parser import Parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
+from mmcomponents.data.storage.hub import local_folder
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def main(verb: str, argv: list[str]) -> int:
             from mmcomponents.checkpoints import read
 
             found = read(folder, allow_pickle=options.allow_pickle, trust_remote_code=options.trust_remote_code)
-            write_out(options, found.spec, found.weights, options.format, source=found.source, folder=Path(folder))
+            write_out(options, found.spec, found.weights, options.format, source=found.source, folder=found.folder)
     return 0
 
 
@@ -97,7 +98,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     saved = merged_weights(model, stored).items()
     weights = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     with TemporaryDirectory() as changed:
-        folder = Path(tokenizer_path)
+        folder = local_folder(tokenizer_path, weights=False)
         if not folder.is_dir() or getattr(getattr(cli.datamodule, "text", None), "allowed_tokens", None):
             # `byte-level` is no folder; allowed tokens are not special
             renderer.tokenizer.save_pretrained(changed)

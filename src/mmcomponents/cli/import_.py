@@ -9,6 +9,7 @@ from pathlib import Path
 from mmcomponents.cli.models.folder_output import add_output_options, write_out
 from mmcomponents.cli.terminal.parser import Parser
 from mmcomponents.cli.user_error import errors_in_one_line
+from mmcomponents.data.storage.hub import local_folder
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -31,7 +32,7 @@ def main(verb: str, argv: list[str]) -> int:
     from mmcomponents.checkpoints.language_models.gguf_files import convert_gguf, gguf_file
 
     with errors_in_one_line(verb), tempfile.TemporaryDirectory() as temporary:
-        source = Path(options.source)
+        source = local_folder(options.source)
         if (file := gguf_file(source)) is not None:
             source = Path(temporary, "model")
             convert_gguf(file, source)

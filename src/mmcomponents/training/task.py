@@ -25,6 +25,7 @@ from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.data.model_check import check_parts, tokenizer_of
+from mmcomponents.data.storage.hub import is_hub_name
 from mmcomponents.embedders import Embedder
 from mmcomponents.fusers import Fuser
 from mmcomponents.generation.base import Answer, Context, Sampler, check_declared
@@ -317,8 +318,8 @@ class MultimodalTask(LightningModule):
     def _stored_vocab_size(self) -> int | None:
         """Returns the vocabulary size of the folder that gives the weights of the embedder or the whole model."""
         folder = self.weights.get("embedder") if isinstance(self.weights, dict) else self.weights
-        if folder is None or not Path(folder).is_dir():  # a missing folder is reported when it is loaded
-            return None
+        if folder is None or not (is_hub_name(folder) or Path(folder).is_dir()):
+            return None  # a missing folder is reported when it is loaded
         return read(folder, trust_remote_code=self.trust_remote_code).spec.vocab_size
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:

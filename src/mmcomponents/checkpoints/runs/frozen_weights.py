@@ -21,6 +21,7 @@ from mmcomponents.checkpoints.adapter_weights import adapter_layers, base_layer
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.initial import Folders, InitialWeights
 from mmcomponents.checkpoints.rules import Lazy
+from mmcomponents.data.storage.hub import local_folder
 from mmcomponents.model import MultimodalModel
 
 KEY = "frozen_weights"
@@ -204,8 +205,8 @@ def left_out(checkpoint: Mapping[str, Any]) -> frozenset[str]:
 
 def _absolute(folders: Folders) -> Folders:
     if isinstance(folders, Mapping):
-        return {name: str(Path(path).resolve()) for name, path in folders.items()}
-    return str(Path(folders).resolve())
+        return {name: str(local_folder(path).resolve()) for name, path in folders.items()}
+    return str(local_folder(folders).resolve())
 
 
 def _paths(folders: Folders) -> list[str]:

@@ -17,6 +17,7 @@ from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError, near_file
+from mmcomponents.data.storage.hub import local_folder
 
 
 @dataclass
@@ -54,7 +55,8 @@ def from_folder(
     """
     from mmcomponents.checkpoints import read
 
-    folder = Path(path)
+    with _errors():
+        folder = local_folder(path)
     if not folder.is_dir():
         if folder.is_file():
             raise UserError(
@@ -63,7 +65,7 @@ def from_folder(
             )
         raise UserError(f"there is no model folder {path!r}{near_file(folder)}")
     with _errors():
-        checkpoint = read(path, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
+        checkpoint = read(folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
         tokenizer, make = checkpoint.tokenizer(), checkpoint.make_sampler()
     sampler = None if choose is None else choose(make)
     with _errors():

@@ -16,6 +16,7 @@ from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
 from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError
+from mmcomponents.data.storage.hub import is_hub_name
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -191,6 +192,11 @@ def _benchmarks(verb: str, options: argparse.Namespace) -> list[Benchmark]:
     return found
 
 
+def _is_folder(critic: str) -> bool:
+    """Returns whether a critic is a folder or a model of the hub, in place of RECIPE:CHECKPOINT."""
+    return os.path.isdir(critic) or is_hub_name(critic)
+
+
 def _check_critic(verb: str, path: str) -> None:
     """Checks that a critic exists and has its verdict tokens, before answers are sampled for hours."""
     from mmcomponents.checkpoints import read
@@ -202,7 +208,7 @@ def _check_critic(verb: str, path: str) -> None:
     from mmcomponents.training import MultimodalTask
 
     try:
-        if os.path.isdir(path):
+        if _is_folder(path):
             tokenizer = read(path).tokenizer()
         else:
             recipe, colon, checkpoint = path.rpartition(":")
@@ -225,7 +231,7 @@ def _critic(verb: str, name: str, path: str, options: argparse.Namespace) -> tup
     from mmcomponents.synthesis.drawing import model_digest
     from mmcomponents.synthesis.steps import ProcessSteps, WholeAnswer
 
-    if os.path.isdir(path):
+    if _is_folder(path):
         loaded = load_model(verb, options, path, Flags())
     else:
         recipe, _, checkpoint = path.rpartition(":")

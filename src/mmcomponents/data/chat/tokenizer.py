@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, END, GROUNDING_TOKENS, PAD, TEMPLATE
 from mmcomponents.data.errors import DataError
+from mmcomponents.data.storage.hub import HubError, local_folder
 from mmcomponents.model_files import ModelFileError, check_model_files, read_json_file
 
 if TYPE_CHECKING:
@@ -81,10 +82,11 @@ def check_vocab_size(vocab_size: int) -> None:
 
 
 def load_tokenizer(path: str | Path, allowed_tokens: Sequence[str] | None = None) -> PreTrainedTokenizerBase:
-    """Loads a tokenizer from a local folder, without downloads.
+    """Loads a tokenizer from a folder, without code of the folder.
 
     Args:
-        path: The folder, or "byte-level" for a tokenizer of bytes and special tokens alone, for data without text.
+        path: The folder, a model of the hub (`org/name`, `org/name@revision`), or "byte-level" for a tokenizer of bytes
+            and special tokens alone, for data without text.
         allowed_tokens: Special tokens of the tokenizer that texts may contain, such as `<loc>`: they are single tokens
             there, and no longer special.
 
@@ -119,7 +121,10 @@ def _allow(tokenizer: PreTrainedTokenizerBase, tokens: Sequence[str], path: str 
 def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
     from transformers import AutoTokenizer, PreTrainedConfig
 
-    folder = Path(path)
+    try:
+        folder = local_folder(path, weights=False)
+    except HubError as error:
+        raise DataError(f"tokenizer: {error}") from error
     if str(path) == BYTE_LEVEL and not folder.is_dir():
         return train_tokenizer([], 256 + len(CONTROL_TOKENS) + len(GROUNDING_TOKENS))
     if not folder.is_dir():
