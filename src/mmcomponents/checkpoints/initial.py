@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,19 @@ def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code:
     InitialWeights(model, folders, trust_remote_code=trust_remote_code).load(model)
 
 
+@dataclass(frozen=True)
+class Start:
+    """What a folder gives a part.
+
+    Attributes:
+        folder: The folder.
+        count: Number of values of parameters.
+    """
+
+    folder: str
+    count: int
+
+
 class InitialWeights:
     """Weights of folders for a model: which of its parameters they give, before any value is drawn or read.
 
@@ -124,6 +138,15 @@ class InitialWeights:
             slot, path = (name, "") if name in parts else name.split(".", 1)
             prefix = f"{path}." if path else ""
             self.given.setdefault(slot, set()).update(prefix + own for own in source.whole)
+
+    def sources(self) -> dict[str, list[Start]]:
+        """Returns what folders give each part, and parts within it, by the part's name."""
+        found: dict[str, list[Start]] = {}
+        for name, source in self._sources.items():
+            count = sum(value.meta.numel() for own, value in source.values.items() if own in source.parameters)
+            slot = name if name.startswith("heads.") else name.partition(".")[0]
+            found.setdefault(slot, []).append(Start(str(source.folder.folder), count))
+        return found
 
     def whole(self, model: MultimodalModel) -> dict[str, Lazy]:
         """Returns the weights that are loaded as a whole, by the model's names.
@@ -291,10 +314,12 @@ class _Sources:
 
     Attributes:
         whole: Names of the parameters that are loaded as a whole.
+        parameters: Names of the tensors that are parameters; the others are buffers.
     """
 
     def __init__(self, slot: str, shown: str, part: Component, folder: Checkpoint | ForeignFolder) -> None:
         self.slot, self.shown, self.folder = slot, shown, folder
+        self.parameters = {name for name, value in own_tensors(part).items() if isinstance(value, nn.Parameter)}
         self.values: dict[str, Lazy] = {}
         source, own = _source_of(slot, part, folder), own_tensors(part)
         theirs = meta_model(folder.spec).parts().get(slot) if isinstance(folder, Checkpoint) else None

@@ -42,6 +42,9 @@ VERBS: dict[str, tuple[str, str]] = {
 }
 """Verb -> (module in this package, line of the help). Each module has `main(verb, argv) -> exit code`."""
 
+_DRY_RUN = ("--dry_run", "--dry-run")
+"""Option of `fit`, which is no key of a recipe."""
+
 _WITH_RECIPE = ("plan", "generate", "words", "evaluate", "export")
 """Verbs that accept a recipe beside options of their own."""
 
@@ -97,13 +100,16 @@ def _dispatch(words: list[str]) -> int:
         return 0
     if verb not in VERBS:
         raise UserError(f"no verb {verb!r}{near(verb, VERBS)}; the verbs are {', '.join(VERBS)}")
+    is_dry = verb == "fit" and any(word in _DRY_RUN for word in rest)
+    if is_dry:
+        rest = [word for word in rest if word not in _DRY_RUN]
     if slot := _slot_of_help(rest):
         verb, rest = "components", [slot]
     elif VERBS[verb][0] == "trainer" or verb in _WITH_RECIPE:
         from mmcomponents.cli.recipes.early_check import check_command
 
         check_command(verb, rest)
-    module = importlib.import_module(f"mmcomponents.cli.{VERBS[verb][0]}")
+    module = importlib.import_module(f"mmcomponents.cli.{'runs.dry_run' if is_dry else VERBS[verb][0]}")
     run: Callable[[str, list[str]], int] = module.main
     return run(verb, rest)
 
@@ -129,6 +135,7 @@ def _help() -> str:
             "",
             *lines,
             "",
+            "`mmcomponents fit --config RECIPE --dry_run` shows which first weights are loaded and which are drawn.",
             "A recipe is a file or the name of a shipped recipe (quickstart, internvl3/8b).",
             "`mmcomponents recipes` lists them. `mmcomponents VERB --help` lists the options of a verb.",
             "`mmcomponents fit --model.projector.help` lists the parts of a slot.",

@@ -136,7 +136,7 @@ class MultimodalTask(LightningModule):
         self._settings: list[dict[str, Any]] = []
         self._schedule = ""
         self._resumed: StoredSchedule | None = None
-        self._loaded: InitialWeights | None = None
+        self.initial_weights: InitialWeights | None = None
         self._frozen: FrozenWeights | None = None
 
     def configure_model(self) -> None:
@@ -157,8 +157,9 @@ class MultimodalTask(LightningModule):
             check_slot_names(self.model, self.slots)
             check_patterns(self.model, self.slots)
             freeze(self.model, self.slots)
-            if self._loaded is not None and self.weights is not None and self._is_fitting:
-                self._frozen = FrozenWeights.of_run(self.model, self._loaded, self.weights, self.trust_remote_code)
+            loaded = self.initial_weights
+            if loaded is not None and self.weights is not None and self._is_fitting:
+                self._frozen = FrozenWeights.of_run(self.model, loaded, self.weights, self.trust_remote_code)
             self.objective = self.make_objective()
             self.sampler = self.make_sampler()
             self.train(self.training)  # Lightning does not change modes: sets frozen slots to evaluation mode
@@ -229,7 +230,7 @@ class MultimodalTask(LightningModule):
         if found is not None and weights is not None:
             found.load(model)
             if not is_frozen:
-                self._loaded = found
+                self.initial_weights = found
         return model
 
     def _another_model(self, folder: str | Path | None = None) -> MultimodalModel:
