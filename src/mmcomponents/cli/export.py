@@ -70,6 +70,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     from mmcomponents.cli.recipes.differences import report_differences
     from mmcomponents.cli.recipes.flags import sort_flags
     from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+    from mmcomponents.cli.recipes.run_folder import RECIPE
     from mmcomponents.component import stored_tensors
     from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.training import MultimodalTask
@@ -103,7 +104,8 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
             # `byte-level` is no folder; allowed tokens are not special
             renderer.tokenizer.save_pretrained(changed)
             folder = Path(changed)
-        write_out(options, spec, weights, options.format, source=None, folder=folder)
+        run = next((above for above in path.resolve().parents if (above / RECIPE).is_file()), None)
+        write_out(options, spec, weights, options.format, source=None, folder=folder, run=run)
 
 
 def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec:

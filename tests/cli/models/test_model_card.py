@@ -1,0 +1,53 @@
+"""Model cards of written folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+
+from mmcomponents.checkpoints import ModelSpec
+from mmcomponents.checkpoints.rules import lazy
+from mmcomponents.cli.models.model_card import write_card
+
+
+def spec(**heads: str) -> ModelSpec:
+    parts = {"vision": {"class_path": "InternViT"}, "backbone": {"class_path": "DecoderLM"}, "projector": None}
+    return ModelSpec({**parts, "heads": {name: {"class_path": path} for name, path in heads.items()}})
+
+
+WEIGHTS = {"vision.a": lazy(torch.zeros(1000, 2)), "backbone.b": lazy(torch.zeros(3))}
+
+
+def test_the_hub_reads_the_metadata(tmp_path: Path) -> None:
+    write_card(tmp_path, "mine", spec(lm="LMHead"), WEIGHTS, "mmcomponents")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.pipeline_tag == "image-text-to-text"
+    assert card.data.library_name == "mmcomponents"
+    assert card.data.tags == ["mmcomponents", "InternViT", "DecoderLM", "LMHead"]
+    assert "A model of 2,003 parameters" in card.text
+    assert "| `vision` | `InternViT` | 2,000 |" in card.text
+    assert 'mmcomponents.load("mine")' in card.text
+    assert "Recipe" not in card.text
+
+
+def test_the_task_is_that_of_the_heads(tmp_path: Path) -> None:
+    for head, task, library in (("DetectionHead", "object-detection", "official"), ("my.Head", None, "transformers")):
+        write_card(tmp_path, "mine", spec(h=head), WEIGHTS, library)
+        card = ModelCard.load(tmp_path / "README.md")
+        assert card.data.pipeline_tag == task
+        assert card.data.library_name == ("transformers" if library == "transformers" else "mmcomponents")
+
+
+def test_a_run_gives_its_recipe_and_figures(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "recipe.yaml").write_text("model:\n  vocab_size: 7\n")
+    (run / "report.json").write_text(json.dumps({"exact_match": {"read": 0.91}, "name": "x"}))
+    (run / "broken.json").write_text("{")
+    write_card(tmp_path, "mine", spec(lm="LMHead"), WEIGHTS, "mmcomponents", run)
+    text = ModelCard.load(tmp_path / "README.md").text
+    assert "| report.exact_match.read | 0.91 |" in text
+    assert "```yaml\nmodel:\n  vocab_size: 7\n```" in text
