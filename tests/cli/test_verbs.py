@@ -46,6 +46,7 @@ def test_a_part_that_cannot_be_imported_does_not_end_the_listing(
     printed = capsys.readouterr()
     rows = {row["name"]: row for row in json.loads(printed.out)}
     assert rows["Odd"]["arguments"] is None
+    assert rows["Odd"]["version"] == "1.0"
     assert rows["LinearProjector"]["arguments"]
     assert printed.err == "mmcomponents: odd: cannot import odd.Odd: RuntimeError: no luck\n"
 

@@ -7,6 +7,7 @@ the parts they describe.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import inspect
 import json
 import sys
@@ -52,12 +53,21 @@ def _description(part: registry.Part, arguments: bool) -> dict[str, Any]:
         "slot": part.slot,
         "name": part.name,
         "package": part.package,
+        "version": _version(part.package),
         "path": part.path,
         "summary": part.summary(),
     }
     if arguments:
         description["arguments"] = _arguments(part)
     return description
+
+
+def _version(package: str) -> str:
+    """Returns the version of a distribution; empty if it has no metadata."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
 
 
 def _arguments(part: registry.Part) -> dict[str, str] | None:
@@ -79,5 +89,5 @@ def _show(parts: list[dict[str, Any]], arguments: bool) -> None:
         text = part["summary"]
         if arguments and part["arguments"] is not None:
             text += "\n" + ", ".join(f"{k}={v}" if v else k for k, v in part["arguments"].items())
-        table.add_row(part["slot"], part["name"], part["package"], text)
+        table.add_row(part["slot"], part["name"], f"{part['package']} {part['version']}".strip(), text)
     table_console().print(table if parts else "no parts", markup=False)
