@@ -79,6 +79,7 @@ def test_it_is_listed_with_its_package_arguments_and_first_line(capsys: pytest.C
         "slot": "projector",
         "name": "ScaledProjector",
         "package": "bridge-parts",
+        "version": "1.2",
         "path": "bridge_parts.ScaledProjector",
         "summary": "A linear map times a number.",
         "arguments": {"in_features": "", "out_features": "", "scale": "2.0"},
