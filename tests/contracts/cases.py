@@ -36,6 +36,7 @@ from mmcomponents.projectors import (
     LiveLangBridge,
     LlavaProjector,
     MLPProjector,
+    ModuleProjector,
     SoftmaxLangBridge,
     TwoMap,
 )
@@ -266,6 +267,7 @@ PARTS: dict[str, dict[str, Any]] = {
     ),
     "LinearProjector": case("projector", LinearProjector),
     "LlavaProjector": case("projector", LlavaProjector),
+    "ModuleProjector": case("projector", partial(ModuleProjector, module=nn.Linear)),
     "TwoMap": case("projector", partial(TwoMap, num_groups=4), neighbours={"vision": PYRAMID, "merger": None}),
     "LangBridge": case("projector", partial(LangBridge, **WORDS)),
     "LiveLangBridge": case("projector", partial(LiveLangBridge, **WORDS)),

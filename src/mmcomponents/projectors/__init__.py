@@ -10,6 +10,7 @@ from mmcomponents.projectors.langbridge import LangBridge, LiveLangBridge, Softm
 from mmcomponents.projectors.linear_projector import LinearProjector
 from mmcomponents.projectors.llava_projector import LlavaProjector
 from mmcomponents.projectors.mlp_projector import MLPProjector
+from mmcomponents.projectors.module_projector import ModuleProjector
 from mmcomponents.projectors.two_map import TwoMap
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "LiveLangBridge",
     "LlavaProjector",
     "MLPProjector",
+    "ModuleProjector",
     "Projector",
     "SoftmaxLangBridge",
     "TwoMap",
