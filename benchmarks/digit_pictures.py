@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from mmcomponents.demos.handwriting.scenes import load_scans, split_scans
 STYLE = PictureStyle()
 HELD_OUT = 20
 """Pairs of digits, of a hundred, that no picture of the training has."""
+
+POOL = 6_000
+"""Pictures that a reader learns from."""
 
 PARTS = {"train": 0, "test": 1}
 
@@ -48,7 +52,9 @@ class DigitPictures:
         pair = self.pairs[int(generator.integers(len(self.pairs)))]
         return pair, self.draw(pair, number, "train")
 
-    def test(self, count: int, pairs: Sequence[tuple[int, int]], vary: bool = False) -> tuple[list[tuple[int, int]], Tensor]:
+    def test(
+        self, count: int, pairs: Sequence[tuple[int, int]], vary: bool = False
+    ) -> tuple[list[tuple[int, int]], Tensor]:
         """Returns pictures of the test, with their digits; the pairs take turns."""
         chosen = [pairs[number % len(pairs)] for number in range(count)]
         return chosen, torch.stack([self.draw(pair, number, "test", vary) for number, pair in enumerate(chosen)])
@@ -95,10 +101,12 @@ class Reader(nn.Module):
         super().__init__()
         widths = (1, 32, 64, 64)
         layers: list[nn.Module] = []
-        for before, after in zip(widths, widths[1:], strict=False):
+        for before, after in pairwise(widths):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.BatchNorm2d(after), nn.ReLU(), nn.MaxPool2d(2)]
         side = STYLE.side // 8
-        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * side * side, 10 * STYLE.digits))
+        self.body = nn.Sequential(
+            *layers, nn.Flatten(), nn.Dropout(0.3), nn.Linear(64 * side * side, 10 * STYLE.digits)
+        )
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Returns the logits `[N, digits, 10]`."""
@@ -112,23 +120,26 @@ class Reader(nn.Module):
         return [tuple(row) for row in self(pictures).argmax(-1).tolist()]
 
 
-def train_reader(reader: Reader, data: DigitPictures, steps: int, batch: int = 64, lr: float = 2e-3) -> None:
+def train_reader(reader: Reader, data: DigitPictures, steps: int, batch: int = 32, lr: float = 2e-3) -> None:
     """Trains a reader on pictures of scans of the training, which are not those that the models see."""
+    truth, pictures = _drawn(data, min(POOL, steps * batch))
     optimizer = torch.optim.AdamW(reader.parameters(), lr=lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps, pct_start=0.1)
     for step in range(steps):
-        drawn = []
-        for number in range(step * batch, (step + 1) * batch):
-            generator = np.random.default_rng((data.seed, 3, number))
-            pair = tuple(int(digit) for digit in generator.integers(0, 10, STYLE.digits))
-            drawn.append((pair, data.draw(pair, 10_000_000 + number, "train")))  # type: ignore[arg-type]
-        truth = torch.tensor([pair for pair, _ in drawn])
-        logits = reader.train()(torch.stack([picture for _, picture in drawn]))
-        loss = nn.functional.cross_entropy(logits.flatten(0, 1), truth.flatten(), label_smoothing=0.05)
+        own = torch.arange(step * batch, (step + 1) * batch) % len(truth)
+        logits = reader.train()(pictures[own])
+        loss = nn.functional.cross_entropy(logits.flatten(0, 1), truth[own].flatten(), label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         schedule.step()
+
+
+def _drawn(data: DigitPictures, count: int) -> tuple[Tensor, Tensor]:
+    generator = np.random.default_rng((data.seed, 3))
+    pairs = [(int(a), int(b)) for a, b in generator.integers(0, 10, (count, 2))]
+    pictures = [data.draw(pair, 10_000_000 + number, "train") for number, pair in enumerate(pairs)]
+    return torch.tensor(pairs), torch.stack(pictures)
 
 
 def spread(ink: Tensor, digit: Tensor) -> float:

@@ -45,7 +45,7 @@ from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from mmcomponents.backbones import ExpertDecoderLM
-from mmcomponents.batch import ImageBatch, PackedBatch
+from mmcomponents.batch import PackedBatch
 from mmcomponents.compose import Factories
 from mmcomponents.data.chat import SampleRenderer, end_ids
 from mmcomponents.data.chat.kinds import CaptionedPicture, Chat, RecordKind, Sample
@@ -66,7 +66,7 @@ from mmcomponents.vision import ConvVQTokenizer, VQEmbedding
 
 OUT = Path(__file__).parent / "results" / "synergen_on_digits.json"
 WORK = Path("runs") / "synergen_on_digits"
-CODES, WIDTH, POOL, TEST, GUIDANCE = 128, 96, 20_000, 300, (1.0, 3.0, 7.5)
+CODES, WIDTH, POOL, TEST, GUIDANCE = 128, 96, 12_000, 300, (1.0, 3.0, 7.5)
 """Ids of the tokenizer, width of the model, pictures for training, those of the test, and weights of guidance."""
 
 FOLD = {"rows": 2, "columns": 4}
@@ -150,7 +150,7 @@ class Trained:
         self.seed, self.options = seed, options
         self.data, self.renderer = DigitPictures(seed), renderer()
         self.seconds: dict[str, int] = {}
-        self.reader = self._part("reader", Reader, lambda made: train_reader(made, self.data, self._steps(0.25)))
+        self.reader = self._part("reader", Reader, lambda made: train_reader(made, self.data, self._steps(0.4)))
         self.tokenizer: Any = self._part("tokenizer", partial(tokenizer_model, seed), self._train_tokenizer).vision
         self.pool = self._pool()
         self.unified = self._part("unified", self._composed, lambda made: self._train(made, MADE, READ)).eval()
@@ -235,7 +235,9 @@ class Trained:
             images = [TiledImage(picture[None]) for picture in part]
             prompts = [Chat().prompts(question((0, 0), image, 0), self.renderer)[0].segment for image in images]
             batch = collate(prompts, 8, self.renderer.pad_id)
-            found += [answer.text or "" for answer in sampler.answer(model, batch, Context(tokenizer, end_ids(tokenizer)))]
+            found += [
+                answer.text or "" for answer in sampler.answer(model, batch, Context(tokenizer, end_ids(tokenizer)))
+            ]
         return found
 
     @torch.no_grad()
@@ -272,7 +274,9 @@ class Trained:
             }
         anywhere, unread = data.test(count, [*data.pairs, *data.unseen])
         true = [caption(pair) for pair in anywhere]
-        both = [[a == b for a, b in zip(self.answers(m, unread), true, strict=True)] for m in (self.unified, self.reads)]
+        both = [
+            [a == b for a, b in zip(self.answers(m, unread), true, strict=True)] for m in (self.unified, self.reads)
+        ]
         one, other = (sum(a and not b for a, b in zip(*rows, strict=True)) for rows in (both, both[::-1]))
         found["understanding"] = {
             "unified": sum(both[0]) / count,
@@ -306,11 +310,13 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what the file lacks, then prints all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--test", type=int, default=TEST)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--work", type=Path, default=WORK)
-    parser.add_argument("--pictures", type=Path, help="writes pictures of the first seed: scans, after the tokenizer, made")
+    parser.add_argument(
+        "--pictures", type=Path, help="writes pictures of the first seed: scans, after the tokenizer, made"
+    )
     options = parser.parse_args(argv)
     results: dict[str, Result] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for seed in options.seeds:

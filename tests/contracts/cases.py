@@ -66,6 +66,7 @@ from mmcomponents.testing.sample_packs import VERDICTS, picture_packs
 from mmcomponents.vision import (
     PIIP,
     ConvVQTokenizer,
+    Emu3Tokenizer,
     PatchStem,
     ResNet,
     TransformersConvNet,
@@ -216,6 +217,14 @@ BEHIND_FUSER: dict[str, Any] = {**NO_LANGUAGE, "vision": RESNET, "heads": {"lm":
 WITH_HEAD: dict[str, Any] = {**DETECTOR, "heads": {"detection": DETECTION}}
 
 VQ = partial(ConvVQTokenizer, tiny.TILE, 32, 4, (8, 8))
+EMU3 = partial(
+    Emu3Tokenizer,
+    {
+        "model_type": "emu3_vqgan", "codebook_size": 32, "embed_dim": 4, "latent_channels": 4, "base_channels": 32,
+        "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "hidden_size": 32,
+    },
+    tiny.TILE,
+)  # fmt: skip
 IDS = partial(VQEmbedding, 12, VQ)
 FOLD = partial(Fold, rows=2, columns=2)
 UNFOLD = partial(VQUnfold, codebook_size=32, rows=2, columns=2, num_layers=2, num_heads=4, intermediate_size=40)
@@ -311,6 +320,13 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours=TOKENIZER_ALONE,
         packs=image_packs,
         not_applicable={"warm_start": "the tokenizer is the whole model"},
+    ),
+    "Emu3Tokenizer": case(
+        "vision",
+        EMU3,
+        neighbours=TOKENIZER_ALONE,
+        packs=image_packs,
+        only=["packed_equals_separate", "declared_sizes", "state_round_trip", "sharded_equals_plain"],
     ),
     "VQEmbedding": case("vision", IDS, neighbours={"merger": FOLD, "projector": LlavaProjector}, packs=picture_packs),
     "Fold": case("merger", FOLD),

@@ -63,7 +63,7 @@ class ExpertLayer(DecoderLayer):
         layer: str,
         routes: Routes | None = None,
     ) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`, see the base class; `routes` are those of the layout, found once for all layers."""
+        """Maps `[T, d]` to `[T, d]`, see the base class; `routes` are those of the layout, found once for a stack."""
         routes = routes or Routes.of(layout)
         x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
         h = self.post_attention_layernorm(x)
@@ -75,11 +75,11 @@ class ExpertLayer(DecoderLayer):
 
 
 class ExpertDecoderLM(DecoderLM):
-    """`DecoderLM` with two feed-forward blocks in each layer, of which token types choose one (SynerGen-VL, section 3.1).
+    """`DecoderLM` with two feed-forward blocks in each layer, one of them for images (SynerGen-VL, section 3.1).
 
-    Positions of images, given (`IMAGE`) or made (`IMAGE_GEN`), go through the second block; all others through the first
-    one. Attention and norms are shared. The second block begins as a copy of the first one, so that the model computes
-    what a `DecoderLM` of the same weights does. While decoding, the type is that of the token that is fed in.
+    Positions of images, given (`IMAGE`) or made (`IMAGE_GEN`), go through the second block; all others through the
+    first one. Attention and norms are shared. The second block begins as a copy of the first one, so that the model
+    computes what a `DecoderLM` of the same weights does. While decoding, the type is that of the token that is fed in.
     Source: arXiv 2412.09604; the arguments are those of `DecoderLM`.
     """
 

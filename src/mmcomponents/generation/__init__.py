@@ -2,7 +2,8 @@
 
     prompts, images ── generate, stream, Conversation ──► Sampler(model, batch, context) ──► answers
 
-`Autoregressive` answers with text, token by token, `ImageSampler` with pictures. Other samplers may answer with pictures or values.
+`Autoregressive` answers with text, token by token, `ImageSampler` with pictures. Other samplers may answer with either
+or with values.
 
 `Past` carries the KV cache and the last positions from call to call.
 """

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmcomponents.batch import IGNORE, ModelState, PackedBatch, TokenType
+from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.component import Composition, NonFiniteError, WiringError
-from mmcomponents.data.chat.picture_prompt import unconditional
 from mmcomponents.data.chat.special_tokens import IMAGE_START, codec
 from mmcomponents.data.media.images import NORMALIZATIONS, Normalization
 from mmcomponents.generation.base import Answer, AnswerKind, Context, Sampler
+from mmcomponents.generation.guided_prompts import fed, with_starts
 from mmcomponents.generation.past import Past
 from mmcomponents.generation.uniform_draws import Draws
 from mmcomponents.limits import check_choices, check_numbers
@@ -25,7 +24,7 @@ from mmcomponents.nn.runtime import Runtime
 
 
 class ImageSampler(Sampler):
-    """Answers with a picture, fold after fold, with classifier-free guidance (SynerGen-VL, arXiv 2412.09604, section 3.3).
+    """Answers with a picture, fold after fold, with classifier-free guidance (SynerGen-VL, arXiv 2412.09604).
 
     Each prompt is followed by the token that begins an image. The hidden state of a position gives the ids of the next
     fold, one after the other; the fold is then fed in. With guidance, a copy of the prompt whose question is left out
@@ -71,8 +70,8 @@ class ImageSampler(Sampler):
             )
         if not callable(getattr(model.heads[self.head], "next_logits", None)):
             raise WiringError(
-                f"{name} calls next_logits of the head {self.head!r}, which {type(model.heads[self.head]).__name__} does"
-                " not have: use VQUnfold"
+                f"{name} calls next_logits of the head {self.head!r}, which {type(model.heads[self.head]).__name__} has"
+                " not: use VQUnfold"
             )
         if not callable(getattr(model.vision, "cells", None)):
             found = "the vision slot is empty" if model.vision is None else f"{type(model.vision).__name__} has none"
@@ -98,9 +97,9 @@ class ImageSampler(Sampler):
         vision, head = cast(Any, model.vision), cast(Any, model.heads[self.head])
         hw = vision.grid((vision.image_size, vision.image_size))
         folds_hw = hw[0] // head.rows, hw[1] // head.columns
-        batch, past = _started(prompts, self._start_id(context), context, guided), Past()
-        count, device = prompts.num_segments, prompts.input_ids.device
-        draws = _draws(count, hw[0] * hw[1], context, device)
+        batch, past = with_starts(prompts, self._start_id(context), context.tokenizer, guided), Past()
+        shape, device = (prompts.num_segments, hw[0] * hw[1]), prompts.input_ids.device
+        draws = Draws(torch.rand(shape, generator=context.generator, device=device, dtype=torch.float64))
         visual: Tensor | None = None
         folds: list[Tensor] = []
         for row in range(folds_hw[0]):
@@ -108,7 +107,7 @@ class ImageSampler(Sampler):
                 ids = self._fold(model, past.follow(batch), past, visual, draws, len(folds) * head.cells)
                 folds.append(ids)
                 visual = self._embedded(model, ids, (row * head.rows, column * head.columns), guided)
-                batch = _fed(past, batch)
+                batch = fed(past, batch)
         ids = unfold_ids(torch.stack(folds, 1).flatten(0, 1), hw, head.rows, head.columns)
         pixels = vision.decode_ids(ids).float()
         return [Answer(picture=picture) for picture in self._pictures(pixels)]
@@ -186,68 +185,3 @@ class ImageSampler(Sampler):
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[self.normalization])
         levels = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         return [Image.fromarray(tile) for tile in levels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _draws(count: int, steps: int, context: Context, device: torch.device) -> Draws:
-    uniform = torch.rand(count, steps, generator=context.generator, device=device, dtype=torch.float64)
-    return Draws(uniform)
-
-
-def _started(prompts: PackedBatch, start_id: int, context: Context, guided: bool) -> PackedBatch:
-    """Returns the prompts with the token that begins an image, and with guidance those without questions after them."""
-    layout = prompts.layout
-    bounds = layout.cu_seqlens.tolist()
-    segments = [(prompts.input_ids[a:b].tolist(), slice(a, b)) for a, b in zip(bounds, bounds[1:], strict=False)]
-    ids, types, index, images = list[int](), list[Tensor](), list[Tensor](), list[Tensor]()
-    lengths = [0]
-    device = prompts.input_ids.device
-    text = torch.full((1,), int(TokenType.TEXT), device=device)
-    none = torch.full((1,), -1, device=device)
-    for own, place in segments:
-        ids += [*own, start_id]
-        types += [layout.token_type[place], text]
-        index += [prompts.visual_index[place], none]
-        images += [layout.image_id[place], none]
-        lengths.append(len(own) + 1)
-    for own, _ in segments if guided else ():
-        if context.tokenizer is None:
-            raise WiringError("guidance needs a tokenizer, for the prompt whose question is left out")
-        without = unconditional(own, context.tokenizer)
-        count = len(without.input_ids) + 1
-        ids += [*without.input_ids, start_id]
-        kind = torch.full((count,), int(TokenType.TEXT), device=device)
-        kind[without.place] = int(TokenType.QUERY)
-        types.append(kind)
-        index.append(none.expand(count))
-        images.append(none.expand(count))
-        lengths.append(count)
-    twice = 2 if guided else 1
-    sequence = replace(
-        layout,
-        token_type=torch.cat(types),
-        cu_seqlens=torch.tensor(lengths, device=device).cumsum(0).to(torch.int32),
-        max_seqlen=max(lengths),
-        image_id=torch.cat(images),
-    )
-    copies = prompts.segment_copy
-    return replace(
-        prompts,
-        input_ids=torch.tensor(ids, device=device),
-        layout=sequence,
-        visual_index=torch.cat(index),
-        labels=torch.full((len(ids),), IGNORE, device=device),
-        segment_sample=prompts.segment_sample.repeat(twice),
-        segment_source=prompts.segment_source.repeat(twice),
-        keys=[*prompts.keys] * twice,
-        segment_copy=None if copies is None else copies.repeat(twice),
-        pairs=None,
-        steps=None,
-        extras={},
-    )
-
-
-def _fed(past: Past, batch: PackedBatch) -> PackedBatch:
-    """Returns the batch that feeds one fold of each picture in, whose visual tokens are in the order of the segments."""
-    every = list(range(batch.num_segments))
-    fed = past.one_more(batch, [0] * len(every), every, TokenType.IMAGE_GEN)
-    return replace(fed, visual_index=torch.tensor(every, device=batch.input_ids.device))

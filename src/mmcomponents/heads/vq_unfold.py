@@ -20,11 +20,11 @@ from mmcomponents.nn.norm import RMSNorm
 
 
 class VQUnfold(Head):
-    """Small causal decoder over the ids of a fold, each given the hidden state and the ids before (SynerGen-VL, 3.1).
+    """Causal decoder over the ids of a fold, each given the hidden state and the ids before (SynerGen-VL, 3.1).
 
-    Its sequence has one place for each cell of a `rows x columns` rectangle, row by row. The first place gets the hidden
-    state of the position before the fold, each other one the vector of the id before; places have learned vectors. All
-    weights are its own. The layers are those of the language model (arXiv 2412.09604, section 3.1; four of them there).
+    Its sequence has one place for each cell of a `rows x columns` rectangle, row by row. The first place gets the
+    hidden state of the position before the fold, each other one the vector of the id before; places have learned
+    vectors. All weights are its own. The layers are those of the language model (arXiv 2412.09604, section 3.1).
 
     Args:
         in_features: Width of the hidden states and of the layers, d.
@@ -122,8 +122,9 @@ class VQUnfold(Head):
         return self.logits(state.hidden, zeros)
 
     def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Computes the logits of each id of folds given those before it, `[F, d]` and `[F, cells]` to `[F, cells, K]`."""
-        return linear(self._states(hidden, ids), self.weight).unflatten(0, (-1, self.cells))
+        """Computes the logits of each id given those before it, `[F, d]` and `[F, cells]` to `[F, cells, K]`."""
+        logits: Tensor = linear(self._states(hidden, ids), self.weight).unflatten(0, (-1, self.cells))
+        return logits
 
     def weighted_fold_nll(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Computes the weighted sum of the negative log-likelihoods of the ids of folds.
@@ -156,6 +157,13 @@ class VQUnfold(Head):
         out: Tensor = self.norm(run_layers(self.layers, x, layout, None, cache))
         cache.commit()
         return linear(out, self.weight)
+
+    def planned_loss(self, state: ModelState, batch: PackedBatch) -> Tensor:
+        """Returns the loss of a pack whose images are all made."""
+        assert state.hidden is not None
+        hidden = state.hidden[batch.visual_index >= 0]
+        ids = torch.zeros(hidden.shape[0], self.cells, dtype=torch.long, device=hidden.device)
+        return self.weighted_fold_nll(hidden, ids, torch.ones(hidden.shape[0], device=hidden.device))[0]
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the layers and the map to the codebook over the ids of all pictures that are made."""

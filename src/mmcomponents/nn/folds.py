@@ -22,7 +22,8 @@ def fold_ids(ids: Tensor, rows: int, columns: int) -> Tensor:
     height, width = ids.shape[1:]
     check_fold((height, width), rows, columns)
     blocks = ids.unflatten(1, (height // rows, rows)).unflatten(3, (width // columns, columns))
-    return blocks.transpose(2, 3).flatten(3).flatten(0, 2)
+    folds: Tensor = blocks.transpose(2, 3).flatten(3).flatten(0, 2)
+    return folds
 
 
 def unfold_ids(folds: Tensor, hw: tuple[int, int], rows: int, columns: int) -> Tensor:
@@ -44,7 +45,8 @@ def unfold_ids(folds: Tensor, hw: tuple[int, int], rows: int, columns: int) -> T
             f" of {rows} x {columns}"
         )
     blocks = folds.unflatten(1, (rows, columns)).unflatten(0, (-1, hw[0] // rows, hw[1] // columns))
-    return blocks.transpose(2, 3).flatten(3).flatten(1, 2)
+    grids: Tensor = blocks.transpose(2, 3).flatten(3).flatten(1, 2)
+    return grids
 
 
 def check_fold(hw: tuple[int, int], rows: int, columns: int) -> None:

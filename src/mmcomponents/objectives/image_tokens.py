@@ -29,10 +29,11 @@ class FoldHead(Protocol):
 
 
 class ImageTokens(NextToken):
-    """Cross-entropy of the text's tokens plus `image_weight` times that of the ids of pictures (SynerGen-VL, section 3.2).
+    """Cross-entropy of the text's tokens plus `image_weight` times that of the ids of pictures (SynerGen-VL, 3.2).
 
-    The hidden state before each position of type `IMAGE_GEN` predicts the ids of the fold there. Both terms are means, of
-    the targets of the texts and of all ids, over the whole step. The fold is that of the head, which checks the merger's.
+    The hidden state before each position of type `IMAGE_GEN` predicts the ids of the fold there. Both terms are means,
+    of the targets of the texts and of all ids, over the whole step. The fold is that of the head, which checks the
+    merger's.
     Source: arXiv 2412.09604, whose weight is 2.
 
     Args:
@@ -115,7 +116,7 @@ class ImageTokens(NextToken):
 
 
 def _made(batch: PackedBatch) -> Tensor:
-    """Returns the positions of pictures that are made, except at the start of a segment, where nothing predicts them."""
+    """Returns the positions of pictures that are made, without those that begin a segment: nothing predicts them."""
     is_made = (batch.layout.token_type == TokenType.IMAGE_GEN) & (batch.visual_index >= 0)
     is_made[batch.layout.cu_seqlens[:-1].long()] = False
     return is_made.nonzero()[:, 0]

@@ -7,6 +7,7 @@ The contract is `VisionEncoder` in `base.py`.
 
 from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.conv_vq_tokenizer import ConvVQTokenizer
+from mmcomponents.vision.emu3_tokenizer import Emu3Tokenizer
 from mmcomponents.vision.intern_vit import InternViT
 from mmcomponents.vision.patch_stem import PatchStem
 from mmcomponents.vision.piip import PIIP
@@ -18,6 +19,7 @@ from mmcomponents.vision.vq_embedding import VQEmbedding
 __all__ = [
     "PIIP",
     "ConvVQTokenizer",
+    "Emu3Tokenizer",
     "InternViT",
     "PatchStem",
     "ResNet",

@@ -98,7 +98,7 @@ class VQEmbedding(VisionEncoder):
             least, most = (int(value) for value in ids.aminmax())
             if least < 0 or most >= self.codebook_size:
                 raise ValueError(
-                    f"ids from {least} to {most}, and the codebook of the tokenizer has {self.codebook_size}"
+                    f"ids from {least} to {most}, and the tokenizer has a codebook of {self.codebook_size}"
                 )
         places = self.positions[top : top + rows, left : left + columns]
         tokens = (self.embedding(ids) + places).flatten(1, 2)

@@ -13,8 +13,8 @@ class VQTokenizer(VisionEncoder):
     """Base class of vector-quantised image tokenizers, which make an id of each square patch of a tile.
 
     As an encoder of its own, `forward` returns three maps that `VQReconstruction` trains: the continuous features, the
-    codes nearest to them, and the pixels decoded from these codes, a patch at each place. A tokenizer that is not trained
-    here has its codes alone. `VQEmbedding` uses a trained one.
+    codes nearest to them, and the pixels decoded from these codes, a patch at each place. A tokenizer that is not
+    trained here has its codes alone. `VQEmbedding` uses a trained one.
 
     Attributes:
         codebook_size: Number of ids.
@@ -38,4 +38,4 @@ class VQTokenizer(VisionEncoder):
 
     @abstractmethod
     def decode_ids(self, ids: Tensor) -> Tensor:
-        """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, normalised as those that the tokenizer was trained with."""
+        """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, normalised as the tokenizer takes them."""

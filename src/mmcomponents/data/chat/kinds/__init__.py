@@ -17,7 +17,6 @@ from mmcomponents.data.chat.kinds.boxed_image import BoxedImage
 from mmcomponents.data.chat.kinds.captioned_picture import CaptionedPicture
 from mmcomponents.data.chat.kinds.chat_record import Chat
 from mmcomponents.data.chat.kinds.document_record import Document
-from mmcomponents.data.chat.kinds.image_alone import ImageAlone
 from mmcomponents.data.chat.kinds.kind_list import Kinds
 from mmcomponents.data.chat.kinds.pair_record import Pair
 from mmcomponents.data.chat.kinds.scored_steps import ScoredSteps
@@ -27,7 +26,6 @@ __all__ = [
     "CaptionedPicture",
     "Chat",
     "Document",
-    "ImageAlone",
     "Kinds",
     "Measured",
     "Pair",

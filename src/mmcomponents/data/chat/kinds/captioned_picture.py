@@ -48,7 +48,7 @@ class CaptionedPicture(RecordKind):
             SampleError: It is not.
         """
         if not isinstance(record["caption"], str) or not record["caption"].strip():
-            raise SampleError(f'wrong JSON: "caption" is not a text, but {str(record["caption"])[:60]!r}')
+            raise SampleError(f'wrong JSON: "caption" is not a text, but {str(record["caption"])[:60]}')
 
     def render(self, sample: Sample, renderer: SampleRenderer) -> list[RenderedSample]:
         """Renders question and picture as one segment.
