@@ -56,10 +56,12 @@ class CaptionedPicture(RecordKind):
         Raises:
             SampleError: There is not exactly one image, or it has more than one tile.
         """
-        if len(sample.images) != 1 or sample.videos or sample.images[0].num_tiles > 1:
-            tiles = sum(image.num_tiles for image in sample.images)
+        tiles = sum(image.num_tiles for image in sample.images)
+        if len(sample.images) != 1 or sample.videos or (tiles != 1 and sample.number >= 0):
+            count = len(sample.images)
             raise SampleError(
-                f"a picture to be made is one image of one tile, got {len(sample.images)} of {tiles} tiles"
+                f"a picture to be made is one image of one tile, got {count} of {tiles} tiles: set data.sources.NAME"
+                ".max_tiles of its source"
             )
         (visual,) = renderer.visual_tokens(sample.images)
         asked = self._asked(sample, renderer)
