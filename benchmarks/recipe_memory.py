@@ -29,7 +29,9 @@ from mmcomponents.training.slots import freeze
 FLAGS = {"internvl3/9b-prm": ["--model.heads.lm.init_args.token_ids", "[10, 12]"]}
 """Settings that a recipe leaves to its user."""
 
-_STAGE = re.compile(r"internvl[^/]*/.*-|(mmfuser|piip|langbridge)/.*-(stage|finetune)|hovle/2b-(dist|align|fine)")
+_STAGE = re.compile(
+    r"internvl[^/]*/.*-|(mmfuser|piip|langbridge)/.*-(stage|finetune)|hovle/2b-(dist|align|fine)|synergen/2b-"
+)
 _CLAIM = re.compile(r"([0-9.]+) GiB on (?:each of )?([0-9]+) GPUs? of ([0-9]+) GB")
 
 

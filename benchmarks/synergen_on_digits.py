@@ -71,8 +71,8 @@ CODES, WIDTH, POOL, TEST, GUIDANCE = 128, 96, 12_000, 300, (1.0, 3.0, 7.5)
 
 FOLD = {"rows": 2, "columns": 4}
 LAYERS: dict[str, Any] = {"num_heads": 4, "num_kv_heads": 2, "intermediate_size": 256}
-MADE, READ = 24, 8
-"""Pictures of a step that are made, and that are read."""
+MADE, READ, BATCH = 24, 8, 32
+"""Pictures of a step that are made, that are read, and that the tokenizer learns from."""
 
 Result = dict[str, Any]
 TOKENIZER = partial(ConvVQTokenizer, STYLE.side, CODES, widths=(16, 32))
@@ -130,11 +130,11 @@ def train(
             sys.stderr.write(f"step {step}: {shown}\n")
 
 
-def tiles(data: DigitPictures, step: int, size: int = 32) -> PackedBatch:
+def tiles(data: DigitPictures, step: int) -> PackedBatch:
     """Returns a pack of pictures without tokens."""
-    made = pack(*[[("i", 1)]] * size, tile=STYLE.side, tokens_per_tile=0)
+    made = pack(*[[("i", 1)]] * BATCH, tile=STYLE.side, tokens_per_tile=0)
     assert made.images is not None
-    made.images.pixels = torch.stack([data.training(step * size + number)[1] for number in range(size)])
+    made.images.pixels = torch.stack([data.training(step * BATCH + number)[1] for number in range(BATCH)])
     return made
 
 

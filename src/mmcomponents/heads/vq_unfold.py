@@ -161,9 +161,9 @@ class VQUnfold(Head):
     def planned_loss(self, state: ModelState, batch: PackedBatch) -> Tensor:
         """Returns the loss of a pack whose images are all made."""
         assert state.hidden is not None
-        hidden = state.hidden[batch.visual_index >= 0]
-        ids = torch.zeros(hidden.shape[0], self.cells, dtype=torch.long, device=hidden.device)
-        return self.weighted_fold_nll(hidden, ids, torch.ones(hidden.shape[0], device=hidden.device))[0]
+        hidden = state.hidden[(batch.visual_index >= 0).nonzero()[:, 0]]
+        ids = torch.zeros(hidden.shape[0], self.cells, dtype=torch.long, device=batch.visual_index.device)
+        return self.weighted_fold_nll(hidden, ids, torch.ones(hidden.shape[0], device=ids.device))[0]
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the layers and the map to the codebook over the ids of all pictures that are made."""
