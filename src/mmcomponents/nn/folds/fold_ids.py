@@ -1,4 +1,4 @@
-"""Rectangles of an image tokenizer's ids, each of which is one token of a language model."""
+"""From grids of ids to folds and back."""
 
 from __future__ import annotations
 
