@@ -116,8 +116,11 @@ def test_generate_writes_pictures_that_an_exported_model_makes_too(run: Path, tm
     assert np.array_equal(np.asarray(again), np.asarray(picture))
 
 
-def test_predict_writes_a_picture_for_each_caption(data: Path, tokenizer: Path, run: Path) -> None:
-    assert main(["predict", *arguments(data, tokenizer, run, "--ckpt_path", str(last(run)))]) == 0
+def test_predict_and_test_write_a_picture_for_each_caption(data: Path, tokenizer: Path, run: Path) -> None:
+    given = arguments(data, tokenizer, run, "--ckpt_path", str(last(run)))
+    assert main(["test", *given]) == 0
+    assert [Image.open(path).size for path in (run / "answers").glob("*.png")] == [(32, 32)] * 3
+    assert main(["predict", *given]) == 0
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 3
     assert all(row["question"].startswith("Generate an image of: ") for row in rows)
