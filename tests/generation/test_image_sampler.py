@@ -15,6 +15,7 @@ from mmcomponents.batch import TokenType
 from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.chat import SampleRenderer
 from mmcomponents.data.chat.kinds import CaptionedPicture
+from mmcomponents.data.loading.collation import collate
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.generation import Context, ImageSampler
 from mmcomponents.heads import LMHead
@@ -56,7 +57,7 @@ def levels(model: MultimodalModel, ids: torch.Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("guidance", [1.0, 3.0])
 def test_pictures_that_were_learnt_are_made_again(learnt: Any, how: SampleRenderer, guidance: float) -> None:
-    answers = ImageSampler(guidance).answer(learnt, synergen.prompts(CAPTIONS, how), context(how))
+    answers = ImageSampler(guidance, temperature=0.0).answer(learnt, synergen.prompts(CAPTIONS, how), context(how))
     expected = levels(learnt, torch.cat([synergen.picture(number).vq_ids for number in range(8)]))
     for answer, pixels in zip(answers, expected, strict=True):
         assert answer.picture.size == (synergen.SIDE, synergen.SIDE)
@@ -101,6 +102,21 @@ def test_guided_answers_do_not_depend_on_the_other_prompts(learnt: Any, how: Sam
     together = sampler.answer(learnt, synergen.prompts(CAPTIONS[:3], how), context(how))
     alone = [sampler.answer(learnt, synergen.prompts([caption], how), context(how))[0] for caption in CAPTIONS[:3]]
     assert together == alone
+
+
+def test_drawn_pictures_do_not_depend_on_the_other_prompts(how: SampleRenderer) -> None:
+    model, sampler = synergen.model(0, len(how.tokenizer)).double().eval(), ImageSampler(1.0)
+    prompts = replace(synergen.prompts(CAPTIONS[:3], how), segment_sample=torch.arange(3))
+    together = sampler.answer(model, prompts, context(how))
+    assert together[0] != together[1]
+    for number, caption in enumerate(CAPTIONS[:3]):
+        one = replace(synergen.prompts([caption], how), segment_sample=torch.tensor([number]))
+        assert sampler.answer(model, one, context(how)) == together[number : number + 1]
+
+
+def test_a_rank_without_questions_answers_the_padding_token(learnt: Any, how: SampleRenderer) -> None:
+    empty = collate([], how.tokens_per_tile, how.pad_id)
+    assert len(ImageSampler(2.0).answer(learnt, empty, context(how))) == 1
 
 
 def test_single_tokens_are_drawn_from_the_most_likely_ones(how: SampleRenderer) -> None:

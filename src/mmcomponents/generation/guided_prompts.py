@@ -62,7 +62,9 @@ def with_starts(
         ids, index, image = prompts.input_ids[a:b].tolist(), prompts.visual_index[a:b], layout.image_id[a:b]
         segments.append(_Segment(ids, layout.token_type[a:b], index, image))
     for segment in segments[:] if guided else ():
-        segments.append(_left_out(segment.ids, tokenizer, device))
+        # A rank that has no question left answers a padding token, since others answer theirs.
+        is_padding = bool((segment.kind == TokenType.PAD).all())
+        segments.append(segment if is_padding else _left_out(segment.ids, tokenizer, device))
     segments = [segment.with_token(start_id) for segment in segments]
     lengths = torch.tensor([0, *(len(segment.ids) for segment in segments)], device=device)
     twice = 2 if guided else 1
