@@ -104,7 +104,7 @@ class ImageSampler(Sampler):
         folds: list[Tensor] = []
         for row in range(folds_hw[0]):
             for column in range(folds_hw[1]):
-                ids = self._fold(model, past.follow(batch), past, visual, draws, len(folds) * head.cells)
+                ids = self._fold(model, batch, past, visual, draws, len(folds) * head.cells)
                 folds.append(ids)
                 visual = self._embedded(model, ids, (row * head.rows, column * head.columns), guided)
                 batch = fed(past, batch)

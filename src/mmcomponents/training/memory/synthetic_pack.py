@@ -103,7 +103,7 @@ def _head_loss(head: Any, state: ModelState, batch: PackedBatch, by_position: bo
         if by_position:
             return cast(Tensor, head.nll(state.hidden, batch.labels).sum())
         return cast(Tensor, head.weighted_nll(state.hidden, batch.labels, torch.ones(batch.num_tokens))[0])
-    planned = head.planned_loss(state, batch) if hasattr(head, "planned_loss") else None
+    planned = head.planned_loss(state, batch)
     if planned is not None:
         return cast(Tensor, planned)
     sums: list[Tensor] = []
