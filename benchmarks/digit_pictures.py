@@ -59,14 +59,6 @@ class DigitPictures:
         chosen = [pairs[number % len(pairs)] for number in range(count)]
         return chosen, torch.stack([self.draw(pair, number, "test", vary) for number, pair in enumerate(chosen)])
 
-    def scans_drawn(self, part: str) -> tuple[Tensor, Tensor]:
-        """Returns all scans of a part as boxes without variation or jitter, `[n, box, box]` ink, and their digits."""
-        from mmcomponents.demos.handwriting.scenes import draw_digit
-
-        own = self.allowed[PARTS[part]]
-        boxes = np.stack([draw_digit(self.scans[scan], STYLE.box, None) for scan in own])
-        return torch.from_numpy(boxes), torch.from_numpy(self.digits[own])
-
 
 def caption(pair: Sequence[int]) -> str:
     """Returns the caption of a picture."""

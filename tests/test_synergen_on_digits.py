@@ -34,12 +34,14 @@ def test_twenty_steps(
     monkeypatch.setattr(script, "MADE", 2)
     monkeypatch.setattr(script, "READ", 1)
     monkeypatch.setattr(script, "BATCH", 2)
+    monkeypatch.setattr(script, "GUIDANCE", (1.0, 2.0))
     out = tmp_path / "results.json"
     arguments = ["--seeds", "0", "--steps", "20", "--test", "4", "--out", str(out), "--work", str(tmp_path)]
     assert script.main(arguments) == 0
     (found,) = json.loads(out.read_text()).values()
     assert found["n"] == 4
-    assert all(0 <= found[f"guidance {s}"]["read"] <= 1 for s in ("1", "3", "7.5"))
+    assert all(0 <= found[f"guidance {s}"]["read"] <= 1 for s in ("1", "2"))
+    assert found["chosen"] in (1.0, 2.0)
     assert 0 <= found["understanding"]["p"] <= 1
     first = capsys.readouterr().out
     monkeypatch.setattr(script, "train", None)  # nothing is trained again
