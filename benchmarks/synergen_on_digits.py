@@ -9,8 +9,8 @@ are in no picture of the training, and the scans of the test are not those of th
 Measured: how many of 300 pictures of these twenty pairs a reader that was trained apart, on scans, reads as they were
 asked for, for several weights of guidance, the chosen one being that with the most right pictures of other pairs; what
 it reads in scans of the test, as they are and after the tokenizer; how far pictures of one digit are apart, compared
-with scans of the test that went through the tokenizer; how near a digit is to those of the training, compared with scans
-of the test that are varied as those of the training; and how many scans of the test both models read correctly, with
+with scans of the test that went through the tokenizer; how near a digit is to those of the training, compared with
+scans of the test that are varied in the same way; and how many scans of the test both models read correctly, with
 McNemar's exact test. Results are added to a JSON file run by run, and finished parts of a run to the folder, so that a
 second call goes on.
 """
