@@ -311,7 +311,7 @@ def share(found: list[tuple[int, ...]], pairs: list[tuple[int, int]]) -> float:
 
 def quantiles(values: Tensor) -> list[float]:
     """Returns minimum, first percentile and median."""
-    return [float(values.min()), float(values.quantile(0.01)), float(values.median())]
+    return [values.min().item(), values.quantile(0.01).item(), values.median().item()]
 
 
 def sheet(rows: list[Tensor], zoom: int = 2) -> Image.Image:

@@ -70,3 +70,18 @@ def test_training_and_test_have_other_scans_and_pairs(script: Any) -> None:
     seen = {data.training(number)[0] for number in range(300)}
     assert not seen & {*data.unseen}
     assert len(data.unseen) == 20
+
+
+def test_the_published_results_are_those_of_the_page() -> None:
+    page = (SCRIPT.parents[1] / "docs" / "systems" / "synergen.md").read_text()
+    found = json.loads(PUBLISHED.read_text())["0/1500"]
+    for guidance in ("1", "1.5", "2", "3", "7.5"):
+        row = found[f"guidance {guidance}"]
+        line = next(
+            text for text in page.splitlines() if text.replace("*", "").startswith(f"| made, guidance {guidance} |")
+        )
+        for value in (f"{row['read']:.1%}", f"{row['read of seen pairs']:.1%}", f"{row['spread']:.2f}"):
+            assert value.replace("%", " %") in line
+    chosen = found[f"guidance {found['chosen']:g}"]
+    assert chosen["read"] >= 0.8
+    assert chosen["spread"] >= 0.7 * found["real"]["spread"]
