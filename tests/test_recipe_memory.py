@@ -36,6 +36,9 @@ OTHERS = {
     "8b-lora-24gb": "1 x 24",
     "8b-qlora-24gb": "1 x 24",
     "78b-mpo": "96 x 80, 64 x 80",
+    "2b-stage1": "8 x 80",
+    "2b-stage2": "8 x 80",
+    "2b-instruct": "8 x 80",
 }
 
 CHECKED = ("1b-pretrain", "8b-qlora-24gb", "8b-sft", "14b-mpo", "78b-stage2")

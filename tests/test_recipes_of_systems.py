@@ -17,7 +17,7 @@ from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.slots import freeze, param_groups
 
 LANGUAGE = {"backbone", "head"}
-SYSTEMS = ("hovle", "langbridge", "midetr", "mmfuser", "piip")
+SYSTEMS = ("hovle", "langbridge", "midetr", "mmfuser", "piip", "synergen")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -154,3 +154,37 @@ def test_midetr_over_resnet50() -> None:
     assert not any(
         p.requires_grad for name, p in model.vision.named_parameters() if name.startswith(("conv1", "layer1"))
     )
+
+
+def test_synergen_has_the_published_sizes() -> None:
+    _, model = built("synergen/2b")
+    frozen = sum(p.numel() for p in model.vision.tokenizer.parameters())
+    weights = sum(p.numel() for p in model.parameters()) - frozen
+    blocks = 24 * 3 * 2048 * 8192
+    assert sum(p.numel() for layer in model.backbone.layers for p in layer.image_mlp.parameters()) == blocks
+    assert weights == 3_629_840_384  # 3.6 B
+    assert f"{(weights - blocks) / 1e9:.1f}" == "2.4"  # activated: one of both blocks
+    assert model.tokens_per_tile == 256
+    assert model.vision.grid((512, 512)) == (64, 64)
+    assert (model.vision.codebook_size, model.heads["vq_unfold"].cells) == (32_768, 16)
+
+
+@pytest.mark.parametrize("prefix", ["synergen/2b", "synergen/tiny"])
+def test_the_first_stage_of_synergen_trains_what_images_need(prefix: str) -> None:
+    task, model = built(f"{prefix}-stage1")
+    trained = {name for name, p in model.named_parameters() if p.requires_grad}
+    assert trained
+    for name, parameter in model.named_parameters():
+        own = name.startswith(("vision.embedding.", "vision.positions", "projector.", "heads.vq_unfold."))
+        assert parameter.requires_grad == (own or ".image_mlp." in name or name == "embedder.unconditional"), name
+    assert task.make_objective().image_weight == 2.0
+
+
+def test_later_stages_of_synergen() -> None:
+    _, second = built("synergen/2b-stage2")
+    kinds = {name.split(".")[3] for name, p in second.backbone.named_parameters(prefix="backbone") if p.requires_grad}
+    assert kinds == {"image_mlp", "self_attn"}
+    assert not second.heads["lm"].weight.requires_grad
+    _, last = built("synergen/2b-instruct")
+    frozen = {name for name, p in last.named_parameters() if not p.requires_grad}
+    assert frozen == {name for name, _ in last.named_parameters() if name.startswith("vision.tokenizer.")}

@@ -289,11 +289,13 @@ class VisualFeatures:
         maps: One or more maps.
         context: `[N, c]`, copied from the images.
         valid_hw: `[N, 2]`, copied from the images.
+        vq_ids: `[N, h, w]` ids that an encoder of ids has embedded; None for other encoders.
     """
 
     maps: list[FeatureMap]
     context: Tensor | None = None
     valid_hw: Tensor | None = None
+    vq_ids: Tensor | None = None
 
     @property
     def primary(self) -> FeatureMap:

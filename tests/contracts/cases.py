@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import tiny
-from mmcomponents.backbones import TransformersLM
-from mmcomponents.batch import FeatureMap, VisualFeatures
-from mmcomponents.embedders import HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
+from mmcomponents.backbones import ExpertDecoderLM, TransformersLM
+from mmcomponents.batch import FeatureMap, ModelState, PackedBatch, VisualFeatures
+from mmcomponents.embedders import GuidedEmbedder, HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
 from mmcomponents.fusers import (
     ChannelMapper,
@@ -25,10 +25,19 @@ from mmcomponents.fusers import (
     MMFuser,
     UFIEncoder,
 )
-from mmcomponents.generation import Autoregressive, TopBoxes
-from mmcomponents.heads import DetectionHead, LiteDetectionHead, LMHead, Verbalizer
-from mmcomponents.mergers import PixelUnshuffle
-from mmcomponents.objectives import MPO, Distillation, FrozenReference, NextToken, ProcessReward, SetCriterion
+from mmcomponents.generation import Autoregressive, ImageSampler, TopBoxes
+from mmcomponents.heads import DetectionHead, Head, LiteDetectionHead, LMHead, Verbalizer, VQUnfold
+from mmcomponents.mergers import Fold, PixelUnshuffle
+from mmcomponents.objectives import (
+    MPO,
+    Distillation,
+    FrozenReference,
+    ImageTokens,
+    NextToken,
+    ProcessReward,
+    SetCriterion,
+    VQReconstruction,
+)
 from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
 from mmcomponents.projectors import (
     LangBridge,
@@ -54,8 +63,17 @@ from mmcomponents.testing import (
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.contracts.state_round_trip import write_folder
-from mmcomponents.testing.sample_packs import VERDICTS
-from mmcomponents.vision import PIIP, PatchStem, ResNet, TransformersConvNet, TransformersVision
+from mmcomponents.testing.sample_packs import VERDICTS, picture_packs
+from mmcomponents.vision import (
+    PIIP,
+    ConvVQTokenizer,
+    Emu3Tokenizer,
+    PatchStem,
+    ResNet,
+    TransformersConvNet,
+    TransformersVision,
+    VQEmbedding,
+)
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -83,6 +101,20 @@ def tower(model_type: str, level: int = -1, **fields: Any) -> partial[Transforme
         "patch_size": tiny.PATCH,
     }
     return partial(TransformersVision, {"model_type": model_type, **shape, **fields}, level)
+
+
+class AllMaps(Head):
+    """Returns all maps side by side."""
+
+    needs = ("visual",)
+
+    def __init__(self, in_features: tuple[int, ...], vocab_size: int | None) -> None:
+        super().__init__()
+        self.in_features = in_features
+
+    def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
+        assert state.visual is not None
+        return torch.cat([one.tokens.flatten(0, 1) for one in state.visual.maps], dim=-1)
 
 
 class GatedFuser(Fuser):
@@ -185,6 +217,30 @@ BEHIND_VISION: dict[str, Any] = {**NO_LANGUAGE, "fuser": ENCODER, "heads": {"lm"
 BEHIND_FUSER: dict[str, Any] = {**NO_LANGUAGE, "vision": RESNET, "heads": {"lm": DETECTION}}
 WITH_HEAD: dict[str, Any] = {**DETECTOR, "heads": {"detection": DETECTION}}
 
+VQ = partial(ConvVQTokenizer, tiny.TILE, 32, 4, (8, 8))
+EMU3 = partial(
+    Emu3Tokenizer,
+    {
+        "model_type": "emu3_vqgan", "codebook_size": 32, "embed_dim": 4, "latent_channels": 4, "base_channels": 32,
+        "channel_multiplier": [1, 1, 1], "num_res_blocks": 1, "attn_resolutions": [], "hidden_size": 32,
+    },
+    tiny.TILE,
+)  # fmt: skip
+IDS = partial(VQEmbedding, 12, VQ)
+FOLD = partial(Fold, rows=2, columns=2)
+UNFOLD = partial(VQUnfold, codebook_size=32, rows=2, columns=2, num_layers=2, num_heads=4, intermediate_size=40)
+EXPERTS = partial(ExpertDecoderLM, **tiny.backbone_factory().keywords)
+WITH_IDS: dict[str, Any] = {"vision": IDS, "merger": FOLD, "projector": LlavaProjector}
+UNIFIED: dict[str, Any] = {**WITH_IDS, "backbone": EXPERTS, "heads": {"lm": LMHead, "vq_unfold": UNFOLD}}
+TOKENIZER_ALONE: dict[str, Any] = {**NO_LANGUAGE, "heads": {"maps": AllMaps}}
+
+
+def move_experts(part: Any) -> None:
+    """Gives the feed-forward blocks of images other weights than those of the text."""
+    for layer in part.layers:
+        layer.image_mlp.down_proj.weight.data.mul_(-1.0)
+
+
 VISUAL = ("vision", "fuser", "merger", "projector")
 """Slots of the visual side."""
 
@@ -259,6 +315,22 @@ PARTS: dict[str, dict[str, Any]] = {
         packs=image_packs,
     ),
     "UFIEncoder": case("fuser", ENCODER, neighbours=BEHIND_FUSER, packs=image_packs),
+    "ConvVQTokenizer": case(
+        "vision",
+        VQ,
+        neighbours=TOKENIZER_ALONE,
+        packs=image_packs,
+        not_applicable={"warm_start": "the tokenizer is the whole model"},
+    ),
+    "Emu3Tokenizer": case(
+        "vision",
+        EMU3,
+        neighbours=TOKENIZER_ALONE,
+        packs=image_packs,
+        only=["packed_equals_separate", "declared_sizes", "state_round_trip", "sharded_equals_plain"],
+    ),
+    "VQEmbedding": case("vision", IDS, neighbours={"merger": FOLD, "projector": LlavaProjector}, packs=picture_packs),
+    "Fold": case("merger", FOLD),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
     "MLPProjector": case("projector", MLPProjector),
@@ -273,6 +345,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "LiveLangBridge": case("projector", partial(LiveLangBridge, **WORDS)),
     "SoftmaxLangBridge": variant("projector", partial(SoftmaxLangBridge, **WORDS)),
     "TokenEmbedder": case("embedder", TokenEmbedder),
+    "GuidedEmbedder": case("embedder", GuidedEmbedder),
     "HolisticEmbedder": case(
         "embedder",
         HOLISTIC,
@@ -300,6 +373,7 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours={"position": partial(V2PE, delta=0.5)},
     ),
     "DecoderLM as Llama": variant("backbone", tiny.backbone_factory(qkv_bias=False, num_kv_heads=4)),
+    "ExpertDecoderLM": case("backbone", EXPERTS, neutral=NeutralStart(tiny.backbone_factory(), move_experts)),
     "TransformersLM as Qwen2": case("backbone", language_model("qwen2")),
     "TransformersLM as Mistral with a window": variant(
         "backbone",
@@ -314,6 +388,7 @@ PARTS: dict[str, dict[str, Any]] = {
     ),
     "LMHead": case("head", LMHead),
     "LMHead, tied": case("head", partial(LMHead, tied=True)),
+    "VQUnfold": case("head", UNFOLD, neighbours=WITH_IDS, packs=picture_packs),
     "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
     "DetectionHead": case("head", DETECTION, neighbours=DETECTOR, packs=image_packs),
     "DetectionHead of one inquiry": variant(
@@ -359,6 +434,19 @@ PARTS: dict[str, dict[str, Any]] = {
     "SetCriterion": case("objective", partial(SetCriterion, denoising=6), packs=box_packs, neighbours=WITH_HEAD),
     "SetCriterion without denoising": variant(
         "objective", partial(SetCriterion, denoising=0), packs=box_packs, neighbours=WITH_HEAD
+    ),
+    "ImageTokens": case("objective", ImageTokens, packs=picture_packs, neighbours=UNIFIED),
+    "VQReconstruction": case(
+        "objective", VQReconstruction, packs=image_packs, neighbours={**TOKENIZER_ALONE, "vision": VQ}
+    ),
+    "ImageSampler": case(
+        "sampler", partial(ImageSampler, guidance=1.0, start_id=5), packs=picture_packs, neighbours=UNIFIED
+    ),
+    "ImageSampler of the most likely ids": case(
+        "sampler",
+        partial(ImageSampler, guidance=1.0, temperature=0.0, start_id=5),
+        packs=picture_packs,
+        neighbours=UNIFIED,
     ),
     "TopBoxes": case("sampler", partial(TopBoxes, num_boxes=4), neighbours=WITH_HEAD),
     "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from mmcomponents import registry
-from mmcomponents.data.chat.kinds import BoxedImage, Chat, Document, Pair, RecordKind, Sample, ScoredSteps
+from mmcomponents.data.chat.kinds import (
+    BoxedImage,
+    CaptionedPicture,
+    Chat,
+    Document,
+    Pair,
+    RecordKind,
+    Sample,
+    ScoredSteps,
+)
 from mmcomponents.data.media.images import TiledImage
 from mmcomponents.data.packing import BalancedPacker
 from mmcomponents.data.packing.base import Packer
@@ -33,6 +42,10 @@ KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
             Sample({"boxes": [[1, 2, 3, 4], [0, 0, 8, 6]], "labels": [0, 2], "size": [8, 6]}, [IMAGE]),
             Sample({"boxes": [], "labels": [], "size": [8, 6]}, [IMAGE]),
         ],
+    ),
+    "CaptionedPicture": (
+        CaptionedPicture(0.5),
+        [Sample({"caption": "a red bus"}, [IMAGE], key=(0, 0, n, 0), is_training=True) for n in range(3)],
     ),
     "Document": (Document(), [Sample({"text": "A <image> and a <image>."}, [IMAGE, IMAGE]), Sample({"text": "words"})]),
     "Pair": (Pair(), [Sample({"messages": ASK, "chosen": "3", "rejected": "30"}, [IMAGE])]),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from torch import Tensor
+from typing import ClassVar
+
+from torch import Tensor, nn
 
 from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import Exact, Layout, PackedBatch
@@ -34,7 +36,9 @@ class DecoderLM(Backbone):
         ValueError: A size is out of range, or is not a multiple of another.
     """
 
-    shard_units = (DecoderLayer,)
+    shard_units: tuple[type[nn.Module], ...] = (DecoderLayer,)
+    layer_kind: ClassVar[type[DecoderLayer]] = DecoderLayer
+    """Class of the layers."""
 
     def __init__(
         self,
@@ -64,6 +68,7 @@ class DecoderLM(Backbone):
             qk_norm,
             eps,
             attention,
+            self.layer_kind,
         )
         self.hidden_size = hidden_size
         self.head_dim = hidden_size // num_heads if head_dim is None else head_dim

@@ -6,8 +6,9 @@ The contract is `Embedder` in `base.py`.
 """
 
 from mmcomponents.embedders.base import Embedder
+from mmcomponents.embedders.guided import GuidedEmbedder
 from mmcomponents.embedders.holistic import HolisticEmbedder
 from mmcomponents.embedders.patch_holistic import PatchHolisticEmbedder
 from mmcomponents.embedders.token import TokenEmbedder
 
-__all__ = ["Embedder", "HolisticEmbedder", "PatchHolisticEmbedder", "TokenEmbedder"]
+__all__ = ["Embedder", "GuidedEmbedder", "HolisticEmbedder", "PatchHolisticEmbedder", "TokenEmbedder"]

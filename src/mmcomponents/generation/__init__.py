@@ -2,7 +2,8 @@
 
     prompts, images ── generate, stream, Conversation ──► Sampler(model, batch, context) ──► answers
 
-`Autoregressive` answers with text, token by token. Other samplers may answer with pictures or values.
+`Autoregressive` answers with text, token by token, `ImageSampler` with pictures. Other samplers may answer with either
+or with values.
 
 `Past` carries the KV cache and the last positions from call to call.
 """
@@ -10,6 +11,7 @@
 from mmcomponents.generation.base import Answer, Context, Sampler
 from mmcomponents.generation.conversation import Conversation
 from mmcomponents.generation.generate_text import generate, stream
+from mmcomponents.generation.image_sampler import ImageSampler
 from mmcomponents.generation.inputs import set_delta
 from mmcomponents.generation.past import Past
 from mmcomponents.generation.prompt_answers import answer_prompts
@@ -21,6 +23,7 @@ __all__ = [
     "Autoregressive",
     "Context",
     "Conversation",
+    "ImageSampler",
     "Past",
     "Sampler",
     "TopBoxes",

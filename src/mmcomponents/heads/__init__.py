@@ -9,5 +9,6 @@ from mmcomponents.heads.base import Head
 from mmcomponents.heads.detection_head import DetectionHead, LiteDetectionHead
 from mmcomponents.heads.lm_head import LMHead
 from mmcomponents.heads.verbalizer import Verbalizer
+from mmcomponents.heads.vq_unfold import VQUnfold
 
-__all__ = ["DetectionHead", "Head", "LMHead", "LiteDetectionHead", "Verbalizer"]
+__all__ = ["DetectionHead", "Head", "LMHead", "LiteDetectionHead", "VQUnfold", "Verbalizer"]

@@ -37,3 +37,10 @@ class Head(Component):
     @abstractmethod
     def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
         """Computes the output of the head."""
+
+    def planned_loss(self, state: ModelState, batch: PackedBatch) -> Tensor | None:
+        """Returns a loss over a pack of `plan`, for a head whose training computes something else than `forward`.
+
+        Default: None, for the sum of what `forward` returns.
+        """
+        return None

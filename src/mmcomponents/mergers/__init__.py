@@ -6,6 +6,7 @@ The contract is `Merger` in `base.py`.
 """
 
 from mmcomponents.mergers.base import Merger
+from mmcomponents.mergers.fold import Fold
 from mmcomponents.mergers.pixel_unshuffle import PixelUnshuffle
 
-__all__ = ["Merger", "PixelUnshuffle"]
+__all__ = ["Fold", "Merger", "PixelUnshuffle"]

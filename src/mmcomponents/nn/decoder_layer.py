@@ -127,8 +127,9 @@ def decoder_layers(
     qk_norm: bool,
     eps: float,
     backend: Backend,
+    kind: type[DecoderLayer] = DecoderLayer,
 ) -> nn.ModuleList:
-    """Returns layers of one size; `head_dim` None: hidden_size / num_heads.
+    """Returns layers of one size and class; `head_dim` None: hidden_size / num_heads.
 
     Raises:
         ValueError: A size is out of range, or is not a multiple of another.
@@ -143,7 +144,7 @@ def decoder_layers(
         raise ValueError(f"hidden_size {hidden_size} is not a multiple of num_heads {num_heads}: give head_dim")
     width = hidden_size // num_heads if head_dim is None else head_dim
     return nn.ModuleList(
-        DecoderLayer(
+        kind(
             DecoderAttention(hidden_size, num_heads, num_kv_heads, width, qkv_bias, qk_norm, eps, backend=backend),
             hidden_size,
             intermediate_size,

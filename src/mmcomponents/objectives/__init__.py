@@ -9,11 +9,13 @@ The contract is `Objective` in `base.py`.
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.objectives.base import Objective
 from mmcomponents.objectives.distillation import Distillation
+from mmcomponents.objectives.image_tokens import ImageTokens
 from mmcomponents.objectives.mpo import MPO
 from mmcomponents.objectives.next_token import NextToken
 from mmcomponents.objectives.process_reward import ProcessReward
 from mmcomponents.objectives.references import AdaptersOff, FrozenReference, Reference, StoredReference
 from mmcomponents.objectives.set_criterion import SetCriterion
+from mmcomponents.objectives.vq_reconstruction import VQReconstruction
 from mmcomponents.objectives.weighting import token_weights
 
 __all__ = [
@@ -21,12 +23,14 @@ __all__ = [
     "AdaptersOff",
     "Distillation",
     "FrozenReference",
+    "ImageTokens",
     "NextToken",
     "Objective",
     "ProcessReward",
     "Reference",
     "SetCriterion",
     "StoredReference",
+    "VQReconstruction",
     "answer_logps",
     "token_weights",
 ]

@@ -8,7 +8,7 @@ from typing import Protocol
 
 import torch
 
-from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps
+from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps, TokenType
 from mmcomponents.extras import Boxes
 from mmcomponents.testing.packs import Segment, pack
 
@@ -90,6 +90,36 @@ def image_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBat
         sample = empty.segment_sample if images else empty.segment_sample - 1  # a segment without images is no sample
         packs.append(replace(empty, images=images_of, segment_sample=sample))
     return packs
+
+
+def picture_packs(
+    seed: int, *, tile: int, tokens_per_tile: int, patch_size: int = 4, codebook_size: int = 32
+) -> list[PackedBatch]:
+    """Returns the packs of `text_packs` with ids of an image tokenizer in place of pixels; some pictures are made.
+
+    The image of the first pack and the second one of the fourth are to be made (`IMAGE_GEN`), the others are given. For
+    every third seed, none is to be made.
+
+    Args:
+        seed: Equal seeds give equal packs, other seeds others.
+        tile: Side of a tile in pixels.
+        tokens_per_tile: Number of visual tokens per tile.
+        patch_size: Side in pixels of the patch of an id.
+        codebook_size: Number of ids.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    found = []
+    for number, batch in enumerate(text_packs(seed, tile=tile, tokens_per_tile=tokens_per_tile)):
+        if batch.images is None:
+            found.append(batch)
+            continue
+        shape = (batch.images.num_tiles, tile // patch_size, tile // patch_size)
+        ids = torch.randint(codebook_size, shape, generator=draw)
+        layout, made = batch.layout, batch.layout.image_id == (0 if number == 0 else 1)
+        kind = layout.token_type.masked_fill(made & (seed % 3 != 1), int(TokenType.IMAGE_GEN))
+        images = ImageBatch(None, batch.images.tile_image, vq_ids=ids)
+        found.append(replace(batch, images=images, layout=replace(layout, token_type=kind)))
+    return found
 
 
 def box_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:

@@ -6,11 +6,25 @@ The contract is `VisionEncoder` in `base.py`.
 """
 
 from mmcomponents.vision.base import VisionEncoder
+from mmcomponents.vision.conv_vq_tokenizer import ConvVQTokenizer
 from mmcomponents.vision.intern_vit import InternViT
 from mmcomponents.vision.patch_stem import PatchStem
 from mmcomponents.vision.piip import PIIP
 from mmcomponents.vision.resnet import ResNet
 from mmcomponents.vision.transformers_convnet import TransformersConvNet
+from mmcomponents.vision.transformers_emu3 import Emu3Tokenizer
 from mmcomponents.vision.transformers_vision import TransformersVision
+from mmcomponents.vision.vq_embedding import VQEmbedding
 
-__all__ = ["PIIP", "InternViT", "PatchStem", "ResNet", "TransformersConvNet", "TransformersVision", "VisionEncoder"]
+__all__ = [
+    "PIIP",
+    "ConvVQTokenizer",
+    "Emu3Tokenizer",
+    "InternViT",
+    "PatchStem",
+    "ResNet",
+    "TransformersConvNet",
+    "TransformersVision",
+    "VQEmbedding",
+    "VisionEncoder",
+]

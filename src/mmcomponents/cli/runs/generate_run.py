@@ -18,6 +18,7 @@ from mmcomponents.cli.models.model_options import Arguments, check_model, load_m
 from mmcomponents.cli.models.sampler_options import any_sampler
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.runs.interactive import Interactive, shown, write
+from mmcomponents.cli.terminal.inline_pictures import inline_picture
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
 
 
 def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> None:
-    """Prints values as JSON; writes pictures into the folder of `--out`, and prints their paths."""
+    """Prints values as JSON; writes pictures into the folder of `--out`, and prints their paths.
+
+    A terminal that can show pictures shows them too.
+    """
     values: list[Any] = []
     for number, answer in enumerate(answers, 1):
         if answer.picture is None:
@@ -135,6 +139,8 @@ def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> No
         else:
             path = Path(options.out) / f"{number}.png"
             answer.picture.save(path)
+            if sys.stdout.isatty() and not options.json:
+                sys.stdout.write(inline_picture(path.read_bytes(), os.environ))
             values.append(path.as_posix())
     if options.json:
         _print_json(values, options)

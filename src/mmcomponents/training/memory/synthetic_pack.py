@@ -111,6 +111,9 @@ def _head_loss(head: Any, state: ModelState, batch: PackedBatch, by_position: bo
         if by_position:
             return cast(Tensor, head.nll(state.hidden, batch.labels).sum())
         return cast(Tensor, head.weighted_nll(state.hidden, batch.labels, torch.ones(batch.num_tokens))[0])
+    planned = head.planned_loss(state, batch)
+    if planned is not None:
+        return cast(Tensor, planned)
     sums: list[Tensor] = []
     apply_to_collection(head(state, batch), Tensor, lambda value: sums.append(value.float().sum()))
     return torch.stack(sums).sum()

@@ -6,6 +6,7 @@ r"""Record kinds: which JSON a sample may have, and how it becomes segments of a
     document  {"text": "Plain text with <image> placeholders.", "source": "books"}
     pair      {"messages": [… ending with a user turn], "chosen": "…", "rejected": "…", "source": "preferences"}
     boxes     {"boxes": [[left, top, right, bottom], …], "labels": [3, …], "size": [width, height], "source": "coco"}
+    picture   {"caption": "a red bus", "source": "captions"}, to be made from its caption
 
 `"clips": [[start, end] or null, …]` restricts each video to a range in seconds. Other keys are kept but not read. The
 contract is `RecordKind` in `base.py`; `data.kinds` of a recipe names the kinds of other packages.
@@ -13,6 +14,7 @@ contract is `RecordKind` in `base.py`; `data.kinds` of a recipe names the kinds 
 
 from mmcomponents.data.chat.kinds.base import Measured, RecordKind, Sample, as_sample_error, ask, kind_name, render
 from mmcomponents.data.chat.kinds.boxed_image import BoxedImage
+from mmcomponents.data.chat.kinds.captioned_picture import CaptionedPicture
 from mmcomponents.data.chat.kinds.chat_record import Chat
 from mmcomponents.data.chat.kinds.document_record import Document
 from mmcomponents.data.chat.kinds.kind_list import Kinds
@@ -21,6 +23,7 @@ from mmcomponents.data.chat.kinds.scored_steps import ScoredSteps
 
 __all__ = [
     "BoxedImage",
+    "CaptionedPicture",
     "Chat",
     "Document",
     "Kinds",

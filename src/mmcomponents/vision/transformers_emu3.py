@@ -1,0 +1,86 @@
+"""Image tokenizer of Emu3, wrapped from transformers."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
+from mmcomponents.limits import check_sizes
+from mmcomponents.nn.wrapped import read_config
+from mmcomponents.vision.vq_tokenizer import VQTokenizer
+
+_STARTS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
+"""Values of the buffers of batch norms before training."""
+
+
+class Emu3Tokenizer(VQTokenizer):
+    """Tokenizer of Emu3 (arXiv 2409.18869, section 3.1), which SynerGen-VL uses: 32,768 codes, one for 8 x 8 pixels.
+
+    It is used as published and not trained: batch norms keep their statistics. Weights are those of a folder of
+    transformers, of the tokenizer alone (`Emu3VQVAE`) or of a whole Emu3. Pixels are normalised to -1 to 1.
+
+    Args:
+        config: Fields of the configuration with its `model_type`, "emu3_vqgan", or a local folder or config.json; the
+            `vq_config` of a whole Emu3 is used.
+        image_size: Side of a tile in pixels.
+
+    Raises:
+        ValueError: The configuration is unknown or of another model, or the tile size is not a multiple of the patch.
+    """
+
+    frozen: ClassVar[tuple[str, ...]] = ("*",)
+
+    def __init__(self, config: dict[str, Any] | str, image_size: int = 512) -> None:
+        from transformers import CONFIG_MAPPING, AutoConfig, Emu3VQVAE  # takes seconds, so it is imported on use
+
+        super().__init__()
+        check_sizes(image_size=image_size)
+        settings = read_config(AutoConfig, CONFIG_MAPPING.keys(), config, trust_remote_code=False)
+        settings = getattr(settings, "vq_config", settings)
+        if settings.model_type != "emu3_vqgan":
+            raise ValueError(f"Emu3Tokenizer wraps emu3_vqgan, not {settings.model_type}")
+        self.body = Emu3VQVAE._from_config(settings, dtype=torch.get_default_dtype())
+        self.image_size, self.codebook_size = image_size, int(settings.codebook_size)
+        self.hidden_size, self.patch_size = int(settings.embed_dim), int(self.body.spatial_scale_factor)
+        self.grid((image_size, image_size))
+        self.init_weights()
+
+    def forward(self, images: ImageBatch) -> VisualFeatures:
+        """Returns the codes of tiles `[N, 3, H, W]` as a map `[N, h*w, embed_dim]`, with their ids."""
+        ids = self.encode_ids(self.pixels_of(images))
+        codes = self.body.quantize.embedding(ids).flatten(1, 2)
+        hw = (ids.shape[1], ids.shape[2])
+        return VisualFeatures([FeatureMap(codes, hw, "codes")], images.context, images.valid_hw, ids)
+
+    @torch.no_grad()
+    def encode_ids(self, pixels: Tensor) -> Tensor:
+        """See the base class.
+
+        Raises:
+            ValueError: The tile size is not a multiple of the patch size.
+        """
+        sides = (pixels.shape[-2], pixels.shape[-1])
+        self.grid(sides)
+        sizes = pixels.new_tensor([sides]).expand(pixels.shape[0], 2)
+        return torch.stack(self.body.encode(pixels, sizes).image_tokens)
+
+    @torch.no_grad()
+    def decode_ids(self, ids: Tensor) -> Tensor:
+        """See the base class."""
+        tiles: Tensor = self.body.decode(ids)
+        return tiles
+
+    def train(self, mode: bool = True) -> Emu3Tokenizer:
+        """Stays in evaluation mode, as the tokenizer is not trained."""
+        super().train(False)
+        return self
+
+    def init_buffer(self, name: str, value: Tensor) -> bool:
+        """Fills a statistic of a batch norm."""
+        start = _STARTS.get(name.rpartition(".")[2])
+        if start is not None:
+            value.fill_(start)
+        return start is not None
