@@ -5,9 +5,17 @@
 The contract is `Embedder` in `base.py`.
 """
 
+from mmcomponents.embedders.action_embedder import ActionEmbedder, LinearActionEmbedder
 from mmcomponents.embedders.base import Embedder
 from mmcomponents.embedders.holistic import HolisticEmbedder
 from mmcomponents.embedders.patch_holistic import PatchHolisticEmbedder
 from mmcomponents.embedders.token import TokenEmbedder
 
-__all__ = ["Embedder", "HolisticEmbedder", "PatchHolisticEmbedder", "TokenEmbedder"]
+__all__ = [
+    "ActionEmbedder",
+    "Embedder",
+    "HolisticEmbedder",
+    "LinearActionEmbedder",
+    "PatchHolisticEmbedder",
+    "TokenEmbedder",
+]

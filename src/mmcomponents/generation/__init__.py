@@ -7,6 +7,7 @@
 `Past` carries the KV cache and the last positions from call to call.
 """
 
+from mmcomponents.generation.action_samplers import DDIM, DirectActions
 from mmcomponents.generation.base import Answer, Context, Sampler
 from mmcomponents.generation.conversation import Conversation
 from mmcomponents.generation.generate_text import generate, stream
@@ -17,10 +18,12 @@ from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.generation.top_boxes import TopBoxes
 
 __all__ = [
+    "DDIM",
     "Answer",
     "Autoregressive",
     "Context",
     "Conversation",
+    "DirectActions",
     "Past",
     "Sampler",
     "TopBoxes",

@@ -5,9 +5,21 @@
 The contract is `Head` in `base.py`.
 """
 
+from mmcomponents.heads.action_heads import ActionHead
 from mmcomponents.heads.base import Head
+from mmcomponents.heads.denoising_heads import DenoisingHead, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.heads.detection_head import DetectionHead, LiteDetectionHead
 from mmcomponents.heads.lm_head import LMHead
 from mmcomponents.heads.verbalizer import Verbalizer
 
-__all__ = ["DetectionHead", "Head", "LMHead", "LiteDetectionHead", "Verbalizer"]
+__all__ = [
+    "ActionHead",
+    "DenoisingHead",
+    "DetectionHead",
+    "Head",
+    "LMHead",
+    "LiteDetectionHead",
+    "PooledDenoisingHead",
+    "TokenDenoisingHead",
+    "Verbalizer",
+]

@@ -7,5 +7,6 @@ The contract is `Merger` in `base.py`.
 
 from mmcomponents.mergers.base import Merger
 from mmcomponents.mergers.pixel_unshuffle import PixelUnshuffle
+from mmcomponents.mergers.qformer import FiLMQFormer, QFormer
 
-__all__ = ["Merger", "PixelUnshuffle"]
+__all__ = ["FiLMQFormer", "Merger", "PixelUnshuffle", "QFormer"]

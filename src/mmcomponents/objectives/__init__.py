@@ -8,6 +8,7 @@ The contract is `Objective` in `base.py`.
 
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.objectives.base import Objective
+from mmcomponents.objectives.diffusion import ActionRegression, Diffusion
 from mmcomponents.objectives.distillation import Distillation
 from mmcomponents.objectives.mpo import MPO
 from mmcomponents.objectives.next_token import NextToken
@@ -18,7 +19,9 @@ from mmcomponents.objectives.weighting import token_weights
 
 __all__ = [
     "MPO",
+    "ActionRegression",
     "AdaptersOff",
+    "Diffusion",
     "Distillation",
     "FrozenReference",
     "NextToken",
