@@ -53,7 +53,7 @@ from mmcomponents.heads import ActionHead, DenoisingHead, PooledDenoisingHead, T
 from mmcomponents.loading import load
 from mmcomponents.mergers import FiLMQFormer
 from mmcomponents.model import MultimodalModel
-from mmcomponents.nn.noise_schedule import CosineNoise
+from mmcomponents.heads.noise_schedule import CosineNoise
 from mmcomponents.objectives import ActionRegression, Diffusion
 from mmcomponents.positions import RoPE
 from mmcomponents.text_features import TextFeatures

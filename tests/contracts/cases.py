@@ -14,7 +14,15 @@ from torch import nn
 import tiny
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
-from mmcomponents.embedders import HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
+from mmcomponents.action_statistics import ActionStatistics
+from mmcomponents.embedders import (
+    ActionEmbedder,
+    HolisticEmbedder,
+    LinearActionEmbedder,
+    PatchHolisticEmbedder,
+    TokenEmbedder,
+)
+from mmcomponents.embedders.transformers_text import TransformersText
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
 from mmcomponents.fusers import (
     ChannelMapper,
@@ -25,10 +33,29 @@ from mmcomponents.fusers import (
     MMFuser,
     UFIEncoder,
 )
-from mmcomponents.generation import Autoregressive, TopBoxes
-from mmcomponents.heads import DetectionHead, LiteDetectionHead, LMHead, Verbalizer
-from mmcomponents.mergers import PixelUnshuffle
-from mmcomponents.objectives import MPO, Distillation, FrozenReference, NextToken, ProcessReward, SetCriterion
+from mmcomponents.generation import DDIM, Autoregressive, DirectActions, TopBoxes
+from mmcomponents.heads import (
+    ActionHead,
+    DenoisingHead,
+    DetectionHead,
+    LiteDetectionHead,
+    LMHead,
+    PooledDenoisingHead,
+    TokenDenoisingHead,
+    Verbalizer,
+)
+from mmcomponents.mergers import FiLMQFormer, PixelUnshuffle, QFormer
+from mmcomponents.heads.noise_schedule import CosineNoise
+from mmcomponents.objectives import (
+    MPO,
+    ActionRegression,
+    Diffusion,
+    Distillation,
+    FrozenReference,
+    NextToken,
+    ProcessReward,
+    SetCriterion,
+)
 from mmcomponents.positions import V2PE, MovingBaseRoPE, RoPE
 from mmcomponents.projectors import (
     LangBridge,
@@ -42,6 +69,7 @@ from mmcomponents.projectors import (
 from mmcomponents.shared_vocabulary import SharedVocabulary
 from mmcomponents.testing import (
     NeutralStart,
+    action_packs,
     box_packs,
     image_packs,
     preference_packs,
@@ -141,6 +169,36 @@ def word_file() -> str:
     SharedVocabulary(tuple(f"word {number}" for number in range(20)), ids, "none", rows).save(path)
     return str(path)
 
+
+def statistics_file() -> str:
+    """Returns the path of statistics of actions of two values."""
+    folder = tempfile.TemporaryDirectory(prefix="mmcomponents-actions-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "statistics.json"
+    ActionStatistics("none", 9, (-1.0, -2.0), (1.0, 3.0)).save(path)
+    return str(path)
+
+
+GOAL_TOWER = partial(
+    TransformersText,
+    {
+        "model_type": "llama", "vocab_size": tiny.VOCAB, "hidden_size": 20, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    },
+)  # fmt: skip
+READER = partial(FiLMQFormer, context_width=20, width=tiny.WIDTH, num_queries=3, num_layers=2, num_heads=4)
+ACTIONS: dict[str, Any] = {"statistics": statistics_file(), "action_width": 2}
+NOISE: dict[str, Any] = {**ACTIONS, "schedule": partial(CosineNoise, 20)}
+IN_CONTEXT = partial(DenoisingHead, **NOISE)
+POLICY: dict[str, Any] = {
+    "merger": READER,
+    "projector": None,
+    "embedder": partial(LinearActionEmbedder, text=GOAL_TOWER, action_width=2),
+    "heads": {"actions": IN_CONTEXT},
+}
+WITHOUT_HEAD = {key: value for key, value in POLICY.items() if key != "heads"}
+OUTSIDE_TEXT = "it is read at ACTION positions, and a text from outside is encoded as a whole"
 
 WORDS = {"vocabulary": word_file(), "num_words": 20, "hidden_features": 28}
 
@@ -260,6 +318,14 @@ PARTS: dict[str, dict[str, Any]] = {
     "UFIEncoder": case("fuser", ENCODER, neighbours=BEHIND_FUSER, packs=image_packs),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
+    "QFormer": case("merger", partial(QFormer, width=24, num_queries=3, num_layers=2, num_heads=4)),
+    "FiLMQFormer": case(
+        "merger",
+        READER,
+        neighbours={key: POLICY[key] for key in ("projector", "embedder", "heads")},
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
     "MLPProjector": case("projector", MLPProjector),
     "MLPProjector without a merger": variant(
         "projector", MLPProjector, neighbours={"merger": None, "vision": tiny.vision_factory(patch_size=8)}
@@ -283,6 +349,20 @@ PARTS: dict[str, dict[str, Any]] = {
         "embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None, "position": RoPE}
     ),
     "PatchHolisticEmbedder after a projector": variant("embedder", PATCH_HOLISTIC),
+    "ActionEmbedder": case(
+        "embedder",
+        partial(ActionEmbedder, text=GOAL_TOWER, action_width=2),
+        neighbours={key: POLICY[key] for key in ("merger", "projector", "heads")},
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "LinearActionEmbedder": case(
+        "embedder",
+        POLICY["embedder"],
+        neighbours={key: POLICY[key] for key in ("merger", "projector", "heads")},
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
     "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
@@ -313,6 +393,22 @@ PARTS: dict[str, dict[str, Any]] = {
     "LMHead": case("head", LMHead),
     "LMHead, tied": case("head", partial(LMHead, tied=True)),
     "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
+    "ActionHead": case(
+        "head", partial(ActionHead, **ACTIONS), neighbours=WITHOUT_HEAD, packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "DenoisingHead": case(
+        "head", IN_CONTEXT, neighbours=WITHOUT_HEAD, packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "TokenDenoisingHead": case(
+        "head", partial(TokenDenoisingHead, **NOISE, num_blocks=2), neighbours=WITHOUT_HEAD, packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "PooledDenoisingHead": case(
+        "head", partial(PooledDenoisingHead, **NOISE, num_blocks=2, horizon=4), neighbours=WITHOUT_HEAD,
+        packs=action_packs, not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
     "DetectionHead": case("head", DETECTION, neighbours=DETECTOR, packs=image_packs),
     "DetectionHead of one inquiry": variant(
         "head",
@@ -357,6 +453,26 @@ PARTS: dict[str, dict[str, Any]] = {
     "SetCriterion": case("objective", partial(SetCriterion, denoising=6), packs=box_packs, neighbours=WITH_HEAD),
     "SetCriterion without denoising": variant(
         "objective", partial(SetCriterion, denoising=0), packs=box_packs, neighbours=WITH_HEAD
+    ),
+    "Diffusion": case("objective", Diffusion, packs=action_packs, neighbours=POLICY),
+    "Diffusion with a pooled head": variant(
+        "objective",
+        Diffusion,
+        packs=action_packs,
+        neighbours=POLICY | {"heads": {"actions": partial(PooledDenoisingHead, **NOISE, num_blocks=2, horizon=4)}},
+    ),
+    "ActionRegression": case(
+        "objective",
+        ActionRegression,
+        packs=action_packs,
+        neighbours=POLICY | {"heads": {"actions": partial(ActionHead, **ACTIONS)}},
+    ),
+    "DDIM": case("sampler", partial(DDIM, steps=3), neighbours=POLICY, packs=action_packs),
+    "DirectActions": case(
+        "sampler",
+        DirectActions,
+        neighbours=POLICY | {"heads": {"actions": partial(ActionHead, **ACTIONS)}},
+        packs=action_packs,
     ),
     "TopBoxes": case("sampler", partial(TopBoxes, num_boxes=4), neighbours=WITH_HEAD),
     "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),

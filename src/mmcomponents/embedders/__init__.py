@@ -9,7 +9,10 @@ from mmcomponents.embedders.action_embedder import ActionEmbedder, LinearActionE
 from mmcomponents.embedders.base import Embedder
 from mmcomponents.embedders.holistic import HolisticEmbedder
 from mmcomponents.embedders.patch_holistic import PatchHolisticEmbedder
+from mmcomponents.embedders.stored_text import StoredText
+from mmcomponents.embedders.text_encoder import TextEncoder
 from mmcomponents.embedders.token import TokenEmbedder
+from mmcomponents.embedders.transformers_text import TransformersText
 
 __all__ = [
     "ActionEmbedder",
@@ -17,5 +20,8 @@ __all__ = [
     "HolisticEmbedder",
     "LinearActionEmbedder",
     "PatchHolisticEmbedder",
+    "StoredText",
+    "TextEncoder",
     "TokenEmbedder",
+    "TransformersText",
 ]

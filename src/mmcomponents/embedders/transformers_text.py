@@ -37,6 +37,7 @@ class TransformersText(TextEncoder):
         check_attention(None, attn_implementation)
         self.body = _build(_settings(config, trust_remote_code), attn_implementation, trust_remote_code)
         self.width = int(self.body.config.hidden_size)
+        self.body.requires_grad_(False)
         self._starts = Starts(self.body, self.body._init_weights)
         self.shard_units = named_types(self.body, set(self.body._no_split_modules or ()))
         self.init_weights()
@@ -58,7 +59,7 @@ class TransformersText(TextEncoder):
         loaded = load_whole(MODEL_MAPPING[type(settings)], folder, settings, trust_remote_code)
         with torch.device("meta"):
             made = cls(str(folder), trust_remote_code=trust_remote_code)
-        made.body = loaded
+        made.body = loaded.requires_grad_(False)
         return made.eval()
 
     @torch.no_grad()

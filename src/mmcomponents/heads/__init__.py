@@ -10,15 +10,19 @@ from mmcomponents.heads.base import Head
 from mmcomponents.heads.denoising_heads import DenoisingHead, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.heads.detection_head import DetectionHead, LiteDetectionHead
 from mmcomponents.heads.lm_head import LMHead
+from mmcomponents.heads.noise_schedule import CosineNoise, LinearNoise, NoiseSchedule
 from mmcomponents.heads.verbalizer import Verbalizer
 
 __all__ = [
     "ActionHead",
+    "CosineNoise",
     "DenoisingHead",
     "DetectionHead",
     "Head",
     "LMHead",
+    "LinearNoise",
     "LiteDetectionHead",
+    "NoiseSchedule",
     "PooledDenoisingHead",
     "TokenDenoisingHead",
     "Verbalizer",

@@ -14,7 +14,7 @@ from mmcomponents.batch import ModelState, PackedBatch, TokenType
 from mmcomponents.component import WiringError
 from mmcomponents.heads.action_heads import ActionHead, action_states
 from mmcomponents.limits import MAX_LAYERS, check_sizes
-from mmcomponents.nn.noise_schedule import NoiseSchedule
+from mmcomponents.heads.noise_schedule import NoiseSchedule
 from mmcomponents.nn.time_embedding import time_embedding
 
 

@@ -183,7 +183,8 @@ class QFormer(Merger):
 class FiLMQFormer(QFormer):
     """Q-Former of Dita (arXiv 2503.19757, section 3.2): each block is conditioned on the mean features of the text.
 
-    FiLM starts at the identity: a new part reads images as `QFormer` does, whatever the text.
+    FiLM starts at the identity: a new part reads images as `QFormer` does, whatever the text. Tiles without a text have
+    features of zero.
 
     Args:
         in_features: See `QFormer`.
@@ -230,10 +231,13 @@ class FiLMQFormer(QFormer):
             )
 
     def _context(self, features: VisualFeatures) -> Tensor:
-        context = features.context
-        if context is None or context.shape[-1] != self.context_width:
-            got = "none" if context is None else f"width {context.shape[-1]}"
-            raise WiringError(f"{type(self).__name__} needs text features of width {self.context_width}, got {got}")
+        source, context = features.primary.tokens, features.context
+        if context is None:  # tiles alone, without a pack
+            return source.new_zeros(source.shape[0], self.context_width)
+        if context.shape[-1] != self.context_width:
+            raise WiringError(
+                f"{type(self).__name__} takes text features of width {self.context_width}, got {context.shape[-1]}"
+            )
         return context
 
     def map_flops(self, num_tiles: int, hw: tuple[int, int]) -> float:

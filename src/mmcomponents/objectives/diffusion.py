@@ -13,7 +13,6 @@ from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch, TokenType
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.extras import Actions
-from mmcomponents.nn.noise_schedule import NoiseSchedule
 from mmcomponents.nn.runtime import Runtime
 from mmcomponents.objectives.base import Model, Objective, check_head
 
@@ -21,11 +20,21 @@ FIELD = "actions"
 """Name of the true actions among the extras of a pack."""
 
 
+class Schedule(Protocol):
+    """Interface of noise schedules; see `mmcomponents.heads.NoiseSchedule`."""
+
+    levels: int
+
+    def add_noise(self, signal: Tensor, noise: Tensor, level: Tensor) -> Tensor:
+        """Returns noisy values."""
+        ...
+
+
 class NoiseHead(Protocol):
     """Interface of heads that estimate noise; see `mmcomponents.heads.DenoisingHead`."""
 
     in_context: bool
-    schedule: NoiseSchedule
+    schedule: Schedule
     ranges: ActionStatistics
 
     def noise_of(self, hidden: Tensor, noisy: Tensor, level: Tensor, batch: PackedBatch) -> Tensor:

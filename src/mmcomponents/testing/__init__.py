@@ -15,6 +15,7 @@ from mmcomponents.testing.ranks import Ranks
 from mmcomponents.testing.report import ContractError, Report, Result
 from mmcomponents.testing.sample_packs import (
     MakePacks,
+    action_packs,
     box_packs,
     image_packs,
     preference_packs,
@@ -31,6 +32,7 @@ __all__ = [
     "Ranks",
     "Report",
     "Result",
+    "action_packs",
     "box_packs",
     "check_component",
     "check_packer",

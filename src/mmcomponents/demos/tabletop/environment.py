@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw
 Point = npt.NDArray[np.float64]
 
 COLOURS = {"red": (214, 48, 39), "green": (38, 160, 70), "blue": (46, 92, 210), "yellow": (240, 196, 25)}
-PHRASES = ("go to the {} disc", "move the hand to the {} disc", "reach the {} one")
+PHRASES = ("go to the {} disc", "move to the {} disc", "drive to the {} disc")
 GOALS = tuple(phrase.format(colour) for phrase in PHRASES for colour in COLOURS)
 """All goals in words."""
 
