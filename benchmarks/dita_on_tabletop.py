@@ -20,10 +20,8 @@ file run by run, so that a second call goes on.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import importlib.util
-import json
 import sys
 import tempfile
 import time
@@ -34,7 +32,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.stats import binomtest, fisher_exact
+from scipy.stats import binomtest
 from torch import Tensor
 
 from mmcomponents.action_statistics import ActionStatistics
@@ -50,10 +48,10 @@ from mmcomponents.embedders.stored_text import StoredText
 from mmcomponents.extras import Actions
 from mmcomponents.generation import DDIM, Context, DirectActions
 from mmcomponents.heads import ActionHead, DenoisingHead, PooledDenoisingHead, TokenDenoisingHead
+from mmcomponents.heads.noise_schedule import CosineNoise
 from mmcomponents.loading import load
 from mmcomponents.mergers import FiLMQFormer
 from mmcomponents.model import MultimodalModel
-from mmcomponents.heads.noise_schedule import CosineNoise
 from mmcomponents.objectives import ActionRegression, Diffusion
 from mmcomponents.positions import RoPE
 from mmcomponents.text_features import TextFeatures
@@ -166,8 +164,15 @@ def composed(arm: str, seed: int, folder: Path) -> MultimodalModel:
     text = partial(StoredText, str(folder / "goals.safetensors"), TEXT_WIDTH)
     model = Factories(
         vision=partial(InternViT, 96, 3, 4, 256, image_size=SIDE, patch_size=6, layer_scale=1.0),
-        merger=partial(FiLMQFormer, context_width=TEXT_WIDTH, width=WIDTH, num_queries=QUERIES, num_layers=2,
-            num_heads=4, intermediate_size=256),  # fmt: skip
+        merger=partial(
+            FiLMQFormer,
+            context_width=TEXT_WIDTH,
+            width=WIDTH,
+            num_queries=QUERIES,
+            num_layers=2,
+            num_heads=4,
+            intermediate_size=256,
+        ),  # fmt: skip
         embedder=partial(LinearActionEmbedder, text=text, action_width=2),
         position=partial(RoPE, base=10_000.0),
         backbone=partial(DecoderLM, WIDTH, 4, 4, 344, qkv_bias=False),
@@ -221,12 +226,14 @@ def train(model: MultimodalModel, arm: str, windows: Windows, steps: int, seed: 
     return average.model
 
 
-def successes(model: MultimodalModel, arm: str, starts: range, camera: Camera | None = None, seed: int = 0) -> list[bool]:
+def successes(
+    model: MultimodalModel, arm: str, starts: range, camera: Camera | None = None, seed: int = 0
+) -> list[bool]:
     """Rolls the policy out from each start; returns which of them it brings to success."""
     sampler = DirectActions() if arm == "regression" else DDIM(10)
     context = Context(generator=torch.Generator().manual_seed(seed))
     running = {n: TabletopEnvironment(SIDE, camera) for n in starts}
-    seen = {n: environment.reset(n)[0] for n, environment in running.items()}
+    seen = {n: environment.reset(seed=n)[0] for n, environment in running.items()}
     won = dict.fromkeys(starts, False)
     while running:
         pictures = torch.from_numpy(np.stack([np.asarray(seen[n]["image"]) for n in running])).permute(0, 3, 1, 2)
@@ -263,7 +270,10 @@ if __name__ == "__main__":
     windows.statistics().save(folder / "statistics.json")
     print(windows.statistics())
     model = composed(arm, 0, folder)
-    print(sum(p.numel() for p in model.parameters()), {n: sum(p.numel() for p in m.parameters()) for n, m in model.parts().items()})
+    print(
+        sum(p.numel() for p in model.parameters()),
+        {n: sum(p.numel() for p in m.parameters()) for n, m in model.parts().items()},
+    )
     average = train(model, arm, windows, steps, 0)
     torch.save(average.state_dict(), f"/tmp/edits/dita/{arm}.pt")
     t = time.process_time()

@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -83,7 +84,7 @@ class TextFeatures:
         """
         try:
             check_weights_file(Path(path))
-            with safe_open(path, "pt", device="cpu") as file:
+            with torch.device("cpu"), safe_open(path, "pt") as file:
                 given = file.metadata() or {}
                 if given.get("format") != _FORMAT:
                     raise TextFeatureError(f"{path} has no text features")

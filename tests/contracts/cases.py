@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import tiny
+from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
-from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.embedders import (
     ActionEmbedder,
     HolisticEmbedder,
@@ -44,8 +44,8 @@ from mmcomponents.heads import (
     TokenDenoisingHead,
     Verbalizer,
 )
-from mmcomponents.mergers import FiLMQFormer, PixelUnshuffle, QFormer
 from mmcomponents.heads.noise_schedule import CosineNoise
+from mmcomponents.mergers import FiLMQFormer, PixelUnshuffle, QFormer
 from mmcomponents.objectives import (
     MPO,
     ActionRegression,
@@ -394,20 +394,32 @@ PARTS: dict[str, dict[str, Any]] = {
     "LMHead, tied": case("head", partial(LMHead, tied=True)),
     "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
     "ActionHead": case(
-        "head", partial(ActionHead, **ACTIONS), neighbours=WITHOUT_HEAD, packs=action_packs,
+        "head",
+        partial(ActionHead, **ACTIONS),
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
         not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "DenoisingHead": case(
-        "head", IN_CONTEXT, neighbours=WITHOUT_HEAD, packs=action_packs,
+        "head",
+        IN_CONTEXT,
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
         not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "TokenDenoisingHead": case(
-        "head", partial(TokenDenoisingHead, **NOISE, num_blocks=2), neighbours=WITHOUT_HEAD, packs=action_packs,
+        "head",
+        partial(TokenDenoisingHead, **NOISE, num_blocks=2),
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
         not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "PooledDenoisingHead": case(
-        "head", partial(PooledDenoisingHead, **NOISE, num_blocks=2, horizon=4), neighbours=WITHOUT_HEAD,
-        packs=action_packs, not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+        "head",
+        partial(PooledDenoisingHead, **NOISE, num_blocks=2, horizon=4),
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "DetectionHead": case("head", DETECTION, neighbours=DETECTOR, packs=image_packs),
     "DetectionHead of one inquiry": variant(

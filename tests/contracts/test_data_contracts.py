@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 
 from mmcomponents import registry
-from mmcomponents.data.chat.kinds import BoxedImage, Chat, Document, Pair, RecordKind, Sample, ScoredSteps
+from mmcomponents.data.chat.kinds import ActionChunk, BoxedImage, Chat, Document, Pair, RecordKind, Sample, ScoredSteps
 from mmcomponents.data.media.images import TiledImage
 from mmcomponents.data.packing import BalancedPacker
 from mmcomponents.data.packing.base import Packer
@@ -15,6 +18,9 @@ IMAGE = TiledImage.of_tiles(1)
 ASK = [{"role": "user", "content": "<image>\nHow many?"}]
 TWO = [*ASK, {"role": "assistant", "content": "+"}, {"role": "user", "content": "Sure?"}]
 ANSWERED = [*TWO, {"role": "assistant", "content": "-"}]
+_FILE = io.BytesIO()
+np.save(_FILE, np.ones((4, 2), np.float32))
+CHUNK = _FILE.getvalue()
 OWN_SYSTEM = [{"role": "system", "content": "Count."}, {"role": "user", "content": "1 + 1?"}, ANSWERED[1]]
 
 KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
@@ -32,6 +38,13 @@ KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
         [
             Sample({"boxes": [[1, 2, 3, 4], [0, 0, 8, 6]], "labels": [0, 2], "size": [8, 6]}, [IMAGE]),
             Sample({"boxes": [], "labels": [], "size": [8, 6]}, [IMAGE]),
+        ],
+    ),
+    "ActionChunk": (
+        ActionChunk(4, 2),
+        [
+            Sample({"goal": "go left", "actions": 4}, [IMAGE], members={"actions.npy": CHUNK}),
+            Sample({"goal": "go to the right", "actions": 2}, [IMAGE], members={"actions.npy": CHUNK}),
         ],
     ),
     "Document": (Document(), [Sample({"text": "A <image> and a <image>."}, [IMAGE, IMAGE]), Sample({"text": "words"})]),

@@ -1,9 +1,9 @@
 """Embedders of policies: external text, images, a noise level and noisy actions, without an embedding weight.
 
-    text (EXTERNAL) ── TextEncoder ──► features, projected if their width is another
-    images ──────────────────────────► visual tokens
-    noise level (TIME) ──────────────► sinusoidal embedding
-    noisy actions (ACTION) ──────────► padded with zeros, or mapped
+text (EXTERNAL) ── TextEncoder ──► features, projected if their width is another
+images ──────────────────────────► visual tokens
+noise level (TIME) ──────────────► sinusoidal embedding
+noisy actions (ACTION) ──────────► padded with zeros, or mapped
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from mmcomponents.component import WiringError
 from mmcomponents.embedders.base import Embedder
 from mmcomponents.embedders.text_encoder import TextEncoder
 from mmcomponents.limits import MAX_ROWS, check_sizes
+from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.runtime import Runtime
 from mmcomponents.nn.time_embedding import time_embedding
 
@@ -70,6 +71,11 @@ class ActionEmbedder(Embedder):
             return torch.zeros(0, self.text.width, device=mask.device, dtype=self.dtype)
         features: Tensor = self.text(batch.input_ids[mask], lengths)
         return features
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Counts the text encoder and the map of its features."""
+        count = int((batch.layout.token_type == TokenType.EXTERNAL).sum())
+        return self.text.flops(batch) + 2.0 * count * linear_weights(self.text_proj)
 
     def embed_actions(self, values: Tensor) -> Tensor:
         """Embeds noisy actions, `[A, k]` to `[A, d]`."""

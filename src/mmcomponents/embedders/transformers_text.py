@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from mmcomponents.batch import PackedBatch, TokenType
 from mmcomponents.embedders.text_encoder import TextEncoder
-from mmcomponents.nn.wrapped import Starts, check_attention, load_whole, named_types, read_config
+from mmcomponents.nn.wrapped import Starts, check_attention, load_whole, matrix_flops, named_types, read_config
 
 
 class TransformersText(TextEncoder):
@@ -71,6 +72,10 @@ class TransformersText(TextEncoder):
         mask = torch.arange(padded.shape[1], device=ids.device) < sizes[:, None]
         found: Tensor = self.body(input_ids=padded, attention_mask=mask.long()).last_hidden_state
         return found[mask]
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Counts the matrices over the positions of type EXTERNAL."""
+        return matrix_flops(self.body, int((batch.layout.token_type == TokenType.EXTERNAL).sum()))
 
     def init_parameter(self, name: str, value: Tensor, generator: torch.Generator) -> None:
         """Fills a parameter as transformers does, if it is no matrix."""

@@ -60,15 +60,14 @@ class ActionSampler(Sampler):
         """
         head: Any = model.heads[self.head]
         is_action = prompts.layout.token_type == TokenType.ACTION
-        counts = torch.bincount(
-            prompts.layout.segment_of_token()[is_action], minlength=prompts.num_segments
-        ).tolist()
-        short = [key for key, count in zip(prompts.keys, counts, strict=True) if count <= self.past and key]
-        if short:
-            raise WiringError(
-                f"the prompt {short[0]} has {min(counts)} positions of type ACTION, and {type(self).__name__} leaves out"
-                f" {self.past}: the prompts of policies are those of ActionChunk"
-            )
+        counts = torch.bincount(prompts.layout.segment_of_token()[is_action], minlength=prompts.num_segments).tolist()
+        samples = prompts.segment_sample.tolist()  # -1 for the segment of a batch without prompts
+        for key, sample, count in zip(prompts.keys, samples, counts, strict=True):
+            if sample >= 0 and count <= self.past:
+                raise WiringError(
+                    f"the prompt {key} has {count} positions of type ACTION, and {type(self).__name__} leaves out"
+                    f" {self.past}: the prompts of policies are those of ActionChunk"
+                )
         values = head.ranges.restored(self.normalised(model, prompts, context).float())
         chunks = values.split(counts)
         wrong = [key for key, chunk in zip(prompts.keys, chunks, strict=True) if not bool(chunk.isfinite().all())]
@@ -160,6 +159,8 @@ class DDIM(ActionSampler):
         kinds = prompts.layout.token_type
         after = (kinds == TokenType.TIME) | (kinds == TokenType.ACTION)
         past = self.prefilled(model, kept_positions(prompts, ~after, with_images=True))
+        ends = prompts.layout.cu_seqlens[1:].long() - 1
+        after[ends] = True  # a batch without prompts makes as many calls, as ranks that share a model have to
         suffix = prompts if past is None else kept_positions(prompts, after, with_images=False)
         times = int((kinds == TokenType.TIME).sum())
         is_action = suffix.layout.token_type == TokenType.ACTION

@@ -13,8 +13,8 @@ from torch.nn.functional import layer_norm, pad, silu
 from mmcomponents.batch import ModelState, PackedBatch, TokenType
 from mmcomponents.component import WiringError
 from mmcomponents.heads.action_heads import ActionHead, action_states
-from mmcomponents.limits import MAX_LAYERS, check_sizes
 from mmcomponents.heads.noise_schedule import NoiseSchedule
+from mmcomponents.limits import MAX_LAYERS, check_sizes
 from mmcomponents.nn.time_embedding import time_embedding
 
 
@@ -217,14 +217,14 @@ class PooledDenoisingHead(_OutsideHead):
         """See `DenoisingHead.noise_of`.
 
         Raises:
-            WiringError: A segment has another number of actions than the horizon.
+            WiringError: The actions of a segment are not chunks of the horizon.
         """
         layout = batch.layout
         is_action = layout.token_type == TokenType.ACTION
         counts = torch.bincount(layout.segment_of_token()[is_action], minlength=layout.num_segments)
-        wrong = [count for count in counts.tolist() if count not in (0, self.horizon)]
+        wrong = [count for count in counts.tolist() if count % self.horizon]
         if wrong:
-            raise WiringError(f"{type(self).__name__} has horizon {self.horizon}, and a chunk has {wrong[0]} actions")
+            raise WiringError(f"{type(self).__name__} has horizon {self.horizon}, and a segment has {wrong[0]} actions")
         pooled = hidden.unflatten(0, (-1, self.horizon)).mean(1)
         chunks = noisy.reshape(-1, self.horizon * self.action_width)
         found: Tensor = self.proj(chunks, pooled, level[:: self.horizon])

@@ -8,28 +8,38 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from mmcomponents.limits import check_numbers, check_sizes
+from mmcomponents.limits import check_choices, check_numbers, check_sizes
 
 MAX_LEVELS = 100_000
 
 
+Prediction = Literal["noise", "signal"]
+
+
 class NoiseSchedule(ABC):
-    """Noise levels from 0, the least noise, to `levels` - 1.
+    """Noise levels from 0, the least noise, to `levels` - 1, and what a head predicts of noisy values.
+
+    A head that predicts the noise has a small error at low noise, whatever it knows, and a large one at high noise for a
+    wrong signal only if that signal is a visible part of the noisy values: with few steps it can learn to remove noise
+    without what it is conditioned on. A head that predicts the signal is as wrong at high noise as regression is.
 
     Args:
         levels: Number of noise levels.
+        prediction: "noise" or "signal", `epsilon` and `sample` in diffusers.
 
     Attributes:
         alphas: fp64 `[levels]`, falling.
     """
 
-    def __init__(self, levels: int) -> None:
+    def __init__(self, levels: int, prediction: Prediction = "noise") -> None:
         check_sizes(MAX_LEVELS, levels=levels)
-        self.levels = levels
+        check_choices(prediction=(prediction, Prediction))
+        self.levels, self.prediction = levels, prediction
         self.alphas = torch.cumprod(1 - self._betas(), 0)
 
     @abstractmethod
@@ -47,6 +57,10 @@ class NoiseSchedule(ABC):
         alpha = self.alphas.to(level.device)[level][:, None]
         return (alpha.sqrt() * signal + (1 - alpha).sqrt() * noise).to(signal.dtype)
 
+    def target(self, signal: Tensor, noise: Tensor) -> Tensor:
+        """Returns what a head has to predict."""
+        return noise if self.prediction == "noise" else signal
+
     def descent(self, steps: int) -> list[int]:
         """Returns the noise levels of DDIM from the highest on: multiples of `levels` // `steps`, as in diffusers.
 
@@ -58,21 +72,24 @@ class NoiseSchedule(ABC):
             raise ValueError(f"{steps} denoising steps are more than the {self.levels} noise levels of the schedule")
         return [number * (self.levels // steps) for number in reversed(range(steps))]
 
-    def ddim(self, noisy: Tensor, noise: Tensor, level: int, following: int | None, bound: float | None) -> Tensor:
+    def ddim(self, noisy: Tensor, predicted: Tensor, level: int, following: int | None, bound: float | None) -> Tensor:
         """Makes one step of DDIM without fresh noise (arXiv 2010.02502, equation 12, sigma = 0).
 
         Args:
             noisy: Values at noise level `level`.
-            noise: Estimate of the noise in them.
+            predicted: What a head predicts of them, see `prediction`.
             level: Their noise level.
             following: Noise level after the step; None: the values without noise.
-            bound: Largest absolute value of the estimated signal. None: it is not bounded.
+            bound: Largest absolute value of the estimated signal; the noise stays as estimated, as in diffusers with
+                `clip_sample`. None: it is not bounded.
         """
         alpha = float(self.alphas[level])
-        signal = (noisy - math.sqrt(1 - alpha) * noise) / math.sqrt(alpha)
+        if self.prediction == "noise":
+            noise, signal = predicted, (noisy - math.sqrt(1 - alpha) * predicted) / math.sqrt(alpha)
+        else:
+            noise, signal = (noisy - math.sqrt(alpha) * predicted) / math.sqrt(1 - alpha), predicted
         if bound is not None:
             signal = signal.clamp(-bound, bound)
-            noise = (noisy - math.sqrt(alpha) * signal) / math.sqrt(1 - alpha)
         if following is None:
             return signal
         alpha = float(self.alphas[following])
@@ -86,14 +103,17 @@ class LinearNoise(NoiseSchedule):
         levels: Number of noise levels.
         first: Beta of the first level.
         last: Beta of the last level.
+        prediction: See `NoiseSchedule`.
     """
 
-    def __init__(self, levels: int = 1000, first: float = 1e-4, last: float = 0.02) -> None:
+    def __init__(
+        self, levels: int = 1000, first: float = 1e-4, last: float = 0.02, prediction: Prediction = "noise"
+    ) -> None:
         check_numbers(first=first, last=last)
         if not 0 < first <= last < 1:
             raise ValueError(f"betas must rise within 0 and 1, got first {first} and last {last}")
         self.first, self.last = first, last
-        super().__init__(levels)
+        super().__init__(levels, prediction)
 
     def _betas(self) -> Tensor:
         return torch.linspace(self.first, self.last, self.levels, dtype=torch.float64, device="cpu")
@@ -105,14 +125,15 @@ class CosineNoise(NoiseSchedule):
     Args:
         levels: Number of noise levels.
         most: Largest beta.
+        prediction: See `NoiseSchedule`.
     """
 
-    def __init__(self, levels: int = 100, most: float = 0.999) -> None:
+    def __init__(self, levels: int = 100, most: float = 0.999, prediction: Prediction = "noise") -> None:
         check_numbers(most=most)
         if not 0 < most < 1:
             raise ValueError(f"the largest beta must be within 0 and 1, got {most}")
         self.most = most
-        super().__init__(levels)
+        super().__init__(levels, prediction)
 
     def _betas(self) -> Tensor:
         edges = torch.arange(self.levels + 1, dtype=torch.float64, device="cpu") / self.levels

@@ -1,6 +1,6 @@
 """Q-Former: learned queries read a feature map; Dita's is conditioned on text by FiLM.
 
-    queries ─► [ self-attention ─ cross-attention to the map ─ MLP ─ FiLM by the text ] x num_layers ─ norm ─► tokens
+queries ─► [ self-attention ─ cross-attention to the map ─ MLP ─ FiLM by the text ] x num_layers ─ norm ─► tokens
 """
 
 from __future__ import annotations
@@ -212,9 +212,7 @@ class FiLMQFormer(QFormer):
         self.context_width = context_width
 
     def _block(self) -> QFormerBlock:
-        return FiLMBlock(
-            self.width, _map_width(self), self.num_heads, self.intermediate_size, self._context_width
-        )
+        return FiLMBlock(self.width, _map_width(self), self.num_heads, self.intermediate_size, self._context_width)
 
     def check(self, model: Composition) -> None:
         """Compares the width of the text's features with that of the embedder.

@@ -29,6 +29,10 @@ class Schedule(Protocol):
         """Returns noisy values."""
         ...
 
+    def target(self, signal: Tensor, noise: Tensor) -> Tensor:
+        """Returns what a head has to predict."""
+        ...
+
 
 class NoiseHead(Protocol):
     """Interface of heads that estimate noise; see `mmcomponents.heads.DenoisingHead`."""
@@ -76,7 +80,9 @@ class ActionObjective(Objective):
 
 
 class Diffusion(ActionObjective):
-    """Error of the estimated noise in noisy actions (Ho et al. 2020, arXiv 2006.11239, equation 14), as in Dita.
+    """Error of what a head predicts of noisy actions (Ho et al. 2020, arXiv 2006.11239, equation 14), as in Dita.
+
+    That is the noise, or the actions themselves, as the head's schedule says.
 
     All actions of a segment have one noise level. Levels and noise depend on the seed, the epoch, the sample and its
     copy: they are equal on any number of ranks and after a resumption, and new in each epoch.
@@ -110,7 +116,7 @@ class Diffusion(ActionObjective):
             return cast(NoiseHead, heads[self.head]).noise_of(hidden, noisy, level[segment], batch)
 
         found: Tensor = model(batch, Runtime(needs=self.needs, inserted=inserted), read=read)
-        return self._loss(_squared(found, noise), batch, totals)
+        return self._loss(_squared(found, head.schedule.target(values, noise)), batch, totals)
 
     def _draws(self, batch: PackedBatch, values: Tensor, levels: int) -> tuple[Tensor, Tensor]:
         """Returns noise `[A, k]` and the noise level of each segment `[S]`."""

@@ -1,7 +1,7 @@
 """A small control task with goals in words: a hand goes around a wall to the disc of a colour.
 
-    TabletopEnvironment ── observation ──► policy ── actions ──► TabletopEnvironment
-    demonstration       ── scripted, of two modes: left or right around the wall
+TabletopEnvironment ── observation ──► policy ── actions ──► TabletopEnvironment
+demonstration       ── scripted, of two modes: left or right around the wall
 """
 
 from mmcomponents.demos.tabletop.environment import Camera, TabletopEnvironment

@@ -1,10 +1,10 @@
 """The tabletop: a hand, a wall and coloured discs, seen from above, with gymnasium's interface.
 
-    (0, 0) ┌──────────────┐
-           │  ●      ●    │  discs; the goal names the colour of one
-           │    ▬▬▬▬      │  wall: touching it ends the episode
-           │      ○       │  hand
-           └──────────────┘ (1, 1)
+(0, 0) ┌──────────────┐
+│  ●      ●    │  discs; the goal names the colour of one
+│    ▬▬▬▬      │  wall: touching it ends the episode
+│      ○       │  hand
+└──────────────┘ (1, 1)
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from mmcomponents.evaluation.control_episodes import Environment
+
 Point = npt.NDArray[np.float64]
 
 COLOURS = {"red": (214, 48, 39), "green": (38, 160, 70), "blue": (46, 92, 210), "yellow": (240, 196, 25)}
@@ -27,8 +29,11 @@ GOALS = tuple(phrase.format(colour) for phrase in PHRASES for colour in COLOURS)
 STEP = 0.06
 """Longest movement in a step; shares of the table's side, as all lengths here."""
 
-HAND, DISC, WALL = 0.035, 0.06, (0.16, 0.02)
+HAND, DISC, WALL = 0.05, 0.08, (0.16, 0.03)
 """Radius of the hand and of a disc, and half of the length and of the thickness of the wall."""
+
+_TABLE, _WALL, _HAND = (124, 116, 104), (20, 20, 24), (250, 250, 250)
+"""Colours. That of the table is the mean of ImageNet's pixels, which becomes 0 in the input of an encoder."""
 
 _DRAWN_AT = 4
 """Images are drawn larger by this factor and then reduced."""
@@ -56,7 +61,7 @@ class Camera:
         return found
 
 
-class TabletopEnvironment:
+class TabletopEnvironment(Environment):
     """Control task whose goal is a sentence. An action is a movement `[2]` to the right and downwards.
 
     The discs have two of four colours, at random places beyond the wall, which stands before the hand. An episode ends
@@ -75,7 +80,7 @@ class TabletopEnvironment:
         self.discs: dict[str, Point] = {}
         self.goal, self.colour, self.steps = "", "", 0
 
-    def reset(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    def reset(self, *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begins an episode that depends on the seed only; returns observation and information."""
         draw = np.random.default_rng((20_26, seed))
         self.hand = np.array([draw.uniform(0.3, 0.7), draw.uniform(0.82, 0.92)])
@@ -90,7 +95,7 @@ class TabletopEnvironment:
         self.goal = PHRASES[int(draw.integers(len(PHRASES)))].format(self.colour)
         return self.observation(), {}
 
-    def step(self, action: npt.ArrayLike) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[dict[str, Any], float, bool, bool, dict[str, Any]]:
         """Moves the hand by an action `[2]`, cut to the length `STEP`.
 
         Returns:
@@ -121,13 +126,13 @@ class TabletopEnvironment:
     def render(self) -> Image.Image:
         """Draws the table."""
         size = self.side * _DRAWN_AT
-        image = Image.new("RGB", (size, size), (236, 232, 224))
+        image = Image.new("RGB", (size, size), _TABLE)
         draw = ImageDraw.Draw(image)
         for colour, place in self.discs.items():
             self._circle(draw, place, DISC, COLOURS[colour])
         corners = self.wall + np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * WALL
-        draw.polygon([tuple(p) for p in (self.camera.seen(corners) * size).tolist()], fill=(70, 70, 76))
-        self._circle(draw, self.hand, HAND, (120, 60, 150))
+        draw.polygon([tuple(p) for p in (self.camera.seen(corners) * size).tolist()], fill=_WALL)
+        self._circle(draw, self.hand, HAND, _HAND)
         return image.resize((self.side, self.side), Image.Resampling.BOX)
 
     def _circle(self, draw: ImageDraw.ImageDraw, centre: Point, radius: float, colour: tuple[int, int, int]) -> None:

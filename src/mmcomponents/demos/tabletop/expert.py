@@ -45,7 +45,7 @@ def demonstrate(environment: TabletopEnvironment, seed: int, shake: float = 0.01
     for attempt in range(100):
         draw = np.random.default_rng((20_27, seed, attempt))
         side = 1 if draw.integers(2) else -1
-        observation, _ = environment.reset(seed)
+        observation, _ = environment.reset(seed=seed)
         images, actions, ended, info = [], [], False, {"success": False}
         while not ended:
             images.append(observation["image"])

@@ -104,7 +104,9 @@ class ActionChunk(RecordKind):
         if not isinstance(goal, str) or not goal.strip():
             raise SampleError(f"the goal must be a text, not {goal!r:.40}")
         if not isinstance(count, int) or isinstance(count, bool) or count < self.frames:
-            raise SampleError(f'"actions" must be the number of demonstrated actions, from {self.frames} on, not {count!r:.40}')
+            raise SampleError(
+                f'"actions" must be the number of demonstrated actions, from {self.frames} on, not {count!r:.40}'
+            )
         if self.ranges is not None and record.get("dataset") != self.ranges.dataset:
             raise SampleError(
                 f"the sample is of the data set {record.get('dataset')!r:.60}, and {self.statistics} of"
@@ -133,17 +135,17 @@ class ActionChunk(RecordKind):
 
         Args:
             goal: The goal in words.
-            images: Its images, each of one tile.
+            images: Its images.
             renderer: Renderer of the run.
 
         Raises:
-            SampleError: There is another number of images, an image has several tiles, or the goal has no text, has
-                more than `text_length` tokens or a control token.
+            SampleError: There is another number of images, or the goal has no text, has more than `text_length` tokens
+                or a control token.
         """
         if len(images) != self.frames:
-            raise SampleError(f"an observation has {self.frames} images, and this one {len(images)}: frames of ActionChunk")
-        if any(image.num_tiles > 1 for image in images):
-            raise SampleError("an image of an observation has several tiles: set data.images.max_tiles to 1")
+            raise SampleError(
+                f"an observation has {self.frames} images, and this one {len(images)}: frames of ActionChunk"
+            )
         if not goal.strip():
             raise SampleError("the goal has no text")
         ids = self._goal_ids(goal, renderer)
@@ -218,7 +220,9 @@ class ActionChunk(RecordKind):
         except (ValueError, OSError, EOFError) as error:
             raise SampleError(f"{MEMBER} is no array of numpy: {' '.join(str(error).split())[:80]}") from error
         if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind != "f":
-            raise SampleError(f"{MEMBER} must be an array of floats [K, k], not {getattr(values, 'dtype', type(values))}")
+            raise SampleError(
+                f"{MEMBER} must be an array of floats [K, k], not {getattr(values, 'dtype', type(values))}"
+            )
         if values.shape[1] != self.action_width:
             raise SampleError(
                 f"actions of {values.shape[1]} values, and the run's have {self.action_width} (action_width)"

@@ -1,0 +1,1 @@
+"""Verbs of policies: data of control tasks, and roll-outs."""
