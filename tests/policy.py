@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import PackedBatch
+from mmcomponents.companions.action_statistics import ActionStatistics
 from mmcomponents.compose import Factories
 from mmcomponents.embedders import ActionEmbedder, LinearActionEmbedder, TextEncoder
 from mmcomponents.heads import CosineNoise, DenoisingHead
 from mmcomponents.mergers import FiLMQFormer
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import RoPE
-from mmcomponents.testing import action_packs, join
+from mmcomponents.testing import join
+from mmcomponents.testing.sample_packs import action_packs
 from mmcomponents.vision import InternViT
 
 TEXT, WIDTH, QUERIES = 10, 32, 3

@@ -13,16 +13,16 @@ from PIL import Image
 
 import mmcomponents
 from mmcomponents import compose
-from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.checkpoints import ModelSpec
 from mmcomponents.checkpoints.export_folder import format_named, weights_of, write
 from mmcomponents.cli.main import main
+from mmcomponents.companions.action_statistics import ActionStatistics
 from mmcomponents.data.chat.kinds import ActionChunk, Kinds
 from mmcomponents.data.chat.tokenizer import load_tokenizer, train_tokenizer
 from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.tabletop import TabletopEnvironment
-from mmcomponents.demos.tabletop.builder import make_tabletop
+from mmcomponents.demos.tabletop.demonstration_shards import make_tabletop
 from mmcomponents.demos.tabletop.environment import GOALS
 
 WIDTH, VOCAB = 32, 320
@@ -38,7 +38,7 @@ RECIPE = """
 extends: dita/tiny
 trainer:
   callbacks:
-    - class_path: mmcomponents.training.RolloutReport
+    - class_path: mmcomponents.training.control.RolloutReport
       init_args: {starts: 6, environment: {class_path: mmcomponents.demos.tabletop.TabletopEnvironment}}
     - class_path: mmcomponents.training.FinalCheckpoint
       init_args: {dirpath: "${trainer.default_root_dir}/checkpoints", every_n_train_steps: 500}
@@ -171,29 +171,22 @@ def test_a_sample_that_cannot_be_used_is_named(table: Path, tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (
-            ("--model.heads.actions.init_args.statistics", "nowhere.json"),
-            "reads statistics: there is no file nowhere.json",
-        ),
-        (("--model.heads.actions.init_args.statistics", "OTHER"), "normalises actions with the statistics other/"),
-        (("--model.embedder.init_args.action_width", "3"), "has action_width 3, and ActionChunk in data.kinds 2"),
-        (
-            ("--model.merger.init_args.context_width", "24"),
-            "takes text features of width 24 and LinearActionEmbedder gives",
-        ),
-        (
-            ("--model.sampler.init_args.steps", "200"),
-            "DDIM has 200 steps and the schedule of 'actions' 100 noise levels",
-        ),
+        (("heads.actions.init_args.statistics", "nowhere.json"), "reads statistics: there is no file nowhere.json"),
+        (("heads.actions.init_args.statistics", "OTHER"), "normalises actions with the statistics other/"),
+        (("embedder.init_args.action_width", "3"), "has action_width 3, and ActionChunk in data.kinds 2"),
+        (("merger.init_args.context_width", "24"), "takes text features of width 24 and LinearActionEmbedder gives"),
+        (("sampler.init_args.steps", "200"), "DDIM has 200 steps and the schedule of 'actions' 100 noise levels"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_in_one_line(
     table: Path, tmp_path: Path, more: tuple[str, str], message: str, capsys: Any
 ) -> None:
     ActionStatistics("other", 5, (-1.0, -1.0), (1.0, 1.0)).save(tmp_path / "other.json")
-    more = tuple(word.replace("OTHER", str(tmp_path / "other.json")) for word in more)
-    kinds = f"[{{class_path: ActionChunk, init_args: {{horizon: 8, action_width: 2, statistics: {table}/statistics.json}}}}]"
-    given = arguments(table, tmp_path / "run", "--data.kinds", kinds, *more)
+    name, value = more
+    arguments_of_kind = f"horizon: 8, action_width: 2, statistics: {table}/statistics.json"
+    kinds = f"[{{class_path: ActionChunk, init_args: {{{arguments_of_kind}}}}}]"
+    changed = (f"--model.{name}", value.replace("OTHER", str(tmp_path / "other.json")))
+    given = arguments(table, tmp_path / "run", "--data.kinds", kinds, *changed)
     assert main(["fit", *given]) != 0
     said = capsys.readouterr().err
     assert message in said

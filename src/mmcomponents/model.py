@@ -14,11 +14,11 @@ from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import ImageBatch, ModelState, PackedBatch, TokenType, VisualFeatures
 from mmcomponents.component import Component, WiringError
 from mmcomponents.embedders.base import Embedder
+from mmcomponents.embedders.text_context import with_text_context
 from mmcomponents.fusers.base import Fuser
 from mmcomponents.heads.base import Head
 from mmcomponents.mergers.base import Merger
 from mmcomponents.nn.runtime import Runtime
-from mmcomponents.nn.text_context import with_text_context
 from mmcomponents.positions.base import Position
 from mmcomponents.projectors.base import Projector
 from mmcomponents.sequence import one_sequence

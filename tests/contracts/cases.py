@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 import tiny
-from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.backbones import TransformersLM
 from mmcomponents.batch import FeatureMap, VisualFeatures
+from mmcomponents.companions.action_statistics import ActionStatistics
 from mmcomponents.embedders import (
     ActionEmbedder,
     HolisticEmbedder,
@@ -69,7 +69,6 @@ from mmcomponents.projectors import (
 from mmcomponents.shared_vocabulary import SharedVocabulary
 from mmcomponents.testing import (
     NeutralStart,
-    action_packs,
     box_packs,
     image_packs,
     preference_packs,
@@ -81,7 +80,7 @@ from mmcomponents.testing import (
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.contracts.state_round_trip import write_folder
-from mmcomponents.testing.sample_packs import VERDICTS
+from mmcomponents.testing.sample_packs import VERDICTS, action_packs
 from mmcomponents.vision import PIIP, PatchStem, ResNet, TransformersConvNet, TransformersVision
 
 

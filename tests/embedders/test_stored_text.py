@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from mmcomponents.companions.text_features import TextFeatureError, TextFeatures
 from mmcomponents.embedders import StoredText
-from mmcomponents.text_features import TextFeatureError, TextFeatures
 
 ROWS = torch.arange(20.0).view(5, 4)
 
@@ -30,9 +30,9 @@ def test_texts_are_found_by_their_tokens(tmp_path: Path) -> None:
 
 
 def test_a_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TextFeatureError, match="StoredText has width 5, and .* features of width 4"):
+    with pytest.raises(TextFeatureError, match=r"StoredText has width 5, and .* features of width 4"):
         StoredText(file(tmp_path), 5)
-    with pytest.raises(TextFeatureError, match="there are no text features nowhere.safetensors"):
+    with pytest.raises(TextFeatureError, match=r"there are no text features nowhere.safetensors"):
         StoredText("nowhere.safetensors", 4)
 
 

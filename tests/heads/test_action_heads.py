@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmcomponents.action_statistics import StatisticsError
 from mmcomponents.batch import ModelState
+from mmcomponents.companions.action_statistics import StatisticsError
 from mmcomponents.heads import ActionHead
 from policy import packed, statistics
 
@@ -22,12 +22,12 @@ def test_actions_are_read_at_their_positions_only(tmp_path: Path) -> None:
 
 
 def test_statistics_are_needed_but_on_the_meta_device(tmp_path: Path) -> None:
-    with pytest.raises(StatisticsError, match="there are no action statistics nowhere.json"):
+    with pytest.raises(StatisticsError, match=r"there are no action statistics nowhere.json"):
         ActionHead(32, None, "nowhere.json", 2)
     with torch.device("meta"):
         head = ActionHead(32, None, "nowhere.json", 2)
     assert head.statistics_fingerprint is None
-    with pytest.raises(StatisticsError, match="there are no action statistics"):
+    with pytest.raises(StatisticsError, match=r"there are no action statistics"):
         _ = head.ranges
-    with pytest.raises(StatisticsError, match="has action_width 3, and .* is of actions of 2 values"):
+    with pytest.raises(StatisticsError, match=r"has action_width 3, and .* is of actions of 2 values"):
         ActionHead(32, None, statistics(tmp_path), 3)

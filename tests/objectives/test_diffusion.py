@@ -12,7 +12,7 @@ import torch
 from mmcomponents.batch import Exact
 from mmcomponents.component import WiringError
 from mmcomponents.extras import Actions
-from mmcomponents.heads import ActionHead, PooledDenoisingHead, TokenDenoisingHead
+from mmcomponents.heads import ActionHead, CosineNoise, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.objectives import ActionRegression, Diffusion
 from policy import observations, packed, policy
 
@@ -69,6 +69,17 @@ def test_noisy_actions_condition_the_sequence_only_in_context(tmp_path: Path) ->
         model = policy(tmp_path, **HEADS[name])
         objective(model, batch, objective.counts(batch)).total.backward()
         assert bool(model.embedder.action_proj.weight.grad.any()) is used
+
+
+def test_a_head_that_predicts_the_signal_learns_the_actions(tmp_path: Path) -> None:
+    schedule = partial(CosineNoise, 20, prediction="signal")
+    model, batch, objective = policy(tmp_path, schedule=schedule), packed(), Diffusion()
+    with torch.no_grad():
+        model.heads["actions"].proj.weight.zero_()
+    values, mask = batch.extras["actions"].values.tensor, batch.extras["actions"].mask
+    normalised = torch.stack((values[:, 0], (values[:, 1] - 1.0) / 3.0), dim=1)
+    expected = normalised[mask].square().mean()
+    assert float(objective(model, batch, objective.counts(batch)).total) == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_regression_learns_the_mean_of_normalised_actions(tmp_path: Path) -> None:

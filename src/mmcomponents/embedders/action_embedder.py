@@ -21,14 +21,14 @@ from mmcomponents.embedders.text_encoder import TextEncoder
 from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.runtime import Runtime
-from mmcomponents.nn.time_embedding import time_embedding
+from mmcomponents.nn.sine_positions import time_embedding
 
 
 class ActionEmbedder(Embedder):
     """Embedder of Dita (arXiv 2503.19757, section 3.2): an action of k values is padded with zeros to the width.
 
     `Runtime.inserted` has the noise levels of the positions of type TIME, `[n]`, and the noisy actions of those of type
-    ACTION, `[A, k]`. Positions for which nothing is given are zeros, as heads that denoise outside of the sequence need.
+    ACTION, `[A, k]`. Positions for which nothing is given are zeros, as for heads that denoise outside of the sequence.
 
     Args:
         vocab_size: Vocabulary size of the tokenizer; there is no weight of that size.
@@ -68,7 +68,7 @@ class ActionEmbedder(Embedder):
         counts = torch.bincount(batch.layout.segment_of_token()[mask], minlength=batch.num_segments)
         lengths = [count for count in counts.tolist() if count]
         if not lengths:
-            return torch.zeros(0, self.text.width, device=mask.device, dtype=self.dtype)
+            return torch.zeros(0, self.text.width, device=mask.device, dtype=torch.get_default_dtype())
         features: Tensor = self.text(batch.input_ids[mask], lengths)
         return features
 
@@ -92,7 +92,7 @@ class ActionEmbedder(Embedder):
         kinds, index = batch.layout.token_type, batch.visual_index
         texts = given.get(TokenType.EXTERNAL)
         texts = self.external(batch) if texts is None else texts
-        dtype = texts.dtype if visual_tokens is None else visual_tokens.dtype
+        dtype: torch.dtype = texts.dtype if visual_tokens is None else visual_tokens.dtype
         x = torch.zeros(batch.num_tokens, self.hidden_size, dtype=dtype, device=kinds.device)
         if visual_tokens is not None:
             x = torch.where((index >= 0)[:, None], visual_tokens[index.clamp(min=0)], x)

@@ -7,18 +7,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mmcomponents.companions.text_features import TextFeatureError, TextFeatures
 from mmcomponents.embedders.text_encoder import TextEncoder
 from mmcomponents.limits import check_sizes
-from mmcomponents.text_features import TextFeatureError, TextFeatures
 
 
 class StoredText(TextEncoder):
-    """Features of a list of texts, which a frozen language model has computed before (`mmcomponents.text_features`).
+    """Features of a list of texts, which a frozen language model has computed before.
 
     It gives what that model gives, without its weights and at no cost. Other texts are an error.
 
     Args:
-        features: File of the features. On the meta device it may be missing.
+        features: File of the features, see `mmcomponents.companions.text_features`. On the meta device it may be missing.
         width: Width of the features, c.
 
     Attributes:
@@ -41,7 +41,7 @@ class StoredText(TextEncoder):
         if stored is not None:
             begins = (stored.lengths.cumsum(0) - stored.lengths).tolist()
             self._place = dict(zip(stored.tokens(), begins, strict=True))
-        rows = torch.empty(0, width) if stored is None else stored.features.float().to(device)
+        rows: Tensor = torch.empty(0, width) if stored is None else stored.features.float().to(device)
         self.register_buffer("rows", rows, persistent=False)
         self.init_weights()
 
@@ -51,7 +51,7 @@ class StoredText(TextEncoder):
         Raises:
             TextFeatureError: A text is not in the file.
         """
-        rows = []
+        places: list[int] = []
         for text in ids.split(lengths):
             key = tuple(text.tolist())
             if key not in self._place:
@@ -59,8 +59,8 @@ class StoredText(TextEncoder):
                     f"a text of {len(key)} tokens ({', '.join(map(str, key[:6]))}…) is none of the"
                     f" {len(self._place)} in {self.features}"
                 )
-            rows += range(self._place[key], self._place[key] + len(key))
-        found: Tensor = self.get_buffer("rows")[torch.tensor(rows, dtype=torch.int64, device=ids.device)]
+            places += range(self._place[key], self._place[key] + len(key))
+        found: Tensor = self.get_buffer("rows")[torch.tensor(places, dtype=torch.int64, device=ids.device)]
         return found
 
     def init_buffer(self, name: str, value: Tensor) -> bool:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mmcomponents.action_statistics import ActionStatistics, StatisticsError
 from mmcomponents.batch import ModelState, PackedBatch, TokenType
+from mmcomponents.companions.action_statistics import ActionStatistics, StatisticsError
 from mmcomponents.heads.base import Head
 from mmcomponents.limits import check_sizes
 
@@ -21,8 +21,8 @@ class ActionHead(Head):
     Args:
         in_features: Width of the hidden states.
         vocab_size: Vocabulary size, which is not used.
-        statistics: File of the action statistics, see `mmcomponents.action_statistics`. On the meta device it may be
-            missing.
+        statistics: File of the action statistics, see `mmcomponents.companions.action_statistics`. On the meta device
+            it may be missing.
         action_width: Number of values of an action, k.
 
     Raises:

@@ -15,7 +15,7 @@ from mmcomponents.component import WiringError
 from mmcomponents.heads.action_heads import ActionHead, action_states
 from mmcomponents.heads.noise_schedule import NoiseSchedule
 from mmcomponents.limits import MAX_LAYERS, check_sizes
-from mmcomponents.nn.time_embedding import time_embedding
+from mmcomponents.nn.sine_positions import time_embedding
 
 
 class DenoisingHead(ActionHead):

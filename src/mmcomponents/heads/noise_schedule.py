@@ -24,9 +24,9 @@ Prediction = Literal["noise", "signal"]
 class NoiseSchedule(ABC):
     """Noise levels from 0, the least noise, to `levels` - 1, and what a head predicts of noisy values.
 
-    A head that predicts the noise has a small error at low noise, whatever it knows, and a large one at high noise for a
-    wrong signal only if that signal is a visible part of the noisy values: with few steps it can learn to remove noise
-    without what it is conditioned on. A head that predicts the signal is as wrong at high noise as regression is.
+    The error of predicted noise weighs the error of the signal by alpha / (1 - alpha): at high noise, where a policy
+    has to rely on what it observes, a wrong signal costs next to nothing. The error of a predicted signal weighs all
+    levels alike.
 
     Args:
         levels: Number of noise levels.

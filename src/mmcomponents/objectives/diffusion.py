@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.batch import LossOutput, ModelState, PackedBatch, TokenType
+from mmcomponents.companions.action_statistics import ActionStatistics
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.extras import Actions
 from mmcomponents.nn.runtime import Runtime

@@ -15,7 +15,6 @@ from mmcomponents.testing.ranks import Ranks
 from mmcomponents.testing.report import ContractError, Report, Result
 from mmcomponents.testing.sample_packs import (
     MakePacks,
-    action_packs,
     box_packs,
     image_packs,
     preference_packs,
@@ -32,7 +31,6 @@ __all__ = [
     "Ranks",
     "Report",
     "Result",
-    "action_packs",
     "box_packs",
     "check_component",
     "check_packer",

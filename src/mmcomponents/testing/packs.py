@@ -17,8 +17,8 @@ VOCAB_SIZE, IMAGE_TOKEN = 64, 60
 """Vocabulary size of the compositions in `mmcomponents.testing`, and the token id of a visual token's placeholder."""
 
 Segment = Sequence[tuple[str, int]]
-"""Pieces of a segment: ("t", n) for n text tokens, ("i", n) for an image of n tiles; for policies ("x", n) for n tokens of
-external text, ("n", 1) for a noise level and ("a", n) for n actions."""
+"""Pieces of a segment: ("t", n) for n text tokens, ("i", n) for an image of n tiles; for policies ("x", n) for n tokens
+of external text, ("n", 1) for a noise level and ("a", n) for n actions."""
 
 _TYPES = {"t": TokenType.TEXT, "x": TokenType.EXTERNAL, "n": TokenType.TIME, "a": TokenType.ACTION}
 

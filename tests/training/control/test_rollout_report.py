@@ -9,7 +9,7 @@ import pytest
 from mmcomponents.component import WiringError
 from mmcomponents.demos.tabletop import TabletopEnvironment
 from mmcomponents.generation import Autoregressive
-from mmcomponents.training import RolloutReport
+from mmcomponents.training.control import RolloutReport
 
 
 def test_a_sampler_of_texts_is_refused_before_the_test() -> None:

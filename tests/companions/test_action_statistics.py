@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from mmcomponents.action_statistics import ActionStatistics, StatisticsError
+from mmcomponents.companions.action_statistics import ActionStatistics, StatisticsError
 
 MADE = ActionStatistics("a", 3, (-1.0, 2.0, 5.0), (3.0, 4.0, 5.0))
 

@@ -14,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from mmcomponents.component import WiringError
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.evaluation.control_episodes import Environment, Observed, run_episodes, success_rate
 from mmcomponents.generation import Sampler, answer_prompts
 from mmcomponents.limits import check_sizes
@@ -67,13 +68,16 @@ class RolloutReport(Callback):
         """Runs the episodes and writes the files."""
         assert isinstance(pl_module, MultimodalTask)
         sampler, data = _sampler(pl_module), trainer.datamodule  # type: ignore[attr-defined]
-        renderer, model = data.renderer.for_prompts(), pl_module.model
+        renderer: SampleRenderer = data.renderer.for_prompts()
+        model = pl_module.model
+        assert model is not None
         calls = 0
 
         def policy(seen: Sequence[Observed]) -> list[Any]:
             nonlocal calls
             calls += 1
-            goals, images = [one.goal for one in seen], [one.images for one in seen]
+            goals = [one.goal for one in seen]
+            images: list[Any] = [one.images for one in seen]
             answers = answer_prompts(
                 model,
                 renderer.tokenizer,

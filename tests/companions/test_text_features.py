@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from mmcomponents.text_features import TextFeatureError, TextFeatures
+from mmcomponents.companions.text_features import TextFeatureError, TextFeatures
 
 
 def made(**changes: Any) -> TextFeatures:
