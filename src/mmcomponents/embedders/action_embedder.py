@@ -68,7 +68,7 @@ class ActionEmbedder(Embedder):
         counts = torch.bincount(batch.layout.segment_of_token()[mask], minlength=batch.num_segments)
         lengths = [count for count in counts.tolist() if count]
         if not lengths:
-            return torch.zeros(0, self.text.width, device=mask.device, dtype=torch.get_default_dtype())
+            return torch.zeros(0, self.text.width, device=mask.device, dtype=self._weight_dtype())
         features: Tensor = self.text(batch.input_ids[mask], lengths)
         return features
 
@@ -81,6 +81,11 @@ class ActionEmbedder(Embedder):
         """Embeds noisy actions, `[A, k]` to `[A, d]`."""
         return pad(values, (0, self.hidden_size - self.action_width))
 
+    def _weight_dtype(self) -> torch.dtype:
+        """Returns the type of the weights, those of the text encoder included; without weights the default one."""
+        tensors = (tensor.dtype for tensor in (*self.parameters(), *self.buffers()) if tensor.is_floating_point())
+        return next(tensors, torch.get_default_dtype())
+
     def forward(self, batch: PackedBatch, visual_tokens: Tensor | None, runtime: Runtime | None = None) -> Tensor:
         """Embeds a pack as `[T, d]`.
 
@@ -92,7 +97,7 @@ class ActionEmbedder(Embedder):
         kinds, index = batch.layout.token_type, batch.visual_index
         texts = given.get(TokenType.EXTERNAL)
         texts = self.external(batch) if texts is None else texts
-        dtype: torch.dtype = texts.dtype if visual_tokens is None else visual_tokens.dtype
+        dtype = self._weight_dtype() if visual_tokens is None else visual_tokens.dtype
         x = torch.zeros(batch.num_tokens, self.hidden_size, dtype=dtype, device=kinds.device)
         if visual_tokens is not None:
             x = torch.where((index >= 0)[:, None], visual_tokens[index.clamp(min=0)], x)

@@ -18,7 +18,7 @@ class StoredText(TextEncoder):
     It gives what that model gives, without its weights and at no cost. Other texts are an error.
 
     Args:
-        features: File of the features, see `mmcomponents.companions.text_features`. On the meta device it may be missing.
+        features: File of the features (`mmcomponents.companions.text_features`). On the meta device it may be missing.
         width: Width of the features, c.
 
     Attributes:
