@@ -175,6 +175,10 @@ def test_a_sample_that_cannot_be_used_is_named(table: Path, tmp_path: Path, caps
         (("heads.actions.init_args.statistics", "OTHER"), "normalises actions with the statistics other/"),
         (("embedder.init_args.action_width", "3"), "has action_width 3, and ActionChunk in data.kinds 2"),
         (("merger.init_args.context_width", "24"), "takes text features of width 24 and LinearActionEmbedder gives"),
+        (
+            ("sampler.init_args.past", "1"),
+            "leaves out 1 actions before the present (past), and ActionChunk in",
+        ),
         (("sampler.init_args.steps", "200"), "DDIM has 200 steps and the schedule of 'actions' 100 noise levels"),
     ],
 )

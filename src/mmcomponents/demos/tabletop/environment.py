@@ -64,9 +64,9 @@ class Camera:
 class TabletopEnvironment(Environment):
     """Control task whose goal is a sentence. An action is a movement `[2]` to the right and downwards.
 
-    The discs have two of four colours, at random places beyond the wall, which stands before the hand. An episode ends
-    with success when the hand's centre is over the disc that the goal names, and without when the hand touches the wall
-    or after `max_steps`.
+    The discs have two of four colours and stand on both sides beyond the wall, which is before the hand. An episode
+    ends with success when the hand's centre is over the disc that the goal names, and without when the hand touches the
+    wall or after `max_steps`.
 
     Args:
         side: Side of the observed image in pixels.
@@ -83,12 +83,10 @@ class TabletopEnvironment(Environment):
     def reset(self, *, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
         """Begins an episode that depends on the seed only; returns observation and information."""
         draw = np.random.default_rng((20_26, seed))
-        self.hand = np.array([draw.uniform(0.3, 0.7), draw.uniform(0.82, 0.92)])
-        self.wall = np.array([self.hand[0] + draw.uniform(-0.03, 0.03), draw.uniform(0.48, 0.56)])
-        while True:
-            places = np.stack((draw.uniform(0.1, 0.9, 2), draw.uniform(0.08, 0.24, 2)), axis=1)
-            if abs(places[0, 0] - places[1, 0]) > 0.25:
-                break
+        self.hand = np.array([draw.uniform(0.44, 0.56), draw.uniform(0.8, 0.92)])
+        self.wall = np.array([0.5, draw.uniform(0.48, 0.54)])
+        places = np.stack((draw.permutation([0.22, 0.78]), np.full(2, 0.16)), axis=1)
+        places += draw.uniform(-0.06, 0.06, (2, 2))
         colours = [str(colour) for colour in draw.permutation(list(COLOURS))[:2]]
         self.discs = dict(zip(colours, places, strict=True))
         self.colour, self.steps = colours[0], 0

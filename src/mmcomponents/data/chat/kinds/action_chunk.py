@@ -181,7 +181,7 @@ class ActionChunk(RecordKind):
         return False
 
     def check_parts(self, parts: Mapping[str, Any]) -> None:
-        """Compares width and number of actions and their statistics with those of a model's parts.
+        """Compares width, number and statistics of actions, and the number of frames, with what the parts have.
 
         Raises:
             ValueError: They differ.
@@ -193,6 +193,12 @@ class ActionChunk(RecordKind):
                     raise ValueError(
                         f"{name} ({type(part).__name__}) has {what} {wanted}, and ActionChunk in data.kinds {own}"
                     )
+            past = getattr(part, "past", None)
+            if past is not None and past != self.frames - 1:
+                raise ValueError(
+                    f"{name} ({type(part).__name__}) leaves out {past} actions before the present (past), and"
+                    f" ActionChunk in data.kinds has {self.frames} frames: {self.frames - 1} is expected"
+                )
             given = getattr(part, "statistics_fingerprint", None)
             if given is not None and self.ranges is not None and given != self.ranges.fingerprint:
                 raise ValueError(

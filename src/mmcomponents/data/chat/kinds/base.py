@@ -160,11 +160,11 @@ class RecordKind(ABC):
         return None
 
     def check_parts(self, parts: Mapping[str, Any]) -> None:
-        """Compares a model's parts with what only this kind knows of the data. The default does nothing.
+        """Compares the parts of a recipe with what only this kind knows of the data. The default does nothing.
 
         Args:
-            parts: Parts by name, which may be on the meta device. They may be those of another package, so that
-                attributes are read with `getattr(part, name, None)`.
+            parts: Parts of the model, objective and sampler by name, which may be on the meta device. They may be those
+                of another package, so that attributes are read with `getattr(part, name, None)`.
 
         Raises:
             ValueError: They do not fit; the message has both.
