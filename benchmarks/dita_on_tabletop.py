@@ -265,7 +265,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--arms", nargs="*", choices=ARMS, default=list(ARMS))
     parser.add_argument("--prediction", choices=("signal", "noise"), default="signal", help="what heads predict")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--starts", type=int, default=200)
     parser.add_argument("--shifted", action="store_true")
     parser.add_argument("--speed", action="store_true")

@@ -29,7 +29,7 @@ GOALS = tuple(phrase.format(colour) for phrase in PHRASES for colour in COLOURS)
 STEP = 0.06
 """Longest movement in a step; shares of the table's side, as all lengths here."""
 
-HAND, DISC, WALL = 0.05, 0.08, (0.16, 0.03)
+HAND, DISC, WALL = 0.05, 0.08, (0.12, 0.03)
 """Radius of the hand and of a disc, and half of the length and of the thickness of the wall."""
 
 _TABLE, _WALL, _HAND = (124, 116, 104), (20, 20, 24), (250, 250, 250)
@@ -85,8 +85,8 @@ class TabletopEnvironment(Environment):
         draw = np.random.default_rng((20_26, seed))
         self.hand = np.array([draw.uniform(0.44, 0.56), draw.uniform(0.8, 0.92)])
         self.wall = np.array([0.5, draw.uniform(0.48, 0.54)])
-        places = np.stack((draw.permutation([0.22, 0.78]), np.full(2, 0.16)), axis=1)
-        places += draw.uniform(-0.06, 0.06, (2, 2))
+        places = np.stack((draw.permutation([0.3, 0.7]), np.full(2, 0.16)), axis=1)
+        places += draw.uniform(-0.05, 0.05, (2, 2))
         colours = [str(colour) for colour in draw.permutation(list(COLOURS))[:2]]
         self.discs = dict(zip(colours, places, strict=True))
         self.colour, self.steps = colours[0], 0

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmcomponents.demos.tabletop.environment import HAND, STEP, WALL, TabletopEnvironment
 
-_MARGIN = 0.05
+_MARGIN = 0.08
 """Distance that the hand keeps from the wall."""
 
 

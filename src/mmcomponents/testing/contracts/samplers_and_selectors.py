@@ -29,7 +29,7 @@ _ONE_LEVEL = 1 / 254
 def answers_are_as_declared(case: Case, found: Findings) -> None:
     """Requires one answer per segment, of the declared kind, and that model and prompts stay as they were."""
     model, sampler, prompts = case.copied_model(), _sampler(case), case.mixed()
-    before = copy.deepcopy(prompts)
+    before, trained = copy.deepcopy(prompts), {n for n, p in model.named_parameters() if p.requires_grad}
     answers = _answers(sampler, model, prompts)
     ids = [token for answer in answers for token in answer.ids or ()]
     if sampler.answers == "text":
@@ -45,7 +45,7 @@ def answers_are_as_declared(case: Case, found: Findings) -> None:
     changed = [name for name, old, new in _pairs("prompts", before, prompts) if not _same(old, new)]
     found.true(not changed, f"the sampler has changed {', '.join(changed[:3])}")
     found.true(not model.training, "the sampler has set the model to training mode")
-    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    frozen = trained - {n for n, p in model.named_parameters() if p.requires_grad}
     found.true(not frozen, f"the sampler has frozen {len(frozen)} parameters")
 
 
