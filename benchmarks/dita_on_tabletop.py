@@ -204,7 +204,7 @@ class Recomputed(DDIM):
         return None
 
 
-def speed(folder: Path, repeats: int = 3) -> Result:
+def speed(folder: Path, repeats: int = 2) -> Result:
     """Measures the cache of text and images: one window of the paper's backbone, 10 denoising steps, one thread.
 
     The backbone is that of `dita/334m`; 77 tokens of text, 64 visual tokens, a noise level and 16 actions of 7 values.

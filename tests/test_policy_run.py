@@ -132,6 +132,8 @@ def test_an_exported_policy_takes_its_files_along(table: Path, run: Path, tmp_pa
     head: Any = model.heads["actions"]
     assert head.ranges == ActionStatistics.read(table / "statistics.json")
     assert out in Path(head.statistics).parents
+    text: Any = model.embedder.text  # type: ignore[union-attr]
+    assert out in Path(text.features).parents
 
 
 def test_generate_prints_actions(table: Path, run: Path, tmp_path: Path, capsys: Any) -> None:
