@@ -17,7 +17,8 @@ PACKAGE = "mmcomponents"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
 
 SLOTS = {"vision", "fusers", "mergers", "projectors", "embedders", "positions", "backbones", "heads", "objectives"}
-_BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "shared_vocabulary", "nn"}
+_BELOW_SLOTS = {"batch", "draws", "extras", "movable", "component", "limits", "model_files", "nn"}
+_BELOW_SLOTS |= {"shared_vocabulary", "companions"}
 _MODEL = _BELOW_SLOTS | SLOTS | {"row_draws", "brought_weights", "wiring", "model", "sequence", "compose"}
 _INFERENCE = _MODEL | {"data", "generation", "checkpoints"}
 _TRAINING = _INFERENCE | {"synthesis", "evaluation"}
@@ -27,6 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "limits": set(),
     "model_files": set(),
     "shared_vocabulary": {"model_files"},
+    "companions": {"model_files"},
     "moved": set(),
     "plain_text": set(),
     "class_source": set(),
@@ -45,7 +47,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": _BELOW_SLOTS | SLOTS | {"sequence", "wiring"},
     "compose": _BELOW_SLOTS | SLOTS | {"model", "registry", "brought_weights"},
     # Of a model, data needs to know only how many tokens a tile becomes, which is an argument.
-    "data": {"registry", "batch", "draws", "extras", "movable", "limits", "model_files", "moved", "plain_text"},
+    "data": {"registry", "batch", "draws", "extras", "movable", "limits", "model_files", "moved", "plain_text"}
+    | {"companions"},
     "generation": _MODEL | {"data"},
     "checkpoints": _MODEL | {"data", "generation"},
     "synthesis": _INFERENCE,
@@ -77,6 +80,7 @@ WRAPPED_IN: dict[str, tuple[str, ...]] = {
     "transformers": (
         "backbones/transformers_*.py",
         "vision/transformers_*.py",
+        "embedders/transformers_*.py",
         "data/chat/tokenizer.py",
         "checkpoints/language_models/gguf_files.py",
     ),

@@ -17,7 +17,7 @@ from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.slots import freeze, param_groups
 
 LANGUAGE = {"backbone", "head"}
-SYSTEMS = ("hovle", "langbridge", "midetr", "mmfuser", "piip", "synergen")
+SYSTEMS = ("dita", "hovle", "langbridge", "midetr", "mmfuser", "piip", "synergen")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -188,3 +188,27 @@ def test_later_stages_of_synergen() -> None:
     _, last = built("synergen/2b-instruct")
     frozen = {name for name, p in last.named_parameters() if not p.requires_grad}
     assert frozen == {name for name, _ in last.named_parameters() if name.startswith("vision.tokenizer.")}
+
+
+def test_dita_has_the_sizes_of_its_parts() -> None:
+    """336.3 M weights, of which 213.2 M are trained; the paper has 334 M and 221 M."""
+    task, model = built("dita/334m-pretraining")
+    weights = slot_weights(model)
+    attention = 4 * 768 * 768 + 768
+    film = 2 * (768 * 768 + 768)
+    block = 2 * attention + 2 * 768 * 3072 + 3072 + 768 + 3 * 2 * 768 + film
+    assert weights["merger"][0] == 4 * block + 32 * 768 + 2 * 768
+    assert weights["backbone"][0] == 12 * (4 * 768 * 768 + 3 * 768 * 2048 + 2 * 768) + 768
+    assert weights["embedder"] == (123_060_480, 0)  # CLIP's text tower, frozen
+    assert weights["head"][0] == 7 * 768
+    assert sum(total for total, _ in weights.values()) == 336_287_232
+    assert sum(own for _, own in weights.values()) == 213_226_752
+    groups = {group["name"]: group for group in param_groups(model, task.slots)}
+    assert groups["vision"]["lr"] == pytest.approx(1e-5)
+    assert model.tokens_per_tile == 32
+    assert model.heads["actions"].schedule.levels == 1000
+    assert built("dita/334m-finetune")[1].heads["actions"].schedule.levels == 100
+    assert {type(built(f"dita/tiny{name}")[1].heads["actions"]).__name__ for name in ("", "-regression")} == {
+        "DenoisingHead",
+        "ActionHead",
+    }

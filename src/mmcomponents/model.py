@@ -14,6 +14,7 @@ from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import ImageBatch, ModelState, PackedBatch, TokenType, VisualFeatures
 from mmcomponents.component import Component, WiringError
 from mmcomponents.embedders.base import Embedder
+from mmcomponents.embedders.text_context import with_text_context
 from mmcomponents.fusers.base import Fuser
 from mmcomponents.heads.base import Head
 from mmcomponents.mergers.base import Merger
@@ -101,6 +102,10 @@ class MultimodalModel(LightningModule):
         images = batch.images
         if images is None and self.vision is not None and self._needs_blank_tile(runtime):
             images = self.vision.blank(self.device)
+        external = None if self.embedder is None else self.embedder.external(batch)
+        if external is not None:
+            runtime = replace(runtime, inserted={**runtime.inserted, TokenType.EXTERNAL: external})
+            images = None if images is None else with_text_context(images, batch, external)
         if images is not None and state.visual_tokens is None:
             state.visual = self.encode(images)
             state.visual_tokens = self.project(state.visual)

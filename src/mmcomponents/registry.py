@@ -37,7 +37,8 @@ PACKAGE = "mmcomponents"
 _EXTRAS = ("torchao", "bitsandbytes")
 """Packages that are extras of this one with the same name."""
 
-# Slot -> (package, base class). The keys are the names of the slots in recipes and entry points.
+# Slot -> (package, base class). The keys are the names of the slots in recipes and entry points. Text encoders and
+# noise schedules are arguments of embedders and heads.
 _SLOTS = {
     "vision": ("vision", "VisionEncoder"),
     "fuser": ("fusers", "Fuser"),
@@ -52,6 +53,8 @@ _SLOTS = {
     "selector": ("evaluation.selectors", "Selector"),
     "record_kind": ("data.chat.kinds", "RecordKind"),
     "packer": ("data.packing", "Packer"),
+    "text_encoder": ("embedders", "TextEncoder"),
+    "noise_schedule": ("heads", "NoiseSchedule"),
 }
 
 

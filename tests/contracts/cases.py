@@ -14,7 +14,16 @@ from torch import Tensor, nn
 import tiny
 from mmcomponents.backbones import ExpertDecoderLM, TransformersLM
 from mmcomponents.batch import FeatureMap, ModelState, PackedBatch, VisualFeatures
-from mmcomponents.embedders import GuidedEmbedder, HolisticEmbedder, PatchHolisticEmbedder, TokenEmbedder
+from mmcomponents.companions.action_statistics import ActionStatistics
+from mmcomponents.embedders import (
+    ActionEmbedder,
+    GuidedEmbedder,
+    HolisticEmbedder,
+    LinearActionEmbedder,
+    PatchHolisticEmbedder,
+    TokenEmbedder,
+)
+from mmcomponents.embedders.transformers_text import TransformersText
 from mmcomponents.evaluation.selectors import BestOfN, First, Mean, Oracle, SelfConsistency
 from mmcomponents.fusers import (
     ChannelMapper,
@@ -25,11 +34,25 @@ from mmcomponents.fusers import (
     MMFuser,
     UFIEncoder,
 )
-from mmcomponents.generation import Autoregressive, ImageSampler, TopBoxes
-from mmcomponents.heads import DetectionHead, Head, LiteDetectionHead, LMHead, Verbalizer, VQUnfold
-from mmcomponents.mergers import Fold, PixelUnshuffle
+from mmcomponents.generation import DDIM, Autoregressive, DirectActions, ImageSampler, TopBoxes
+from mmcomponents.heads import (
+    ActionHead,
+    DenoisingHead,
+    DetectionHead,
+    Head,
+    LiteDetectionHead,
+    LMHead,
+    PooledDenoisingHead,
+    TokenDenoisingHead,
+    Verbalizer,
+    VQUnfold,
+)
+from mmcomponents.heads.noise_schedule import CosineNoise
+from mmcomponents.mergers import FiLMQFormer, Fold, PixelUnshuffle, QFormer
 from mmcomponents.objectives import (
     MPO,
+    ActionRegression,
+    Diffusion,
     Distillation,
     FrozenReference,
     ImageTokens,
@@ -63,7 +86,7 @@ from mmcomponents.testing import (
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.contracts.state_round_trip import write_folder
-from mmcomponents.testing.sample_packs import VERDICTS, picture_packs
+from mmcomponents.testing.sample_packs import VERDICTS, action_packs, picture_packs
 from mmcomponents.vision import (
     PIIP,
     ConvVQTokenizer,
@@ -174,6 +197,36 @@ def word_file() -> str:
     SharedVocabulary(tuple(f"word {number}" for number in range(20)), ids, "none", rows).save(path)
     return str(path)
 
+
+def statistics_file() -> str:
+    """Returns the path of statistics of actions of two values."""
+    folder = tempfile.TemporaryDirectory(prefix="mmcomponents-actions-")
+    atexit.register(folder.cleanup)
+    path = Path(folder.name) / "statistics.json"
+    ActionStatistics("none", 9, (-1.0, -2.0), (1.0, 3.0)).save(path)
+    return str(path)
+
+
+GOAL_TOWER = partial(
+    TransformersText,
+    {
+        "model_type": "llama", "vocab_size": tiny.VOCAB, "hidden_size": 20, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "intermediate_size": 24, "max_position_embeddings": 64,
+        **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
+    },
+)  # fmt: skip
+READER = partial(FiLMQFormer, context_width=20, width=tiny.WIDTH, num_queries=3, num_layers=2, num_heads=4)
+ACTIONS: dict[str, Any] = {"statistics": statistics_file(), "action_width": 2}
+NOISE: dict[str, Any] = {**ACTIONS, "schedule": partial(CosineNoise, 20)}
+IN_CONTEXT = partial(DenoisingHead, **NOISE)
+POLICY: dict[str, Any] = {
+    "merger": READER,
+    "projector": None,
+    "embedder": partial(LinearActionEmbedder, text=GOAL_TOWER, action_width=2),
+    "heads": {"actions": IN_CONTEXT},
+}
+WITHOUT_HEAD = {key: value for key, value in POLICY.items() if key != "heads"}
+OUTSIDE_TEXT = "it is read at ACTION positions, and a text from outside is encoded as a whole"
 
 WORDS = {"vocabulary": word_file(), "num_words": 20, "hidden_features": 28}
 
@@ -333,6 +386,14 @@ PARTS: dict[str, dict[str, Any]] = {
     "Fold": case("merger", FOLD),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
     "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
+    "QFormer": case("merger", partial(QFormer, width=24, num_queries=3, num_layers=2, num_heads=4)),
+    "FiLMQFormer": case(
+        "merger",
+        READER,
+        neighbours={key: POLICY[key] for key in ("projector", "embedder", "heads")},
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
     "MLPProjector": case("projector", MLPProjector),
     "MLPProjector without a merger": variant(
         "projector", MLPProjector, neighbours={"merger": None, "vision": tiny.vision_factory(patch_size=8)}
@@ -358,6 +419,20 @@ PARTS: dict[str, dict[str, Any]] = {
         "embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None, "position": RoPE}
     ),
     "PatchHolisticEmbedder after a projector": variant("embedder", PATCH_HOLISTIC),
+    "ActionEmbedder": case(
+        "embedder",
+        partial(ActionEmbedder, text=GOAL_TOWER, action_width=2),
+        neighbours={key: POLICY[key] for key in ("merger", "projector", "heads")},
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "LinearActionEmbedder": case(
+        "embedder",
+        POLICY["embedder"],
+        neighbours={key: POLICY[key] for key in ("merger", "projector", "heads")},
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
     "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
     "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
@@ -390,6 +465,34 @@ PARTS: dict[str, dict[str, Any]] = {
     "LMHead, tied": case("head", partial(LMHead, tied=True)),
     "VQUnfold": case("head", UNFOLD, neighbours=WITH_IDS, packs=picture_packs),
     "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
+    "ActionHead": case(
+        "head",
+        partial(ActionHead, **ACTIONS),
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "DenoisingHead": case(
+        "head",
+        IN_CONTEXT,
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "TokenDenoisingHead": case(
+        "head",
+        partial(TokenDenoisingHead, **NOISE, num_blocks=2),
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
+    "PooledDenoisingHead": case(
+        "head",
+        partial(PooledDenoisingHead, **NOISE, num_blocks=2, horizon=4),
+        neighbours=WITHOUT_HEAD,
+        packs=action_packs,
+        not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
+    ),
     "DetectionHead": case("head", DETECTION, neighbours=DETECTOR, packs=image_packs),
     "DetectionHead of one inquiry": variant(
         "head",
@@ -447,6 +550,26 @@ PARTS: dict[str, dict[str, Any]] = {
         partial(ImageSampler, guidance=1.0, temperature=0.0, start_id=5),
         packs=picture_packs,
         neighbours=UNIFIED,
+    ),
+    "Diffusion": case("objective", Diffusion, packs=action_packs, neighbours=POLICY),
+    "Diffusion with a pooled head": variant(
+        "objective",
+        Diffusion,
+        packs=action_packs,
+        neighbours=POLICY | {"heads": {"actions": partial(PooledDenoisingHead, **NOISE, num_blocks=2, horizon=4)}},
+    ),
+    "ActionRegression": case(
+        "objective",
+        ActionRegression,
+        packs=action_packs,
+        neighbours=POLICY | {"heads": {"actions": partial(ActionHead, **ACTIONS)}},
+    ),
+    "DDIM": case("sampler", partial(DDIM, steps=3), neighbours=POLICY, packs=action_packs),
+    "DirectActions": case(
+        "sampler",
+        DirectActions,
+        neighbours=POLICY | {"heads": {"actions": partial(ActionHead, **ACTIONS)}},
+        packs=action_packs,
     ),
     "TopBoxes": case("sampler", partial(TopBoxes, num_boxes=4), neighbours=WITH_HEAD),
     "Autoregressive": case("sampler", partial(Autoregressive, max_new_tokens=6)),

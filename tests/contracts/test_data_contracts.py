@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 
 from mmcomponents import registry
 from mmcomponents.data.chat.kinds import (
+    ActionChunk,
     BoxedImage,
     CaptionedPicture,
     Chat,
@@ -24,6 +28,9 @@ IMAGE = TiledImage.of_tiles(1)
 ASK = [{"role": "user", "content": "<image>\nHow many?"}]
 TWO = [*ASK, {"role": "assistant", "content": "+"}, {"role": "user", "content": "Sure?"}]
 ANSWERED = [*TWO, {"role": "assistant", "content": "-"}]
+_FILE = io.BytesIO()
+np.save(_FILE, np.ones((4, 2), np.float32))
+CHUNK = _FILE.getvalue()
 OWN_SYSTEM = [{"role": "system", "content": "Count."}, {"role": "user", "content": "1 + 1?"}, ANSWERED[1]]
 
 KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
@@ -46,6 +53,13 @@ KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
     "CaptionedPicture": (
         CaptionedPicture(0.5),
         [Sample({"caption": "a red bus"}, [IMAGE], key=(0, 0, n, 0), is_training=True) for n in range(3)],
+    ),
+    "ActionChunk": (
+        ActionChunk(4, 2),
+        [
+            Sample({"goal": "go left", "actions": 4}, [IMAGE], members={"actions.npy": CHUNK}),
+            Sample({"goal": "go to the right", "actions": 2}, [IMAGE], members={"actions.npy": CHUNK}),
+        ],
     ),
     "Document": (Document(), [Sample({"text": "A <image> and a <image>."}, [IMAGE, IMAGE]), Sample({"text": "words"})]),
     "Pair": (Pair(), [Sample({"messages": ASK, "chosen": "3", "rejected": "30"}, [IMAGE])]),

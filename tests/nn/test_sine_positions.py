@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
-from mmcomponents.nn.sine_positions import grid_embedding, sine_embedding
+from mmcomponents.nn.sine_positions import grid_embedding, sine_embedding, time_embedding
 
 
 def test_frequencies_have_sine_and_cosine_side_by_side() -> None:
@@ -24,3 +25,12 @@ def test_y_comes_before_x() -> None:
     assert torch.equal(one[:8], other[:8])
     assert not torch.equal(one[8:], other[8:])
     assert torch.equal(one[:8], sine_embedding(torch.tensor([[0.7]]), 8)[0])
+
+
+def test_noise_levels_are_sines_then_cosines_of_falling_frequencies() -> None:
+    found = time_embedding(torch.tensor([0, 3]), 8)
+    assert found[0].tolist() == [0.0] * 4 + [1.0] * 4
+    for place in range(4):
+        angle = 3 * math.exp(-math.log(10_000) * place / 3)
+        assert float(found[1, place]) == pytest.approx(math.sin(angle), abs=1e-6)
+        assert float(found[1, 4 + place]) == pytest.approx(math.cos(angle), abs=1e-6)

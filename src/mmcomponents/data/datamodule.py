@@ -188,6 +188,7 @@ class PackedDataModule(DataModule):
             system=self.text.system,
             control_text=self.text.control_text,
             frame_template=self.videos.frame_template,
+            typed_by=self.kinds.kinds,
         )
 
     @property

@@ -99,6 +99,8 @@ def check_parts(parts: Mapping[str, Any], datamodule: object) -> None:
     if datamodule is None:
         return
     tokenizer = tokenizer_of(datamodule)
+    for kind in getattr(getattr(datamodule, "kinds", None), "kinds", ()):
+        kind.check_parts(parts)
     for name, part in parts.items():
         for argument in getattr(part, "files", ()):
             path = getattr(part, argument, None)

@@ -30,10 +30,12 @@ class Embedder(Component):
     Attributes:
         hidden_size: Width of the sequence.
         visual_features: Width of the visual tokens that it takes, for one that contracts them. None: `hidden_size`.
+        context_width: Width of the features of external text, see `external`. None: it has none.
     """
 
     hidden_size: int
     visual_features: int | None = None
+    context_width: int | None = None
 
     def bind(self, position: Rotations | None) -> None:
         """Gets the position part of the model, when the model is composed. The default does nothing.
@@ -48,6 +50,18 @@ class Embedder(Component):
         Raises:
             WiringError: The embedder needs one and there is none.
         """
+
+    def external(self, batch: PackedBatch) -> Tensor | None:
+        """Returns the features of external text, `[E, context_width]`, of the positions of type EXTERNAL.
+
+        The model calls it before it encodes images: the mean of the features of a segment is the `context` of its
+        images, and `forward` gets all of them in `runtime.inserted`. A class that uses weights for it names the method
+        in `weight_methods`. Default: None, there are no such features.
+
+        Args:
+            batch: The pack.
+        """
+        return None
 
     @abstractmethod
     def embedding_weight(self) -> Tensor | None:

@@ -8,6 +8,7 @@ or with values.
 `Past` carries the KV cache and the last positions from call to call.
 """
 
+from mmcomponents.generation.action_samplers import DDIM, DirectActions
 from mmcomponents.generation.base import Answer, Context, Sampler
 from mmcomponents.generation.conversation import Conversation
 from mmcomponents.generation.generate_text import generate, stream
@@ -19,11 +20,13 @@ from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.generation.top_boxes import TopBoxes
 
 __all__ = [
+    "DDIM",
     "Answer",
     "Autoregressive",
     "Context",
     "Conversation",
     "ImageSampler",
+    "DirectActions",
     "Past",
     "Sampler",
     "TopBoxes",

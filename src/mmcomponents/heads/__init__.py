@@ -5,10 +5,27 @@
 The contract is `Head` in `base.py`.
 """
 
+from mmcomponents.heads.action_heads import ActionHead
 from mmcomponents.heads.base import Head
+from mmcomponents.heads.denoising_heads import DenoisingHead, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.heads.detection_head import DetectionHead, LiteDetectionHead
 from mmcomponents.heads.lm_head import LMHead
+from mmcomponents.heads.noise_schedule import CosineNoise, LinearNoise, NoiseSchedule
 from mmcomponents.heads.verbalizer import Verbalizer
 from mmcomponents.heads.vq_unfold import VQUnfold
 
-__all__ = ["DetectionHead", "Head", "LMHead", "LiteDetectionHead", "VQUnfold", "Verbalizer"]
+__all__ = [
+    "ActionHead",
+    "CosineNoise",
+    "DenoisingHead",
+    "DetectionHead",
+    "Head",
+    "LMHead",
+    "LinearNoise",
+    "LiteDetectionHead",
+    "NoiseSchedule",
+    "PooledDenoisingHead",
+    "TokenDenoisingHead",
+    "VQUnfold",
+    "Verbalizer",
+]

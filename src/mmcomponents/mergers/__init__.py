@@ -8,5 +8,12 @@ The contract is `Merger` in `base.py`.
 from mmcomponents.mergers.base import Merger
 from mmcomponents.mergers.fold import Fold
 from mmcomponents.mergers.pixel_unshuffle import PixelUnshuffle
+from mmcomponents.mergers.qformer import FiLMQFormer, QFormer
 
-__all__ = ["Fold", "Merger", "PixelUnshuffle"]
+__all__ = [
+    "FiLMQFormer",
+    "Fold",
+    "Merger",
+    "PixelUnshuffle",
+    "QFormer",
+]

@@ -1,4 +1,4 @@
-"""Sine embeddings of places (Carion et al. 2020, arXiv 2005.12872) and of boxes (Liu et al. 2022, arXiv 2201.12329)."""
+"""Sine embeddings of places (Carion et al. 2020, arXiv 2005.12872), boxes (arXiv 2201.12329) and noise levels."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ def grid_embedding(centres: Tensor, width: int, temperature: float = 10_000.0) -
         temperature: See `sine_embedding`.
     """
     return sine_embedding(centres.flip(-1), width // 2, temperature)
+
+
+def time_embedding(level: Tensor, width: int) -> Tensor:
+    """Embeds noise levels: sines, then cosines, of wavelengths from 2 pi to 20,000 pi, as in Dita's released code.
+
+    Args:
+        level: `[n]`.
+        width: Width of the embedding, even and at least 4.
+
+    Returns:
+        fp32 `[n, width]`.
+    """
+    half = width // 2
+    waves = torch.exp(torch.arange(half, device=level.device) * (-math.log(10_000) / (half - 1)))
+    angles = level.float()[:, None] * waves
+    return torch.cat((angles.sin(), angles.cos()), dim=-1)

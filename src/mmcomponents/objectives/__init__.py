@@ -8,6 +8,7 @@ The contract is `Objective` in `base.py`.
 
 from mmcomponents.objectives.answers import answer_logps
 from mmcomponents.objectives.base import Objective
+from mmcomponents.objectives.diffusion import ActionRegression, Diffusion
 from mmcomponents.objectives.distillation import Distillation
 from mmcomponents.objectives.image_tokens import ImageTokens
 from mmcomponents.objectives.mpo import MPO
@@ -20,7 +21,9 @@ from mmcomponents.objectives.weighting import token_weights
 
 __all__ = [
     "MPO",
+    "ActionRegression",
     "AdaptersOff",
+    "Diffusion",
     "Distillation",
     "FrozenReference",
     "ImageTokens",

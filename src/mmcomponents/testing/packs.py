@@ -17,7 +17,10 @@ VOCAB_SIZE, IMAGE_TOKEN = 64, 60
 """Vocabulary size of the compositions in `mmcomponents.testing`, and the token id of a visual token's placeholder."""
 
 Segment = Sequence[tuple[str, int]]
-"""Pieces of a segment: ("t", n) for n text tokens, ("i", n) for an image of n tiles."""
+"""Pieces of a segment: ("t", n) for n text tokens, ("i", n) for an image of n tiles; for policies ("x", n) for n tokens
+of external text, ("n", 1) for a noise level and ("a", n) for n actions."""
+
+_TYPES = {"t": TokenType.TEXT, "x": TokenType.EXTERNAL, "n": TokenType.TIME, "a": TokenType.ACTION}
 
 
 def pack(
@@ -47,9 +50,9 @@ def pack(
     for s, pieces in enumerate(segments):
         start = len(ids)
         for kind, n in pieces:
-            if kind == "t":
+            if kind in _TYPES:
                 ids += torch.randint(1, IMAGE_TOKEN, (n,), generator=draw).tolist()
-                types += [TokenType.TEXT] * n
+                types += [_TYPES[kind]] * n
                 images += [-1] * n
             else:
                 ids += [IMAGE_TOKEN] * (n * tokens_per_tile)

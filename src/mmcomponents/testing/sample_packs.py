@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps, TokenType
-from mmcomponents.extras import Boxes
+from mmcomponents.extras import Actions, Boxes
 from mmcomponents.testing.packs import Segment, pack
 
 VERDICTS = (7, 3)
@@ -136,6 +136,22 @@ def box_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch
         boxes = Boxes(Exact(torch.cat((centre, size), dim=1)), label, where, torch.zeros_like(where))
         packs.append(replace(batch, extras={"boxes": boxes}))
     return packs
+
+
+def action_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBatch]:
+    """Returns packs of observations with four actions of two values; some have no target, one pack no actions.
+
+    The texts, the tiles and the numbers of targets differ; an observation has no image.
+    """
+    tail: Segment = [("n", 1), ("a", 4)]
+    observed: tuple[Segment, ...] = ([("x", 4), ("i", 1)], [("x", 3 + seed % 2)], [("x", 5), ("i", 2), ("i", 1)])
+    draw = torch.Generator().manual_seed(seed)
+    packs = []
+    for n, pieces in enumerate(observed):
+        made = pack([*pieces, *tail], seed=10 * seed + n, targets=[0], tile=tile, tokens_per_tile=tokens_per_tile)
+        values = Exact(2 * torch.rand(4, 2, generator=draw) - 1)
+        packs.append(replace(made, extras={"actions": Actions(values, torch.arange(4) < 4 - n)}))
+    return [*packs, replace(blank_pack(seed), extras={"actions": Actions.none(2)})]
 
 
 def pair_pack(

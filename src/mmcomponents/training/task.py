@@ -290,7 +290,7 @@ class MultimodalTask(LightningModule):
         check_with_folders(objective, model, self.trust_remote_code, tokenizer_of(datamodule))
         check_declared(sampler)
         sampler.check(model)
-        check_parts(model.parts(), datamodule)
+        check_parts({**model.parts(), "objective": objective, "sampler": sampler}, datamodule)
         check_data = getattr(datamodule, "check_model", None)
         if check_data is not None:
             check_data(

@@ -18,6 +18,9 @@ from mmcomponents.cli.user_error import UserError
 OF_DATA = ("record_kind", "packer")
 """Slots whose parts are in the data section, as arguments of any name."""
 
+INNER = ("text_encoder", "noise_schedule")
+"""Slots whose parts are arguments of other parts."""
+
 _TORCH = {"optimizer": "torch.optim", "scheduler": "torch.optim.lr_scheduler"}
 """Keys under `model` whose short names are those of torch, also where an installed package has such a class."""
 
@@ -33,7 +36,7 @@ def resolve_parts(tree: Tree, recipe: Recipe) -> None:
         return
     for slot in registry.slots():
         holder, prefix = (model.get("heads"), "model.heads") if slot == "head" else (model, "model")
-        if isinstance(holder, dict) and slot not in OF_DATA:
+        if isinstance(holder, dict) and slot not in (*OF_DATA, *INNER):
             for key in holder if slot == "head" else [slot]:
                 if key in holder:
                     holder[key] = _resolved(holder[key], slot, f"{prefix}.{key}", recipe)

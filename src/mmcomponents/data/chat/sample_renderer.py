@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Protocol, get_args
 
 from PIL import Image
 
@@ -16,6 +16,7 @@ from mmcomponents.data.chat.placeholders import (
     place_image,
     place_media,
 )
+from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.special_tokens import END, PAD, ControlText, check_template, codec
 from mmcomponents.data.chat.template import RenderedChat, render_chat, render_prompt
 from mmcomponents.data.media.images import NORMALIZATIONS, Normalization, TiledImage, decode_image, load_image, pixels
@@ -26,6 +27,14 @@ if TYPE_CHECKING:
 
 Augmentation = Callable[[int, list[Image.Image]], list[Image.Image]]
 """Augments the tiles of an image, given its number within the sample."""
+
+
+class Typed(Protocol):
+    """Interface of record kinds that render what a user asks; see `RecordKind.typed`."""
+
+    def typed(self, text: str, images: Sequence[TiledImage], renderer: SampleRenderer) -> RenderedSample | None:
+        """Renders a text with images; None if it is a turn of a conversation."""
+        ...
 
 
 @dataclass
@@ -40,6 +49,7 @@ class SampleRenderer:
         system: System text for conversations that have none; None: no system block.
         control_text: Treatment of control tokens in texts, see `render_chat`.
         frame_template: Text of one video frame, see `frame_prompt`.
+        typed_by: Record kinds of the run, which may render what users ask, see `RecordKind.typed`.
 
     Raises:
         TemplateError: The tokenizer lacks tokens of the chat template.
@@ -53,6 +63,7 @@ class SampleRenderer:
     system: str | None = None
     control_text: ControlText = "encode"
     frame_template: str = FRAME_TEMPLATE
+    typed_by: Sequence[Typed] = ()
 
     def __post_init__(self) -> None:
         check_template(self.tokenizer, images=False)  # image tokens are checked when a sample has images
@@ -177,6 +188,21 @@ class SampleRenderer:
         """
         placed = place_image(messages, len(images))
         return render_prompt(placed, self.tokenizer, self.visual_tokens(images), self.system, self.control_text)
+
+    def typed(self, text: str, images: Sequence[TiledImage]) -> RenderedSample | None:
+        """Renders a text that a user gives with images by a kind of the run; None if it is a turn of a conversation.
+
+        Args:
+            text: The text, which may have a placeholder for each image.
+            images: The images.
+
+        Raises:
+            SampleError: Text or images cannot be used.
+        """
+        for kind in self.typed_by:
+            if (found := kind.typed(text, images, self)) is not None:
+                return found
+        return None
 
     def visual_tokens(self, images: Sequence[TiledImage]) -> list[int]:
         """Returns the number of visual tokens of each image."""

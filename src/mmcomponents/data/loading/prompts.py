@@ -92,6 +92,11 @@ def prompt_batch(
         for video, key in zip(shown, keys, strict=True):
             if key not in tiled_videos:
                 tiled_videos[key] = renderer.tile_frames(video)
+        typed = renderer.typed(messages[0]["content"], tiled[same]) if len(messages) == 1 and not keys else None
+        if typed is not None:
+            typed.sample, typed.key = number, f"prompt/{number}"
+            samples.append(typed)
+            continue
         own_videos = [tiled_videos[key] for key in keys]
         placed, tiles = place_media(messages, tiled[same], own_videos, renderer.frame_template)
         chat = renderer.prompt(placed, tiles)

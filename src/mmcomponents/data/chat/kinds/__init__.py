@@ -7,11 +7,13 @@ r"""Record kinds: which JSON a sample may have, and how it becomes segments of a
     pair      {"messages": [… ending with a user turn], "chosen": "…", "rejected": "…", "source": "preferences"}
     boxes     {"boxes": [[left, top, right, bottom], …], "labels": [3, …], "size": [width, height], "source": "coco"}
     picture   {"caption": "a red bus", "source": "captions"}, to be made from its caption
+    actions   {"goal": "go to the red disc", "actions": 8, "dataset": "tabletop-…", "source": "tabletop"}, actions.npy
 
 `"clips": [[start, end] or null, …]` restricts each video to a range in seconds. Other keys are kept but not read. The
 contract is `RecordKind` in `base.py`; `data.kinds` of a recipe names the kinds of other packages.
 """
 
+from mmcomponents.data.chat.kinds.action_chunk import ActionChunk
 from mmcomponents.data.chat.kinds.base import Measured, RecordKind, Sample, as_sample_error, ask, kind_name, render
 from mmcomponents.data.chat.kinds.boxed_image import BoxedImage
 from mmcomponents.data.chat.kinds.captioned_picture import CaptionedPicture
@@ -22,6 +24,7 @@ from mmcomponents.data.chat.kinds.pair_record import Pair
 from mmcomponents.data.chat.kinds.scored_steps import ScoredSteps
 
 __all__ = [
+    "ActionChunk",
     "BoxedImage",
     "CaptionedPicture",
     "Chat",

@@ -146,6 +146,31 @@ class RecordKind(ABC):
         """
         raise SampleError(f"a sample of the kind {kind_name(self)} has no questions")
 
+    def typed(self, text: str, images: Sequence[TiledImage], renderer: SampleRenderer) -> RenderedSample | None:
+        """Renders a text that a user gives with images, as a prompt of this kind. Default: None, as a conversation.
+
+        Args:
+            text: The text, which may have a placeholder for each image.
+            images: The images.
+            renderer: Renderer of the run.
+
+        Raises:
+            SampleError: Text or images cannot be used.
+        """
+        return None
+
+    def check_parts(self, parts: Mapping[str, Any]) -> None:
+        """Compares the parts of a recipe with what only this kind knows of the data. The default does nothing.
+
+        Args:
+            parts: Parts of the model, objective and sampler by name, which may be on the meta device. They may be those
+                of another package, so that attributes are read with `getattr(part, name, None)`.
+
+        Raises:
+            ValueError: They do not fit; the message has both.
+        """
+        return
+
     def takes_system(self, sample: Sample, renderer: SampleRenderer) -> bool:
         """Whether the run's system text becomes part of the segments. The default renders the sample with and without.
 
