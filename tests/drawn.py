@@ -36,7 +36,7 @@ class Folder:
     def load(self, device, dtype, allow_nonfinite):
         return self.model.to(device, dtype)
 
-    def make_sampler(self):
+    def make_sampler(self, trust_remote_code):
         return None
 
     def tokenizer(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,26 @@ def test_evaluate_measures_a_folder_and_resumes(digits: Path, run: Path, tmp_pat
     ):
         assert main([*asked, *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def test_boxes_of_another_data_set_are_not_reused(digits: Path, run: Path, tmp_path: Path, capsys: Any) -> None:
+    pytest.importorskip("pycocotools", reason="needs mmcomponents[detection]")
+    given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)), "--metric", "box_ap"]
+    asked = ["evaluate", *given, "--out", str(tmp_path / "o"), "--benchmark"]
+    (shard,) = (digits / "shards").glob("val-*.tar")
+    (tmp_path / "other").mkdir()
+    (other,) = (digits / "shards").glob("test-*.tar")
+    shutil.copy(other, tmp_path / "other" / shard.name)
+    assert main([*asked, str(shard)]) == 0
+    assert main([*asked, str(tmp_path / "other" / shard.name)]) == 2
+    assert "was started with other settings (images was" in capsys.readouterr().err
+    assert main([*asked, str(shard), str(tmp_path / "other" / shard.name)]) == 2
+    assert "two benchmarks are named" in capsys.readouterr().err
+    (tmp_path / "again").mkdir()
+    shutil.copy(shard, tmp_path / "again" / shard.name)
+    shutil.copy(shard, tmp_path / "other" / shard.name)
+    assert main([*asked, f"{tmp_path}/*/{shard.name}"]) == 2
+    assert "both have an image" in capsys.readouterr().err
 
 
 def test_a_shard_without_boxes_is_refused_by_name(run: Path, tmp_path: Path, capsys: Any) -> None:

@@ -195,7 +195,7 @@ class Folder:
         self.asked = {"device": device, "dtype": dtype}
         return self.model
 
-    def make_sampler(self):
+    def make_sampler(self, trust_remote_code):
         return None
 
     def tokenizer(self):

@@ -22,7 +22,7 @@ from mmcomponents.checkpoints.hf import HFInternVL
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.official import InternViTAlone, Official
 from mmcomponents.checkpoints.rules import Lazy, to_ours
-from mmcomponents.checkpoints.spec import ModelSpec, Processing
+from mmcomponents.checkpoints.spec import ModelSpec, Processing, foreign_code
 from mmcomponents.component import stored_tensors
 from mmcomponents.compose import build, factory
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
@@ -125,14 +125,22 @@ class Checkpoint:
         normalization = cast(Normalization, processing.normalization)
         return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling_of(processing), normalization, processing.system)
 
-    def make_sampler(self) -> Callable[..., Sampler] | None:
+    def make_sampler(self, trust_remote_code: bool = False) -> Callable[..., Sampler] | None:
         """Returns the factory of the folder's sampler, which takes arguments that replace the folder's; None without.
+
+        Args:
+            trust_remote_code: Whether the sampler may be a third-party class by dotted path, which is then imported.
 
         Raises:
             CheckpointError: The sampler cannot be found, or is none.
         """
         if self.spec.sampler is None:
             return None
+        if (foreign := foreign_code(self.spec.sampler)) and not trust_remote_code:
+            raise CheckpointError(
+                f"{self.folder}: its sampler is third-party code ({', '.join(foreign)}), which is imported only with"
+                " trust_remote_code"
+            )
         try:
             return cast(Callable[..., Sampler], factory("sampler", self.spec.sampler))
         except (LookupError, TypeError, ValueError) as error:

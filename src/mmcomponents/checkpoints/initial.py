@@ -68,11 +68,11 @@ def load_initial(model: MultimodalModel, folders: Folders, *, trust_remote_code:
 
 @dataclass(frozen=True)
 class Start:
-    """What a folder gives a part.
+    """What a folder gives a parameter.
 
     Attributes:
         folder: The folder.
-        count: Number of values of parameters.
+        count: Number of its values.
     """
 
     folder: str
@@ -139,13 +139,17 @@ class InitialWeights:
             prefix = f"{path}." if path else ""
             self.given.setdefault(slot, set()).update(prefix + own for own in source.whole)
 
-    def sources(self) -> dict[str, list[Start]]:
-        """Returns what folders give each part, and parts within it, by the part's name."""
-        found: dict[str, list[Start]] = {}
-        for name, source in self._sources.items():
-            count = sum(value.meta.numel() for own, value in source.values.items() if own in source.parameters)
-            slot = name if name.startswith("heads.") else name.partition(".")[0]
-            found.setdefault(slot, []).append(Start(str(source.folder.folder), count))
+    def sources(self) -> dict[str, dict[str, Start]]:
+        """Returns what each parameter of a part takes from a folder, by the part's name and the parameter's."""
+        found: dict[str, dict[str, Start]] = {}
+        for name, source in self._sources.items():  # parts within parts are last, and take precedence
+            slot, _, path = (name, "", "") if name.startswith("heads.") else name.partition(".")
+            for own, size in source.sizes.items():
+                if own in source.values:
+                    count = min(size, source.values[own].meta.numel())
+                    found.setdefault(slot, {})[f"{path}.{own}" if path else own] = Start(
+                        str(source.folder.folder), count
+                    )
         return found
 
     def whole(self, model: MultimodalModel) -> dict[str, Lazy]:
@@ -314,12 +318,12 @@ class _Sources:
 
     Attributes:
         whole: Names of the parameters that are loaded as a whole.
-        parameters: Names of the tensors that are parameters; the others are buffers.
+        sizes: Number of values of each tensor that is a parameter; the others are buffers.
     """
 
     def __init__(self, slot: str, shown: str, part: Component, folder: Checkpoint | ForeignFolder) -> None:
         self.slot, self.shown, self.folder = slot, shown, folder
-        self.parameters = {name for name, value in own_tensors(part).items() if isinstance(value, nn.Parameter)}
+        self.sizes = {name: v.numel() for name, v in own_tensors(part).items() if isinstance(v, nn.Parameter)}
         self.values: dict[str, Lazy] = {}
         source, own = _source_of(slot, part, folder), own_tensors(part)
         theirs = meta_model(folder.spec).parts().get(slot) if isinstance(folder, Checkpoint) else None

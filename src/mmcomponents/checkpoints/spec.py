@@ -71,18 +71,8 @@ class ModelSpec:
         return dict(found.get("init_args") or {})
 
     def foreign_code(self) -> list[str]:
-        """Returns references to third-party code: dotted paths outside this library, and `trust_remote_code` settings.
-
-        Short names belong to this library or to an installed package that declares its parts.
-        """
-        found = []
-        for part in _named([self.parts, self.sampler]):
-            path = str(part["class_path"])
-            if "." in path and not path.startswith("mmcomponents."):
-                found.append(path)
-            if (part.get("init_args") or {}).get("trust_remote_code"):
-                found.append(f"{path} with trust_remote_code")
-        return found
+        """Returns references of the parts to third-party code, see `foreign_code`."""
+        return foreign_code(self.parts)
 
     def as_config(self) -> dict[str, Any]:
         """Returns the spec as plain JSON values."""
@@ -98,6 +88,24 @@ class ModelSpec:
         vocab_size, image_token_id = model.pop("vocab_size", None), model.pop("image_token_id", None)
         processing = Processing(**config.get("processing") or {})
         return cls(model, vocab_size, image_token_id, processing, config.get("sampler"))
+
+
+def foreign_code(parts: Any) -> list[str]:
+    """Returns references to third-party code: dotted paths outside this library, and `trust_remote_code` settings.
+
+    Short names belong to this library or to an installed package that declares its parts.
+
+    Args:
+        parts: Parts at any depth, as in a recipe.
+    """
+    found = []
+    for part in _named(parts):
+        path = str(part["class_path"])
+        if "." in path and not path.startswith("mmcomponents."):
+            found.append(path)
+        if (part.get("init_args") or {}).get("trust_remote_code"):
+            found.append(f"{path} with trust_remote_code")
+    return found
 
 
 def _named(value: Any) -> Iterator[Mapping[str, Any]]:

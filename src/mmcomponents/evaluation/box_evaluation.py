@@ -6,6 +6,7 @@ the figures, and `boxes/` pictures of the first images.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -71,7 +72,7 @@ class BoxEvaluation:
             DataError: Too many images are skipped, or the folder has boxes of a run with other settings.
         """
         self._check_refused()
-        with Journal(self.folder / "boxes.jsonl", self.settings) as journal:
+        with Journal(self.folder / "boxes.jsonl", {**self.settings, "images": self._digest()}) as journal:
             left = [image for image in self.images if image.key not in journal.done]
             for first in range(0, len(left), together):
                 if progress is not None:
@@ -126,8 +127,13 @@ class BoxEvaluation:
             return None
         return picture
 
+    def _digest(self) -> str:
+        """Returns a hash of keys, boxes and sizes of the images."""
+        facts = [(image.key, image.true, image.member.size) for image in self.images]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+
     def _check_refused(self) -> None:
-        total = len(self.images) + len(self.refused)
+        total = len({image.key for image in self.images} | {line.partition(": ")[0] for line in self.refused})
         check_skipped(self.refused, total, self.max_refused, "images", "evaluated", f"{self.name}: ")
 
 

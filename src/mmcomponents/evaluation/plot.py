@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
@@ -82,7 +83,7 @@ def draw_variants(values: Mapping[str, Sequence[float]], path: Path, title: str,
     base = next(iter(values), None)
     for place, (name, runs) in enumerate(drawn.items()):
         colour, mean = "C0" if name == base else "C1", statistics.fmean(runs)
-        spread = statistics.stdev(runs) if len(runs) > 1 else 0.0
+        spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
         axes.plot(runs, [place] * len(runs), "o", color=colour, alpha=0.35, markersize=5)
         axes.errorbar([mean], [place], xerr=[spread], fmt="D", color=colour, capsize=4, markersize=6)
         if name == base:

@@ -45,7 +45,7 @@ def test_variants_are_trained_tested_and_compared(folder: Path, capsys: pytest.C
     assert main(["ablate", *OVER, *FAST, "--out", "o", "--report"]) == 1
     assert (run / "answers.jsonl").stat().st_mtime_ns == written
     state = json.loads((run / "state.json").read_text())
-    assert (state["fitted"], state["tested"]) == (True, [""])
+    assert (state["fitted"], state["tested"]) == (True, {"": {}})
     with pytest.raises(AssertionError):  # other settings are another run
         assert main(["ablate", *OVER, "--out", "o"]) == 1
     assert "has a run with other settings" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def answered(run: Run, right: int, **more: Any) -> None:
         "step,val/loss,perf/tokens_per_second\n" + "".join(f"{n},{n / right},{100 * n}\n" for n in (1, 2, 6))
     )
     cost = {"parameters": 1000 + right, "trainable": 1000 + right, "flops": 2_000_000, "error": ""}
-    write_state(run, State(run.fit_words(), True, list(run.tests), 60.0, "", cost | more))
+    write_state(run, State(run.fit_words(), run.recipe, True, dict(run.tests), 60.0, cost=cost | more))
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def runs(tmp_path: Path) -> list[Run]:
     for run in every:
         if run.variant.name != "worse" or run.seed == 0:
             answered(run, SHARES[run.variant.name][run.seed])
-    write_state(every[5], State(every[5].fit_words(), error="mmcomponents: it broke"))
+    write_state(every[5], State(every[5].fit_words(), every[5].recipe, error="mmcomponents: it broke"))
     return every
 
 
@@ -68,14 +68,15 @@ def test_the_same_questions_are_compared_by_mcnemars_test(runs: list[Run]) -> No
     found = compare(better, base, "exact_match")
     assert found is not None
     assert found.difference == pytest.approx((30 + 31 + 35 - 20 - 22 - 24) / 3 / QUESTIONS)
-    assert found.p == pytest.approx(binomtest(30, 30).pvalue)
-    assert "120 questions" in found.test
+    assert found.p_questions == pytest.approx(binomtest(30, 30).pvalue)
+    assert found.p_seeds == pytest.approx(ttest_rel([30, 31, 35], [20, 22, 24]).pvalue)
+    assert (found.questions, found.seeds) == (120, 3)
     read = compare(better, base, "exact_match.read")
     assert read is not None
-    assert "60 questions" in read.test
+    assert read.questions == 60
     one = compare(worse, base, "exact_match")  # the only seed that both have
     assert one is not None
-    assert (one.difference, one.p) == (0.0, 1.0)
+    assert (one.difference, one.p_questions, one.p_seeds) == (0.0, 1.0, None)
     assert compare(base, base, "exact_match") is None
 
 
@@ -83,10 +84,11 @@ def test_figures_without_questions_are_compared_over_seeds(runs: list[Run]) -> N
     base, better, worse = collect(runs)
     found = compare(better, base, "boxes.ap")
     assert found is not None
-    assert found.p == pytest.approx(ttest_rel([0.30, 0.31, 0.35], [0.20, 0.22, 0.24]).pvalue)
+    assert found.p_questions is None
+    assert found.p_seeds == pytest.approx(ttest_rel([0.30, 0.31, 0.35], [0.20, 0.22, 0.24]).pvalue)
     one = compare(worse, base, "boxes.ap")
     assert one is not None
-    assert one.p is None
+    assert one.p_seeds is None
 
 
 def test_other_questions_are_not_paired(runs: list[Run]) -> None:
@@ -95,7 +97,8 @@ def test_other_questions_are_not_paired(runs: list[Run]) -> None:
     base, better, _ = collect(runs)
     found = compare(better, base, "exact_match")
     assert found is not None
-    assert found.test.startswith("paired t-test")
+    assert found.p_questions is None
+    assert found.p_seeds is not None
 
 
 def test_metrics_are_those_asked_for_or_a_default(runs: list[Run]) -> None:
@@ -110,16 +113,20 @@ def test_the_table_has_what_differs_and_what_failed(runs: list[Run], tmp_path: P
     lines = collect(runs)
     rows, notes = rows_of(lines, ["exact_match", "val/loss"]), notes_of(lines, ["exact_match"])
     assert rows[0] == {
-        "run": "base", "exact_match": "55.0 % ± 5.0", "val/loss": "0.2742 ± 0.02503", "difference": "", "p": "",
+        "run": "base", "exact_match": "55.0 % ± 5.0", "val/loss": "0.2742 ± 0.02503", "difference": "",
+        "p questions": "", "p seeds": "",
         "parameters": "1,020", "FLOPs per step": "2.0 M", "tokens/s": "200", "seconds": "60", "runs": "3",
     }  # fmt: skip
     assert rows[1]["difference"] == "+25.0 %"
-    assert rows[1]["p"] == f"{binomtest(30, 30).pvalue:.1e}"
+    assert rows[1]["p questions"] == f"{binomtest(30, 30).pvalue:.1e}"
+    assert rows[1]["p seeds"] == f"{ttest_rel([30, 31, 35], [20, 22, 24]).pvalue:.3f}"
     assert rows[2]["runs"] == "1, 1 failed, 1 missing"
     assert "worse, seed 1 failed: mmcomponents: it broke" in notes
-    assert notes[0] == (
-        "difference in exact_match from base: McNemar's exact test, 120 questions; McNemar's exact test, 40 questions"
-    )
+    assert notes[:3] == [
+        "difference in exact_match from base",
+        "p questions: McNemar's exact test of 40 or 120 answers; whether these checkpoints differ",
+        "p seeds: paired t-test of 3 seeds; whether the variants differ",
+    ]
     write_tables(rows, notes, lines, tmp_path)
     assert "| base | 55.0 % ± 5.0 |" in (tmp_path / "table.md").read_text()
     with (tmp_path / "table.csv").open(newline="") as file:
@@ -141,7 +148,7 @@ def test_several_tests_are_lines_of_their_own_with_their_own_base(tmp_path: Path
         for test in run.tests:
             only = Run(run.variant, run.seed, run.folder, {test: {}})
             answered(only, 10 + 5 * number + (10 if test == "long" else 0))
-        write_state(run, State(run.fit_words(), True, ["short", "long"]))
+        write_state(run, State(run.fit_words(), run.recipe, True, {"short": {}, "long": {}}))
     lines = collect(runs)
     assert [line.name for line in lines] == ["a, short", "a, long", "b, short", "b, long"]
     rows = rows_of(lines, ["exact_match"])
@@ -159,3 +166,23 @@ def test_tensorboard_shows_what_differs(runs: list[Run]) -> None:
     content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
     assert b"better" in content
     assert len(list((runs[1].folder / "hparams").iterdir())) == 1
+
+
+def test_a_diverged_run_and_damaged_files_leave_the_rest(runs: list[Run], caplog: pytest.LogCaptureFixture) -> None:
+    logs = runs[1].folder / "lightning_logs" / "version_0" / "metrics.csv"
+    logs.write_text("step,val/loss\n1,nan\n")
+    (runs[0].folder / "boxes.json").write_text("{")
+    (runs[0].folder / "answers.jsonl").write_text('{"key"')
+    lines = collect(runs)
+    rows = rows_of(lines, ["val/loss", "exact_match"])
+    assert rows[1]["val/loss"] == "nan ± nan"
+    assert rows[0]["exact_match"] == "57.5 % ± 3.5"
+    assert caplog.text.count("is left out, since it cannot be read") == 2
+
+
+def test_a_failed_test_leaves_the_others(tmp_path: Path) -> None:
+    tree = {"runs": {"a": {}}, "tests": {"x": {}, "y": {}}}
+    (run,) = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0"), tmp_path)
+    answered(Run(run.variant, run.seed, run.folder, {"x": {}}), 10)
+    write_state(run, State(run.fit_words(), run.recipe, True, {"x": {}}, test_errors={"y": "broken"}))
+    assert [row["runs"] for row in rows_of(collect([run]), ["exact_match"])] == ["1", "0, 1 failed"]

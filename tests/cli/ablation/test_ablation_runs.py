@@ -69,7 +69,7 @@ def test_a_run_is_a_fit_and_a_test_with_its_seed(tmp_path: Path) -> None:
 def test_a_failed_run_stops_nothing_and_is_tried_again(tmp_path: Path, program: list[str]) -> None:
     every, ended, told = runs(tmp_path, "MLP", "Bad", "Linear", seeds="0,1"), {}, []
     Runner(2, told.append, program).run_all(every, lambda run, state: ended.update({run.name: state}))
-    assert {name: state.error for name, state in ended.items() if state.error} == {
+    assert {name: state.error for name, state in ended.items() if state.errors()} == {
         "Bad/seed-0": "mmcomponents: no such part",
         "Bad/seed-1": "mmcomponents: no such part",
     }
@@ -85,7 +85,7 @@ def test_a_failed_test_is_told_and_the_others_are_kept(tmp_path: Path, program: 
     (run,) = runs(tmp_path, "MLP", tests={"bad": {"data.test": "missing"}, "good": {}})
     Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
     state = read_state(run)
-    assert (state.fitted, state.tested, state.error) == (True, ["good"], "no test data")
+    assert (state.fitted, state.tested, state.test_errors) == (True, {"good": {}}, {"bad": "no test data"})
     assert (run.test_folder("good") / "answers.jsonl").exists()
 
 
@@ -127,8 +127,69 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, program: list[str]) 
 
 def test_a_state_is_written_as_it_is_read(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, "MLP")
-    assert read_state(run) == State(run.fit_words())
+    assert read_state(run) == State(run.fit_words(), run.recipe)
     run.folder.mkdir(parents=True)
-    state = State(run.fit_words(), True, [""], 2.5, "", {"parameters": 3})
+    state = State(run.fit_words(), run.recipe, True, {"": {}}, 2.5, "", {}, {"parameters": 3})
     (run.folder / "state.json").write_text(json.dumps(vars(state)))
     assert read_state(run) == state
+
+
+def test_changed_settings_of_a_test_are_another_test(tmp_path: Path, program: list[str]) -> None:
+    for settings, calls in (({"data.test": "a"}, 1), ({"data.test": "a"}, 1), ({"data.test": "b"}, 2)):
+        (run,) = runs(tmp_path, "MLP", tests={"one": settings})
+        Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+        assert (run.folder / LOG).read_text().count("mmcomponents test") == calls
+        assert read_state(run).is_done(run)
+
+
+def test_a_changed_recipe_is_refused(tmp_path: Path, program: list[str]) -> None:
+    recipe = tmp_path / "r.yaml"
+    for steps, message in ((1, ""), (2, "before the file was changed")):
+        recipe.write_text(f"extends: quickstart\ntrainer: {{max_steps: {steps}}}\n")
+        tree = {"runs": {"a": {"model.projector": "MLP"}}}
+        (run,) = runs_of(make_ablation(tree, [str(recipe)], {}, [], "0"), tmp_path / "o")
+        if message:
+            with pytest.raises(UserError, match=message):
+                read_state(run)
+        else:
+            Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+
+
+def test_a_recipe_without_test_data_is_only_trained(tmp_path: Path, program: list[str]) -> None:
+    tree = {"runs": {"a": {"model.projector": "MLP"}}}
+    (tmp_path / "r.yaml").write_text("extends: quickstart\ndata: {test: null}\n")
+    (run,) = runs_of(make_ablation(tree, [str(tmp_path / "r.yaml")], {}, [], "0"), tmp_path / "o")
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    assert read_state(run).is_done(run)
+    assert "mmcomponents test" not in (run.folder / LOG).read_text()
+    settings = {"data.test": "x.tar"}
+    assert runs_of(make_ablation(tree, [str(tmp_path / "r.yaml")], settings, [], "0"), tmp_path)[0].has_test_data
+
+
+def test_a_checkpoint_is_found_where_lightning_writes_it(tmp_path: Path, program: list[str]) -> None:
+    (run,) = runs(tmp_path, "MLP")
+    place = run.folder / "lightning_logs" / "version_0" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / "epoch=0.ckpt").write_text("")
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    assert f"--ckpt_path {place}/epoch=0.ckpt" in (run.folder / LOG).read_text().splitlines()[0]
+
+
+def test_a_run_of_another_call_is_left_alone(tmp_path: Path, program: list[str]) -> None:
+    import fcntl
+
+    (run,) = runs(tmp_path, "MLP")
+    run.folder.mkdir(parents=True)
+    told: list[str] = []
+    with (run.folder / ".ablation.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        Runner(1, told.append, program).run_all([run], lambda *_: None)
+    assert told == ["MLP/seed-0: another call runs it"]
+    assert not (run.folder / LOG).exists()
+
+
+def test_a_killed_run_names_the_signal(tmp_path: Path) -> None:
+    (tmp_path / "kill.py").write_text("import os\nprint('step 100', flush=True)\nos.kill(os.getpid(), 9)\n")
+    (run,) = runs(tmp_path, "MLP")
+    Runner(1, lambda _: None, [sys.executable, str(tmp_path / "kill.py")]).run_all([run], lambda *_: None)
+    assert read_state(run).error == "killed by SIGKILL, as by a lack of memory"

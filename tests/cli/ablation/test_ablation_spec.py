@@ -92,6 +92,14 @@ def test_a_list_of_runs_may_have_recipes_of_its_own() -> None:
         ({"runs": {"a": {"projector": "B"}}}, (), {}, "'projector' is no key of a recipe"),
         ({"runs": {"a": 3}}, (), {}, "runs.a: is a mapping of keys to values"),
         ({"runs": {"a/b": {}, "a_b": {}}}, (), {}, "two variants are called 'a_b'"),
+        ({}, ("a.b=1,2", "a.b=3,4"), {}, "--over a.b is given twice"),
+        ({"over": {"x": {"p": {"a.b": 1}}, "y": {"q": {"a.b": 2}}}}, (), {}, "the axes x and y both set a.b"),
+        ({"over": {"test": {"p": {"a.b": 1}}}}, (), {}, "an axis cannot be called 'test'"),
+        ({}, ("seed_everything=1,2",), {}, "seed_everything cannot be set: each run has its own"),
+        ({"config": 5, "runs": {"a": {}}}, (), {"configs": []}, "config: is a recipe or a list of recipes, not 5"),
+        ({"tests": ["a"], "runs": {"a": {}}}, (), {}, "tests: is a mapping of names to settings"),
+        ({"tests": {"a b": {}, "a/b": {}}, "runs": {"a": {}}}, (), {}, "two tests are called 'a_b'"),
+        ({"metrics": 5, "runs": {"a": {}}}, (), {}, "metrics: is the name of a figure"),
         ({"seeds": [0, 0], "runs": {"a": {}}}, (), {}, "a seed is given twice"),
         ({"runs": {"a": {}}}, (), {"seeds": "0,x"}, "seeds are numbers from 0 on"),
         ({"runs": {"a": {}}}, (), {"configs": []}, "an ablation needs a base"),
@@ -101,6 +109,14 @@ def test_a_list_of_runs_may_have_recipes_of_its_own() -> None:
 def test_what_is_wrong_is_told(tree: Any, over: tuple[str, ...], more: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         made(tree, *over, **more)
+
+
+def test_names_are_those_of_folders_and_dates_are_texts() -> None:
+    found = made({}, "a.b=2024-01-01,x").variants
+    assert found[0].settings == {"a.b": '"2024-01-01"'}
+    long = [made({"runs": {"値" * 100 + end: {}}}).variants[0].name for end in "ab"]
+    assert len({*long}) == 2
+    assert all(len(name.encode()) <= 160 for name in long)
 
 
 def test_files_that_are_missing_or_have_other_keys_are_told(tmp_path: Path) -> None:

@@ -74,6 +74,7 @@ def test_views_changes_in_place_and_real_values_are_not_remembered() -> None:
     for _ in range(2):
         assert call(ATEN.t.default, (base,), {}).untyped_storage() is base.untyped_storage()
         assert call(ATEN.add_.Tensor, (base, base), {}) is base
+        assert call(ATEN._unsafe_view.default, (base, [12]), {}).untyped_storage() is base.untyped_storage()
         assert call(ATEN.add.Tensor, (torch.ones(2), torch.ones(2)), {}).tolist() == [2.0, 2.0]
         assert call(ATEN.mul.Tensor, (base, torch.tensor(2.0)), {}).shape == (4, 3)
     assert not call._known

@@ -15,6 +15,7 @@ from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFo
 from mmcomponents.checkpoints.finite import check_finite
 from mmcomponents.checkpoints.transformers_folder import ForeignFolder
 from mmcomponents.data.chat.tokenizer import load_tokenizer, vocabulary_fingerprint
+from mmcomponents.data.storage.hub import HubError, is_hub_name, local_folder
 from mmcomponents.data.vocabulary import Word, shared_words, texts_of
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.shared_vocabulary import SharedVocabulary
@@ -49,7 +50,7 @@ def write_vocabularies(
     """Writes the words that the tokenizers of models share, a file for each model, and a list of them.
 
     Args:
-        models: Folders of models, or of tokenizers alone, whose files then have no embeddings.
+        models: Folders of models, models of the hub, or folders of tokenizers alone, whose files have no embeddings.
         texts: Shards, `.jsonl` or `.txt` files whose tokens are counted, see `texts_of`.
         size: Number of words; the paper takes 19,200.
         out: Folder of `NAME.safetensors`, by the names of the folders of models, and `words.tsv`.
@@ -60,15 +61,19 @@ def write_vocabularies(
         CheckpointError: Two folders have one name, a file exists, or weights cannot be read.
         DataError: A tokenizer or a text cannot be read, or the tokenizers share fewer words.
     """
-    folders, files = [Path(model) for model in models], list[Path]()
-    for folder in folders:
-        file = Path(out) / f"{folder.resolve().name}.safetensors"
+    files: list[Path] = []
+    for model in models:
+        file = Path(out) / f"{_name(model)}.safetensors"
         if file in files:
-            raise CheckpointError(f"two models have the name {file.stem}: {folders[files.index(file)]} and {folder}")
+            raise CheckpointError(f"two models have the name {file.stem}: {models[files.index(file)]} and {model}")
         files.append(file)
     existing = next((file for file in (*files, Path(out) / LIST) if file.exists()), None)
     if existing is not None and not overwrite:
         raise CheckpointError(f"{existing} exists; --overwrite replaces it")
+    try:
+        folders = [local_folder(model) for model in models]
+    except HubError as error:
+        raise CheckpointError(str(error)) from error
     tokenizers = {str(folder): load_tokenizer(folder) for folder in folders}
     found = shared_words(tokenizers, texts_of(texts), size, progress)
     made = []
@@ -81,9 +86,14 @@ def write_vocabularies(
         vocabulary.save(file)
     with (Path(out) / LIST).open("w", encoding="utf-8", errors="surrogatepass", newline="") as file_of_words:
         rows = csv.writer(file_of_words, delimiter="\t")
-        rows.writerow(("word", "count", *(folder.name for folder in folders)))
+        rows.writerow(("word", "count", *(file.stem for file in files)))
         rows.writerows((word.text, word.count, *word.ids) for word in found)
     return VocabularyFiles(found, files, [None if v.rows is None else v.rows.shape[1] for v in made])
+
+
+def _name(model: str | Path) -> str:
+    """Returns the name of a model: that of its folder, or of a model of the hub without its organisation."""
+    return str(model).partition("@")[0].rpartition("/")[2] if is_hub_name(model) else Path(model).resolve().name
 
 
 def embedding_rows(folder: Path, ids: Tensor) -> Tensor | None:

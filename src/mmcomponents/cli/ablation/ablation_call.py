@@ -112,7 +112,8 @@ class Call:
 
         def end(run: Run, state: State) -> None:
             ended.append(run)
-            how = f"failed: {state.error}" if state.error else f"ended after {state.seconds:.0f} s of training"
+            errors = "; ".join(state.errors())
+            how = f"failed: {errors}" if errors else f"ended after {state.seconds:.0f} s of training"
             tell(f"{len(ended)}/{len(left)} {run.name}: {how}")
 
         try:
@@ -120,7 +121,7 @@ class Call:
         except KeyboardInterrupt:
             tell("stopped; the same command goes on")
             raise
-        return None if only is None else int(bool(read_state(runs[0]).error))
+        return None if only is None else int(bool(read_state(runs[0]).errors()))
 
     def report(self) -> int:
         """Writes and prints the table, and draws the plot; returns 1 if a run has failed.
@@ -139,7 +140,7 @@ class Call:
             print_line(console, note)
         write_tables(rows, notes, lines, self.out)
         written = ["table.md", "table.csv"]
-        if any(line.outcomes for line in lines):
+        if metrics:
             values = {plain_line(line.name): line.values(metrics[0]) for line in lines}
             for suffix in ("png", "svg"):
                 draw_variants(values, self.out / f"plot.{suffix}", self.title, metrics[0])

@@ -45,7 +45,8 @@ def rows_of(lines: Sequence[Line], metrics: Sequence[str]) -> list[dict[str, str
             row[metric] = _mean(line, metric)
         found = compared.get(line.name)
         row["difference"] = "" if found is None or not metrics else figure(metrics[0], found.difference, signed=True)
-        row["p"] = "" if found is None or found.p is None else f"{found.p:.1e}" if found.p < 0.001 else f"{found.p:.3f}"
+        row["p questions"] = "" if found is None else _probability(found.p_questions)
+        row["p seeds"] = "" if found is None else _probability(found.p_seeds)
         row["parameters"] = _whole(line.cost("parameters"))
         row["trainable"] = _whole(line.cost("trainable"))
         row["FLOPs per step"] = "" if line.cost("flops") is None else short_number(int(line.cost("flops") or 0))
@@ -81,11 +82,19 @@ def table_of(rows: Sequence[Mapping[str, str]], lines: Sequence[Line], title: st
 def notes_of(lines: Sequence[Line], metrics: Sequence[str]) -> list[str]:
     """Returns what belongs below the table: what was tested, and the runs that failed."""
     notes = []
-    compared = comparisons(lines, metrics[0]) if metrics else {}
-    tests = dict.fromkeys(found.test for found in compared.values() if found.p is not None)
-    if compared:
-        how = f": {'; '.join(tests)}" if tests else ", not tested: fewer than three seeds"
-        notes.append(f"difference in {metrics[0]} from {lines[0].name}{how}")
+    if metrics:
+        compared = comparisons(lines, metrics[0])
+        notes.append(f"difference in {metrics[0]} from {lines[0].name}")
+        questions = sorted({found.questions for found in compared.values() if found.p_questions is not None})
+        paired = sorted({found.seeds for found in compared.values() if found.p_seeds is not None})
+        if questions:
+            counts = " or ".join(f"{count:,}" for count in questions)
+            notes.append(f"p questions: McNemar's exact test of {counts} answers; whether these checkpoints differ")
+        if paired:
+            counts = " or ".join(map(str, paired))
+            notes.append(f"p seeds: paired t-test of {counts} seeds; whether the variants differ")
+        if not lines[0].outcomes and any(line.outcomes for line in lines):
+            notes.append(f"nothing is compared: no run of the base {lines[0].name} has ended")
     if any(line.spread(metric) is not None for line in lines for metric in metrics):
         notes.append("± is the standard deviation over seeds")
     for line in lines:
@@ -131,6 +140,10 @@ def write_hparams(runs: Sequence[Run], lines: Sequence[Line], metrics: Sequence[
             for key, value in values.items():
                 writer.add_summary(scalar(key, value), 0)
             writer.close()
+
+
+def _probability(p: float | None) -> str:
+    return "" if p is None else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
 
 
 def _mean(line: Line, metric: str) -> str:

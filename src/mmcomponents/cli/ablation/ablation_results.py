@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import csv
 import json
-import math
+import logging
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mmcomponents.cli.ablation.ablation_runs import STATE, Run, State, read_state
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
+
+log = logging.getLogger(__name__)
 
 EXACT = "exact_match"
 _DEFAULT = (EXACT, "boxes.ap", "val/loss")
@@ -72,7 +76,7 @@ class Line:
 
     def spread(self, metric: str) -> float | None:
         """Returns the standard deviation over the runs; None with less than two."""
-        return statistics.stdev(values) if len(values := self.values(metric)) > 1 else None
+        return float(np.std(values, ddof=1)) if len(values := self.values(metric)) > 1 else None
 
     def cost(self, name: str) -> float | None:
         """Returns a value of `plan`."""
@@ -86,13 +90,19 @@ class Compared:
 
     Attributes:
         difference: Mean of the metric minus that of the base.
-        p: Probability of a difference as large without an effect. None: it cannot be tested.
-        test: What was tested, in words.
+        p_questions: p-value of McNemar's exact test over the questions of all seeds: whether these checkpoints differ.
+            None: the metric is not one of questions, or others were asked.
+        p_seeds: p-value of the paired t-test over seeds: whether the variants differ. None: there are fewer than three
+            seeds, or all differences are equal.
+        questions: Number of pairs of answers.
+        seeds: Number of seeds that both have.
     """
 
     difference: float
-    p: float | None
-    test: str
+    p_questions: float | None
+    p_seeds: float | None
+    questions: int
+    seeds: int
 
 
 def collect(runs: Sequence[Run]) -> list[Line]:
@@ -105,9 +115,9 @@ def collect(runs: Sequence[Run]) -> list[Line]:
             labels = {**run.variant.labels, **({"test": test} if several else {})}
             line = lines.setdefault((run.variant.name, test), Line(name, labels))
             state = read_state(run)
-            if state.error:
-                line.failed[run.seed] = state.error
-            elif not state.fitted or test not in state.tested:
+            if error := state.error or state.test_errors.get(test):
+                line.failed[run.seed] = error
+            elif not state.fitted or not state.has_tested(run, test):
                 line.missing.append(run.seed)
             else:
                 folder = run.test_folder(test)
@@ -129,7 +139,7 @@ def metrics_of(lines: Sequence[Line], wanted: Sequence[str]) -> list[str]:
     """
     known = sorted({name for line in lines for outcome in line.outcomes for name in outcome.figures})
     if not known:
-        return list(wanted)
+        return []
     for name in wanted:
         if name not in known:
             shown = ", ".join(known[:12])
@@ -140,8 +150,8 @@ def metrics_of(lines: Sequence[Line], wanted: Sequence[str]) -> list[str]:
 def compare(line: Line, base: Line, metric: str) -> Compared | None:
     """Compares a line with the base by runs of the same seed.
 
-    Where both have answered the same questions, these are paired and tested by McNemar's exact test, over all seeds;
-    else the figures of the seeds are paired (t-test), which needs three of them.
+    Questions that both have answered are pairs of McNemar's exact test, over all seeds. The figures of the seeds are
+    pairs of a t-test, from three on.
 
     Args:
         line: The line.
@@ -156,19 +166,27 @@ def compare(line: Line, base: Line, metric: str) -> Compared | None:
     if line is base or not pairs:
         return None
     own, other = [o.figures[metric] for o, _ in pairs], [b.figures[metric] for _, b in pairs]
-    difference = statistics.fmean(own) - statistics.fmean(other)
-    kind = _kind(metric)
+    difference, kind, answered = (
+        statistics.fmean(own) - statistics.fmean(other),
+        _kind(metric),
+        list[tuple[bool, bool]](),
+    )
     if kind is not None and all(o.right.keys() == b.right.keys() and o.right for o, b in pairs):
         answered = [(o.right[key], b.right[key]) for o, b in pairs for key in o.right if kind in ("", key[1])]
-        gained = sum(mine and not its for mine, its in answered)
-        lost = sum(its and not mine for mine, its in answered)
-        return Compared(difference, _mcnemar(gained, lost), f"McNemar's exact test, {len(answered):,} questions")
-    if len(pairs) < 3:
-        return Compared(difference, None, "")
+    gained = sum(mine and not its for mine, its in answered)
+    lost = sum(its and not mine for mine, its in answered)
+    by_questions = _mcnemar(gained, lost) if answered else None
+    return Compared(difference, by_questions, _by_seeds(own, other), len(answered), len(pairs))
+
+
+def _by_seeds(own: list[float], other: list[float]) -> float | None:
+    """Returns the p-value of the paired t-test over seeds; None if there is none."""
+    differences = np.subtract(own, other)
+    if len(own) < 3 or not np.isfinite(differences).all() or np.ptp(differences) == 0:
+        return None
     from scipy.stats import ttest_rel
 
-    p = float(ttest_rel(own, other).pvalue)
-    return Compared(difference, None if math.isnan(p) else p, f"paired t-test, {len(pairs)} seeds")
+    return float(ttest_rel(own, other).pvalue)
 
 
 def _mcnemar(gained: int, lost: int) -> float:
@@ -195,8 +213,12 @@ def _shares(right: Mapping[tuple[str, str, str], bool]) -> dict[str, float]:
 def _right(path: Path) -> dict[tuple[str, str, str], bool]:
     if not path.is_file():
         return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return {(r["key"], r["kind"], r["question"]): r["is_right"] for r in rows if "is_right" in r}
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        return {(r["key"], r["kind"], r["question"]): r["is_right"] for r in rows if "is_right" in r}
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is left out, since it cannot be read: %s", path, error)
+        return {}
 
 
 def _reported(folder: Path) -> dict[str, float]:
@@ -204,7 +226,10 @@ def _reported(folder: Path) -> dict[str, float]:
     found: dict[str, float] = {}
     for path in sorted(folder.glob("*.json")):
         if path.name != STATE:
-            found.update(_numbers(json.loads(path.read_text(encoding="utf-8")), path.stem))
+            try:
+                found.update(_numbers(json.loads(path.read_text(encoding="utf-8")), path.stem))
+            except ValueError as error:
+                log.warning("%s is left out, since it cannot be read: %s", path, error)
     return found
 
 

@@ -6,6 +6,8 @@ which a later call goes on.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import json
 import os
 import shlex
@@ -22,10 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from mmcomponents.cli.ablation.ablation_spec import Ablation, Variant, file_name, flags_of
+from mmcomponents.cli.recipes.early_check import merged_tree
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.data.storage.atomic_write import write_text
 
-LOG, STATE = "log.txt", "state.json"
+LOG, STATE, _LOCK = "log.txt", "state.json", ".ablation.lock"
 PROGRAM = (sys.executable, "-m", "mmcomponents")
 _ROOT = "--trainer.default_root_dir"
 _INTERRUPTED = 130
@@ -42,12 +45,16 @@ class Run:
         seed: The seed.
         folder: Folder of the run.
         tests: Settings of each test, by name.
+        recipe: Digest of the variant's recipes.
+        has_test_data: Whether the recipe names data for tests; without any, a run is only trained.
     """
 
     variant: Variant
     seed: int
     folder: Path
     tests: dict[str, dict[str, str]]
+    recipe: str = ""
+    has_test_data: bool = True
 
     @property
     def name(self) -> str:
@@ -75,32 +82,58 @@ class State:
 
     Attributes:
         command: What trains it; another one is another run.
+        recipe: Digest of its recipes, with the files that they extend; others are another run.
         fitted: Whether training has ended.
-        tested: Names of the tests that have ended.
+        tested: Settings of the tests that have ended, by name.
         seconds: Duration of training with its start, over all calls.
-        error: Last line of the error of a run that failed.
+        error: Last line of the error if training failed.
+        test_errors: The same of tests that failed, by name.
         cost: See `Cost`.
     """
 
     command: list[str]
+    recipe: str = ""
     fitted: bool = False
-    tested: list[str] = field(default_factory=list)
+    tested: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
+    test_errors: dict[str, str] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
 
     def is_done(self, run: Run) -> bool:
         """Returns whether training and all tests have ended."""
-        return self.fitted and all(test in self.tested for test in run.tests)
+        return self.fitted and all(self.has_tested(run, test) for test in run.tests)
+
+    def has_tested(self, run: Run, test: str) -> bool:
+        """Returns whether a test has ended, with the present settings, or the run has no data for it."""
+        return not run.has_test_data or self.tested.get(test) == run.tests[test]
+
+    def errors(self) -> list[str]:
+        """Returns the errors of training and tests."""
+        return [error for error in (self.error, *self.test_errors.values()) if error]
 
 
 def runs_of(ablation: Ablation, out: Path) -> list[Run]:
     """Returns the runs of an ablation, all variants with the first seed first."""
+    facts = {variant.name: _facts(variant, ablation) for variant in ablation.variants}
     return [
-        Run(variant, seed, out / variant.name / f"seed-{seed}", dict(ablation.tests))
+        Run(variant, seed, out / variant.name / f"seed-{seed}", dict(ablation.tests), *facts[variant.name])
         for seed in ablation.seeds
         for variant in ablation.variants
     ]
+
+
+def _facts(variant: Variant, ablation: Ablation) -> tuple[str, bool]:
+    """Returns the digest of a variant's recipes, and whether there is data for tests; broken ones fail later."""
+    try:
+        tree = merged_tree(list(variant.configs))
+    except UserError:
+        return "", True
+    digest = hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    data = tree.get("data")
+    is_named = isinstance(data, dict) and ("class_path" in data or data.get("test") is not None)
+    settings = {**variant.settings, **{key: value for own in ablation.tests.values() for key, value in own.items()}}
+    return digest, is_named or any(key in settings for key in ("data", "data.class_path", "data.test"))
 
 
 def read_state(run: Run) -> State:
@@ -111,7 +144,7 @@ def read_state(run: Run) -> State:
     """
     path, command = run.folder / STATE, run.fit_words()
     if not path.is_file():
-        return State(command)
+        return State(command, run.recipe)
     try:
         state = State(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
@@ -121,6 +154,11 @@ def read_state(run: Run) -> State:
         raise UserError(
             f"{run.folder} has a run with other settings ({shlex.join(sorted(changed)[:6])}): use another --out, or"
             " delete the folder"
+        )
+    if state.recipe != run.recipe:
+        raise UserError(
+            f"{run.folder} has a run of {', '.join(run.variant.configs)} before the file was changed: use another"
+            " --out, or delete the folder"
         )
     return state
 
@@ -164,10 +202,19 @@ class Runner:
                 raise
 
     def _run(self, run: Run) -> State:
+        if self._stopped.is_set():
+            return read_state(run)
+        with _held(run.folder / _LOCK) as is_ours:
+            if is_ours:
+                return self._run_alone(run)
+        self.tell(f"{run.name}: another call runs it")
+        return read_state(run)
+
+    def _run_alone(self, run: Run) -> State:
         state = read_state(run)
-        if state.is_done(run) or self._stopped.is_set():
+        if state.is_done(run):
             return state
-        state.error = ""
+        state.error, state.test_errors = "", {}
         self.tell(f"{run.name}: begins, log in {run.folder / LOG}")
         if not state.fitted:
             begin = time.monotonic()
@@ -176,16 +223,18 @@ class Runner:
             state.fitted = code == 0
             state.error = self._error(run, code)
             write_state(run, state)
-        for test in run.tests if state.fitted else ():
-            if test in state.tested or self._stopped.is_set():
+        for test, settings in run.tests.items() if state.fitted and run.has_test_data else ():
+            if state.has_tested(run, test) or self._stopped.is_set():
                 continue
             checkpoint = _checkpoint(run.folder)
             if checkpoint is None:
-                state.error = "training wrote no checkpoint"
+                state.test_errors[test] = f"there is no checkpoint in {run.folder}"
             else:
                 code = self._call(run, run.test_words(test, checkpoint))
-                state.error = state.error or self._error(run, code)
-                state.tested += [test] if code == 0 else []
+                if code == 0:
+                    state.tested[test] = settings
+                elif error := self._error(run, code):
+                    state.test_errors[test] = error
             write_state(run, state)
         return state
 
@@ -224,7 +273,7 @@ class Runner:
 
     @contextmanager
     def _ending(self) -> Iterator[None]:
-        """SIGTERM, which a scheduler sends, ends the runs as Ctrl-C does."""
+        """SIGTERM, which a scheduler sends, and SIGHUP of a closed terminal end the runs as Ctrl-C does."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -232,11 +281,12 @@ class Runner:
         def interrupt(*_: Any) -> None:
             raise KeyboardInterrupt
 
-        before = signal.signal(signal.SIGTERM, interrupt)
+        before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
@@ -251,19 +301,31 @@ def _resumed(run: Run) -> list[str]:
 
 
 def _checkpoint(folder: Path) -> str | None:
-    """Returns the last checkpoint of a run; None if there is none."""
+    """Returns the last checkpoint of a run, wherever its callback writes it; None if there is none."""
     last = folder / "checkpoints" / "last.ckpt"
-    found = (
-        [last]
-        if last.exists()
-        else [path for place in ("checkpoints", ".") for path in (folder / place).glob("*.ckpt")]
-    )
+    found = [last] if last.exists() else list(folder.rglob("*.ckpt"))
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else newest.as_posix()
 
 
+@contextmanager
+def _held(lock: Path) -> Iterator[bool]:
+    """Locks a file while the context lasts; yields False if another process has locked it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
+
+
 def _last_line(log: Path, code: int) -> str:
-    """Returns the last line of a log that is not empty."""
+    """Returns the last line of a log that is not empty, or the signal that ended the process."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"killed by {name}" + (", as by a lack of memory" if name == "SIGKILL" else "")
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
     last = lines[-1].strip() if lines else ""
     return last if last and not last.startswith("$ ") else f"exit code {code}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -21,6 +22,24 @@ FOLDER = "ablations"
 
 _KEYS = ("config", "settings", "over", "runs", "seeds", "tests", "metrics")
 _MOST_RUNS = 10_000
+_LONGEST = 160
+"""Largest length of the name of a folder in bytes."""
+
+_OWN = ("seed_everything", "trainer.default_root_dir")
+"""Keys that each run has values of its own for."""
+
+COLUMNS = (
+    "difference",
+    "p questions",
+    "p seeds",
+    "parameters",
+    "trainable",
+    "FLOPs per step",
+    "tokens/s",
+    "seconds",
+    "runs",
+)
+"""Columns of the table, which no axis can be called."""
 
 Settings = dict[str, str]
 """Keys of a recipe -> values as flags give them."""
@@ -113,11 +132,17 @@ def make_ablation(
         UserError: Something is missing, of the wrong type, or given twice.
     """
     given = tree.get("config") or []
+    if not isinstance(given, str | list):
+        raise UserError(f"config: is a recipe or a list of recipes, not {given!r}")
     base = tuple(configs or ([given] if isinstance(given, str) else given))
     if not base or not all(isinstance(name, str) for name in base):
         raise UserError("an ablation needs a base: --config RECIPE, or config: in its file")
     common = _settings("settings", tree.get("settings")) | settings
-    axes = {**_axes(tree.get("over")), **dict(map(_axis, over))}
+    by_flag = [_axis(text) for text in over]
+    if twice := sorted({key for key, _ in by_flag if sum(key == other for other, _ in by_flag) > 1}):
+        raise UserError(f"--over {twice[0]} is given twice")
+    axes = {**_axes(tree.get("over")), **dict(by_flag)}
+    _check_axes(axes, common)
     if axes and tree.get("runs"):
         raise UserError("an ablation has axes (over) or a list of runs, not both")
     listed = _listed(tree["runs"]) if tree.get("runs") else _grid(axes)
@@ -127,8 +152,9 @@ def make_ablation(
     names = [variant.name for variant in variants]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two variants are called {twice[0]!r}")
-    tests = {str(name): _settings(f"tests.{name}", own) for name, own in (tree.get("tests") or {"": {}}).items()}
-    metrics = tree.get("metrics") or ()
+    tests, metrics = _tests(tree.get("tests")), tree.get("metrics") or ()
+    if not isinstance(metrics, str | list | tuple):
+        raise UserError(f"metrics: is the name of a figure or a list of names, not {metrics!r}")
     return Ablation(
         variants,
         _seeds(tree.get("seeds") if seeds is None else seeds),
@@ -139,7 +165,10 @@ def make_ablation(
 
 def file_name(text: str) -> str:
     """Returns a text as the name of a folder."""
-    return re.sub(r"[^\w.=+,-]+", "_", text).strip("._")[:120] or "run"
+    name = re.sub(r"[^\w.=+,-]+", "_", text).strip("._-") or "run"
+    while len(name.encode()) > _LONGEST:
+        name = f"{name[: len(name) // 2]}~{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
 
 
 def _find(name: str) -> Path:
@@ -171,6 +200,32 @@ def _axes(tree: Any) -> dict[str, dict[str, Settings]]:
         else:
             raise UserError(f"over.{key} is a list of values, or a mapping of names to settings, not {values!r}")
     return axes
+
+
+def _check_axes(axes: Mapping[str, Mapping[str, Settings]], common: Settings) -> None:
+    """Checks that no setting would be lost."""
+    keys = {axis: {key for own in values.values() for key in own} for axis, values in axes.items()}
+    for axis in axes:
+        if axis in COLUMNS or axis in ("test", "seed", "runs"):
+            raise UserError(f"an axis cannot be called {axis!r}, which is a column of the table")
+    for one, other in itertools.combinations(axes, 2):
+        if both := sorted(keys[one] & keys[other]):
+            raise UserError(f"the axes {one} and {other} both set {both[0]}")
+    for key in (*common, *itertools.chain(*keys.values())):
+        if key in _OWN:
+            raise UserError(f"{key} cannot be set: each run has its own, see --seeds and --out")
+
+
+def _tests(tree: Any) -> dict[str, Settings]:
+    if tree is None:
+        return {"": {}}
+    if not isinstance(tree, dict) or not tree:
+        raise UserError(f"tests: is a mapping of names to settings, not {tree!r}")
+    tests = {str(name): _settings(f"tests.{name}", own) for name, own in tree.items()}
+    names = [file_name(name) for name in tests]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"two tests are called {twice[0]!r}")
+    return tests
 
 
 def _axis(text: str) -> tuple[str, dict[str, Settings]]:
@@ -242,7 +297,7 @@ def _seeds(given: Any) -> tuple[int, ...]:
 
 def _text(value: Any) -> str:
     """Returns a value as a flag gives it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _label(value: Any) -> str:

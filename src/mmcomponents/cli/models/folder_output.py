@@ -135,6 +135,9 @@ def left_out(spec: ModelSpec, format_name: str, source: Path) -> list[str]:
     """Returns one line for each property of the model that the written folder lacks."""
     found = []
     if format_name != "mmcomponents":
+        sampler = spec.sampler or {}
+        if sampler and str(sampler["class_path"]).rpartition(".")[2] != "Autoregressive":
+            found.append(f"sampler: {sampler['class_path']} is not part of the format {format_name}")
         position = spec.parts.get("position") or {}
         delta = (position.get("init_args") or {}).get("delta", 1.0)
         if position.get("class_path") == "V2PE" and delta != 1 and spec.parts.get("vision"):

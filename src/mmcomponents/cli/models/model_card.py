@@ -82,7 +82,7 @@ def _task(spec: ModelSpec) -> str | None:
 
 def _figures(run: Path) -> Iterator[tuple[str, float]]:
     """Yields the numbers in the JSON files that `test` has written into the folder of a run."""
-    for path in sorted(run.glob("*.json")):
+    for path in sorted(path for path in run.glob("*.json") if path.name != "state.json"):  # `ablate` writes that one
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):

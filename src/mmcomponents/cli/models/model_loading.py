@@ -66,7 +66,7 @@ def from_folder(
         raise UserError(f"there is no model folder {path!r}{near_file(folder)}")
     with _errors():
         checkpoint = read(folder, allow_pickle=allow_pickle, trust_remote_code=trust_remote_code)
-        tokenizer, make = checkpoint.tokenizer(), checkpoint.make_sampler()
+        tokenizer, make = checkpoint.tokenizer(), checkpoint.make_sampler(trust_remote_code)
     sampler = None if choose is None else choose(make)
     with _errors():
         model = checkpoint.load(device=device, dtype=dtype, allow_nonfinite=allow_nonfinite)

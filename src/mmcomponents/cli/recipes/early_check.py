@@ -38,6 +38,15 @@ class _FromSources(Sections):
         return FORMER_SETTINGS if data_class is None else {}
 
 
+def merged_tree(configs: list[str]) -> Tree:
+    """Returns recipes merged with those that they extend, interpolations and defaults apart.
+
+    Raises:
+        UserError: A recipe is unknown or broken.
+    """
+    return load(configs, _FromSources()).tree
+
+
 def check_command(verb: str, argv: list[str]) -> None:
     """Checks the recipes of a command, and the keys of recipes and flags of a verb of the Trainer.
 

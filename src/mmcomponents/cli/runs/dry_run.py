@@ -50,6 +50,7 @@ def start_table(model: MultimodalModel, loaded: InitialWeights | None) -> Table:
         model: The model.
         loaded: Weights of folders that it has been given; None: all are drawn.
     """
+    from mmcomponents.nn.nf4_linear import quantized_weights
     from mmcomponents.training.gradients.gradient_watch import class_name
 
     table = Table("slot", "part")
@@ -58,10 +59,10 @@ def start_table(model: MultimodalModel, loaded: InitialWeights | None) -> Table:
     table.add_column("from")
     starts = {} if loaded is None else loaded.sources()
     for name, part in model.parts().items():
-        total = sum(parameter.numel() for parameter in part.parameters())
-        found = starts.get(name, [])
-        count = min(total, sum(start.count for start in found))
-        folders = ", ".join(dict.fromkeys(start.folder for start in found))
+        total = sum(parameter.numel() for parameter in part.parameters()) + quantized_weights(part)
+        found = starts.get(name, {})
+        count = sum(start.count for start in found.values())
+        folders = ", ".join(dict.fromkeys(start.folder for start in found.values()))
         if getattr(part, "is_tied", False):
             table.add_row(name, class_name(part), "tied")
         else:
@@ -81,7 +82,8 @@ def _compared(model: MultimodalModel, weights: Any, trust_remote_code: bool) -> 
         return ["logits are not compared: the weights are of several folders"]
     (folder,) = folders
     try:
-        other = read(folder, trust_remote_code=trust_remote_code).load()
+        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), None)
+        other = read(folder, trust_remote_code=trust_remote_code).load(dtype=dtype)
     except CheckpointError as error:
         return [f"logits are not compared: {error}"]
     if reason := _incomparable(model, other):

@@ -40,7 +40,11 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
 
     def choose(make: Make) -> Sampler:
         sampler = _detector(verb, make)
-        runs.extend(_benchmark(verb, where, options, out) for where in options.benchmark)
+        for where in options.benchmark:
+            found = _benchmark(verb, where, options, out)
+            if any(found.name == other.name for other in runs):
+                raise UserError(f"{verb}: two benchmarks are named {found.name}; evaluate them separately")
+            runs.append(found)
         return sampler
 
     loaded = load_model(verb, options, folder, flags, choose=choose)
@@ -80,7 +84,7 @@ def _benchmark(verb: str, where: str, options: argparse.Namespace, out: Path) ->
             " BoxedImage writes them"
         )
     refused: list[str] = []
-    images = list(read_boxed_images(find_shards(where), refused))[: options.limit]
+    images = list(read_boxed_images(find_shards(where), refused, options.limit))
     name = Path(where).stem.replace("*", "").strip("-_.") or "shards"
     for line in refused:
         print_line(Console(stderr=True), f"{name}: skipped {line}")

@@ -43,28 +43,37 @@ class StoredImage:
         return read_members(self.shard, [self.member])[0]
 
 
-def read_boxed_images(shards: Sequence[str], refused: list[str]) -> Iterator[StoredImage]:
+def read_boxed_images(shards: Sequence[str], refused: list[str], limit: int | None = None) -> Iterator[StoredImage]:
     """Reads the images with boxes of shards, without their index.
 
     Args:
         shards: Paths of shards.
         refused: "SHARD/KEY: reason" is added for each sample that cannot be used.
+        limit: Largest number of images. None: all.
 
     Yields:
         The images, in the order of the shards.
 
     Raises:
-        DataError: A shard cannot be read or is remote.
+        DataError: A shard cannot be read or is remote, or two images have the same key.
     """
+    seen: dict[str, str] = {}
     for shard in shards:
         if is_remote(shard):
             raise DataError(f"{redact(shard)} is remote: download it first, images are read from local shards")
         for listed in list_shard(shard):
+            if limit is not None and len(seen) == limit:
+                return
             key = f"{Path(shard).stem}/{listed.key}"
             try:
-                yield _image(shard, key, listed)
+                image = _image(shard, key, listed)
             except SampleError as error:
                 refused.append(f"{key}: {error}")
+                continue
+            if key in seen:
+                raise DataError(f"{shard} and {seen[key]} both have an image {key}: evaluate them separately")
+            seen[key] = shard
+            yield image
 
 
 def _image(shard: str, key: str, listed: Listed) -> StoredImage:

@@ -46,8 +46,9 @@ class MetaResults:
             return func(*args, **kwargs)
         if key not in self._known:
             out = func(*args, **kwargs)
-            with suppress(_UnknownError):
-                self._known[key] = _layouts(out)
+            if not _storages(out) & _storages((args, kwargs)):  # some views do not declare it, such as `_unsafe_view`
+                with suppress(_UnknownError):
+                    self._known[key] = _layouts(out)
             return out
         return _made(self._known[key])
 
@@ -62,6 +63,15 @@ def _makes_new(func: Any) -> bool:
     schema = func._schema
     named = (*schema.arguments, *schema.returns)
     return bool(schema.returns) and all(item.alias_info is None for item in named)
+
+
+def _storages(values: Any) -> set[int]:
+    """Returns the storages of the tensors among values, in mappings and lists too."""
+    if isinstance(values, Tensor):
+        return {values.untyped_storage()._cdata}
+    if isinstance(values, dict):
+        return _storages(list(values.values()))
+    return set().union(*map(_storages, values)) if isinstance(values, list | tuple) else set()
 
 
 def _key(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
