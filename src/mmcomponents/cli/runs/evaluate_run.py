@@ -16,7 +16,6 @@ from mmcomponents.cli.recipes.flags import Flags, sort_flags
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
 from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError
-from mmcomponents.data.storage.hub import is_hub_name
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -194,6 +193,8 @@ def _benchmarks(verb: str, options: argparse.Namespace) -> list[Benchmark]:
 
 def _is_folder(critic: str) -> bool:
     """Returns whether a critic is a folder or a model of the hub, in place of RECIPE:CHECKPOINT."""
+    from mmcomponents.data.storage.hub import is_hub_name
+
     return os.path.isdir(critic) or is_hub_name(critic)
 
 
