@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, cast
 from mmcomponents.cli.models.folder_output import add_output_options, write_out
 from mmcomponents.cli.terminal.parser import Parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
-from mmcomponents.data.storage.hub import local_folder
 from mmcomponents.registry import near
 
 if TYPE_CHECKING:
@@ -73,6 +72,7 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     from mmcomponents.cli.recipes.run_folder import RECIPE
     from mmcomponents.component import stored_tensors
     from mmcomponents.data.datamodule import PackedDataModule
+    from mmcomponents.data.storage.hub import local_folder
     from mmcomponents.training import MultimodalTask
     from mmcomponents.training.adapters import inject_adapters
 

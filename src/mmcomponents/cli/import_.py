@@ -9,7 +9,6 @@ from pathlib import Path
 from mmcomponents.cli.models.folder_output import add_output_options, write_out
 from mmcomponents.cli.terminal.parser import Parser
 from mmcomponents.cli.user_error import errors_in_one_line
-from mmcomponents.data.storage.hub import local_folder
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -30,6 +29,7 @@ def main(verb: str, argv: list[str]) -> int:
     add_output_options(parser)
     options = parser.parse_args(argv)
     from mmcomponents.checkpoints.language_models.gguf_files import convert_gguf, gguf_file
+    from mmcomponents.data.storage.hub import local_folder
 
     with errors_in_one_line(verb), tempfile.TemporaryDirectory() as temporary:
         source = local_folder(options.source)
