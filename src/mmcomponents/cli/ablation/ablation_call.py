@@ -155,12 +155,13 @@ def _count_costs(runs: Sequence[Run]) -> None:
     found: dict[str, dict[str, object]] = {}
     with Console(stderr=True).status("building the variants without weights"):
         for run in runs:
-            state = read_state(run)
-            if not state.cost:
-                if run.variant.name not in found:
-                    found[run.variant.name] = cost_of(run.variant).row()
-                state.cost = found[run.variant.name]
-                write_state(run, state)
+            if read_state(run).cost:
+                continue
+            if run.variant.name not in found:
+                found[run.variant.name] = cost_of(run.variant).row()
+            state = read_state(run)  # again: counting takes seconds, in which another call may have gone on
+            state.cost = found[run.variant.name]
+            write_state(run, state)
 
 
 def _teller(log: Path) -> Callable[[str], None]:

@@ -100,8 +100,9 @@ def _incomparable(model: MultimodalModel, other: MultimodalModel) -> str:
     pair = [one.tokens_per_tile if one.vision is not None else None for one in (model, other)]
     if pair[0] != pair[1]:
         return f"a tile becomes {pair[0]} visual tokens, and {pair[1]} in the folder's model"
-    if model.vision is not None and other.vision is not None:
-        sizes = [one.vision.blank("cpu").pixels for one in (model, other)]  # type: ignore[union-attr]
+    encoders = [one.vision for one in (model, other) if one.vision is not None]
+    if len(encoders) == 2:
+        sizes = [encoder.blank("cpu").pixels for encoder in encoders]
         shapes = [None if pixels is None else tuple(pixels.shape[-2:]) for pixels in sizes]
         if shapes[0] is None or shapes[0] != shapes[1]:
             return f"tiles are {shapes[0]}, and {shapes[1]} in the folder's model"
