@@ -16,7 +16,7 @@ from recipe_standins import CALLED, Data, Open, Task
 from mmcomponents import registry
 from mmcomponents.cli.recipes.classes import argument_types
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.recipes.parts import OF_DATA, resolve_parts
+from mmcomponents.cli.recipes.parts import INNER, OF_DATA, resolve_parts
 from mmcomponents.cli.recipes.recipe import Recipe
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.user_error import UserError
@@ -27,6 +27,7 @@ FUNCTION: dict[str, Any] = {"class_path": "recipe_standins.called", "init_args":
 CLASS: dict[str, Any] = {"class_path": "recipe_standins.Called", "init_args": {"cmd": "x"}}
 LOGGER = {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": {"save_dir": "x"}}
 NO_FUNCTION = "recipe_standins.called is a function; a recipe names classes only"
+NO_SCHEDULE = "is not a subclass of mmcomponents.heads.NoiseSchedule"
 NO_CLASS = "is not allowed here: the argument takes no class"
 
 
@@ -52,7 +53,7 @@ def build(write: Write) -> Callable[..., RecipeCLI]:
     return make
 
 
-@pytest.mark.parametrize("slot", [slot for slot in registry.slots() if slot not in OF_DATA])
+@pytest.mark.parametrize("slot", [slot for slot in registry.slots() if slot not in (*OF_DATA, *INNER)])
 @pytest.mark.parametrize("name", ["recipe_standins.called", "recipe_standins.Called", "subprocess.getoutput", "base"])
 def test_a_slot_takes_a_subclass_of_its_base_and_nothing_else(slot: str, name: str) -> None:
     base = registry.slots()[slot]
@@ -97,6 +98,10 @@ def test_a_slot_takes_a_subclass_of_its_base_and_nothing_else(slot: str, name: s
         (open_callback(hook="recipe_standins.called"), NO_FUNCTION),
         (open_callback(act="recipe_standins.called"), "is not a subclass of torch.Tensor"),
         (open_callback(inner=FUNCTION), "is not a subclass of mmcomponents.projectors.Projector"),
+        *(
+            ({"model": {"heads": {"d": {"class_path": "DenoisingHead", "init_args": {"schedule": part}}}}}, NO_SCHEDULE)
+            for part in (FUNCTION, CLASS, "subprocess.getoutput", "mmcomponents.heads.DenoisingHead")
+        ),
         (open_callback(each=[open_callback(anything=CLASS)["trainer"]["callbacks"][0]]), "each.init_args.anything"),
         (open_callback(anything={"class_path": "pathlib.Path.touch"}), "cannot import pathlib.Path.touch"),
         (
