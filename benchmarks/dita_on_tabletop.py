@@ -48,7 +48,8 @@ from mmcomponents.demos.tabletop import Camera, TabletopEnvironment, demonstrate
 from mmcomponents.demos.tabletop.demonstration_shards import write_goals
 from mmcomponents.demos.tabletop.environment import GOALS
 from mmcomponents.embedders import LinearActionEmbedder, StoredText
-from mmcomponents.evaluation.control_episodes import Episode, Observed, run_episodes, success_rate
+from mmcomponents.evaluation.control_episodes import Observed, run_episodes
+from mmcomponents.evaluation.rollouts import success_rate
 from mmcomponents.extras import Actions
 from mmcomponents.generation import DDIM, Context, DirectActions, Past
 from mmcomponents.heads import ActionHead, CosineNoise, DenoisingHead, PooledDenoisingHead, TokenDenoisingHead
@@ -335,8 +336,7 @@ def _key(arm: str, seed: int, options: argparse.Namespace) -> str:
 
 
 def _measured(won: list[bool]) -> Result:
-    episodes = [Episode(FIRST_START + number, success=one) for number, one in enumerate(won)]
-    return {**success_rate(episodes), "won": "".join("01"[one] for one in won)}
+    return {**success_rate([{"success": one} for one in won]), "won": "".join("01"[one] for one in won)}
 
 
 def _shown(result: Result) -> str:

@@ -129,6 +129,16 @@ def test_an_exported_policy_takes_its_files_along(table: Path, run: Path, tmp_pa
     model = mmcomponents.load(out)
     trained = weights(run)
     assert all(torch.equal(value, trained[f"model.{name}"]) for name, value in model.state_dict().items())
+    given = ["evaluate", str(out), "--metric", "success_rate", "--benchmark", "TabletopEnvironment", "--limit", "60"]
+    assert main([*given, "--out", str(tmp_path / "found")]) == 0
+    written = {file.name: file.read_bytes() for file in (tmp_path / "found").iterdir() if file.is_file()}
+    rows = written["rollouts.jsonl"].splitlines(keepends=True)
+    assert len(rows) == 61  # the settings, and the episodes
+    assert json.loads(written["rollouts.json"])["episodes"] == 60
+    (tmp_path / "found" / "rollouts.jsonl").write_bytes(b"".join(rows[:55]))
+    (tmp_path / "found" / "rollouts.json").unlink()
+    assert main([*given, "--out", str(tmp_path / "found")]) == 0
+    assert written == {file.name: file.read_bytes() for file in (tmp_path / "found").iterdir() if file.is_file()}
     head: Any = model.heads["actions"]
     assert head.ranges == ActionStatistics.read(table / "statistics.json")
     assert out in Path(head.statistics).parents
@@ -142,9 +152,14 @@ def test_generate_prints_actions(table: Path, run: Path, tmp_path: Path, capsys:
     observation, _ = environment.reset(seed=1)
     observation["image"].save(picture)
     given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)), "--image", str(picture)]
+    out = str(tmp_path / "model")
+    assert main(["export", *given[:4], "--format", "mmcomponents", "--out", out]) == 0
     capsys.readouterr()
-    assert main(["generate", *given, "--prompt", environment.goal, "--seed", "1"]) == 0
-    actions = np.array(json.loads(capsys.readouterr().out))
+    asked = ["--image", str(picture), "--prompt", environment.goal, "--seed", "1"]
+    assert main(["generate", *given[:4], *asked]) == main(["generate", out, *asked]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == lines[1]  # the folder has the sampler and the record kind of the recipe
+    actions = np.array(json.loads(lines[0]))
     assert actions.shape == (8, 2)
     ranges = ActionStatistics.read(table / "statistics.json")
     assert (actions >= np.array(ranges.low) - 1e-6).all()
@@ -168,6 +183,27 @@ def test_a_sample_that_cannot_be_used_is_named(table: Path, tmp_path: Path, caps
     assert main(["fit", *given]) != 0
     said = capsys.readouterr()
     assert "8 of 8 actions are NaN or infinite" in said.err + said.out
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--benchmark", "data/*.tar"), "--benchmark 'data/*.tar' is none: Unexpected import path format"),
+        (("--benchmark", "builtins.dict"), "Expected 'builtins.dict' to be a subclass of"),
+        (("--benchmark", "TabletopEnvironment", "a.B"), "takes one environment, got 2"),
+        (("--benchmark", "TabletopEnvironment", "--executed", "0"), "--executed must be at least 1, got 0"),
+        (("--benchmark", "TabletopEnvironment", "--executed", "9"), "a chunk of 8 actions is shorter than the 9"),
+        (("--benchmark", "TabletopEnvironment", "--system", "x"), "--metric success_rate has no use for --system"),
+    ],
+)
+def test_evaluate_refuses_what_is_no_environment(
+    run: Path, tmp_path: Path, more: tuple[str, ...], message: str, capsys: Any
+) -> None:
+    given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)), "--out", str(tmp_path)]
+    assert main(["evaluate", *given, "--metric", "success_rate", "--limit", "1", *more]) == 2
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ A part that is built on the meta device, which keeps no values, gets them from o
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -26,7 +27,9 @@ def built(again: Callable[..., Any], *arguments: Any) -> Any:
         again: Factory of the part.
         arguments: Arguments of the factory.
     """
-    with recording_loads() as loads:
+    with recording_loads() as loads, warnings.catch_warnings():
+        # On the meta device, where sizes alone are wanted, values that a constructor loads have no place.
+        warnings.filterwarnings("ignore", message=".*to a meta parameter in the current model")
         part = again(*arguments)
     if not isinstance(part, Component):
         return part

@@ -25,6 +25,7 @@ from mmcomponents.checkpoints.rules import Lazy, to_ours
 from mmcomponents.checkpoints.spec import ModelSpec, Processing, foreign_code
 from mmcomponents.component import stored_tensors
 from mmcomponents.compose import build, factory
+from mmcomponents.data.chat.kinds import RecordKind
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, check_template
 from mmcomponents.data.chat.tokenizer import load_tokenizer
@@ -119,11 +120,25 @@ class Checkpoint:
         Args:
             tokenizer: Tokenizer of the folder.
             tokens_per_tile: Number of visual tokens per tile of the model. None: no images.
+
+        Raises:
+            CheckpointError: A record kind cannot be found or built.
         """
         check_template(tokenizer, images=tokens_per_tile is not None)
         processing = self.spec.processing
         normalization = cast(Normalization, processing.normalization)
-        return SampleRenderer(tokenizer, tokens_per_tile or 1, tiling_of(processing), normalization, processing.system)
+        try:
+            kinds = [factory("record_kind", kind)() for kind in self.spec.kinds]
+        except (LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{self.folder}: its record kind cannot be built: {error}") from error
+        return SampleRenderer(
+            tokenizer,
+            tokens_per_tile or 1,
+            tiling_of(processing),
+            normalization,
+            processing.system,
+            typed_by=cast(list[RecordKind], kinds),
+        )
 
     def make_sampler(self, trust_remote_code: bool = False) -> Callable[..., Sampler] | None:
         """Returns the factory of the folder's sampler, which takes arguments that replace the folder's; None without.

@@ -16,7 +16,7 @@ SUBFOLDER = "parts"
 
 
 def with_own_files(spec: ModelSpec) -> tuple[ModelSpec, dict[str, Path]]:
-    """Returns a spec in which the files of parts (`Component.files`) are relative paths, and what to copy there.
+    """Returns a spec in which the files of parts and record kinds (`files`) are relative paths, and what to copy there.
 
     A part with files names these arguments under `files`, so that a reader knows them without importing the class.
 
@@ -62,7 +62,8 @@ def found_in(spec: ModelSpec, folder: Path) -> ModelSpec:
 
 
 def _rewritten(spec: ModelSpec, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> ModelSpec:
-    return replace(spec, parts=_mapped(spec.parts, change), sampler=spec.sampler and _mapped(spec.sampler, change))
+    names = ("parts", "sampler", "kinds")
+    return replace(spec, **{name: _mapped(getattr(spec, name), change) for name in names})
 
 
 def _mapped(value: Any, change: Callable[[Mapping[str, Any]], dict[str, Any]]) -> Any:

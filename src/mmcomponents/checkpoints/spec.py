@@ -44,6 +44,7 @@ class ModelSpec:
         image_token_id: Token id of the placeholder of a visual token; None if the folder does not define it.
         processing: Input processing.
         sampler: Sampler of the recipe, as `{"class_path": …, "init_args": {…}}`. None: the folder names none.
+        kinds: Record kinds of the recipe that render what users ask (`RecordKind.typed`), in the same form.
     """
 
     parts: dict[str, Any]
@@ -51,6 +52,7 @@ class ModelSpec:
     image_token_id: int | None = None
     processing: Processing = field(default_factory=Processing)
     sampler: dict[str, Any] | None = None
+    kinds: list[dict[str, Any]] = field(default_factory=list)
 
     def part(self, slot: str, wanted: str | tuple[str, ...], target: str) -> dict[str, Any]:
         """Returns the arguments of the part in a slot, which must have one of the given classes.
@@ -71,15 +73,16 @@ class ModelSpec:
         return dict(found.get("init_args") or {})
 
     def foreign_code(self) -> list[str]:
-        """Returns references of the parts to third-party code, see `foreign_code`."""
-        return foreign_code(self.parts)
+        """Returns references of parts and record kinds to third-party code, see `foreign_code`."""
+        return foreign_code([self.parts, self.kinds])
 
     def as_config(self) -> dict[str, Any]:
         """Returns the spec as plain JSON values."""
+        optional = {"sampler": self.sampler, "kinds": self.kinds}
         return {
             "model": {**self.parts, "vocab_size": self.vocab_size, "image_token_id": self.image_token_id},
             "processing": asdict(self.processing),
-        } | ({"sampler": self.sampler} if self.sampler else {})
+        } | {name: value for name, value in optional.items() if value}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> ModelSpec:
@@ -87,7 +90,8 @@ class ModelSpec:
         model = dict(config["model"])
         vocab_size, image_token_id = model.pop("vocab_size", None), model.pop("image_token_id", None)
         processing = Processing(**config.get("processing") or {})
-        return cls(model, vocab_size, image_token_id, processing, config.get("sampler"))
+        kinds = list(config.get("kinds") or [])
+        return cls(model, vocab_size, image_token_id, processing, config.get("sampler"), kinds)
 
 
 def foreign_code(parts: Any) -> list[str]:

@@ -7,13 +7,17 @@ import os
 
 from mmcomponents.cli.models.model_options import add_draw_options, add_model_options, check_model, parse_arguments
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.runs import evaluate_boxes
+from mmcomponents.cli.runs import evaluate_boxes, evaluate_policy
 from mmcomponents.cli.runs.evaluate_run import CRITICS, SELECTORS, run
 from mmcomponents.cli.terminal.parser import Parser, fraction, recipe_verb_parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 PROCESS = "process"
 """`mmcomponents evaluate process` compares a critic with labels of steps, see `cli/evaluate_process.py`."""
+
+
+_OTHERS = {evaluate_boxes.METRIC: evaluate_boxes.run, evaluate_policy.METRIC: evaluate_policy.run}
+"""Metric -> run of models that answer with values instead of texts."""
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -27,7 +31,7 @@ def main(verb: str, argv: list[str]) -> int:
     options, folder, recipe = arguments
     check(verb, options, folder, recipe)
     with errors_in_one_line(verb):
-        return (evaluate_boxes.run if options.metric == evaluate_boxes.METRIC else run)(verb, options, folder, recipe)
+        return _OTHERS.get(options.metric, run)(verb, options, folder, recipe)
 
 
 def make_parser(verb: str) -> Parser:
@@ -42,15 +46,19 @@ def make_parser(verb: str) -> Parser:
     )
     add = parser.add_argument
     add("--benchmark", nargs="+", action="extend", default=[], metavar="FILE", help="VLMEvalKit's .tsv, a .jsonl, or "
-        "shards; several are evaluated one after the other")  # fmt: skip
+        "shards; several are evaluated one after the other; for success_rate an environment, by name or dotted path, "
+        "or with arguments as '{class_path: NAME, init_args: {…}}'")  # fmt: skip
     add("--images", metavar="FOLDER", help="root of the image paths in a file; default: the file's folder")
     add("--split", default="", help="use only questions of this split")
     add("--kinds", nargs="+", action="extend", default=[], help="use only questions of these kinds (categories)")
     add(
         "--metric",
         help="exact, final, numeric, boxed, multiple_choice, relaxed, anls, grounding, bleu or rouge; "
-        "box_ap for detectors, with shards of images with boxes",
+        "box_ap for detectors, with shards of images with boxes; success_rate for policies, with an environment",
     )
+    add("--executed", type=int, default=4, help="success_rate: number of actions of a chunk that are executed before "
+        "the policy is asked again (4)")  # fmt: skip
+    add("--frames", type=int, default=1, help="success_rate: number of images that the policy sees (1)")
     add("--selectors", nargs="+", help=f"{', '.join(SELECTORS)}, or a class; default: all that apply")
     add("--process_critic", metavar="MODEL", help="critic that scores steps: a folder, or RECIPE:CHECKPOINT")
     add("--outcome_critic", metavar="MODEL", help="critic that scores complete answers: a folder, or RECIPE:CHECKPOINT")
@@ -91,9 +99,9 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: --benchmark is missing: a .tsv, a .jsonl, or shards")
     if options.metric is None:
         raise UserError(f"{verb}: --metric is missing")
-    if options.metric == evaluate_boxes.METRIC and (unused := _for_texts(options)):
+    if options.metric in _OTHERS and (unused := _for_texts(options)):
         raise UserError(f"{verb}: --metric {options.metric} has no use for --{unused}")
-    for name in ("limit", "samples", "max_steps", "max_tiles"):
+    for name in ("limit", "samples", "max_steps", "max_tiles", "executed", "frames"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{verb}: --{name} must be at least 1, got {value}")

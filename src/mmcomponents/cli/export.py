@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, cast
@@ -89,7 +89,8 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
     renderer, tokenizer_path = data_attributes(verb, cli.datamodule, "renderer", "tokenizer_path")
     task = cast(MultimodalTask, cli.model)
     filled = {"vocab_size": task.vocab_size, "image_token_id": task.image_token_id}
-    spec = recipe_spec(cli.config["model"].as_dict() | filled, renderer)
+    kinds = _typed_kinds(cli.config_dump["data"])
+    spec = recipe_spec(cli.config["model"].as_dict() | filled, renderer, kinds)
     # A tied head has no weight of its own: it exposes the embedding weight.
     model = meta_model(spec)
     own = set(stored_tensors(model))
@@ -108,12 +109,13 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
         write_out(options, spec, weights, options.format, source=None, folder=folder, run=run)
 
 
-def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec:
+def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer, kinds: Sequence[dict[str, Any]] = ()) -> ModelSpec:
     """Returns the specification of a recipe's model.
 
     Args:
         model: The `model:` section with all defaults.
         renderer: The renderer of the recipe's data.
+        kinds: Record kinds that render what users ask, with `class_path` and `init_args`.
     """
     from mmcomponents.checkpoints import ModelSpec, Processing
     from mmcomponents.compose import short_names
@@ -132,4 +134,14 @@ def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer) -> ModelSpec
     if placeholder is None and parts.get("vision"):
         placeholder = int(renderer.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT))
     sampler = short_names(model["sampler"]) if model.get("sampler") else None
-    return ModelSpec(parts, model.get("vocab_size"), placeholder, processing, sampler)
+    named = [short_names(kind) for kind in kinds]
+    return ModelSpec(parts, model.get("vocab_size"), placeholder, processing, sampler, named)
+
+
+def _typed_kinds(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the record kinds of a recipe's data section that render what users ask."""
+    from mmcomponents.compose import class_of
+    from mmcomponents.data.chat.kinds import RecordKind
+
+    found = data.get("init_args", data).get("kinds") or []
+    return [kind for kind in found if getattr(class_of(kind), "typed", RecordKind.typed) is not RecordKind.typed]

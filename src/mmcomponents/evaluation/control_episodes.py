@@ -12,8 +12,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from mmcomponents.evaluation.intervals import interval
-
 Actions = npt.NDArray[np.float32]
 """Chunk of actions, `[K, k]`."""
 
@@ -141,13 +139,6 @@ def run_episodes(
                     break
         running = [number for number in running if number not in ended]
     return episodes
-
-
-def success_rate(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Returns the share of successful episodes, with Wilson's 95 % interval."""
-    low, high = interval([float(episode.success) for episode in episodes])
-    rate = sum(episode.success for episode in episodes) / len(episodes)
-    return {"success": rate, "low": low, "high": high, "episodes": len(episodes)}
 
 
 def _image(observation: dict[str, Any]) -> Image.Image:

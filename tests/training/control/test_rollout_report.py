@@ -14,7 +14,7 @@ from mmcomponents.training.control import RolloutReport
 
 def test_a_sampler_of_texts_is_refused_before_the_test() -> None:
     module = SimpleNamespace(sampler=Autoregressive())
-    with pytest.raises(WiringError, match="needs a sampler of actions, and the recipe's is Autoregressive"):
+    with pytest.raises(WiringError, match="needs a sampler of actions, and this one is Autoregressive"):
         RolloutReport(TabletopEnvironment).on_test_start(None, module)  # type: ignore[arg-type]
 
 

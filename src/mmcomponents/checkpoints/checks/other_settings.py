@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Mapping
 
@@ -47,7 +48,7 @@ def compare_settings(parts: Mapping[str, Component], chosen: Mapping[str, Checkp
                 differences += [
                     f"{path}: {key} is {ours[key]!r}, was {given[key]!r}"
                     for key in ours
-                    if ours[key] != given.get(key, ours[key])
+                    if not _same(ours[key], given.get(key, ours[key]))
                 ]
     differences = list(dict.fromkeys(differences))
     for line in differences[:_MAX_WARNINGS]:
@@ -64,6 +65,13 @@ def _source_path(part: Component, path: str, module: nn.Module, source: nn.Modul
     here = f"{path}.{first}" if path else first
     there = part.source_names(here)[-1]
     return there.removesuffix(first).rstrip(".") if there.endswith(first) else path
+
+
+def _same(one: int | float | str | None, other: int | float | str | None) -> bool:
+    """Compares two settings; a float in fp32, as files of weights (GGUF) store some."""
+    if isinstance(one, float) and isinstance(other, float):
+        return math.isclose(one, other, rel_tol=1e-6)
+    return one == other
 
 
 def _plain(module: nn.Module) -> dict[str, int | float | str | None]:

@@ -61,13 +61,14 @@ def start_table(model: MultimodalModel, loaded: InitialWeights | None) -> Table:
     for name, part in model.parts().items():
         total = sum(parameter.numel() for parameter in part.parameters()) + quantized_weights(part)
         found = starts.get(name, {})
-        count = sum(start.count for start in found.values())
-        folders = ", ".join(dict.fromkeys(start.folder for start in found.values()))
+        constructor = {n: p.numel() for n, p in part.named_parameters() if n in part.brought and n not in found}
+        count = sum(start.count for start in found.values()) + sum(constructor.values())
+        sources = [*dict.fromkeys(start.folder for start in found.values()), *["its constructor"][: len(constructor)]]
         if getattr(part, "is_tied", False):
             table.add_row(name, class_name(part), "tied")
         else:
             shown = [f"{value:,}" if total else "" for value in (total, count, total - count)]
-            table.add_row(name, class_name(part), *shown, cell(folders if count else ""))
+            table.add_row(name, class_name(part), *shown, cell(", ".join(sources)))
     return table
 
 
@@ -97,7 +98,9 @@ def _incomparable(model: MultimodalModel, other: MultimodalModel) -> str:
     for name, one in (("the model", model), ("the folder's model", other)):
         if one.backbone is None or "lm" not in one.heads:
             return f"{name} has no head lm"
-    pair = [one.tokens_per_tile if one.vision is not None else None for one in (model, other)]
+        if one.vision is None and model.vision is not other.vision:
+            return f"{name} has no vision encoder"
+    pair = [one.tokens_per_tile if one.vision is not None else 0 for one in (model, other)]
     if pair[0] != pair[1]:
         return f"a tile becomes {pair[0]} visual tokens, and {pair[1]} in the folder's model"
     encoders = [one.vision for one in (model, other) if one.vision is not None]

@@ -53,6 +53,7 @@ class ActionChunk(RecordKind):
 
     name: ClassVar[str] = "actions"
     members: ClassVar[tuple[str, ...]] = (MEMBER,)
+    files: ClassVar[tuple[str, ...]] = ("statistics",)
 
     def __init__(
         self,

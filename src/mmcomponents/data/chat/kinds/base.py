@@ -96,10 +96,12 @@ class RecordKind(ABC):
         name: Name in messages; default: that of the class.
         members: Suffixes of the members that each sample has besides its JSON, images and videos, such as
             "actions.npy" for `KEY.actions.npy`.
+        files: Arguments of the constructor that are paths of files, which an export copies if the kind has `typed`.
     """
 
     name: ClassVar[str] = ""
     members: ClassVar[tuple[str, ...]] = ()
+    files: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def matches(self, record: Mapping[str, Any]) -> bool:
