@@ -216,17 +216,22 @@ class Starts:
         return name in self._buffers or name in self._statistics
 
     @torch.no_grad()
-    def restore(self, body: nn.Module) -> None:
+    def restore(self, body: nn.Module, dtypes: bool = True) -> None:
         """Restores the values and dtypes of the buffers outside the state dict, on their present devices.
 
         `to_empty` leaves them uninitialised, and a cast to half precision rounds frequencies.
+
+        Args:
+            body: The model.
+            dtypes: False where the library itself keeps the dtypes of buffers that must not be cast.
         """
         for name, value in self._buffers.items():
             prefix, _, own = name.rpartition(".")
             module = body.get_submodule(prefix)
-            device = module.get_buffer(own).device
-            if device.type != "meta":
-                setattr(module, own, value.to(device, copy=True))
+            present = module.get_buffer(own)
+            if not present.is_meta:
+                dtype = value.dtype if dtypes else present.dtype
+                setattr(module, own, value.to(present.device, dtype, copy=True))
 
     def _record(self, prefix: str, module: nn.Module, initialise: Callable[[nn.Module], None]) -> None:
         buffers = dict(module.named_buffers(recurse=False))

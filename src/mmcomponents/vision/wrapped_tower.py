@@ -109,9 +109,9 @@ class WrappedTower(VisionEncoder):
         return self._flops * batch.images.num_tiles * height * width / self.image_size**2
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WrappedTower:
-        """Moves and casts the weights; buffers outside the state dict keep their values and dtypes."""
+        """Moves and casts the weights; buffers outside the state dict keep their values."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self._starts.restore(self.body)
+        self._starts.restore(self.body, dtypes=False)  # timm itself keeps frequencies in fp32, and casts masks
         return self
 
     def _maps(self, body: nn.Module, pixels: Tensor) -> list[Tensor]:
