@@ -22,6 +22,7 @@ from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.cli.main import main
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.training import MultimodalTask
@@ -124,7 +125,8 @@ def test_it_is_trained_exported_loaded_and_the_start_of_another_run() -> None:
 @pytest.mark.usefixtures("_installed")
 @pytest.mark.parametrize("name", ["PlaceProjector", "pointing.PlaceProjector"])
 def test_a_flag_swaps_it_in(name: str) -> None:
-    flags = ["--config", "quickstart", "--model.image_token_id", "5", "--data.tokens_per_tile", "4"]
+    train_tokenizer(["Read the digits in order.", "3 7 1"] * 3, 300).save_pretrained("tokenizer")
+    flags = ["--config", "quickstart", "--data.tokenizer", "tokenizer"]
     swap = ["--model.projector", name, "--model.projector.num_frequencies", "5"]
     cli = RecipeCLI("plan", sort_flags([*flags, *swap]), MultimodalTask, PackedDataModule)
     cli.model.configure_model()
