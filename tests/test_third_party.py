@@ -90,6 +90,15 @@ def test_it_is_listed_with_its_package_arguments_and_first_line(capsys: pytest.C
 
 
 @pytest.mark.usefixtures("_installed")
+def test_no_part_of_the_package_has_the_name_of_another_one() -> None:
+    """A name that two packages declare is refused, and a later part of the library may take it."""
+    own = [part for slot in registry.slots() for part in registry.available(slot)]
+    own = [part for part in own if part.package == "mmcomponents-pointing"]
+    assert len(own) == 7
+    assert [registry.resolve(part.slot, part.name) for part in own] == [part.path for part in own]
+
+
+@pytest.mark.usefixtures("_installed")
 def test_it_is_trained_exported_loaded_and_the_start_of_another_run() -> None:
     make_handwriting("data", scenes=8, held_out=1, val_scenes=1, vocab_size=400)
     Path("own.yaml").write_text(RECIPE)

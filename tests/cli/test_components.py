@@ -35,7 +35,7 @@ PACKAGES = {
     "loose": ("projectr.Loose = loose:Loose", ""),
 }
 SAID = {
-    "Bridge": "projector 'Bridge' is declared by timber (timber.Bridge) and masonry (masonry.Bridge); give the dotted"
+    "Bridge": "projector 'Bridge' is declared by masonry (masonry.Bridge) and timber (timber.Bridge); give the dotted"
     " path of one of them",
     "Broken": "cannot import broken.Broken: RuntimeError: no luck",
     "Leaving": "cannot import leaving.Leaving: SystemExit: 3",
