@@ -2,7 +2,8 @@
 
     {"instruction": …} + KEY.png + KEY.actions.npy ── PointingTask ──► text, image, one ACTION position per action
     picture ── … ── PlaceProjector ──► visual tokens that know their places
-    actions + noise ── NoisyActionEmbedder ──► backbone ── VelocityHead ──► FlowMatching (training), EulerSampler (answers)
+    actions + noise ── NoisyActionEmbedder ──► backbone ── VelocityHead ──► FlowMatching (training)
+                                                                       └──► EulerSampler (answers)
 
 `FirstFit` distributes samples over packs. A recipe names each class by its entry point (`pyproject.toml`).
 """
