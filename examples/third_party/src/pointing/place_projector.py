@@ -37,8 +37,9 @@ class PlaceProjector(Projector):
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
         feature_map = features.primary
-        tokens: Tensor = self.token(feature_map.tokens)
-        return tokens + self.place(places(feature_map.hw, self.num_frequencies).to(tokens))
+        where = places(feature_map.hw, self.num_frequencies).to(feature_map.tokens)
+        tokens: Tensor = self.token(feature_map.tokens) + self.place(where)
+        return tokens
 
     def flops(self, batch: PackedBatch) -> float:
         """Counts the map of the tokens, over those that the pack points to."""
