@@ -84,6 +84,8 @@ WRAPPED_IN: dict[str, tuple[str, ...]] = {
         "data/chat/tokenizer.py",
         "checkpoints/language_models/gguf_files.py",
     ),
+    "timm": ("vision/timm_vision.py",),
+    "open_clip": ("vision/open_clip_vision.py",),
     "xformers": ("nn/attention/*.py",),
     "webdataset": ("data/format/shards.py",),
     "aiohttp": ("data/storage/http.py", "data/storage/remote.py"),

@@ -35,22 +35,6 @@ def test_components_lists_a_slot(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--jsn" in line_of_error(capsys, "components", "--jsn")
 
 
-def test_a_part_that_cannot_be_imported_does_not_end_the_listing(
-    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write("odd-1.0.dist-info/METADATA", "Name: odd\nVersion: 1.0\n")
-    write("odd-1.0.dist-info/entry_points.txt", "[mmcomponents.components]\nprojector.Odd = odd:Odd\n")
-    write("odd.py", "raise RuntimeError('no luck')\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    assert main(["components", "projector", "--arguments", "--json"]) == 0
-    printed = capsys.readouterr()
-    rows = {row["name"]: row for row in json.loads(printed.out)}
-    assert rows["Odd"]["arguments"] is None
-    assert rows["Odd"]["version"] == "1.0"
-    assert rows["LinearProjector"]["arguments"]
-    assert printed.err == "mmcomponents: odd: cannot import odd.Odd: RuntimeError: no luck\n"
-
-
 def test_data_verb_calls_functions_with_their_flags(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -97,6 +97,7 @@ from mmcomponents.vision import (
     TransformersVision,
     VQEmbedding,
 )
+from tower_standins import StandInOpenClip, StandInTimm
 
 
 def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
@@ -314,6 +315,17 @@ PARTS: dict[str, dict[str, Any]] = {
     "TransformersConvNet as ConvNeXt": case("vision", CONVNET, neighbours={"merger": None}),
     "TransformersConvNet as ConvNeXt V2": variant(
         "vision", partial(TransformersConvNet, {**CONVNEXT, "model_type": "convnextv2"}), neighbours={"merger": None}
+    ),
+    "TimmVision, a stand-in of a vision transformer": case("vision", partial(StandInTimm, "vit")),
+    "TimmVision, a stand-in with batch norms": variant(
+        "vision", partial(StandInTimm, "convnet", (1,)), neighbours={"merger": None}
+    ),
+    "OpenClipVision, a stand-in": variant(
+        "vision",
+        partial(
+            StandInOpenClip,
+            "tiny-clip",
+        ),
     ),
     "ResNet": case("vision", RESNET, neighbours=BEHIND_VISION, packs=image_packs),
     "ResNet with group norms": variant(

@@ -32,11 +32,11 @@ from mmcomponents.testing import check_component, check_packer, check_record_kin
 from mmcomponents.testing.packs import join
 from mmcomponents.testing.training_steps import StepRecorder, weights_of
 from mmcomponents.training import MultimodalTask
-from pointing import ActionEmbedder, EulerSampler, FirstFit, FlowMatching, PointingTask, VelocityHead, read_actions
+from pointing import EulerSampler, FirstFit, FlowMatching, NoisyActionEmbedder, PointingTask, VelocityHead, read_actions
 from pointing.noisy_actions import actions_per_segment
 
 QUESTIONS = 7
-PARTS = {"embedder": ActionEmbedder, "heads": {"actions": VelocityHead}}
+PARTS = {"embedder": NoisyActionEmbedder, "heads": {"actions": VelocityHead}}
 Written = tuple[dict[str, Any], bytes | None]
 
 
@@ -105,7 +105,7 @@ def data_of(folder: Path, *kinds: RecordKind) -> PackedDataModule:
 @pytest.mark.parametrize(
     ("slot", "factory", "more"),
     [
-        ("embedder", ActionEmbedder, {}),
+        ("embedder", NoisyActionEmbedder, {}),
         ("head", VelocityHead, {}),
         ("objective", FlowMatching, {"packs": action_packs, "neighbours": PARTS}),
         ("sampler", EulerSampler, {"packs": action_packs, "neighbours": PARTS}),
@@ -298,7 +298,7 @@ def test_parts_that_do_not_fit(parts: dict[str, Any], said: str) -> None:
 
 def test_actions_of_another_width_than_the_model(tmp_path: Path) -> None:
     (pack,) = action_packs(0, tile=tiny.TILE, tokens_per_tile=tiny.VISUAL_TOKENS)[:1]
-    wide = partial(ActionEmbedder, action_width=3), partial(VelocityHead, action_width=3)
+    wide = partial(NoisyActionEmbedder, action_width=3), partial(VelocityHead, action_width=3)
     model = tiny.model(embedder=wide[0](tiny.VOCAB, tiny.WIDTH), heads={"actions": wide[1](tiny.WIDTH, tiny.VOCAB)})
     with pytest.raises(ValueError, match="the actions have 2 values and the embedder takes 3"):
         FlowMatching()(model, pack, FlowMatching().counts(pack))

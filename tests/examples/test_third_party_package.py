@@ -36,6 +36,8 @@ STEPS, EVERY, KILLED = 8, 3, 5
 
 RECIPE = """
 extends: {recipe}
+model:
+  projector: {{class_path: PlaceProjector, init_args: {{num_frequencies: 3}}}}
 data:
   packing: {{tokens: 300}}
 trainer:
@@ -172,8 +174,11 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Project:
             "test": ["test", *resumed],
             "evaluate": evaluate,
             "interactive": ["generate", *resumed, "--interactive"],
+            "export": ["export", *resumed, "--format", "mmcomponents", "--out", "folder"],
         }
     )
+    warm = ["--model.weights", "folder", "--model.optimizer.lr", "0", "--seed_everything", "9"]
+    project.call({"warm": ["fit", "--config", project.recipe("warm", "runs/warm"), *warm]})
     return project
 
 
@@ -183,9 +188,11 @@ def test_the_parts_are_listed(installed: Project) -> None:
         for part in json.loads(installed.out("components"))
         if part["package"] == "mmcomponents-pointing"
     }
+    assert installed.results["components"]["error"] == "", "no name is that of a part of mmcomponents"
     assert listed == {
         ("record_kind", "PointingTask"): {},
-        ("embedder", "ActionEmbedder"): {"vocab_size": "", "hidden_size": "", "action_width": "2"},
+        ("projector", "PlaceProjector"): {"in_features": "", "out_features": "", "num_frequencies": "4"},
+        ("embedder", "NoisyActionEmbedder"): {"vocab_size": "", "hidden_size": "", "action_width": "2"},
         ("head", "VelocityHead"): {"in_features": "", "vocab_size": "", "action_width": "2"},
         ("objective", "FlowMatching"): {"head": "'actions'"},
         ("sampler", "EulerSampler"): {"num_steps": "8", "head": "'actions'", "seed": "0"},
@@ -214,7 +221,22 @@ def test_the_data_are_shown(installed: Project) -> None:
 
 
 def test_the_plan_has_the_parts(installed: Project) -> None:
-    assert all(name in installed.out("plan") for name in ("InternViT", "ActionEmbedder", "VelocityHead"))
+    assert all(
+        name in installed.out("plan") for name in ("InternViT", "PlaceProjector", "NoisyActionEmbedder", "VelocityHead")
+    )
+
+
+def test_another_run_starts_from_an_exported_one(installed: Project) -> None:
+    assert "mmcomponents-pointing" in (installed.folder / "folder/config.json").read_text()
+    trained, again = (installed.checkpoint(run)["state_dict"] for run in ("runs/killed", "runs/warm"))
+    assert_equal(trained, again)
+
+
+def test_the_tests_of_the_package_pass(installed: Project) -> None:
+    command = [installed.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    done = subprocess.run([*map(str, command)], cwd=installed.folder / "source", capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+    assert "4 passed" in done.stdout
 
 
 def test_predict_writes_values(installed: Project) -> None:
@@ -257,7 +279,7 @@ def assert_equal(one: Any, other: Any) -> None:
     [
         ("misspelt kind", "no record_kind is called 'PointingTsk'; did you mean 'PointingTask'?"),
         ("misspelt packer", "no packer is called 'FirstFits'; did you mean 'FirstFit'?"),
-        ("other width", "ActionEmbedder takes actions of 2 values and VelocityHead gives 3"),
+        ("other width", "NoisyActionEmbedder takes actions of 2 values and VelocityHead gives 3"),
         ("evaluate", "EulerSampler answers with values"),
         ("interactive", "EulerSampler answers with values"),
     ],

@@ -191,6 +191,8 @@ def read(
     except HubError as error:
         raise CheckpointError(str(error)) from error
     check_folder(folder)
+    if not (folder / "config.json").exists() and (folder / "open_clip_config.json").exists():
+        raise UnknownFormatError(f"{folder} holds a model of open_clip")
     config = read_json(folder / "config.json")
     found = next((known for known in FORMATS if known.matches(config)), None)
     if found is None:

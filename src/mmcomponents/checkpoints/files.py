@@ -108,6 +108,15 @@ def read_weights(folder: Path, allow_pickle: bool = False) -> dict[str, Lazy]:
     return dict(entry for path in pickles for entry in _unpickled(path))
 
 
+def read_file(path: Path) -> dict[str, Lazy]:
+    """Returns the tensors of a file of safetensors by name, each read lazily.
+
+    Raises:
+        CheckpointError: It is broken or not a file.
+    """
+    return dict(_tensors(path))
+
+
 def _shards(folder: Path) -> list[Path]:
     index = folder / INDEX
     if not index.exists():

@@ -87,10 +87,12 @@ class InitialWeights:
     a folder for each slot, other sizes are an error. A part whose class starts from the folder's class
     (`Component.starts_from`), or is a subclass of it, takes what the folder has. A part within a part, such as a branch
     of an encoder, has its own folder under `SLOT.PATH`. `TransformersLM` and
-    `TransformersVision` load any folder that transformers reads, as do the embedder and the head `lm`. If the
-    vocabulary sizes differ, the common rows of embedding and head weights are copied. Further rows of a head are set to
-    the mean of the copied rows, as InternVL's training does for added tokens; further rows of the embedding weight keep
-    their random initialisation.
+    `TransformersVision` load any folder that transformers reads, as do the embedder and the head `lm`; `TimmVision` and
+    `OpenClipVision` load folders of timm and open_clip.
+
+    If the vocabulary sizes differ, the common rows of embedding and head weights are copied. Further rows of a head are
+    set to the mean of the copied rows, as InternVL's training does for added tokens; further rows of the embedding
+    weight keep their random initialisation.
 
     Args:
         model: The model, which may be on the meta device.

@@ -1,4 +1,4 @@
-"""Folders of other models that transformers reads, for `TransformersLM`, `TransformersVision` and `Emu3Tokenizer`."""
+"""Folders of models of other libraries: transformers, timm and open_clip, for the parts that wrap them."""
 
 from __future__ import annotations
 
@@ -11,18 +11,24 @@ from mmcomponents.backbones import TransformersLM
 from mmcomponents.backbones.transformers_lm import pretrained as pretrained_lm
 from mmcomponents.checkpoints.adapter_weights import own_tensors
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
-from mmcomponents.checkpoints.files import check_folder, read_json, read_weights
+from mmcomponents.checkpoints.files import check_folder, read_file, read_json, read_weights
 from mmcomponents.checkpoints.rules import Lazy, lazy
 from mmcomponents.model_files import ModelFileError, check_model_files
-from mmcomponents.vision import Emu3Tokenizer, TransformersConvNet, TransformersVision
+from mmcomponents.vision import Emu3Tokenizer, OpenClipVision, TimmVision, TransformersConvNet, TransformersVision
 from mmcomponents.vision.transformers_vision import pretrained as pretrained_vision
 
 _WITHIN = "vqmodel."
 """Part of a name in Emu3 before those of its image tokenizer."""
 
+_PARTS = (TransformersLM, TransformersVision, TransformersConvNet, Emu3Tokenizer, TimmVision, OpenClipVision)
+"""Parts that load weights of such folders."""
+
+_OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
+"""Files of open_clip, which may lie beside those of transformers."""
+
 
 class ForeignFolder:
-    """Folder that transformers reads as a complete model, which needs as much memory as the model.
+    """Folder that another library reads as a complete model, which needs as much memory as the model.
 
     Args:
         folder: Local folder.
@@ -33,7 +39,8 @@ class ForeignFolder:
 
     def __init__(self, folder: Path) -> None:
         check_folder(folder)
-        read_json(folder / "config.json")
+        configurations = [file for file in ("config.json", _OPEN_CLIP[0]) if (folder / file).exists()]
+        self._config = read_json(folder / (configurations or ["config.json"])[0])
         if (folder / "adapter_config.json").exists():
             raise CheckpointError(f"{folder} holds an adapter of peft: merge it into its model first")
         try:
@@ -45,19 +52,19 @@ class ForeignFolder:
     @staticmethod
     def fits(slot: str, part: nn.Module) -> bool:
         """Returns whether a part can load weights from such a folder."""
-        return isinstance(part, TransformersLM | TransformersVision | TransformersConvNet | Emu3Tokenizer) or slot in (
-            "embedder",
-            "heads.lm",
-        )
+        return isinstance(part, _PARTS) or slot in ("embedder", "heads.lm")
 
     def weights(self, slot: str, part: nn.Module) -> dict[str, Lazy]:
         """Returns the weights of a slot, by names without the slot, except those that the part has removed.
 
         Raises:
-            CheckpointError: transformers cannot read the folder.
+            CheckpointError: The library cannot read the folder.
         """
         if isinstance(part, Emu3Tokenizer):
             return self._tokenizer(part)
+        if isinstance(part, TimmVision | OpenClipVision):
+            found, known = self._tower(part), own_tensors(part)
+            return {name: lazy(value) for name, value in found.items() if name in known}
         try:
             is_vision = isinstance(part, TransformersVision | TransformersConvNet)
             state = self._vision if is_vision else self._language_model
@@ -71,6 +78,19 @@ class ForeignFolder:
         """Returns the weights of an image tokenizer, which may be within a larger model."""
         found = {f"body.{name.rpartition(_WITHIN)[2]}": value for name, value in read_weights(self.folder).items()}
         return {name: value for name, value in found.items() if name in own_tensors(part)}
+
+    def _tower(self, part: TimmVision | OpenClipVision) -> dict[str, Tensor]:
+        """Returns the weights of a tower of timm or open_clip."""
+        try:
+            if isinstance(part, OpenClipVision):
+                file = self.folder / _OPEN_CLIP[1]
+                stored = read_file(file) if file.exists() else read_weights(self.folder)
+                return part.pretrained({name: value.load() for name, value in stored.items()})
+            stored = read_weights(self.folder)
+            classes = int(self._config.get("num_classes") or 0)
+            return part.pretrained({name: value.load() for name, value in stored.items()}, classes)
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder}: {error}") from error
 
     @cached_property
     def _language_model(self) -> dict[str, Tensor]:

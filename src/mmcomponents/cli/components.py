@@ -6,12 +6,12 @@ the parts they describe.
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import inspect
 import json
 import sys
 import warnings
+from collections import Counter
 from typing import Any
 
 from rich.table import Table
@@ -36,7 +36,9 @@ def main(verb: str, argv: list[str]) -> int:
         chosen = [options.slot] if options.slot else list(registry.slots())
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            parts = [_description(part, detailed) for slot in chosen for part in registry.available(slot)]
+            found = [part for slot in chosen for part in registry.available(slot)]
+            parts = [_description(part, detailed) for part in found]
+            _tell_shared_names(found)
     except registry.PartError as error:
         raise UserError(str(error)) from None
     for line in dict.fromkeys(str(warning.message) for warning in caught):
@@ -71,14 +73,23 @@ def _version(package: str) -> str:
 
 
 def _arguments(part: registry.Part) -> dict[str, str] | None:
-    """Returns argument -> repr of its default, empty if it has none; None for a part that cannot be imported."""
-    module, _, name = part.path.rpartition(".")
+    """Returns argument -> repr of its default, empty if it has none; None for a part that cannot be used."""
     try:
-        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
-    except Exception as error:  # third-party code: its failure must not end the listing
-        warnings.warn(f"{part.package}: cannot import {part.path}: {type(error).__name__}: {error}", stacklevel=2)
+        parameters = inspect.signature(registry.load(part.slot, part.path)).parameters
+    except (registry.PartError, ValueError) as error:  # a ValueError: the class has no signature
+        warnings.warn(f"{part.package}: {error}", stacklevel=2)
         return None
     return {key: "" if p.default is p.empty else repr(p.default) for key, p in parameters.items()}
+
+
+def _tell_shared_names(parts: list[registry.Part]) -> None:
+    """Warns of names that several packages declare: such a part has to be named by its dotted path."""
+    for (slot, name), count in Counter((part.slot, part.name) for part in parts).items():
+        if count > 1:
+            try:
+                registry.resolve(slot, name)
+            except registry.PartError as error:
+                warnings.warn(str(error), stacklevel=2)
 
 
 def _show(parts: list[dict[str, Any]], arguments: bool) -> None:

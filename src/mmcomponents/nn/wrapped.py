@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
 from mmcomponents.model_files import check_model_files, read_json_file
@@ -180,6 +181,7 @@ class Starts:
         self._vectors: dict[str, Tensor] = {}
         self._random: dict[str, tuple[nn.Module, str]] = {}  # a meta copy of the owner, and the name in it
         self._buffers: dict[str, Tensor] = {}
+        self._statistics: dict[str, float] = {}  # of batch norms, which the state dict has
         self._transposed = {f"{n}.weight" for n, m in body.named_modules() if type(m).__name__ == "Conv1D"}
         for prefix, module in body.named_modules():
             self._record(prefix + "." if prefix else "", module, initialise)
@@ -209,23 +211,33 @@ class Starts:
         """Fills a buffer of the model; returns False if its value is unknown."""
         if name in self._buffers:
             value.copy_(self._buffers[name])
-        return name in self._buffers
+        elif name in self._statistics:
+            value.fill_(self._statistics[name])
+        return name in self._buffers or name in self._statistics
 
     @torch.no_grad()
-    def restore(self, body: nn.Module) -> None:
+    def restore(self, body: nn.Module, dtypes: bool = True) -> None:
         """Restores the values and dtypes of the buffers outside the state dict, on their present devices.
 
         `to_empty` leaves them uninitialised, and a cast to half precision rounds frequencies.
+
+        Args:
+            body: The model.
+            dtypes: False where the library itself keeps the dtypes of buffers that must not be cast.
         """
         for name, value in self._buffers.items():
             prefix, _, own = name.rpartition(".")
             module = body.get_submodule(prefix)
-            device = module.get_buffer(own).device
-            if device.type != "meta":
-                setattr(module, own, value.to(device, copy=True))
+            present = module.get_buffer(own)
+            if not present.is_meta:
+                dtype = value.dtype if dtypes else present.dtype
+                setattr(module, own, value.to(present.device, dtype, copy=True))
 
     def _record(self, prefix: str, module: nn.Module, initialise: Callable[[nn.Module], None]) -> None:
         buffers = dict(module.named_buffers(recurse=False))
+        if isinstance(module, _BatchNorm):
+            self._statistics |= {prefix + name: _STATISTICS[name] for name in buffers}
+            buffers = {}
         is_custom = not type(module).__module__.startswith("torch.nn")
         own = module.named_parameters(recurse=False)
         vectors = [n for n, p in own if is_custom and p.ndim < 2 and not n.endswith("bias")]
@@ -248,6 +260,9 @@ class Starts:
                 else:
                     self._random[prefix + name] = (copy.deepcopy(module).to("meta"), name)
 
+
+_STATISTICS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
+"""Buffers of a batch norm before training."""
 
 _UNTOUCHED = -12321
 

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
 from mmcomponents.component import stored_tensors
 from mmcomponents.nn.wrapped import (
-    PassThrough,
     Starts,
     check_attention,
     load_whole,
@@ -23,6 +22,7 @@ from mmcomponents.nn.wrapped import (
 )
 from mmcomponents.vision.base import patch_grid
 from mmcomponents.vision.block_encoder import BlockEncoder
+from mmcomponents.vision.wrapped_tower import remove_unused
 
 _BY_BLOCKS = (
     "clip_vision_model", "chinese_clip_vision_model", "siglip_vision_model", "vit", "deit", "vit_msn", "ijepa",
@@ -85,7 +85,7 @@ class TransformersVision(BlockEncoder):
         with torch.device("meta"):
             unused = self._probe(build(), (level,) if levels is None else tuple(levels))
         self.hidden_size = self._width if len(self.levels) == 1 else (self._width,) * len(self.levels)
-        _remove_unused(self.body, unused)
+        remove_unused(self.body, unused)
         self._starts.keep_only(self.body)
         self._resizes = "interpolate_pos_encoding" in inspect.signature(self.body.forward).parameters
         self._layers, self._takes_mask = _stack(self.body)
@@ -236,25 +236,6 @@ def _side(settings: Any, name: str) -> int:
     if len(set(sides)) != 1 or sides[0] is None:
         raise ValueError(f"{settings.model_type} has {name} {value}: only square tiles and patches are supported")
     return int(sides[0])
-
-
-def _remove_unused(module: nn.Module, unused: set[str], prefix: str = "") -> None:
-    """Replaces modules whose parameters are all unused, and removes other unused parameters.
-
-    A parameter without elements (no registers) becomes a buffer, as it cannot be sharded or trained.
-    """
-    for name, child in list(module.named_children()):
-        names = {f"{prefix}{name}.{n}" for n, _ in child.named_parameters()}
-        if names and names <= unused:
-            setattr(module, name, PassThrough())
-        else:
-            _remove_unused(child, unused, f"{prefix}{name}.")
-    for name, parameter in list(module.named_parameters(recurse=False)):
-        if prefix + name in unused:
-            module.register_parameter(name, None)
-        elif parameter.numel() == 0:
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach(), persistent=False)
 
 
 def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ class FlowMatching(Objective):
         if takes is None or takes != gives:
             raise WiringError(
                 f"{type(embedder).__name__} takes actions of {takes or 'no'} values and {type(head).__name__} gives"
-                f" {gives or 'none'}: FlowMatching needs ActionEmbedder and VelocityHead of one width"
+                f" {gives or 'none'}: FlowMatching needs NoisyActionEmbedder and VelocityHead of one width"
             )
 
     def counts(self, batch: PackedBatch) -> dict[str, float]:

@@ -14,7 +14,7 @@ from mmcomponents.nn.runtime import Runtime
 from pointing.noisy_actions import NOISY, NoisyActions
 
 
-class ActionEmbedder(TokenEmbedder):
+class NoisyActionEmbedder(TokenEmbedder):
     """Token embeddings, and embeddings of noisy actions and their time at the positions of type ACTION.
 
     Args:
