@@ -114,6 +114,18 @@ def test_drawn_pictures_do_not_depend_on_the_other_prompts(how: SampleRenderer) 
         assert sampler.answer(model, one, context(how)) == together[number : number + 1]
 
 
+def test_pictures_do_not_depend_on_batches_before(how: SampleRenderer) -> None:
+    """Without a generator, as in `predict` on any number of ranks, draws depend on the seed of the data and sample."""
+    model, sampler = synergen.model(0, len(how.tokenizer)).double().eval(), ImageSampler(1.0)
+    prompts = replace(synergen.prompts(CAPTIONS[:3], how), segment_sample=torch.arange(3))
+    together = sampler.answer(model, prompts, Context(how.tokenizer))
+    torch.manual_seed(5)
+    for number, caption in enumerate(CAPTIONS[:3]):
+        one = replace(synergen.prompts([caption], how), segment_sample=torch.tensor([number]))
+        assert sampler.answer(model, one, Context(how.tokenizer)) == together[number : number + 1]
+    assert sampler.answer(model, replace(prompts, seed=1), Context(how.tokenizer)) != together
+
+
 def test_a_rank_without_questions_answers_the_padding_token(learnt: Any, how: SampleRenderer) -> None:
     empty = collate([], how.tokens_per_tile, how.pad_id)
     assert len(ImageSampler(2.0).answer(learnt, empty, context(how))) == 1

@@ -46,7 +46,8 @@ class Context:
     Attributes:
         tokenizer: Decodes token ids to text. None: answers of text have ids only.
         stop_ids: Tokens that end an answer.
-        generator: Random generator on the model's device. None: torch's global generator.
+        generator: Random generator on the model's device, whose draws the prompts share. None: the draws of a prompt
+            are those of `PackedBatch.generators`, which do not depend on the other prompts of its batch or on its rank.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None

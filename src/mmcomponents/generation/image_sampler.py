@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -99,7 +98,10 @@ class ImageSampler(Sampler):
         hw = vision.grid((vision.image_size, vision.image_size))
         folds_hw = hw[0] // head.rows, hw[1] // head.columns
         batch, past = with_starts(prompts, self._start_id(context), context.tokenizer, guided), Past()
-        draws = _draws(prompts, hw[0] * hw[1], context.generator)
+        words: list[object] = ["picture"]
+        if context.generator is not None:
+            words.append(int(torch.randint(2**62, (), generator=context.generator, device=context.generator.device)))
+        draws = Draws.of_prompts(prompts, hw[0] * hw[1], *words)
         visual: Tensor | None = None
         folds: list[Tensor] = []
         for row in range(folds_hw[0]):
@@ -185,11 +187,3 @@ class ImageSampler(Sampler):
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[self.normalization])
         levels = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         return [Image.fromarray(tile) for tile in levels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _draws(prompts: PackedBatch, steps: int, generator: torch.Generator | None) -> Draws:
-    """Returns numbers for each prompt, which do not depend on its rank or on the others of its batch."""
-    device = prompts.input_ids.device if generator is None else generator.device
-    seed = int(torch.randint(2**62, (), generator=generator, device=device))
-    rows = [own.random(steps) for own in prompts.generators("picture", seed)]
-    return Draws(torch.from_numpy(np.stack(rows))).to(prompts.input_ids.device)

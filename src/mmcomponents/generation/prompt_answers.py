@@ -73,6 +73,8 @@ def answer_prompts(
     if batch is None:
         return []
     check_length(model, segment_lengths(batch), getattr(sampler, "max_new_tokens", 0), max_length)
+    if seed is None:
+        batch.seed = int(torch.randint(2**62, (), device="cpu"))
     context = Context(renderer.tokenizer, end_ids(renderer.tokenizer), seeded(model, seed))
     with evaluating(model):
         return sampler.answer(model, batch, context)
