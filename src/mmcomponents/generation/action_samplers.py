@@ -154,9 +154,7 @@ class DDIM(ActionSampler):
         found: Tensor = model(prompts, Runtime(needs=("hidden",)), read)
         return found
 
-    def _noise(
-        self, prompts: PackedBatch, is_action: Tensor, width: int, generator: torch.Generator | None
-    ) -> Tensor:
+    def _noise(self, prompts: PackedBatch, is_action: Tensor, width: int, generator: torch.Generator | None) -> Tensor:
         """Returns the normal numbers that denoising starts from, `[A, width]`."""
         device = prompts.input_ids.device
         if generator is not None:

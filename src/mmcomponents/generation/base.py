@@ -150,6 +150,10 @@ class Sampler(Component):
             One answer per segment, each of the kind that `answers` declares.
         """
 
+    def answer_length(self, model: MultimodalModel) -> int:
+        """Returns the largest number of tokens that an answer adds to its prompt: `max_new_tokens`, if there is one."""
+        return int(getattr(self, "max_new_tokens", 0))
+
     def answer(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
         """Calls the sampler and checks its answers.
 

@@ -34,6 +34,7 @@ class Emu3Tokenizer(VQTokenizer):
     """
 
     frozen: ClassVar[tuple[str, ...]] = ("*",)
+    normalization = "siglip"
 
     def __init__(self, config: dict[str, Any] | str, image_size: int = 512, tiles_at_once: int = 1) -> None:
         from transformers import CONFIG_MAPPING, AutoConfig, Emu3VQVAE  # takes seconds, so it is imported on use

@@ -53,6 +53,11 @@ class VQEmbedding(VisionEncoder):
         self.positions = nn.Parameter(torch.empty(rows, columns, hidden_size))
         self.init_weights()
 
+    @property
+    def normalization(self) -> str | None:
+        """Normalisation of the tokenizer's pixels, see `VQTokenizer`."""
+        return self.tokenizer.normalization
+
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of ids.
 

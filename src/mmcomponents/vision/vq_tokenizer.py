@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,10 +26,13 @@ class VQTokenizer(VisionEncoder):
     Attributes:
         codebook_size: Number of ids.
         patch_size: Side in pixels of the patch of one id.
+        normalization: Name of the normalisation of its pixels in `data.images`. None: that of the data it was trained
+            with, which its user has to know.
     """
 
     codebook_size: int
     patch_size: int
+    normalization: str | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -87,7 +90,7 @@ class _Call(nn.Module):
         self.tokenizer, self.call = tokenizer, call
 
     def forward(self, images: ImageBatch) -> Any:
-        return self.call(cast(VQTokenizer, self.tokenizer), images)
+        return self.call(self.tokenizer, images)
 
 
 def _flops_of_a_tile(

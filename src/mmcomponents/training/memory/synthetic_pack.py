@@ -28,8 +28,8 @@ def synthetic_pack(
     """Returns a pack of one conversation: one image, then text in which every token has a target.
 
     A single segment maximises the cost of attention, and targets everywhere maximise that of the head. All tiles are
-    views of the encoder's planned tile, so that they take the memory of one. A model without a language side gets a pack
-    without tokens.
+    views of the encoder's planned tile, so that they take the memory of one. A model without a language side gets a
+    pack without tokens.
 
     Args:
         model: Determines the number of visual tokens of a tile.
