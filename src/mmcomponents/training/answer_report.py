@@ -109,7 +109,8 @@ class AnswerReport(Callback):
         self._collected = _Collected()
         if trainer.is_global_zero:
             PictureFolder(Path(trainer.default_root_dir), _PICTURES).clear()
-        trainer.strategy.barrier()  # before another rank writes
+        if trainer.world_size > 1:
+            trainer.strategy.barrier()  # before another rank writes
 
     def on_test_batch_end(
         self,

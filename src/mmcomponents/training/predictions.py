@@ -45,7 +45,8 @@ class Predictions(Callback):
         self.written, self.pictures, self._batches, self._refused = None, 0, [], []
         if trainer.is_global_zero:
             PictureFolder(Path(trainer.default_root_dir), _PICTURES).clear()
-        trainer.strategy.barrier()  # before another rank writes
+        if trainer.world_size > 1:
+            trainer.strategy.barrier()  # before another rank writes
 
     def on_predict_batch_end(
         self,

@@ -42,8 +42,8 @@ class PromptBatch(Movable):
         answers: True answers: texts, or values that JSON can hold.
         kinds: Kind of each question, "" if the data has none.
         keys: Shard and key of each question's sample.
-        forms: What each question asks for, see `Prompt.form`.
         pictures: File contents of the first image of each question, None for text only.
+        forms: What each question asks for, see `Prompt.form`.
     """
 
     batch: PackedBatch
@@ -51,8 +51,8 @@ class PromptBatch(Movable):
     answers: list[Any] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
-    forms: list[str] = field(default_factory=list)
     pictures: list[bytes | None] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.questions)

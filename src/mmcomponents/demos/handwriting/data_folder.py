@@ -35,7 +35,8 @@ def begin(folder: Path, name: str, parts: Sequence[str]) -> None:
     if owner is None and shards:
         found = f"{len(shards)} shards, such as {shards[0]}, without a note that they are of the data set {name!r}"
         raise DataError(f"{folder} has {found}: give another folder")
-    others = [] if owner is not None or not folder.is_dir() else sorted(folder.iterdir())
+    inside = sorted(folder.iterdir()) if owner is None and folder.is_dir() else []
+    others = [path for path in inside if not path.name.startswith(".")]  # a killed call leaves hidden files
     if others:
         raise DataError(f"{folder} is not empty, and has no data set (it has {others[0].name}): give another folder")
     if owner not in (None, name):
