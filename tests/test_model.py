@@ -106,7 +106,10 @@ def test_logits_say_what_does_not_fit() -> None:
         ({"position": RoPE(16)}, "RoPE is made for heads of 16 and DecoderLM has 8"),
         ({"heads": {"lm": LMHead(16, 64)}}, "DecoderLM gives hidden states of width 32 and LMHead takes 16"),
         ({"heads": {"lm": LMHead(32, 65, tied=True)}}, r"weight of \[65, 32\], the embedding weight is \[64, 32\]"),
-        ({"merger": PixelUnshuffle(24, 3, 3), "projector": None}, "4x4 map of a tile of 16 pixels, which PixelUnsh"),
+        (
+            {"merger": PixelUnshuffle(24, 3, 3), "projector": None},
+            "map of 4 x 4 of a tile of 16 pixels, which PixelUnsh",
+        ),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )

@@ -116,15 +116,29 @@ def test_generate_writes_pictures_that_an_exported_model_makes_too(run: Path, tm
     assert np.array_equal(np.asarray(again), np.asarray(picture))
 
 
-def test_predict_and_test_write_a_picture_for_each_caption(data: Path, tokenizer: Path, run: Path) -> None:
+def test_predict_and_test_write_a_picture_for_each_caption(
+    data: Path, tokenizer: Path, run: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     given = arguments(data, tokenizer, run, "--ckpt_path", str(last(run)))
     assert main(["test", *given]) == 0
     assert [Image.open(path).size for path in (run / "answers").glob("*.png")] == [(32, 32)] * 3
+    assert "ask for" not in caplog.text
     assert main(["predict", *given]) == 0
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert len(rows) == 3
+    pictures = {row["key"]: np.asarray(Image.open(run / row["answer"])) for row in rows}
     assert all(row["question"].startswith("Generate an image of: ") for row in rows)
     assert all(Image.open(run / row["answer"]).size == (32, 32) for row in rows)
+    (run / "predictions" / "old-7-0.png").touch()
+    one = ["--data.questions.per_batch", "1"]
+    assert main(["predict", *given, *one]) == 0
+    again = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    for row, other in zip(rows, again, strict=True):  # draws depend on seed and sample
+        assert np.array_equal(np.asarray(Image.open(run / other["answer"])), pictures[row["key"]])
+    assert len(list((run / "predictions").glob("*.png"))) == 3
+    caplog.clear()
+    assert main(["predict", *given, "--data.test", f"{data}/reading-*.tar"]) == 0
+    assert "3 of the first 3 questions ask for text, and the sampler ImageSampler answers with picture" in caplog.text
 
 
 def test_the_pictures_command_writes_the_data_set_of_its_function(data: Path, tmp_path: Path) -> None:

@@ -317,11 +317,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a fuser that cannot take the grid": (
         {"fuser": Halved},
-        "InternViT makes a 4x4 map of a tile of 16 pixels, which Halved cannot take: a map of 4 rows cannot be halved",
+        "InternViT makes a map of 4 x 4 of a tile of 16 pixels, which Halved cannot take: a map of 4 rows cannot",
     ),
     "a merger that cannot take the grid": (
         {"merger": partial(PixelUnshuffle, rows=3)},
-        "InternViT makes a 4x4 map of a tile of 16 pixels, which PixelUnshuffle cannot take: a 4 x 4 map",
+        "InternViT makes a map of 4 x 4 of a tile of 16 pixels, which PixelUnshuffle cannot take: PixelUnshuffle",
     ),
     "a merger without its context": (
         {"merger": FilmMerger},

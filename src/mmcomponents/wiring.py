@@ -83,7 +83,7 @@ def _check_grid(model: Composition) -> None:
         except ValueError:
             pass
         raise WiringError(
-            f"{_name(model.vision)} makes a {'x'.join(map(str, maps))} map of a tile of {side} pixels, which"
+            f"{_name(model.vision)} makes a map of {' x '.join(map(str, maps))} of a tile of {side} pixels, which"
             f" {_name(taker)} cannot take: {error}"
         ) from error
     if tokens == 0:

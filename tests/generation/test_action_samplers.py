@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from mmcomponents.generation.past import Past
 from mmcomponents.heads import ActionHead, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.testing import pack
-from policy import packed, policy
+from mmcomponents.testing.packs import join
+from policy import observations, packed, policy
 
 HEADS: dict[str, dict[str, Any]] = {
     "in context": {},
@@ -48,6 +50,19 @@ def test_each_prompt_gets_a_chunk_in_the_units_of_the_data(name: str, tmp_path: 
     assert torch.equal(found, drawn(DDIM(4), model))
     assert not torch.equal(found, drawn(DDIM(4), model, seed=1))
     assert torch.equal(drawn(DDIM(4, past=1), model), found[:, 1:])
+
+
+def test_draws_without_a_generator_are_those_of_the_prompt(tmp_path: Path) -> None:
+    model, single = policy(tmp_path).double(), observations()
+    for number, one in enumerate(single):
+        one.segment_sample[:] = number
+    together = DDIM(3).answer(model, join(*single), Context())
+    torch.manual_seed(5)
+    for one, found in zip(single, together, strict=True):
+        (alone,) = DDIM(3).answer(model, one, Context())
+        torch.testing.assert_close(alone.values, found.values)
+    (other,) = DDIM(3).answer(model, replace(single[0], seed=1), Context())
+    assert not torch.equal(other.values, together[0].values)
 
 
 def test_cached_text_and_images_give_what_computing_them_again_gives(tmp_path: Path) -> None:

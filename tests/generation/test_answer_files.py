@@ -29,6 +29,16 @@ def test_equal_keys_and_keys_that_become_equal_have_their_own_files(tmp_path: Pa
     assert names == {"answers/a_b-0-0.png", "answers/a_b-1-0.png", "answers/a_b-2-0.png"}
 
 
+def test_pictures_of_an_earlier_run_are_removed_and_no_others(tmp_path: Path) -> None:
+    folder = PictureFolder(tmp_path, "answers")
+    folder.clear()
+    folder.save(Image.new("L", (3, 2)), "a", 12, 0)
+    for name in ("mine.png", "a-1-2.txt"):
+        (tmp_path / "answers" / name).touch()
+    folder.clear()
+    assert {path.name for path in (tmp_path / "answers").iterdir()} == {"mine.png", "a-1-2.txt"}
+
+
 def test_rows_that_json_cannot_hold() -> None:
     rows = Rows()
     rows.add({"key": "a", "answer": "ä"})

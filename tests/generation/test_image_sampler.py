@@ -17,7 +17,7 @@ from mmcomponents.data.chat import SampleRenderer
 from mmcomponents.data.chat.kinds import CaptionedPicture
 from mmcomponents.data.loading.collation import collate
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.generation import Context, ImageSampler
+from mmcomponents.generation import Context, ImageSampler, answer_prompts
 from mmcomponents.heads import LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives import ImageTokens
@@ -32,7 +32,7 @@ def how() -> SampleRenderer:
 
 @pytest.fixture(scope="module")
 def learnt(how: SampleRenderer) -> MultimodalModel:
-    """A model that has learnt eight pictures of random ids by heart, some of them without their captions."""
+    """A model that has learnt eight pictures of random ids, some of them without their captions."""
     model = synergen.model(0, len(how.tokenizer)).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0)
     objective = ImageTokens()
@@ -114,6 +114,18 @@ def test_drawn_pictures_do_not_depend_on_the_other_prompts(how: SampleRenderer) 
         assert sampler.answer(model, one, context(how)) == together[number : number + 1]
 
 
+def test_pictures_do_not_depend_on_batches_before(how: SampleRenderer) -> None:
+    """Without a generator, as in `predict` on any number of ranks, draws depend on the seed of the data and sample."""
+    model, sampler = synergen.model(0, len(how.tokenizer)).double().eval(), ImageSampler(1.0)
+    prompts = replace(synergen.prompts(CAPTIONS[:3], how), segment_sample=torch.arange(3))
+    together = sampler.answer(model, prompts, Context(how.tokenizer))
+    torch.manual_seed(5)
+    for number, caption in enumerate(CAPTIONS[:3]):
+        one = replace(synergen.prompts([caption], how), segment_sample=torch.tensor([number]))
+        assert sampler.answer(model, one, Context(how.tokenizer)) == together[number : number + 1]
+    assert sampler.answer(model, replace(prompts, seed=1), Context(how.tokenizer)) != together
+
+
 def test_a_rank_without_questions_answers_the_padding_token(learnt: Any, how: SampleRenderer) -> None:
     empty = collate([], how.tokens_per_tile, how.pad_id)
     assert len(ImageSampler(2.0).answer(learnt, empty, context(how))) == 1
@@ -153,6 +165,28 @@ def test_other_models_are_refused(how: SampleRenderer) -> None:
     broken.heads["vq_unfold"].weight.data.fill_(torch.nan)
     with pytest.raises(NonFiniteError, match="the logits of pictures are NaN or infinite at id 1:"):
         ImageSampler(1.0)(broken, synergen.prompts(["1 2"], how), context(how))
+
+
+def test_settings_that_do_not_fit_are_refused_with_both_numbers(learnt: Any, how: SampleRenderer) -> None:
+    vocabulary = learnt.embedder.vocab_size
+    with pytest.raises(WiringError, match=f"start_id {vocabulary} and GuidedEmbedder a vocabulary of {vocabulary}"):
+        ImageSampler(start_id=vocabulary).check(learnt)
+    with pytest.raises(ValueError, match="start_id must be a finite number of at least 0, got -1"):
+        ImageSampler(start_id=-1)
+    with pytest.raises(ValueError, match=r"temperature must be 0 or at least 0\.0001, got 1e-40"):
+        ImageSampler(temperature=1e-40)
+    learnt.vision.tokenizer.normalization = "clip"
+    with pytest.raises(WiringError, match="pixels of the normalization 'siglip' and VQEmbedding has those of 'clip'"):
+        ImageSampler().check(learnt)
+    learnt.vision.tokenizer.normalization = None
+    length = synergen.prompts(["1 2"], how).num_tokens
+    arguments, asked = {"sampler": ImageSampler(1.0), "renderer": how}, ["Generate an image of: 1 2"]
+    (picture,) = answer_prompts(
+        learnt, how.tokenizer, ["Generate an image of: 1 2"], max_length=length + 5, **arguments
+    )
+    assert picture.picture is not None
+    with pytest.raises(ValueError, match=rf"{length} tokens, with 5 new ones more .* of {length + 4}: .*frames$"):
+        answer_prompts(learnt, how.tokenizer, asked, max_length=length + 4, **arguments)
 
 
 def test_a_model_that_saw_prompts_left_out_has_another_vector(learnt: Any) -> None:

@@ -39,6 +39,21 @@ def test_a_sampler_replaces_the_arguments_of_decoding(tokenizer, writer) -> None
         generate(model, tokenizer, ["7"], sampler=sampler, temperature=1.0, top_k=2)
 
 
+class Keyed(Whole):
+    """Answers with numbers that are drawn for each prompt."""
+
+    def forward(self, model, prompts, context):
+        return [Answer(f"{own.random():.9f}") for own in prompts.generators("text")]
+
+
+def test_draws_without_a_seed_differ_from_call_to_call(tokenizer, writer) -> None:
+    found = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        found.append(answer_prompts(writer(), tokenizer, ["7"], sampler=Keyed()))
+    assert found[0] == found[1] != found[2]
+
+
 def test_samplers_of_complete_texts_and_of_values(tokenizer, writer) -> None:
     model = writer().train()
     first = generate(model, tokenizer, ["7", "What?"], seed=1, sampler=Whole())

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 import synergen
 from mmcomponents.component import WiringError
 from mmcomponents.heads import LMHead, VQUnfold
-from mmcomponents.mergers import Fold
+from mmcomponents.mergers import Fold, PixelUnshuffle
 from mmcomponents.nn.cache import KVCache
 
 
@@ -61,8 +61,11 @@ def test_wrong_neighbours_are_refused_with_both_numbers() -> None:
         synergen.model(merger=partial(Fold, rows=2, columns=4))
     with pytest.raises(WiringError, match="no merger folds ids to a token and VQUnfold makes 2 x 2 of one"):
         synergen.model(merger=None)
-    with pytest.raises(WiringError, match=r"VQEmbedding makes a 4x4 map .* Fold cannot take: .* 2 x 8 blocks"):
+    with pytest.raises(WiringError, match=r"makes a map of 4 x 4 .* Fold cannot take: Fold has blocks of 2 x 8"):
         synergen.model(merger=Fold)
+    with pytest.raises(WiringError, match=r"PixelUnshuffle has the order v1, which transposes .* and VQUnfold makes"):
+        synergen.model(merger=partial(PixelUnshuffle, order="v1"))
+    synergen.model(merger=PixelUnshuffle)
 
 
 def test_only_made_pictures_are_counted() -> None:

@@ -37,7 +37,7 @@ def test_other_blocks() -> None:
 
 
 def test_wrong_input_is_refused() -> None:
-    with pytest.raises(ValueError, match="a 3 x 6 map is not a multiple of 2 x 2 blocks"):
+    with pytest.raises(ValueError, match="blocks of 2 x 2, which a map of 3 x 6 is not a multiple of"):
         PixelUnshuffle(3)(grid(3, 6))
     with pytest.raises(ValueError, match="order must be"):
         PixelUnshuffle(3, order="v3")

@@ -10,8 +10,9 @@ import torch
 
 import tiny
 from contracts.pair import make_task
+from mmcomponents.checkpoints import warn_of_drawn
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.training import ParameterOptions, SlotOptions
+from mmcomponents.training import MultimodalTask, ParameterOptions, SlotOptions
 from mmcomponents.training.slots import param_groups
 
 ADAPTER = peft.LoraConfig(target_modules=["qkv"], lora_dropout=0.5)
@@ -84,6 +85,42 @@ def test_what_a_part_never_trains_stays_frozen() -> None:
     made.configure_model()
     assert {n for n, p in made.model.embedder.named_parameters() if p.requires_grad} == {"embedding.weight"}
     assert made.model.backbone.frozen_names() == set()
+
+
+class NeverNorm(TokenEmbedder):
+    """An embedder that is never trained."""
+
+    frozen = ("embedding.*",)
+
+
+def test_patterns_of_what_is_never_trained_are_refused() -> None:
+    made = make_task(embedder=NeverNorm, slots={"embedder": SlotOptions(only=["embedding.*"])})
+    with pytest.raises(ValueError, match=r"slots\.embedder\.only: NeverNorm never trains what 'embedding\.\*' matches"):
+        made.configure_model()
+
+
+def test_drawn_weights_that_are_not_trained_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    made = make_task(embedder=NeverNorm, slots={"vision": SlotOptions(only=["blocks.1.*"])})
+    made.configure_model()
+    assert not caplog.messages  # it is not trained
+    warn_of_drawn(made.model, None)
+    (line,) = caplog.messages
+    frozen = [p.numel() for n, p in made.model.vision.named_parameters() if not n.startswith("blocks.1.")]
+    assert f"{sum(frozen):,} of vision (InternViT), such as class_embedding; " in line
+    assert "of embedder (NeverNorm), such as embedding.weight; model.weights names the folders" in line
+    made.model.embedder.brought = frozenset({"embedding.weight"})
+    caplog.clear()
+    warn_of_drawn(made.model, None)
+    assert "embedder" not in caplog.text
+    caplog.clear()
+    warn_of_drawn(make_configured().model, None)
+    assert not caplog.messages
+
+
+def make_configured() -> MultimodalTask:
+    made = make_task()
+    made.configure_model()
+    return made
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from torch.nn.functional import normalize
 
 from mmcomponents.batch import ImageBatch
 from mmcomponents.vision.conv_vq_tokenizer import ConvVQTokenizer, patches
+from mmcomponents.vision.vq_tokenizer import nearest_codes
 
 
 def tokenizer() -> ConvVQTokenizer:
@@ -31,6 +32,15 @@ def test_ids_are_those_of_the_nearest_codes_and_maps_are_what_they_say() -> None
     assert torch.equal(codes.flatten(0, 1), book[nearest])
     torch.testing.assert_close(pixels, patches(made.decode_ids(ids), 4))
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(2, 16))
+
+
+def test_distances_are_computed_in_fp32_in_any_precision() -> None:
+    features, codes = torch.randn(512, 4), torch.randn(4096, 4)
+    halves = features.bfloat16(), codes.bfloat16()
+    expected = torch.cdist(*(half.double() for half in halves)).argmin(1)
+    assert torch.equal(nearest_codes(*halves), expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(nearest_codes(features, codes), torch.cdist(features.double(), codes.double()).argmin(1))
 
 
 def test_patches_have_the_pixels_of_their_places() -> None:

@@ -65,6 +65,19 @@ def test_ids_and_pixels_are_those_of_the_published_tokenizer(published: Emu3VQVA
     assert len(expected.unique()) > 2
 
 
+def test_tiles_are_encoded_and_decoded_in_groups() -> None:
+    every, one = Emu3Tokenizer(SMALL, 16, 3), Emu3Tokenizer(SMALL, 16)
+    one.load_state_dict(every.state_dict())
+    sizes: list[int] = []
+    for part in (one.body.encoder, one.body.decoder):
+        part.register_forward_hook(lambda _, given, out: sizes.append(len(given[0])))
+    pixels = torch.rand(3, 3, 16, 16) * 2 - 1
+    ids = one.encode_ids(pixels)
+    assert torch.equal(ids, every.encode_ids(pixels))
+    torch.testing.assert_close(one.decode_ids(ids), every.decode_ids(ids))
+    assert sizes == [1] * 6
+
+
 def test_it_stays_in_evaluation_mode_and_is_frozen() -> None:
     made = Emu3Tokenizer(SMALL, 16).train()
     assert not any(module.training for module in made.modules())

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+import synergen
 import tiny
 from mmcomponents.batch import ImageBatch
 from mmcomponents.component import WiringError
+from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.vision import VQEmbedding
+from mmcomponents.vision.vq_tokenizer import nearest_codes
 from synergen import CODES, TOKENIZER
 
 
@@ -39,6 +44,29 @@ def test_a_rectangle_has_the_vectors_of_its_places() -> None:
     whole = made(of_ids(ids)).primary.tokens.unflatten(1, (4, 4))
     part = made.cells(ids[:, 2:4, 1:3], origin=(2, 1)).primary.tokens
     assert torch.equal(part, whole[:, 2:4, 1:3].flatten(1, 2))
+
+
+def test_autocast_does_not_change_the_ids() -> None:
+    made, pixels = embedding(), torch.randn(8, 3, 16, 16)
+    ids = made.ids(ImageBatch(pixels, torch.arange(8)))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(made.ids(ImageBatch(pixels, torch.arange(8))), ids)
+        assert made.decode_ids(ids).dtype == torch.float32
+
+
+def test_plans_and_flops_include_the_tokenizer() -> None:
+    model = synergen.model()
+    made = model.vision
+    batch = synthetic_pack(model, 64, 3)
+    assert batch.images.pixels.shape == (3, 3, 16, 16)
+    counter = FlopCounterMode(display=False)
+    with counter:
+        made.tokenizer.encode_ids(batch.images.pixels)
+    with FlopCounterMode(display=False) as product:
+        nearest_codes(torch.zeros(48, 4), torch.zeros(CODES, 4))
+    assert made.flops(batch) == counter.get_total_flops() > product.get_total_flops()
+    assert made.flops(replace(batch, images=of_ids(torch.zeros(3, 4, 4).long()))) == 0
+    assert made.tokenizer.flops(batch) > made.flops(batch)
 
 
 def test_the_tokenizer_is_never_trained() -> None:

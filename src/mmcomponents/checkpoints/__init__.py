@@ -10,7 +10,7 @@ from mmcomponents.checkpoints.adapter_weights import merge_adapters
 from mmcomponents.checkpoints.checkpoint import Checkpoint, load, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.export_folder import WRITTEN, convert, save
-from mmcomponents.checkpoints.initial import Folders, InitialWeights, check_initial, load_initial
+from mmcomponents.checkpoints.initial import Folders, InitialWeights, check_initial, load_initial, warn_of_drawn
 from mmcomponents.checkpoints.spec import ModelSpec, Processing
 
 __all__ = [
@@ -28,4 +28,5 @@ __all__ = [
     "merge_adapters",
     "read",
     "save",
+    "warn_of_drawn",
 ]

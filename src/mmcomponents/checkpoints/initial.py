@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mmcomponents.backbones import TransformersLM
-from mmcomponents.checkpoints.adapter_weights import own_tensors
+from mmcomponents.checkpoints.adapter_weights import own_name, own_tensors
 from mmcomponents.checkpoints.causal_lm import CausalLM
 from mmcomponents.checkpoints.checkpoint import Checkpoint, meta_model, read
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError, UnknownFormatError
@@ -208,6 +208,30 @@ class InitialWeights:
         error = next((text for text, _ in shares if text), "") or next(filter(None, compared), "")
         if error:
             raise CheckpointError(error)
+
+
+def warn_of_drawn(model: MultimodalModel, loaded: InitialWeights | None) -> None:
+    """Warns of weights that are not trained and were drawn, as no folder and no constructor gives them.
+
+    Args:
+        model: The model, with frozen parameters frozen.
+        loaded: Weights of folders that it starts from; None: there are none.
+    """
+    starts = {} if loaded is None else loaded.sources()
+    found: list[str] = []
+    for slot, part in model.parts().items():
+        if getattr(part, "is_tied", False):
+            continue
+        known = {*part.brought, *starts.get(slot, ())}
+        named = [(own_name(name), p.numel()) for name, p in part.named_parameters() if not p.requires_grad]
+        drawn = [(name, size) for name, size in named if name not in known]
+        if drawn:
+            found.append(f"{sum(size for _, size in drawn):,} of {slot} ({type(part).__name__}), such as {drawn[0][0]}")
+    if found:
+        log.warning(
+            "weights that are not trained have random values: %s; model.weights names the folders of weights",
+            "; ".join(found),
+        )
 
 
 def _check_names(parts: Mapping[str, Component], given: set[str]) -> None:

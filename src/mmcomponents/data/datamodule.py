@@ -217,7 +217,7 @@ class PackedDataModule(DataModule):
             return None
         packs = self.packs("val")
         assert isinstance(packs, PackDataset)
-        return PromptDataset(packs.index, self.renderer, count).one_question_each(count)
+        return PromptDataset(packs.index, self.renderer, count, seed=self.seed).one_question_each(count)
 
     def check_model(
         self,

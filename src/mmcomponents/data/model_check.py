@@ -87,21 +87,28 @@ def tokenizer_of(datamodule: object) -> Any | None:
 
 
 def check_parts(parts: Mapping[str, Any], datamodule: object) -> None:
-    """Checks the files that parts of a model read, and that those which depend on token ids fit the data's tokenizer.
+    """Checks the files that parts read, and that parts fit the tokenizer and the normalisation of the data.
 
     Args:
         parts: Parts by name, which may have been built without their files, on the meta device.
         datamodule: The data module; None: nothing is checked.
 
     Raises:
-        ValueError: A file does not exist, or a part was made for another tokenizer.
+        ValueError: A file does not exist, or a part was made for another tokenizer or for pixels of another scale.
     """
     if datamodule is None:
         return
     tokenizer = tokenizer_of(datamodule)
+    scale = getattr(getattr(datamodule, "images", None), "normalization", None)
     for kind in getattr(getattr(datamodule, "kinds", None), "kinds", ()):
         kind.check_parts(parts)
     for name, part in parts.items():
+        own = getattr(part, "normalization", None)
+        if own is not None and scale is not None and own != scale:
+            raise ValueError(
+                f"{name} ({type(part).__name__}) has pixels of the normalization {own!r}, and data.images.normalization"
+                f" is {scale!r}"
+            )
         for argument in getattr(part, "files", ()):
             path = getattr(part, argument, None)
             if isinstance(path, str) and not Path(path).is_file():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -135,9 +136,8 @@ class DDIM(ActionSampler):
         """Returns the actions of all prompts, normalised, `[A, k]`."""
         head: Any = model.heads[self.head]
         is_action = prompts.layout.token_type == TokenType.ACTION
-        shape = int(is_action.sum()), head.action_width
         device = prompts.input_ids.device
-        values = torch.randn(shape, generator=context.generator, device=device)
+        values = self._noise(prompts, is_action, head.action_width, context.generator)
         if head.in_context:
             return self._denoised_in_context(model, prompts, values)
 
@@ -153,6 +153,17 @@ class DDIM(ActionSampler):
 
         found: Tensor = model(prompts, Runtime(needs=("hidden",)), read)
         return found
+
+    def _noise(self, prompts: PackedBatch, is_action: Tensor, width: int, generator: torch.Generator | None) -> Tensor:
+        """Returns the normal numbers that denoising starts from, `[A, width]`."""
+        device = prompts.input_ids.device
+        if generator is not None:
+            return torch.randn(int(is_action.sum()), width, generator=generator, device=device)
+        segments = prompts.layout.segment_of_token()[is_action]
+        counts = torch.bincount(segments, minlength=prompts.num_segments).tolist()
+        every = zip(prompts.generators("actions"), counts, strict=True)
+        drawn = [own.standard_normal((count, width)) for own, count in every]
+        return torch.from_numpy(np.concatenate(drawn)).to(device, torch.float32)
 
     def _denoised_in_context(self, model: MultimodalModel, prompts: PackedBatch, noisy: Tensor) -> Tensor:
         head: Any = model.heads[self.head]

@@ -30,6 +30,12 @@ class PictureFolder:
     def __init__(self, root: Path, name: str) -> None:
         self.root, self.name = root, name
 
+    def clear(self) -> None:
+        """Removes the pictures that an earlier run has written there; other files stay."""
+        for file in (self.root / self.name).glob("*.png"):
+            if re.search(r"-\d+-\d+\.png$", file.name):
+                file.unlink(missing_ok=True)
+
     def save(self, picture: Image, key: str, batch: int, row: int) -> str:
         """Writes a picture.
 

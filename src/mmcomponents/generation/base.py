@@ -46,7 +46,8 @@ class Context:
     Attributes:
         tokenizer: Decodes token ids to text. None: answers of text have ids only.
         stop_ids: Tokens that end an answer.
-        generator: Random generator on the model's device. None: torch's global generator.
+        generator: Random generator on the model's device, whose draws the prompts share. None: the draws of a prompt
+            are those of `PackedBatch.generators`, which do not depend on the other prompts of its batch or on its rank.
     """
 
     tokenizer: PreTrainedTokenizerBase | None = None
@@ -148,6 +149,10 @@ class Sampler(Component):
         Returns:
             One answer per segment, each of the kind that `answers` declares.
         """
+
+    def answer_length(self, model: MultimodalModel) -> int:
+        """Returns the largest number of tokens that an answer adds to its prompt: `max_new_tokens`, if there is one."""
+        return int(getattr(self, "max_new_tokens", 0))
 
     def answer(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
         """Calls the sampler and checks its answers.

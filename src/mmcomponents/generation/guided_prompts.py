@@ -31,8 +31,7 @@ class _Segment:
     @classmethod
     def of_text(cls, ids: Sequence[int], device: torch.device) -> _Segment:
         kind = torch.full((len(ids),), int(TokenType.TEXT), device=device)
-        none = torch.full_like(kind, -1)
-        return cls(list(ids), kind, none, none)
+        return cls(list(ids), kind, torch.full_like(kind, -1), torch.full_like(kind, -1))
 
     def with_token(self, token: int) -> _Segment:
         """Returns the segment with a token of text after it."""
@@ -64,7 +63,7 @@ def with_starts(
     for segment in segments[:] if guided else ():
         # A rank that has no question left answers a padding token, since others answer theirs.
         is_padding = bool((segment.kind == TokenType.PAD).all())
-        segments.append(segment if is_padding else _left_out(segment.ids, tokenizer, device))
+        segments.append(segment if is_padding else _left_out(segment, tokenizer))
     segments = [segment.with_token(start_id) for segment in segments]
     lengths = torch.tensor([0, *(len(segment.ids) for segment in segments)], device=device)
     twice = 2 if guided else 1
@@ -103,10 +102,13 @@ def fed(past: Past, batch: PackedBatch) -> PackedBatch:
     return replace(one, visual_index=torch.tensor(every, device=batch.input_ids.device))
 
 
-def _left_out(ids: list[int], tokenizer: PreTrainedTokenizerBase | None, device: torch.device) -> _Segment:
+def _left_out(given: _Segment, tokenizer: PreTrainedTokenizerBase | None) -> _Segment:
+    """Returns a prompt without its question; images of the turns before it stay."""
     if tokenizer is None:
         raise WiringError("guidance needs a tokenizer, for the prompt whose question is left out")
-    without = unconditional(ids, tokenizer)
-    segment = _Segment.of_text(without.input_ids, device)
+    without = unconditional(given.ids, tokenizer)
+    segment = _Segment.of_text(without.input_ids, given.kind.device)
+    for own, other in ((segment.kind, given.kind), (segment.index, given.index), (segment.image, given.image)):
+        own[: without.kept] = other[: without.kept]
     segment.kind[without.place] = int(TokenType.QUERY)
     return segment

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -23,6 +22,9 @@ from mmcomponents.nn.cache import KVCache
 from mmcomponents.nn.folds import unfold_ids
 from mmcomponents.nn.runtime import Runtime
 
+_COLDEST = 1e-4
+"""Least temperature: logits that are divided by less exceed the range of fp32."""
+
 
 class ImageSampler(Sampler):
     """Answers with a picture, fold after fold, with classifier-free guidance (SynerGen-VL, arXiv 2412.09604).
@@ -34,7 +36,7 @@ class ImageSampler(Sampler):
 
     Args:
         guidance: Weight of the question, s; 1: no guidance.
-        temperature: 0 selects the most likely id. Otherwise logits are divided by it and an id is drawn.
+        temperature: 0 selects the most likely id. From 0.0001 on, logits are divided by it and an id is drawn.
         top_k: Draws from the k most likely ids. 0: from all.
         head: Name of the head that makes ids.
         normalization: Normalisation of the pixels that the tokenizer was trained with.
@@ -54,6 +56,10 @@ class ImageSampler(Sampler):
     ) -> None:
         super().__init__()
         check_numbers(guidance=guidance, temperature=temperature, top_k=top_k)
+        if 0 < temperature < _COLDEST:
+            raise ValueError(f"temperature must be 0 or at least {_COLDEST}, got {temperature}")
+        if start_id is not None:
+            check_numbers(start_id=start_id)
         check_choices(normalization=(normalization, Normalization))
         self.guidance, self.temperature, self.top_k = guidance, temperature, top_k
         self.head, self.normalization, self.start_id = head, normalization, start_id
@@ -77,6 +83,17 @@ class ImageSampler(Sampler):
         if not callable(getattr(model.vision, "cells", None)):
             found = "the vision slot is empty" if model.vision is None else f"{type(model.vision).__name__} has none"
             raise WiringError(f"{name} needs vectors of single ids and {found}: use VQEmbedding")
+        own = getattr(model.vision, "normalization", None)
+        if own is not None and own != self.normalization:
+            raise WiringError(
+                f"{name} makes pixels of the normalization {self.normalization!r} and {type(model.vision).__name__} has"
+                f" those of {own!r}"
+            )
+        rows = getattr(model.embedder, "vocab_size", None)
+        if self.start_id is not None and rows is not None and self.start_id >= rows:
+            raise WiringError(
+                f"{name} has the start_id {self.start_id} and {type(model.embedder).__name__} a vocabulary of {rows}"
+            )
         if self.guidance != 1 and getattr(model.embedder, "unconditional", None) is None:
             raise WiringError(
                 f"{name} has guidance {self.guidance:g} and {type(model.embedder).__name__} 0 unconditional tokens: use"
@@ -99,7 +116,10 @@ class ImageSampler(Sampler):
         hw = vision.grid((vision.image_size, vision.image_size))
         folds_hw = hw[0] // head.rows, hw[1] // head.columns
         batch, past = with_starts(prompts, self._start_id(context), context.tokenizer, guided), Past()
-        draws = _draws(prompts, hw[0] * hw[1], context.generator)
+        words: list[object] = ["picture"]
+        if context.generator is not None:
+            words.append(int(torch.randint(2**62, (), generator=context.generator, device=context.generator.device)))
+        draws = Draws.of_prompts(prompts, hw[0] * hw[1], *words)
         visual: Tensor | None = None
         folds: list[Tensor] = []
         for row in range(folds_hw[0]):
@@ -111,6 +131,12 @@ class ImageSampler(Sampler):
         ids = unfold_ids(torch.stack(folds, 1).flatten(0, 1), hw, head.rows, head.columns)
         pixels = vision.decode_ids(ids).float()
         return [Answer(picture=picture) for picture in self._pictures(pixels)]
+
+    def answer_length(self, model: MultimodalModel) -> int:
+        """Returns the number of folds of a picture, and 1 for the token that begins it."""
+        vision, head = cast(Any, model.vision), cast(Any, model.heads[self.head])
+        rows, columns = vision.grid((vision.image_size, vision.image_size))
+        return 1 + int(rows * columns // head.cells)
 
     def guide(self, logits: Tensor) -> Tensor:
         """Returns the logits of ids, given those with the questions and, if there is guidance, those without below."""
@@ -185,11 +211,3 @@ class ImageSampler(Sampler):
         mean, std = (pixels.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[self.normalization])
         levels = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
         return [Image.fromarray(tile) for tile in levels.permute(0, 2, 3, 1).cpu().numpy()]
-
-
-def _draws(prompts: PackedBatch, steps: int, generator: torch.Generator | None) -> Draws:
-    """Returns numbers for each prompt, which do not depend on its rank or on the others of its batch."""
-    device = prompts.input_ids.device if generator is None else generator.device
-    seed = int(torch.randint(2**62, (), generator=generator, device=device))
-    rows = [own.random(steps) for own in prompts.generators("picture", seed)]
-    return Draws(torch.from_numpy(np.stack(rows))).to(prompts.input_ids.device)

@@ -70,7 +70,13 @@ def load_videos(given: Videos, frames: FrameSampling) -> list[list[Image.Image]]
     ]
 
 
-def check_length(model: MultimodalModel, lengths: Sequence[int], max_new_tokens: int, max_length: int | None) -> None:
+def check_length(
+    model: MultimodalModel,
+    lengths: Sequence[int],
+    max_new_tokens: int,
+    max_length: int | None,
+    has_option: bool = True,
+) -> None:
     """Checks that prompts and their answers fit into the model's positions.
 
     Args:
@@ -78,6 +84,7 @@ def check_length(model: MultimodalModel, lengths: Sequence[int], max_new_tokens:
         lengths: Number of tokens of each prompt.
         max_new_tokens: Maximum number of tokens of an answer.
         max_length: Replaces the limit of the positions.
+        has_option: Whether `max_new_tokens` is a setting, which may be lowered.
 
     Raises:
         ValueError: A prompt and its answer exceed the limit.
@@ -88,7 +95,7 @@ def check_length(model: MultimodalModel, lengths: Sequence[int], max_new_tokens:
             which = "the prompt" if len(lengths) == 1 else f"prompt {number}"
             raise ValueError(
                 f"{which} has {length} tokens, with {max_new_tokens} new ones more than the limit of {limit}: "
-                "shorten it, use fewer tiles or frames, or lower max_new_tokens"
+                "shorten it or use fewer tiles or frames" + (", or lower max_new_tokens" if has_option else "")
             )
 
 

@@ -72,7 +72,10 @@ def answer_prompts(
     batch = collate_prompts(model, renderer, prompts, images, videos, frames)
     if batch is None:
         return []
-    check_length(model, segment_lengths(batch), getattr(sampler, "max_new_tokens", 0), max_length)
+    sampler.check(model)
+    check_length(model, segment_lengths(batch), sampler.answer_length(model), max_length, sampler.answers == "text")
+    if seed is None:
+        batch.seed = int(torch.randint(2**62, (), device="cpu"))
     context = Context(renderer.tokenizer, end_ids(renderer.tokenizer), seeded(model, seed))
     with evaluating(model):
         return sampler.answer(model, batch, context)

@@ -75,7 +75,9 @@ class Autoregressive(Sampler):
         if not isinstance(context, Context):
             raise TypeError(f"expected Context(stop_ids=…) as the third argument, got {type(context).__name__}")
         answers: list[list[int]] = [[] for _ in range(prompts.num_segments)]
-        for new in self.steps(model, prompts, context.stop_ids, context.generator):
+        own = self.temperature > 0 and context.generator is None
+        draws = Draws.of_prompts(prompts, self.max_new_tokens, "text") if own else None
+        for new in self.steps(model, prompts, context.stop_ids, context.generator, draws=draws):
             for segment, token in new.items():
                 answers[segment].append(token)
         tokenizer = context.tokenizer

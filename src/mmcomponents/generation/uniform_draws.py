@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mmcomponents.batch import PackedBatch
 from mmcomponents.draws import keyed
 
 
@@ -35,8 +37,19 @@ class Draws:
             greedy: Whether each segment is decoded greedily. Empty: none is.
         """
         rows = [keyed(seed, key, sample).random(steps) for key, sample in samples]
-        uniform = torch.from_numpy(np.stack(rows) if rows else np.zeros((0, steps)))
-        return cls(uniform, torch.tensor(list(greedy)) if any(greedy) else None)
+        return cls(_stacked(rows, steps), torch.tensor(list(greedy)) if any(greedy) else None)
+
+    @classmethod
+    def of_prompts(cls, prompts: PackedBatch, steps: int, *words: object) -> Draws:
+        """Draws numbers for each prompt of a pack, on its device, see `PackedBatch.generators`.
+
+        Args:
+            prompts: Pack with one prompt per segment.
+            steps: Maximum number of tokens; a larger value does not change the first numbers.
+            words: Name of the draw, and anything else that it depends on.
+        """
+        rows = [own.random(steps) for own in prompts.generators(*words)]
+        return cls(_stacked(rows, steps)).to(prompts.input_ids.device)
 
     def to(self, device: torch.device) -> Draws:
         """Copies the numbers to a device."""
@@ -57,3 +70,7 @@ class Draws:
         if self.greedy is not None:
             tokens = torch.where(self.greedy[segments], logits.argmax(-1), tokens)
         return tokens
+
+
+def _stacked(rows: Sequence[NDArray[np.float64]], steps: int) -> Tensor:
+    return torch.from_numpy(np.stack(rows) if rows else np.zeros((0, steps)))

@@ -96,7 +96,7 @@ class VQUnfold(Head):
         return self.rows * self.columns
 
     def check(self, model: Composition) -> None:
-        """Checks that tokenizer and merger have the codebook and the fold of the head.
+        """Checks that tokenizer and merger have the codebook, the fold and the order of the head.
 
         Raises:
             WiringError: They do not.
@@ -111,6 +111,11 @@ class VQUnfold(Head):
         if codebook is not None and fold != (self.rows, self.columns):
             other = "no merger folds" if merger is None else f"{type(merger).__name__} folds {fold[0]} x {fold[1]}"
             raise WiringError(f"{other} ids to a token and {name} makes {self.rows} x {self.columns} of one")
+        if codebook is not None and getattr(merger, "order", "v2") != "v2":
+            raise WiringError(
+                f"{type(merger).__name__} has the order {getattr(merger, 'order', None)}, which transposes the grid,"
+                f" and {name} makes folds row by row: use Fold"
+            )
 
     def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
         """Computes the logits of all cells after each position, `[T, cells, codebook]`, if all ids of a fold are 0.

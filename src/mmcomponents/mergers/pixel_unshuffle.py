@@ -34,7 +34,9 @@ class PixelUnshuffle(Merger):
     ) -> None:
         super().__init__()
         if not isinstance(in_features, int):
-            raise WiringError(f"PixelUnshuffle takes one feature map and is given {len(in_features)}: {in_features}")
+            raise WiringError(
+                f"{type(self).__name__} takes one feature map and is given {len(in_features)}: {in_features}"
+            )
         check_choices(order=(order, Order))
         check_sizes(rows=rows, columns=columns)
         self.in_features = in_features
@@ -66,5 +68,8 @@ class PixelUnshuffle(Merger):
 
     def _out_hw(self, hw: tuple[int, int]) -> tuple[int, int]:
         if hw[0] % self.rows or hw[1] % self.columns:
-            raise ValueError(f"a {hw[0]} x {hw[1]} map is not a multiple of {self.rows} x {self.columns} blocks")
+            raise ValueError(
+                f"{type(self).__name__} has blocks of {self.rows} x {self.columns}, which a map of {hw[0]} x {hw[1]}"
+                " is not a multiple of"
+            )
         return hw[0] // self.rows, hw[1] // self.columns

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -17,7 +18,9 @@ from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.evaluation.answer_sheet import Row, answer_sheet, brief, short
 from mmcomponents.evaluation.metrics.exact_match import exact_match
 from mmcomponents.generation.answer_files import PictureFolder, Rows, check_finite
-from mmcomponents.generation.base import Answer, AnswerKind
+from mmcomponents.generation.base import Answer, AnswerKind, Sampler
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -102,8 +105,12 @@ class AnswerReport(Callback):
         self._seconds, self._started = self._elapsed(), None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clears the answers."""
+        """Clears the answers, and the pictures of an earlier run."""
         self._collected = _Collected()
+        if trainer.is_global_zero:
+            PictureFolder(Path(trainer.default_root_dir), _PICTURES).clear()
+        if trainer.world_size > 1:
+            trainer.strategy.barrier()  # before another rank writes
 
     def on_test_batch_end(
         self,
@@ -117,6 +124,8 @@ class AnswerReport(Callback):
         """Collects the answers of a batch, and writes their pictures."""
         own = self._collected
         folder = PictureFolder(Path(trainer.default_root_dir), _PICTURES)
+        if not own.batches:
+            warn_of_other_answers(trainer, batch, getattr(pl_module, "sampler", None))
         number = own.batches * trainer.world_size + trainer.global_rank
         own.batches += 1
         fields = zip(batch.keys, batch.kinds, batch.questions, batch.answers, strict=True)
@@ -163,6 +172,17 @@ class AnswerReport(Callback):
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+
+def warn_of_other_answers(trainer: Trainer, batch: PromptBatch, sampler: Sampler | None) -> None:
+    """Warns of questions of the first batch that ask for something else than the sampler answers with."""
+    others = [form for form in batch.forms if form and sampler is not None and form != sampler.answers]
+    if others and sampler is not None and trainer.is_global_zero:
+        logger.warning(
+            "%d of the first %d questions ask for %s, and the sampler %s answers with %s: set model.sampler, or other"
+            " data",
+            *(len(others), len(batch), others[0], type(sampler).__name__, sampler.answers),
+        )
 
 
 def is_right(answer: Any, given: Answer) -> bool | None:

@@ -16,7 +16,7 @@ from mmcomponents.generation.answer_files import PictureFolder, Rows, check_fini
 from mmcomponents.generation.base import Answer
 from mmcomponents.model import MultimodalModel
 from mmcomponents.objectives.answers import answer_logps, pairs_of
-from mmcomponents.training.answer_report import gather_lists
+from mmcomponents.training.answer_report import gather_lists, warn_of_other_answers
 from mmcomponents.training.reference_logps import ReferenceLogps
 
 _FILE, _PICTURES = "predictions.jsonl", "predictions"
@@ -41,8 +41,12 @@ class Predictions(Callback):
         self._refused: list[str] = []
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clears the rows."""
+        """Clears the rows, and the pictures of an earlier run."""
         self.written, self.pictures, self._batches, self._refused = None, 0, [], []
+        if trainer.is_global_zero:
+            PictureFolder(Path(trainer.default_root_dir), _PICTURES).clear()
+        if trainer.world_size > 1:
+            trainer.strategy.barrier()  # before another rank writes
 
     def on_predict_batch_end(
         self,
@@ -61,6 +65,8 @@ class Predictions(Callback):
         """
         if _is_replaced(trainer):
             return
+        if not self._batches and isinstance(batch, PromptBatch):
+            warn_of_other_answers(trainer, batch, getattr(pl_module, "sampler", None))
         folder = PictureFolder(Path(trainer.default_root_dir), _PICTURES)
         number = len(self._batches) * trainer.world_size + trainer.global_rank
         rows = Rows()

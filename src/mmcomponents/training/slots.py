@@ -128,6 +128,11 @@ def check_patterns(model: MultimodalModel, options: dict[str, SlotOptions]) -> N
                     raise ValueError(
                         f"slots.{slot}.{key}: no parameter of {kinds} matches {pattern!r}; names begin with {known}"
                     )
+        never = {own_name(name) for part in parts for name in part.frozen_names()}
+        for pattern in chosen.only or ():
+            if all(name in never for name in names if fnmatchcase(name, pattern)):
+                kinds = " or ".join(type(part).__name__ for part in parts)
+                raise ValueError(f"slots.{slot}.only: {kinds} never trains what {pattern!r} matches")
         used = {_options_of_parameter(name, chosen)[0] for name in names}
         if hidden := [pattern for pattern in chosen.parameters if pattern not in used]:
             raise ValueError(

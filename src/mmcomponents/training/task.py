@@ -19,7 +19,7 @@ from torch.optim import AdamW
 
 from mmcomponents.backbones import Backbone
 from mmcomponents.batch import PackedBatch
-from mmcomponents.checkpoints import CheckpointError, Folders, InitialWeights, check_initial, read
+from mmcomponents.checkpoints import CheckpointError, Folders, InitialWeights, check_initial, read, warn_of_drawn
 from mmcomponents.checkpoints.runs import FrozenWeights
 from mmcomponents.compose import Factories, HeadFactory, Width
 from mmcomponents.data.chat.special_tokens import IMAGE_CONTEXT, end_ids
@@ -158,6 +158,8 @@ class MultimodalTask(LightningModule):
             check_patterns(self.model, self.slots)
             freeze(self.model, self.slots)
             loaded = self.initial_weights
+            if self._is_fitting and not resumes and self.trainer.is_global_zero:
+                warn_of_drawn(self.model, loaded)
             if loaded is not None and self.weights is not None and self._is_fitting:
                 self._frozen = FrozenWeights.of_run(self.model, loaded, self.weights, self.trust_remote_code)
             self.objective = self.make_objective()

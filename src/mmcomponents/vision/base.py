@@ -44,6 +44,10 @@ class VisionEncoder(Component):
         pixels = torch.zeros(1, 3, self.image_size, self.image_size, device=device)
         return ImageBatch(pixels, torch.zeros(1, dtype=torch.long, device=device))
 
+    def planned_tile(self, device: torch.device | str) -> ImageBatch:
+        """Returns the tile that memory and FLOPs are planned for, as the data gives it. Default: that of `blank`."""
+        return self.blank(device)
+
     def pixels_of(self, images: ImageBatch) -> Tensor:
         """Returns the pixels `[N, 3, H, W]` of images, for encoders that need them.
 

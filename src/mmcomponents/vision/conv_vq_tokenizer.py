@@ -10,7 +10,7 @@ from torch.nn.functional import embedding, normalize, silu
 
 from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
 from mmcomponents.limits import MAX_ROWS, check_sizes
-from mmcomponents.vision.vq_tokenizer import VQTokenizer
+from mmcomponents.vision.vq_tokenizer import VQTokenizer, nearest_codes
 
 _GROUP = 8
 """Number of channels of a group of the group norms."""
@@ -19,8 +19,9 @@ _GROUP = 8
 class ConvVQTokenizer(VQTokenizer):
     """Convolutional encoder and decoder with a codebook between them (VQ-VAE, arXiv 1711.00937).
 
-    Features and codes have length one and few channels, which keeps all codes in use (ViT-VQGAN, arXiv 2110.04627,
-    section 3.2). The decoder's gradient passes the quantisation unchanged.
+    Features and codes have length one and few channels (ViT-VQGAN, arXiv 2110.04627, section 3.2). Codes that are
+    nearest to no feature are not moved: how many are in use depends on the data. The decoder's gradient passes the
+    quantisation unchanged.
 
     Args:
         image_size: Side of a tile in pixels.
@@ -90,8 +91,9 @@ class ConvVQTokenizer(VQTokenizer):
         return normalize(self.encoder(pixels.to(self.codebook.dtype)), dim=1)
 
     def _nearest(self, features: Tensor) -> Tensor:
-        """Returns the ids of the nearest codes, which for vectors of length one have the largest product."""
-        return torch.einsum("nchw,kc->nhwk", features.detach(), normalize(self.codebook.detach(), dim=1)).argmax(-1)
+        """Returns the ids `[N, h, w]` of the nearest codes."""
+        rows, hw = features.detach().movedim(1, -1).flatten(0, 2), features.shape[2:]
+        return nearest_codes(rows, normalize(self.codebook.detach().float(), dim=1)).view(-1, *hw)
 
     def _codes(self, ids: Tensor) -> Tensor:
         return embedding(ids, normalize(self.codebook, dim=1)).permute(0, 3, 1, 2)

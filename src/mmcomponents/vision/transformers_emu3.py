@@ -10,7 +10,7 @@ from torch import Tensor
 from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
 from mmcomponents.limits import check_sizes
 from mmcomponents.nn.wrapped import read_config
-from mmcomponents.vision.vq_tokenizer import VQTokenizer
+from mmcomponents.vision.vq_tokenizer import VQTokenizer, nearest_codes
 
 _STARTS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
 """Values of the buffers of batch norms before training."""
@@ -26,18 +26,22 @@ class Emu3Tokenizer(VQTokenizer):
         config: Fields of the configuration with its `model_type`, "emu3_vqgan", or a local folder or config.json; the
             `vq_config` of a whole Emu3 is used.
         image_size: Side of a tile in pixels.
+        tiles_at_once: Number of tiles that are encoded or decoded together. With published sizes, in bf16, one of 512
+            pixels takes 2 GiB to be encoded, as transformers repeats it for four frames, and 5 GiB to be decoded.
 
     Raises:
         ValueError: The configuration is unknown or of another model, or the tile size is not a multiple of the patch.
     """
 
     frozen: ClassVar[tuple[str, ...]] = ("*",)
+    normalization = "siglip"
 
-    def __init__(self, config: dict[str, Any] | str, image_size: int = 512) -> None:
+    def __init__(self, config: dict[str, Any] | str, image_size: int = 512, tiles_at_once: int = 1) -> None:
         from transformers import CONFIG_MAPPING, AutoConfig, Emu3VQVAE  # takes seconds, so it is imported on use
 
         super().__init__()
-        check_sizes(image_size=image_size)
+        check_sizes(image_size=image_size, tiles_at_once=tiles_at_once)
+        self.tiles_at_once = tiles_at_once
         settings = read_config(AutoConfig, CONFIG_MAPPING.keys(), config, trust_remote_code=False)
         settings = getattr(settings, "vq_config", settings)
         if settings.model_type != "emu3_vqgan":
@@ -62,16 +66,20 @@ class Emu3Tokenizer(VQTokenizer):
         Raises:
             ValueError: The tile size is not a multiple of the patch size.
         """
-        sides = (pixels.shape[-2], pixels.shape[-1])
-        self.grid(sides)
-        sizes = pixels.new_tensor([sides]).expand(pixels.shape[0], 2)
-        return torch.stack(self.body.encode(pixels, sizes).image_tokens)
+        self.grid((pixels.shape[-2], pixels.shape[-1]))
+        return torch.cat([self._ids(tiles) for tiles in pixels.split(self.tiles_at_once)])
+
+    def _ids(self, pixels: Tensor) -> Tensor:
+        """Does what the wrapped `encode` does, with distances in fp32."""
+        frames = pixels[:, None].repeat(1, self.body.config.temporal_downsample_factor, 1, 1, 1).to(self.body.dtype)
+        features = self.body.quant_conv(self.body.encoder(frames).transpose(1, 2)).squeeze(2)
+        rows, hw = features.movedim(1, -1).flatten(0, 2), features.shape[2:]
+        return nearest_codes(rows, self.body.quantize.embedding.weight).view(-1, *hw)
 
     @torch.no_grad()
     def decode_ids(self, ids: Tensor) -> Tensor:
         """See the base class."""
-        tiles: Tensor = self.body.decode(ids)
-        return tiles
+        return torch.cat([self.body.decode(some) for some in ids.split(self.tiles_at_once)])
 
     def train(self, mode: bool = True) -> Emu3Tokenizer:
         """Stays in evaluation mode, as the tokenizer is not trained."""

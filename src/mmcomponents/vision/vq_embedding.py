@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
+from mmcomponents.batch import FeatureMap, ImageBatch, PackedBatch, VisualFeatures
 from mmcomponents.component import WiringError
 from mmcomponents.limits import check_sizes
+from mmcomponents.nn.autocast import without_autocast
 from mmcomponents.vision.base import VisionEncoder
 from mmcomponents.vision.vq_tokenizer import VQTokenizer
 
@@ -18,7 +19,8 @@ from mmcomponents.vision.vq_tokenizer import VQTokenizer
 class VQEmbedding(VisionEncoder):
     """Learned vectors of a frozen image tokenizer's ids, plus one for each place (SynerGen-VL, arXiv 2412.09604, 3.1).
 
-    Images are pixels, which the tokenizer turns into ids, or ids that were made before (`ImageBatch.vq_ids`).
+    Images are pixels, which the tokenizer turns into ids, or ids that were made before (`ImageBatch.vq_ids`). The
+    tokenizer computes without autocast, in the data type of its weights.
 
     Args:
         hidden_size: Width of the vectors.
@@ -51,6 +53,11 @@ class VQEmbedding(VisionEncoder):
         self.positions = nn.Parameter(torch.empty(rows, columns, hidden_size))
         self.init_weights()
 
+    @property
+    def normalization(self) -> str | None:
+        """Normalisation of the tokenizer's pixels, see `VQTokenizer`."""
+        return self.tokenizer.normalization
+
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of ids.
 
@@ -71,8 +78,9 @@ class VQEmbedding(VisionEncoder):
         """Returns the ids of images, `[N, h, w]`."""
         if images.vq_ids is not None:
             return images.vq_ids
-        with torch.no_grad():
-            return self.tokenizer.encode_ids(images.require_pixels())
+        pixels = images.require_pixels()
+        with torch.no_grad(), without_autocast(pixels.device.type):
+            return self.tokenizer.encode_ids(pixels)
 
     def cells(
         self, ids: Tensor, images: ImageBatch | None = None, origin: tuple[int, int] | None = None
@@ -108,9 +116,18 @@ class VQEmbedding(VisionEncoder):
     @torch.no_grad()
     def decode_ids(self, ids: Tensor) -> Tensor:
         """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, see `VQTokenizer.decode_ids`."""
-        return self.tokenizer.decode_ids(ids)
+        with without_autocast(ids.device.type):
+            return self.tokenizer.decode_ids(ids)
 
     def blank(self, device: torch.device | str) -> ImageBatch:
         """Returns a tile whose ids are 0."""
         ids = torch.zeros(1, *self.positions.shape[:2], dtype=torch.long, device=device)
         return ImageBatch(None, torch.zeros(1, dtype=torch.long, device=device), vq_ids=ids)
+
+    def planned_tile(self, device: torch.device | str) -> ImageBatch:
+        """Returns a tile of pixels, which the tokenizer turns into ids."""
+        return self.tokenizer.blank(device)
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Counts what the tokenizer computes for pixels. It has no backward pass."""
+        return self.tokenizer.ids_flops(batch)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
+from mmcomponents.batch import ImageBatch, PackedBatch
+from mmcomponents.nn.autocast import without_autocast
 from mmcomponents.vision.base import VisionEncoder, patch_grid
 
 
@@ -19,10 +26,17 @@ class VQTokenizer(VisionEncoder):
     Attributes:
         codebook_size: Number of ids.
         patch_size: Side in pixels of the patch of one id.
+        normalization: Name of the normalisation of its pixels in `data.images`. None: that of the data it was trained
+            with, which its user has to know.
     """
 
     codebook_size: int
     patch_size: int
+    normalization: str | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._counted: dict[tuple[str, int, int], int] = {}
 
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of ids.
@@ -39,3 +53,54 @@ class VQTokenizer(VisionEncoder):
     @abstractmethod
     def decode_ids(self, ids: Tensor) -> Tensor:
         """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, normalised as the tokenizer takes them."""
+
+    def flops(self, batch: PackedBatch) -> float:
+        """Counts convolutions and matrix products of `forward`, over the pixels of a pack."""
+        return self._over_tiles(batch, "forward", lambda tokenizer, images: tokenizer(images))
+
+    def ids_flops(self, batch: PackedBatch) -> float:
+        """Counts convolutions and matrix products of `encode_ids`, over the pixels of a pack."""
+        return self._over_tiles(batch, "ids", lambda tokenizer, images: tokenizer.encode_ids(images.require_pixels()))
+
+    def _over_tiles(self, batch: PackedBatch, name: str, call: Callable[[VQTokenizer, ImageBatch], Any]) -> float:
+        if batch.images is None or batch.images.pixels is None:
+            return 0.0
+        key = (name, *batch.images.pixel_hw)
+        if key not in self._counted:
+            self._counted[key] = _flops_of_a_tile(self, batch.images.pixel_hw, call)
+        return float(batch.images.num_tiles * self._counted[key])
+
+
+def nearest_codes(features: Tensor, codes: Tensor) -> Tensor:
+    """Returns the ids `[n]` of the codes `[K, C]` that are nearest to features `[n, C]`.
+
+    Distances are computed in fp32 at least, in each precision of the run: in bf16 a large codebook gives other ids.
+    """
+    least = torch.promote_types(features.dtype, torch.float32)
+    with torch.no_grad(), without_autocast(features.device.type):
+        features, codes = features.to(least), codes.to(least)
+        return torch.addmm(codes.square().sum(1), features, codes.T, beta=-0.5).argmax(1)
+
+
+class _Call(nn.Module):
+    """A call of a tokenizer as a module, whose weights `functional_call` replaces."""
+
+    def __init__(self, tokenizer: VQTokenizer, call: Callable[[VQTokenizer, ImageBatch], Any]) -> None:
+        super().__init__()
+        self.tokenizer, self.call = tokenizer, call
+
+    def forward(self, images: ImageBatch) -> Any:
+        return self.call(self.tokenizer, images)
+
+
+def _flops_of_a_tile(
+    tokenizer: VQTokenizer, hw: tuple[int, int], call: Callable[[VQTokenizer, ImageBatch], Any]
+) -> int:
+    """Counts a call for one tile on the meta device, without the weights' values."""
+    module = _Call(tokenizer, call)
+    state = (*module.named_parameters(), *module.named_buffers())
+    shapes = {name: torch.empty(value.shape, dtype=value.dtype, device="meta") for name, value in state}
+    images = ImageBatch(torch.empty(1, 3, *hw, device="meta"), torch.zeros(1, dtype=torch.long))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        functional_call(module, shapes, (images,))
+    return int(counter.get_total_flops())

@@ -23,9 +23,9 @@ def _called_from_the_path(monkeypatch) -> None:
     monkeypatch.setattr("sys.argv", ["/usr/bin/mmcomponents"])
 
 
-def printed(verb, folder, checkpoint="runs/x/last.ckpt", callbacks=(), width=140, **settings) -> str:
+def printed(verb, folder, checkpoint="runs/x/last.ckpt", callbacks=(), width=140, more=(), **settings) -> str:
     console = Console(width=width, record=True)
-    flags = sort_flags(["--config", "quickstart", "--config", "mine.yaml"])
+    flags = sort_flags(["--config", "quickstart", "--config", "mine.yaml", *more])
     close(verb, folder, flags, checkpoint, console, callbacks, **settings)
     return console.export_text()
 
@@ -38,6 +38,18 @@ def test_a_test_run_prints_scores_baselines_and_next_commands(tmp_path) -> None:
     assert "after 61 s of training" in text
     assert "answers.png" not in text
     assert "mmcomponents generate --config quickstart --config mine.yaml --ckpt_path runs/x/last.ckpt" in text
+
+
+def test_flags_of_the_model_in_a_test_are_repeated(tmp_path) -> None:
+    (tmp_path / "report.json").write_text(json.dumps(REPORT))
+    (tmp_path / "recipe.yaml").touch()
+    more = ["--model.sampler", "Autoregressive", "--data.test", "reading-*.tar"]
+    text = printed("test", tmp_path, width=400, more=more)
+    start = f"--config {tmp_path}/recipe.yaml --model.sampler Autoregressive"
+    assert f"mmcomponents generate {start} --ckpt_path" in text
+    assert f"mmcomponents fit {start} --model.projector" in text
+    assert "--data.test" not in text
+    assert "--model.sampler" not in printed("fit", tmp_path, more=more)
 
 
 def test_the_next_commands_can_be_copied(tmp_path, monkeypatch) -> None:

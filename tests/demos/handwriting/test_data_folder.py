@@ -30,6 +30,15 @@ def test_an_own_data_set_is_cleared_and_what_others_put_beside_it_stays(tmp_path
     assert names(folder) == {"photos-000000.tar", "train-photos.tar", "notes.txt", ".dataset.json.begun"}
 
 
+def test_files_and_folders_with_other_files_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "README.md")
+    with pytest.raises(DataError, match=r"README\.md is a file: give a folder"):
+        begin(tmp_path / "README.md", "mine", ["train"])
+    with pytest.raises(DataError, match=r"is not empty, and has no data set \(it has README\.md\)"):
+        begin(tmp_path, "mine", ["train"])
+    assert names(tmp_path) == {"README.md"}
+
+
 def test_what_a_killed_call_left_is_cleared(tmp_path: Path) -> None:
     begin(tmp_path, "mine", ["train", "test"])
     touch(tmp_path, "train-000000.tar", ".test-000000.tar.77.tmp", ".test-000000.index.safetensors.77.tmp")

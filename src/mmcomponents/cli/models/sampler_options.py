@@ -110,6 +110,8 @@ def _check_options(verb: str, options: argparse.Namespace, sampler: Sampler) -> 
     name, makes = type(sampler).__name__, sampler.answers
     if makes == "picture" and not options.out:
         raise UserError(f"{verb}: the sampler {name} answers with pictures: add --out FOLDER for their files")
+    if makes == "picture" and not all(prompt.strip() for prompt in getattr(options, "prompt", ())):
+        raise UserError(f"{verb}: --prompt is empty, and the sampler {name} makes pictures of prompts")
     if makes != "picture" and options.out:
         raise UserError(f"{verb}: --out is a folder for pictures, and the sampler {name} answers with {makes}")
     if options.boxes and makes != "text" and not hasattr(sampler, "in_pixels"):

@@ -128,12 +128,13 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
 
 
 def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> None:
-    """Prints values as JSON; writes pictures into the folder of `--out`, and prints their paths.
+    """Prints values as JSON; writes pictures into the folder of `--out`, beside those there, and prints their paths.
 
     A terminal that can show pictures shows them too.
     """
     values: list[Any] = []
-    for number, answer in enumerate(answers, 1):
+    there = [int(file.stem) for file in Path(options.out or ".").glob("*.png") if file.stem.isdecimal()]
+    for number, answer in enumerate(answers, max(there, default=0) + 1):
         if answer.picture is None:
             values.append(answer.shown())
         else:

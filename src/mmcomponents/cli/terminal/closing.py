@@ -69,6 +69,9 @@ def close(
         ]
         print_line(console, "wrote " + ", ".join(str(folder / name) for name in files))
     if verb in ("fit", "test") and checkpoint:
+        if verb == "test":  # the saved recipe is that of the training
+            own = [(f"--{key}", value) for key, value in flags.settings if key.startswith("model.")]
+            config += [word for pair in own for word in pair]
         rest = [*config, "--ckpt_path", checkpoint]
         if verb == "fit":
             commands = [_command("test" if answers == "text" else "predict", *rest)] * has_test_data

@@ -34,10 +34,12 @@ class Unconditional:
     Attributes:
         input_ids: Token ids.
         place: Index of the unconditional token.
+        kept: Number of first tokens that are those of the prompt, before the turn that is replaced.
     """
 
     input_ids: list[int]
     place: int
+    kept: int
 
 
 def unconditional(prompt: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Unconditional:
@@ -59,7 +61,7 @@ def unconditional(prompt: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> 
     writer.control(START)
     writer.text(f"user\n{ASK}")
     begin = ids[: starts[-2]] + writer.finish().input_ids
-    return Unconditional([*begin, known.get(PAD, known[END]), *ids[end:]], len(begin))
+    return Unconditional([*begin, known.get(PAD, known[END]), *ids[end:]], len(begin), starts[-2])
 
 
 def picture_answer(visual_tokens: int, tokenizer: PreTrainedTokenizerBase) -> RenderedChat:

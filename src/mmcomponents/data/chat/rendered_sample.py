@@ -126,9 +126,11 @@ class Prompt:
         question: Its text, for display.
         answer: The true answer: a text, or a value that JSON can hold.
         kind: Kind of the question, "" if the sample gives none.
+        form: What the question asks for: text, picture or values. "": not known.
     """
 
     segment: RenderedSample
     question: str
     answer: Any
     kind: str = ""
+    form: str = ""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, END, GROUNDING_TOKENS, PAD, TEMPLATE
-from mmcomponents.data.errors import DataError
+from mmcomponents.data.errors import DataError, demo_kind
 from mmcomponents.data.storage.hub import HubError, local_folder
 from mmcomponents.model_files import ModelFileError, check_model_files, read_json_file
 
@@ -129,7 +129,7 @@ def _load_tokenizer(path: str | Path) -> PreTrainedTokenizerBase:
         return train_tokenizer([], 256 + len(CONTROL_TOKENS) + len(GROUNDING_TOKENS))
     if not folder.is_dir():
         raise DataError(
-            f"there is no tokenizer folder {folder}; `mmcomponents data handwriting` makes one beside its"
+            f"there is no tokenizer folder {folder}; `mmcomponents data {demo_kind(folder)}` makes one beside its"
             " shards, and folders of released models contain one"
         )
     # A tokenizer that names its class needs no model configuration, and ours would cause a warning.

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, NamedTuple, cast
 
-from mmcomponents.data.errors import DataError, SampleError
+from mmcomponents.data.errors import DataError, SampleError, demo_kind
 from mmcomponents.data.storage import check_member_name, expand, fetch, read_ranges, redact
 from mmcomponents.data.storage.atomic_write import atomic_path
 from mmcomponents.data.storage.regular_file import open_regular
@@ -192,8 +192,8 @@ def find_shards(where: str | Sequence[str], allow_pipe: bool = False) -> list[st
                 raise
         if not matches:
             raise DataError(
-                f"no shard matches {redact(pattern)}; `mmcomponents data handwriting --out FOLDER` makes the"
-                " quickstart's shards, `mmcomponents data convert` makes shards from annotations, and `mmcomponents"
+                f"no shard matches {redact(pattern)}; `mmcomponents data {demo_kind(pattern)} --out FOLDER` makes a"
+                " small data set, `mmcomponents data convert` makes shards from annotations, and `mmcomponents"
                 " data index` indexes existing shards"
             )
         found.update(dict.fromkeys(matches))

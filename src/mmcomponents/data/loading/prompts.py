@@ -43,6 +43,7 @@ class PromptBatch(Movable):
         kinds: Kind of each question, "" if the data has none.
         keys: Shard and key of each question's sample.
         pictures: File contents of the first image of each question, None for text only.
+        forms: What each question asks for, see `Prompt.form`.
     """
 
     batch: PackedBatch
@@ -51,6 +52,7 @@ class PromptBatch(Movable):
     kinds: list[str] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     pictures: list[bytes | None] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.questions)
@@ -227,6 +229,7 @@ class PromptDataset(Prompts):
             answers=[prompt.answer for prompt in prompts],
             kinds=[prompt.kind for prompt in prompts],
             keys=[segment.key for segment in segments],
+            forms=[prompt.form for prompt in prompts],
             pictures=[picture for _, picture in asked],
         )
 

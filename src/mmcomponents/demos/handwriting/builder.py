@@ -15,6 +15,7 @@ from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.handwriting.digit_questions import KINDS, PHRASINGS, conversation
 from mmcomponents.demos.handwriting.scenes import SceneStyle, draw_scene, load_scans, split_scans
+from mmcomponents.limits import check_numbers
 
 NAME = "handwriting"
 PARTS = ("train", "val", "test")
@@ -63,10 +64,11 @@ def make_handwriting(
         The folder.
 
     Raises:
-        DataError: The folder has another data set, or shards or a note of unknown origin.
+        DataError: The folder has other files, or is one itself.
         ValueError: Arguments are out of range.
         ModuleNotFoundError: scikit-learn is missing.
     """
+    check_numbers(seed=seed)
     folder, style = Path(out), SceneStyle(unit, digit_size, counts, orders)
     sizes = dict(zip(PARTS, (scenes, val_scenes, held_out), strict=True))
     if min(sizes.values()) < 1 or not 1 <= questions[0] <= questions[1] <= len(KINDS):

@@ -26,13 +26,19 @@ def begin(folder: Path, name: str, parts: Sequence[str]) -> None:
         parts: Prefixes of its shards.
 
     Raises:
-        DataError: The folder has another data set, or shards or a note of unknown origin.
+        DataError: The folder has other files, or is one itself.
         OSError: The folder cannot be written to.
     """
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: give a folder")
     owner, shards = _owner(folder), sorted(folder.glob("*.tar"))
     if owner is None and shards:
         found = f"{len(shards)} shards, such as {shards[0]}, without a note that they are of the data set {name!r}"
         raise DataError(f"{folder} has {found}: give another folder")
+    inside = sorted(folder.iterdir()) if owner is None and folder.is_dir() else []
+    others = [path for path in inside if not path.name.startswith(".")]  # a killed call leaves hidden files
+    if others:
+        raise DataError(f"{folder} is not empty, and has no data set (it has {others[0].name}): give another folder")
     if owner not in (None, name):
         raise DataError(f"{folder} has the data set {owner!r}, not {name!r}: give another folder")
     folder.mkdir(parents=True, exist_ok=True)

@@ -18,6 +18,7 @@ from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.handwriting.pictures import PictureStyle, draw_picture, pairs_of_digits
 from mmcomponents.demos.handwriting.scenes import load_scans, split_scans
+from mmcomponents.limits import check_numbers
 
 NAME = "pictures"
 PARTS = ("train", "val", "pictures", "reading")
@@ -66,10 +67,11 @@ def make_pictures(
         The folder.
 
     Raises:
-        DataError: The folder has another data set, or shards or a note of unknown origin.
+        DataError: The folder has other files, or is one itself.
         ValueError: Arguments are out of range.
         ModuleNotFoundError: scikit-learn is missing.
     """
+    check_numbers(seed=seed)
     folder, style = Path(out), PictureStyle(side, 2, jitter)
     sizes = dict(zip(PARTS, (pictures, val_pictures, held_out, held_out), strict=True))
     if min(sizes.values()) < 1:

@@ -28,15 +28,15 @@ def synthetic_pack(
     """Returns a pack of one conversation: one image, then text in which every token has a target.
 
     A single segment maximises the cost of attention, and targets everywhere maximise that of the head. All tiles are
-    views of the encoder's blank tile, so that they take the memory of one. A model without a language side gets a pack
-    without tokens.
+    views of the encoder's planned tile, so that they take the memory of one. A model without a language side gets a
+    pack without tokens.
 
     Args:
         model: Determines the number of visual tokens of a tile.
         tokens: Number of tokens of the pack, of a model with a language side.
         tiles: Number of tiles. None: as many as fit into three quarters of the pack, at most `most_tiles`.
         most_tiles: Largest number of tiles of a pack. None: no limit with a language side, 48 without.
-        tile_hw: Height and width of a tile of pixels. None: those of the encoder's blank tile.
+        tile_hw: Height and width of a tile of pixels. None: those of the encoder's planned tile.
 
     Raises:
         ValueError: There are too many tokens, more of tiles than the pack has, or the model has no vision encoder.
@@ -58,10 +58,10 @@ def synthetic_pack(
     seen = place < visual
     images = None
     if tiles and model.vision is not None:
-        blank = model.vision.blank("cpu")
-        if tile_hw is not None and blank.pixels is not None:
-            blank = replace(blank, pixels=blank.pixels.new_zeros(1, 3, *tile_hw))
-        images = replace(repeated(blank, tiles), tile_image=torch.zeros(tiles, dtype=torch.long))
+        tile = model.vision.planned_tile("cpu")
+        if tile_hw is not None and tile.pixels is not None:
+            tile = replace(tile, pixels=tile.pixels.new_zeros(1, 3, *tile_hw))
+        images = replace(repeated(tile, tiles), tile_image=torch.zeros(tiles, dtype=torch.long))
     return PackedBatch(
         input_ids=torch.zeros_like(place),
         layout=Layout(

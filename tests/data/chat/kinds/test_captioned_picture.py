@@ -65,14 +65,17 @@ def test_the_question_of_a_picture() -> None:
     assert (prompt.question, prompt.answer, prompt.kind) == ("Generate an image of: 4 7", "4 7", "picture")
     assert how.tokenizer.decode(prompt.segment.input_ids).endswith("<|im_start|>assistant\n")
     assert not prompt.segment.images
+    assert prompt.form == "picture"
     assert kind.turns(sample.record) == 1
 
 
 def test_errors() -> None:
     how, kind = synergen.renderer(), CaptionedPicture()
-    with pytest.raises(SampleError, match="one image of one tile, got 2 of 2 tiles"):
+    with pytest.raises(SampleError, match=r"is one image, got 2 images and 0 videos$"):
         kind.render(Sample({"caption": "4"}, [synergen.picture(0), synergen.picture(1)]), how)
-    with pytest.raises(SampleError, match="one image of one tile, got 1 of 3 tiles"):
+    with pytest.raises(SampleError, match=r"is one image, got 0 images and 0 videos$"):
+        kind.render(Sample({"caption": "4"}), how)
+    with pytest.raises(SampleError, match=r"is one tile, got 3 tiles: set data\.sources\.NAME\.max_tiles"):
         kind.render(Sample({"caption": "4"}, [TiledImage.of_tiles(3)], number=0), how)
     with pytest.raises(SampleError, match=r'"caption" is not a text, but 4$'):
         Kinds([kind]).of({"caption": 4})

@@ -175,7 +175,7 @@ class ActionChunk(RecordKind):
         """
         goal, count = str(sample.record["goal"]), int(sample.record["actions"])
         true = self._actions(sample)[self.frames - 1 : count]
-        return [Prompt(self.layout(goal, list(sample.images), renderer), goal, true.tolist())]
+        return [Prompt(self.layout(goal, list(sample.images), renderer), goal, true.tolist(), form="values")]
 
     def takes_system(self, sample: Sample, renderer: SampleRenderer) -> bool:
         """Returns False: the goal is the only text."""

@@ -114,7 +114,7 @@ class BoxedImage(RecordKind):
     def prompts(self, sample: Sample, renderer: SampleRenderer) -> list[Prompt]:
         """Returns the image as a prompt without a question, whose answer are its boxes, labels and size."""
         answer = {name: sample.record[name] for name in ("boxes", "labels", "size")}
-        return [Prompt(RenderedSample([], [], (), [self._image(sample)]), "", answer)]
+        return [Prompt(RenderedSample([], [], (), [self._image(sample)]), "", answer, form="values")]
 
     def takes_system(self, sample: Sample, renderer: SampleRenderer) -> bool:
         """Returns False: there is no text."""

@@ -20,7 +20,7 @@ class CaptionedPicture(RecordKind):
 
     The user asks "Generate an image of: 4 7", and the answer is the picture, whose positions have the type `IMAGE_GEN`.
     In training, a share of the questions is replaced by a sentence with the unconditional token, as guidance needs
-    (SynerGen-VL, arXiv 2412.09604, section 4.1). The shorter one of both forms is padded at the end, so that the length
+    (SynerGen-VL, arXiv 2412.09604, section 4.1). The shorter of the two forms is padded at the end, so that the length
     of a sample does not depend on the draw.
 
     Args:
@@ -57,11 +57,14 @@ class CaptionedPicture(RecordKind):
             SampleError: There is not exactly one image, or it has more than one tile.
         """
         tiles = sum(image.num_tiles for image in sample.images)
-        if len(sample.images) != 1 or sample.videos or (tiles != 1 and sample.number >= 0):
-            count = len(sample.images)
+        if len(sample.images) != 1 or sample.videos:
             raise SampleError(
-                f"a picture to be made is one image of one tile, got {count} of {tiles} tiles: set data.sources.NAME"
-                ".max_tiles of its source"
+                f"a picture to be made is one image, got {len(sample.images)} images and {len(sample.videos)} videos"
+            )
+        if tiles != 1 and sample.number >= 0:
+            raise SampleError(
+                f"a picture to be made is one tile, got {tiles} tiles: set data.sources.NAME.max_tiles of its source"
+                " to 1"
             )
         (visual,) = renderer.visual_tokens(sample.images)
         asked = self._asked(sample, renderer)
@@ -90,7 +93,7 @@ class CaptionedPicture(RecordKind):
         caption = sample.record["caption"]
         asked = self._asked(sample, renderer)
         segment = RenderedSample(asked, [IGNORE] * len(asked))
-        return [Prompt(segment, ASK + caption, caption, "picture")]
+        return [Prompt(segment, ASK + caption, caption, "picture", "picture")]
 
     def _asked(self, sample: Sample, renderer: SampleRenderer) -> list[int]:
         return renderer.prompt([{"role": "user", "content": ASK + sample.record["caption"]}], []).input_ids

@@ -63,7 +63,7 @@ class Conversational(RecordKind):
             mine = order if len(order) == 1 else order[: question.images]
             segment = RenderedSample.of_chat(renderer.prompt(question.messages, mine), mine)
             text = question.messages[-1]["content"].replace("<image>", "").strip()
-            found.append(Prompt(segment, text, question.answer, question.kind))
+            found.append(Prompt(segment, text, question.answer, question.kind, "text"))
         return found
 
 
