@@ -63,6 +63,8 @@ class Answer:
         ids: Token ids of a text, without the stop token. A text that was not decoded has ids only.
         picture: Picture. One of a mode that PNG files do not have is converted, such as CMYK to RGB.
         values: Tensor of any shape, copied to the CPU.
+        reasoning: Text that the model wrote before a picture.
+        problems: What could not be read in the reasoning, one line each.
 
     Raises:
         WiringError: There is not exactly one of text, picture and values, or it has another type, a picture has no
@@ -73,6 +75,8 @@ class Answer:
     ids: list[int] | None = None
     picture: Image | None = None
     values: Tensor | None = None
+    reasoning: str | None = None
+    problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         found = self._kinds()
@@ -113,7 +117,7 @@ class Answer:
             return NotImplemented
         if self.values is not None and other.values is not None:
             return self.values.dtype == other.values.dtype and torch.equal(self.values, other.values)
-        mine, its = ((answer.text, answer.ids, answer.picture, answer.values) for answer in (self, other))
+        mine, its = ((a.text, a.ids, a.picture, a.values, a.reasoning, a.problems) for a in (self, other))
         return mine == its
 
     def _kinds(self) -> list[AnswerKind]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.component import Composition, NonFiniteError, WiringError
 from mmcomponents.data.chat.special_tokens import IMAGE_START, codec
-from mmcomponents.data.media.images import NORMALIZATIONS, Normalization
+from mmcomponents.data.media.images import Normalization, from_normalized, to_images
 from mmcomponents.generation.base import Answer, AnswerKind, Context, Sampler
 from mmcomponents.generation.guided_prompts import fed, with_starts
 from mmcomponents.generation.past import Past
@@ -182,9 +182,7 @@ class ImageSampler(Sampler):
         return found
 
     def _pictures(self, pixels: Tensor) -> list[Image.Image]:
-        mean, std = (pixels.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[self.normalization])
-        levels = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-        return [Image.fromarray(tile) for tile in levels.permute(0, 2, 3, 1).cpu().numpy()]
+        return to_images(from_normalized(pixels, self.normalization))
 
 
 def _draws(prompts: PackedBatch, steps: int, generator: torch.Generator | None) -> Draws:
