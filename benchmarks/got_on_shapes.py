@@ -7,7 +7,7 @@ An autoencoder learns the pictures first. Then a small GoT learns to write boxes
 learns the same pictures without a reasoning text. Requests of the test are not among those of the training.
 
 Measured on 200 requests, with one thing counted at a time (a request has one or two): how often a thing is in the box
-of the reasoning, by the smallest box around all pixels of its colour (IoU over 0.7); how often a picture has all its
+of the reasoning, by the smallest box around the group of pixels of its colour (IoU over 0.7); how often a picture has all its
 things in their boxes; how often all things are in the cells that the request names, with reasoning and without, and
 McNemar's exact test of both; the same after one box of each reasoning was moved to an empty cell, with the same noise,
 and the mean change of the pixels outside of both boxes. Results are added to a JSON file run by run, and finished parts
@@ -22,7 +22,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +142,16 @@ class Trained:
         coder = self._part("autoencoder", self._learn_pictures)
         self.coder = coder.heads["autoencoder"].state_dict()
         self.scale = float(1 / self._latents(coder).std())
-        self.reasons = self._part("reasons", partial(self._learn, reasoning=True))
-        self.plain = self._part("plain", partial(self._learn, reasoning=False))
+
+    @cached_property
+    def reasons(self) -> MultimodalModel:
+        """The model that writes a reasoning text before the picture."""
+        return self._part("reasons", partial(self._learn, reasoning=True))
+
+    @cached_property
+    def plain(self) -> MultimodalModel:
+        """The model that makes the picture at once."""
+        return self._part("plain", partial(self._learn, reasoning=False))
 
     def _part(self, name: str, learn: Callable[[MultimodalModel], None]) -> MultimodalModel:
         """Returns a model, trained or read from its file."""
@@ -219,43 +227,44 @@ class Trained:
                 found += sampler.draw(model, batch, texts_[start : start + 50], context)
         return found
 
-    def measured(self) -> Result:
-        """Returns all figures."""
+    def measured(self, keep: Callable[[Result], None]) -> Result:
+        """Returns all figures.
+
+        Args:
+            keep: Called with the figures of the first model, before the second one is trained.
+        """
         scenes, count = self.unseen, len(self.unseen)
         tried = [scene for scene in self.scenes if scene.named][: min(count, 100)]
-        chosen = {
-            f"{words:g}/{layout:g}": mean(
-                placed(s, a) for s, a in zip(tried, self.answers(self.reasons, tried, (words, layout)), strict=True)
-            )
-            for words, layout in GUIDANCE
-        }
-        best = max(GUIDANCE, key=lambda pair: chosen[f"{pair[0]:g}/{pair[1]:g}"])
+        found: Result = {"n": count}
+        chosen = found["guidance: all things in their boxes, of seen requests"] = {}
+        for pair in GUIDANCE:
+            answers = self.answers(self.reasons, tried, pair)
+            chosen[f"{pair[0]:g}/{pair[1]:g}"] = mean(placed(s, a) for s, a in zip(tried, answers, strict=True))
+        best = found["guidance"] = max(GUIDANCE, key=lambda pair: chosen[f"{pair[0]:g}/{pair[1]:g}"])
         answers = self.answers(self.reasons, scenes, best)
-        inside = [placed(scene, answer) for scene, answer in zip(scenes, answers, strict=True)]
-        each = [value >= LEAST for s, a in zip(scenes, answers, strict=True) for value in overlaps(s, a)]
-        named = [in_cells(scene, answer) for scene, answer in zip(scenes, answers, strict=True)]
+        both = list(zip(scenes, answers, strict=True))
+        named = [in_cells(scene, answer) for scene, answer in both]
+        found |= {
+            "parameters": sum(p.numel() for p in self.reasons.parameters()),
+            "scale": self.scale,
+            "all things in their boxes": share([placed(scene, answer) for scene, answer in both]),
+            "a thing in its box": share([value >= LEAST for s, a in both for value in overlaps(s, a)]),
+            "texts that cannot be read": sum(bool(answer.problems) for answer in answers),
+            "boxes as asked for": share([boxes_are_named(scene, answer) for scene, answer in both]),
+            "moved": self._moved(scenes, answers, best),
+            "all things in the cells that are named": share(named),
+            "seconds": self.seconds,
+        }
+        keep(found)
         plain = [in_cells(s, a) for s, a in zip(scenes, self.answers(self.plain, scenes, best), strict=True)]
         one = sum(a and not b for a, b in zip(named, plain, strict=True))
         other = sum(b and not a for a, b in zip(named, plain, strict=True))
-        found: Result = {
-            "n": count,
-            "seconds": self.seconds,
-            "parameters": sum(p.numel() for p in self.reasons.parameters()),
-            "scale": self.scale,
-            "guidance, in their boxes of seen requests": chosen,
-            "chosen": best,
-            "all things in their boxes": share(inside),
-            "a thing in its box": share(each),
-            "texts that cannot be read": sum(bool(a.problems) for a in answers),
-            "boxes as asked for": share([boxes_are_named(s, a) for s, a in zip(scenes, answers, strict=True)]),
-            "all things in the cells that are named": share(named),
+        return found | {
             "without reasoning": share(plain),
             "only with": one,
             "only without": other,
             "p": float(binomtest(one, one + other).pvalue) if one + other else 1.0,
         }
-        found["moved"] = self._moved(scenes, answers, best)
-        return found
 
     def _moved(self, scenes: Sequence[Scene], answers: Sequence[Answer], guidance: tuple[float, float]) -> Result:
         """Moves the first box of each reasoning to an empty cell, and compares the pictures."""
@@ -347,9 +356,8 @@ def change_outside(one: Answer, other: Answer) -> float:
     """Returns the mean change of the pixels outside of the first boxes of both answers, as a share of their range."""
     keep = np.ones((SIDE, SIDE), bool)
     for answer in (one, other):
-        left, top, right, bottom = (
-            round(v * SIDE / SCALE) for v in parse_reasoning(answer.reasoning or "").boxes[0].box
-        )
+        box = parse_reasoning(answer.reasoning or "").boxes[0].box
+        left, top, right, bottom = (round(value * SIDE / SCALE) for value in box)
         keep[top:bottom, left:right] = False
     difference = np.abs(pixels(one).astype(float) - pixels(other).astype(float)).mean(-1)
     return float(difference[keep].mean() / 255)
@@ -366,8 +374,14 @@ def share(marks: Sequence[bool]) -> list[float]:
     return [mean(marks), low, high]
 
 
+def kept(out: Path, results: dict[str, Result], key: str, found: Result) -> None:
+    """Writes the results, with new ones of a key."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results | {key: found}, indent=1) + "\n")
+
+
 def sheet(trained: Trained, count: int = 12, zoom: int = 2) -> Image.Image:
-    """Returns scenes of the test, what both models make of the requests, and what the first one makes of moved boxes."""
+    """Returns scenes of the test, what both models make of them, and the first one of moved boxes."""
     scenes = trained.unseen[:count]
     answers = trained.answers(trained.reasons, scenes)
     texts_ = [moved(s, a.reasoning or "", n) for n, (s, a) in enumerate(zip(scenes, answers, strict=True))]
@@ -383,7 +397,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs what the file lacks, then prints all figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--test", type=int, default=TEST)
     parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--work", type=Path, default=WORK)
@@ -392,10 +406,9 @@ def main(argv: list[str] | None = None) -> int:
     results: dict[str, Result] = json.loads(options.out.read_text()) if options.out.exists() else {}
     for seed in options.seeds:
         key = f"{seed}/{options.steps}"
-        if key not in results:
-            results[key] = Trained(seed, options).measured()
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(json.dumps(results, indent=1) + "\n")
+        if "p" not in results.get(key, {}):
+            results[key] = Trained(seed, options).measured(partial(kept, options.out, results, key))
+            kept(options.out, results, key, results[key])
         sys.stdout.write(f"{key}: {json.dumps(results[key])}\n")
         sys.stdout.flush()
     if options.pictures is not None:

@@ -6,7 +6,6 @@ The contract is `Head` in `base.py`.
 """
 
 from mmcomponents.heads.action_heads import ActionHead
-from mmcomponents.heads.autoencoder import PictureAutoencoder
 from mmcomponents.heads.base import Head
 from mmcomponents.heads.condition import Condition
 from mmcomponents.heads.conv_autoencoder import ConvAutoencoder
@@ -29,7 +28,6 @@ __all__ = [
     "LinearNoise",
     "LiteDetectionHead",
     "NoiseSchedule",
-    "PictureAutoencoder",
     "PooledDenoisingHead",
     "ScaledLinearNoise",
     "TokenDenoisingHead",

@@ -100,7 +100,7 @@ class Condition(Head):
         """
         assert state.hidden is not None
         queries = self.queries(state.hidden, batch)
-        shown = queries if len(queries) else state.hidden.new_zeros(1, self.num_queries, self.in_features)
+        shown = queries if len(queries) else self.blank_queries(state.hidden)
         count, side = len(shown), self.denoiser.latent_size or 8
         zeros = torch.zeros(count, self.denoiser.latent_channels, side, side, device=shown.device, dtype=shown.dtype)
         level = torch.zeros(count, dtype=torch.int64, device=shown.device)
@@ -125,6 +125,13 @@ class Condition(Head):
         ends = found.cumsum(0)[found > 0]
         last = ends[:, None] - count + torch.arange(count, device=ends.device)
         return hidden[places[last]]
+
+    def blank_queries(self, hidden: Tensor) -> Tensor:
+        """Returns zeros in the place of the states of queries, `[1, num_queries, d]`, for a pack without pictures.
+
+        They depend on the hidden states, so that each rank of a sharded model computes the same gradients.
+        """
+        return (hidden.sum(0) * 0.0).expand(1, self.num_queries, -1)
 
     def semantic(self, queries: Tensor) -> Semantic:
         """Maps hidden states of queries `[P, n, d]`."""

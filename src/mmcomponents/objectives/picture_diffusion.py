@@ -103,7 +103,7 @@ class PictureDiffusion(NextToken):
         """
         queries, present = head.queries(hidden, batch), 1.0
         if not len(queries):
-            queries, present = hidden.new_zeros(1, head.num_queries, head.in_features), 0.0
+            queries, present = head.blank_queries(hidden), 0.0
         encoded = encode_conditions(codec, *picture_fields(batch, codec.picture_size))
         target = encoded.targets * codec.scale
         noise, level, keep = self._draws(batch, target, head.schedule.levels)

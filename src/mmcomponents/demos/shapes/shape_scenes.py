@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageColor, ImageDraw
+from scipy.ndimage import find_objects, label
 
 from mmcomponents.data.chat.picture_prompt import ASK
 from mmcomponents.data.media.boxes import SCALE
@@ -127,27 +128,35 @@ def draw_scene(scene: Scene) -> Image.Image:
         elif thing.shape == "circle":
             pen.ellipse(inner, fill=thing.colour)
         else:
-            pen.polygon([(left, bottom - 1), (right - 1, bottom - 1), ((left + right) / 2, top)], fill=thing.colour)
+            # The tip is a pixel wide, so that the box of the pixels is that of the thing.
+            tip = left + (right - left - _FINE) // 2
+            corners = [(left, bottom - 1), (right - 1, bottom - 1), (tip + _FINE - 1, top), (tip, top)]
+            pen.polygon(corners, fill=thing.colour)
     return drawn.resize((SIDE, SIDE), Image.Resampling.BOX)
 
 
 def located(pixels: Pixels, colours: Sequence[str]) -> list[PixelBox | None]:
     """Finds where colours are in a picture, by an exact check of its pixels.
 
-    A pixel has the nearest one of the colours and the ground, which are all named.
+    A pixel has the nearest one of the colours and the ground, which are all named. Of the pixels of a colour, the largest
+    group of neighbours counts: pixels at the edge of a thing may be nearest to the colour of another one.
 
     Args:
         pixels: `[H, W, 3]` of 8 bits.
         colours: Name of the ground, then those of the things.
 
     Returns:
-        For each thing, the smallest box around all of its pixels; None without any.
+        For each thing, the smallest box around its group of pixels; None without any.
     """
     known = np.array([ImageColor.getrgb(colour)[:3] for colour in colours], np.float32)
     nearest = ((pixels[:, :, None].astype(np.float32) - known) ** 2).sum(-1).argmin(-1)
     found: list[PixelBox | None] = []
     for number in range(1, len(colours)):
-        rows, columns = (np.flatnonzero((nearest == number).any(axis)) for axis in (1, 0))
-        box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1) if len(rows) else None
-        found.append(box)
+        groups, count = label(nearest == number)
+        if not count:
+            found.append(None)
+            continue
+        largest = 1 + int(np.bincount(groups.ravel())[1:].argmax())
+        rows, columns = find_objects(groups)[largest - 1]
+        found.append((columns.start, rows.start, columns.stop, rows.stop))
     return found

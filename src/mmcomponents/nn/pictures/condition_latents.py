@@ -14,7 +14,7 @@ BRANCHES = ((False, False, False), (False, False, True), (True, False, True), (T
 
 
 class Codec(Protocol):
-    """Interface of autoencoders; see `mmcomponents.heads.PictureAutoencoder`."""
+    """Interface of autoencoders; see `mmcomponents.heads.autoencoder.PictureAutoencoder`."""
 
     picture_size: int
 
