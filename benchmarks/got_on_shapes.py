@@ -7,7 +7,7 @@ An autoencoder learns the pictures first. Then a small GoT learns to write boxes
 learns the same pictures without a reasoning text. Requests of the test are not among those of the training.
 
 Measured on 200 requests, with one thing counted at a time (a request has one or two): how often a thing is in the box
-of the reasoning, by the smallest box around the group of pixels of its colour (IoU over 0.7); how often a picture has all its
+of the reasoning, by the box around the pixels of its colour (IoU over 0.7); how often a picture has all its
 things in their boxes; how often all things are in the cells that the request names, with reasoning and without, and
 McNemar's exact test of both; the same after one box of each reasoning was moved to an empty cell, with the same noise,
 and the mean change of the pixels outside of both boxes. Results are added to a JSON file run by run, and finished parts

@@ -16,6 +16,7 @@ from mmcomponents.generation.guided_generation import GuidedGeneration
 from mmcomponents.generation.image_sampler import ImageSampler
 from mmcomponents.generation.inputs import set_delta
 from mmcomponents.generation.past import Past
+from mmcomponents.generation.picture_editor import PictureEditor
 from mmcomponents.generation.prompt_answers import answer_prompts
 from mmcomponents.generation.sampler import Autoregressive
 from mmcomponents.generation.top_boxes import TopBoxes
@@ -30,6 +31,7 @@ __all__ = [
     "GuidedGeneration",
     "ImageSampler",
     "Past",
+    "PictureEditor",
     "Sampler",
     "TopBoxes",
     "answer_prompts",

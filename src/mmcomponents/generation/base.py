@@ -96,6 +96,10 @@ class Answer:
         """What the answer is."""
         return self._kinds()[0]
 
+    def notes(self) -> dict[str, Any]:
+        """Returns what a row about the answer has beside it: the reasoning, and what could not be read in it."""
+        return {} if self.reasoning is None else {"reasoning": self.reasoning, "problems": list(self.problems)}
+
     def shown(self) -> Any:
         """Returns the answer as a JSON value: a text, or values as nested lists; None for a picture.
 

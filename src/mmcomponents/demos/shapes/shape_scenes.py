@@ -138,8 +138,8 @@ def draw_scene(scene: Scene) -> Image.Image:
 def located(pixels: Pixels, colours: Sequence[str]) -> list[PixelBox | None]:
     """Finds where colours are in a picture, by an exact check of its pixels.
 
-    A pixel has the nearest one of the colours and the ground, which are all named. Of the pixels of a colour, the largest
-    group of neighbours counts: pixels at the edge of a thing may be nearest to the colour of another one.
+    A pixel has the nearest one of the colours and the ground, which are all named. Of the pixels of a colour, the
+    largest group of neighbours counts: pixels at the edge of a thing may be nearest to the colour of another one.
 
     Args:
         pixels: `[H, W, 3]` of 8 bits.
