@@ -34,7 +34,7 @@ GROUP = "mmcomponents.components"
 
 PACKAGE = "mmcomponents"
 
-_EXTRAS = ("torchao", "bitsandbytes")
+_EXTRAS = ("torchao", "bitsandbytes", "diffusers")
 """Packages that are extras of this one with the same name."""
 
 # Slot -> (package, base class). The keys are the names of the slots in recipes and entry points. Text encoders, noise

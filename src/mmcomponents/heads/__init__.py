@@ -11,6 +11,7 @@ from mmcomponents.heads.condition import Condition
 from mmcomponents.heads.conv_autoencoder import ConvAutoencoder
 from mmcomponents.heads.denoising_heads import DenoisingHead, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.heads.detection_head import DetectionHead, LiteDetectionHead
+from mmcomponents.heads.diffusers_autoencoder import DiffusersAutoencoder
 from mmcomponents.heads.lm_head import LMHead
 from mmcomponents.heads.noise_schedule import CosineNoise, LinearNoise, NoiseSchedule, ScaledLinearNoise
 from mmcomponents.heads.verbalizer import Verbalizer
@@ -23,6 +24,7 @@ __all__ = [
     "CosineNoise",
     "DenoisingHead",
     "DetectionHead",
+    "DiffusersAutoencoder",
     "Head",
     "LMHead",
     "LinearNoise",

@@ -6,6 +6,7 @@ The contract is `Denoiser` in `base.py`.
 """
 
 from mmcomponents.heads.denoisers.base import Denoiser
+from mmcomponents.heads.denoisers.diffusers_unet import DiffusersUNet
 from mmcomponents.heads.denoisers.unet_denoiser import UNetDenoiser
 
-__all__ = ["Denoiser", "UNetDenoiser"]
+__all__ = ["Denoiser", "DiffusersUNet", "UNetDenoiser"]
