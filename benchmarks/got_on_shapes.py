@@ -63,6 +63,9 @@ WIDTH, QUERIES, CHANNELS, BATCH, TEST = 64, 8, 8, 16, 200
 GUIDANCE = ((1.0, 1.0), (1.5, 1.5), (3.0, 2.0), (7.5, 4.0))
 """Weights of words and layout that are tried on requests of the training."""
 
+NEW_TOKENS = 96
+"""Most tokens of a reasoning text; those of two things have about 65."""
+
 LEAST = 0.7
 """IoU above which a thing is in its box."""
 
@@ -212,7 +215,7 @@ class Trained:
     ) -> list[Answer]:
         """Returns the answers of a model to requests, or its pictures of given reasoning texts."""
         found: list[Answer] = []
-        sampler, tokenizer = GuidedGeneration(20, *guidance, max_new_tokens=96), self.renderer.tokenizer
+        sampler, tokenizer = GuidedGeneration(20, *guidance, max_new_tokens=NEW_TOKENS), self.renderer.tokenizer
         for start in range(0, len(scenes), 50):
             part = scenes[start : start + 50]
             samples = [Sample({"request": s.request, "reasoning": ""}, number=start + n) for n, s in enumerate(part)]
@@ -271,8 +274,11 @@ class Trained:
         usable = [
             (scene, answer)
             for scene, answer in zip(scenes, answers, strict=True)
-            if len(parse_reasoning(answer.reasoning or "").boxes) == len(scene.things)
+            if [box.colour for box in parse_reasoning(answer.reasoning or "").boxes]
+            == [thing.colour for thing in scene.things]
         ]
+        if not usable:
+            return {"n": 0}
         changed = [moved(scene, answer.reasoning or "", n) for n, (scene, answer) in enumerate(usable)]
         same = self.answers(self.reasons, [s for s, _ in usable], guidance, [a.reasoning or "" for _, a in usable])
         again = self.answers(self.reasons, [s for s, _ in usable], guidance, changed)
