@@ -39,7 +39,7 @@ def test_every_recipe_builds(name: str) -> None:
     task, model = built(name)
     task.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     data = load([name]).resolved().get("data") or {}
-    assert data.get("tokens_per_tile") in (None, model.tokens_per_tile)
+    assert model.vision is None or data.get("tokens_per_tile") in (None, model.tokens_per_tile)
 
 
 def test_mmfuser_adds_its_published_size_to_internvl3() -> None:
@@ -235,5 +235,5 @@ def test_got_has_the_sizes_of_its_parts() -> None:
 def test_got_trains_the_autoencoder_apart(name: str) -> None:
     _, model = built(name)
     trained = {name.split(".")[1] for name, p in model.heads.named_parameters("heads") if p.requires_grad}
-    assert trained == ({"autoencoder"} if name == "got/autoencoder" else {"lm", "picture"})
+    assert trained - {"lm"} == {"autoencoder" if name == "got/autoencoder" else "picture"}  # the head is tied
     assert model.embedder.queries.requires_grad == (name == "got/tiny")
