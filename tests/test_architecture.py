@@ -100,6 +100,7 @@ WRAPPED_IN: dict[str, tuple[str, ...]] = {
         "checkpoints/adapter_weights.py",
     ),
     "matplotlib": ("evaluation/plot.py",),
+    "diffusers": ("heads/diffusers_*.py", "heads/denoisers/diffusers_*.py"),
 }
 # Names of these for type checkers may stand anywhere: they import nothing at run time.
 TYPES_ANYWHERE = {"transformers", "peft"}

@@ -17,7 +17,7 @@ from mmcomponents.training.memory.synthetic_pack import synthetic_pack
 from mmcomponents.training.slots import freeze, param_groups
 
 LANGUAGE = {"backbone", "head"}
-SYSTEMS = ("dita", "hovle", "langbridge", "midetr", "mmfuser", "piip", "synergen")
+SYSTEMS = ("dita", "got", "hovle", "langbridge", "midetr", "mmfuser", "piip", "synergen")
 
 
 def built(name: str) -> tuple[Any, Any]:
@@ -34,10 +34,12 @@ def counts(name: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name.startswith(SYSTEMS)])
 def test_every_recipe_builds(name: str) -> None:
+    if name == "got/3b":
+        pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
     task, model = built(name)
     task.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
     data = load([name]).resolved().get("data") or {}
-    assert data.get("tokens_per_tile") in (None, model.tokens_per_tile)
+    assert model.vision is None or data.get("tokens_per_tile") in (None, model.tokens_per_tile)
 
 
 def test_mmfuser_adds_its_published_size_to_internvl3() -> None:
@@ -212,3 +214,26 @@ def test_dita_has_the_sizes_of_its_parts() -> None:
         "DenoisingHead",
         "ActionHead",
     }
+
+
+def test_got_has_the_sizes_of_its_parts() -> None:
+    pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
+    _, model = built("got/3b")
+    head, coder = model.heads["picture"], model.heads["autoencoder"]
+    unet, vae = (sum(p.numel() for p in part.parameters()) for part in (head.denoiser, coder))
+    assert unet == 2_567_463_684 + 8 * 320 * 9  # SDXL's, and eight further channels of its first convolution
+    assert vae == 83_653_863
+    assert head.context.weight.shape == (2048, 2048)
+    assert head.pooled.weight.shape == (1280, 2048)
+    assert head.num_queries == model.embedder.num_queries == 64
+    words = model.embedder.embedding.weight.numel() + sum(p.numel() for p in model.backbone.parameters())
+    assert words == 3_085_404_160  # Qwen2.5-3B, with the vocabulary of InternVL
+    assert (head.schedule.levels, coder.scale, coder.latent_size) == (1000, 0.13025, 128)
+
+
+@pytest.mark.parametrize("name", ["got/autoencoder", "got/tiny"])
+def test_got_trains_the_autoencoder_apart(name: str) -> None:
+    _, model = built(name)
+    trained = {name.split(".")[1] for name, p in model.heads.named_parameters("heads") if p.requires_grad}
+    assert trained - {"lm"} == {"autoencoder" if name == "got/autoencoder" else "picture"}  # the head is tied
+    assert model.embedder.queries.requires_grad == (name == "got/tiny")

@@ -157,6 +157,32 @@ class Actions(Extra):
 
 
 @dataclass
+class DrawnBoxes(Extra):
+    """Boxes with colours of pictures that are to be made.
+
+    Attributes:
+        box: `Exact` of `[B, 4]` fp32: left, top, right and bottom as shares of the picture.
+        colour: `Exact` of `[B, 3]` fp32: red, green and blue from 0 to 1.
+        segment: `[B]` int64, segment of the picture of each box.
+    """
+
+    box: Exact
+    colour: Exact
+    segment: Tensor
+
+    @classmethod
+    def of(cls, boxes: Sequence[Sequence[float]] = (), colours: Sequence[Sequence[float]] = ()) -> DrawnBoxes:
+        """Makes the tensors of a sample; without arguments, those of a pack without boxes."""
+        box = torch.tensor(list(boxes), dtype=torch.float32).reshape(-1, 4)
+        colour = torch.tensor(list(colours), dtype=torch.float32).reshape(-1, 3)
+        return cls(Exact(box), Exact(colour), torch.zeros(len(boxes), dtype=torch.int64))
+
+    def placed(self, place: Place) -> DrawnBoxes:
+        """Returns the boxes with their segment in the pack."""
+        return replace(self, segment=torch.full_like(self.segment, place.segment))
+
+
+@dataclass
 class Pictures(Extra):
     """Pictures to be made, with what a generator is conditioned on besides the sequence.
 

@@ -34,11 +34,11 @@ GROUP = "mmcomponents.components"
 
 PACKAGE = "mmcomponents"
 
-_EXTRAS = ("torchao", "bitsandbytes")
+_EXTRAS = ("torchao", "bitsandbytes", "diffusers")
 """Packages that are extras of this one with the same name."""
 
-# Slot -> (package, base class). The keys are the names of the slots in recipes and entry points. Text encoders and
-# noise schedules are arguments of embedders and heads.
+# Slot -> (package, base class). The keys are the names of the slots in recipes and entry points. Text encoders, noise
+# schedules and denoisers are arguments of embedders and heads.
 _SLOTS = {
     "vision": ("vision", "VisionEncoder"),
     "fuser": ("fusers", "Fuser"),
@@ -55,6 +55,7 @@ _SLOTS = {
     "packer": ("data.packing", "Packer"),
     "text_encoder": ("embedders", "TextEncoder"),
     "noise_schedule": ("heads", "NoiseSchedule"),
+    "denoiser": ("heads.denoisers", "Denoiser"),
 }
 
 

@@ -21,6 +21,7 @@ from mmcomponents.embedders import (
     HolisticEmbedder,
     LinearActionEmbedder,
     PatchHolisticEmbedder,
+    QueryEmbedder,
     TokenEmbedder,
 )
 from mmcomponents.embedders.transformers_text import TransformersText
@@ -34,9 +35,11 @@ from mmcomponents.fusers import (
     MMFuser,
     UFIEncoder,
 )
-from mmcomponents.generation import DDIM, Autoregressive, DirectActions, ImageSampler, TopBoxes
+from mmcomponents.generation import DDIM, Autoregressive, DirectActions, GuidedGeneration, ImageSampler, TopBoxes
 from mmcomponents.heads import (
     ActionHead,
+    Condition,
+    ConvAutoencoder,
     DenoisingHead,
     DetectionHead,
     Head,
@@ -47,6 +50,7 @@ from mmcomponents.heads import (
     Verbalizer,
     VQUnfold,
 )
+from mmcomponents.heads.denoisers import UNetDenoiser
 from mmcomponents.heads.noise_schedule import CosineNoise
 from mmcomponents.mergers import FiLMQFormer, Fold, PixelUnshuffle, QFormer
 from mmcomponents.objectives import (
@@ -57,6 +61,8 @@ from mmcomponents.objectives import (
     FrozenReference,
     ImageTokens,
     NextToken,
+    PictureDiffusion,
+    PictureReconstruction,
     ProcessReward,
     SetCriterion,
     VQReconstruction,
@@ -86,7 +92,7 @@ from mmcomponents.testing import (
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.contracts.state_round_trip import write_folder
-from mmcomponents.testing.sample_packs import VERDICTS, action_packs, picture_packs
+from mmcomponents.testing.sample_packs import VERDICTS, action_packs, picture_packs, reasoned_packs
 from mmcomponents.vision import (
     PIIP,
     ConvVQTokenizer,
@@ -286,6 +292,14 @@ UNFOLD = partial(VQUnfold, codebook_size=32, rows=2, columns=2, num_layers=2, nu
 EXPERTS = partial(ExpertDecoderLM, **tiny.backbone_factory().keywords)
 WITH_IDS: dict[str, Any] = {"vision": IDS, "merger": FOLD, "projector": LlavaProjector}
 UNIFIED: dict[str, Any] = {**WITH_IDS, "backbone": EXPERTS, "heads": {"lm": LMHead, "vq_unfold": UNFOLD}}
+CODER = partial(ConvAutoencoder, picture_size=16, latent_channels=2, widths=(8, 8))
+UNET = partial(UNetDenoiser, 2, 4, widths=(8, 16), num_blocks=1, context_width=8, pooled_width=8, num_heads=2)
+CONDITION = partial(Condition, denoiser=UNET, schedule=partial(CosineNoise, 20), num_queries=4)
+WITH_QUERIES: dict[str, Any] = {"embedder": partial(QueryEmbedder, num_queries=4)}
+REASONING: dict[str, Any] = {
+    **WITH_QUERIES,
+    "heads": {"lm": LMHead, "picture": CONDITION, "autoencoder": CODER},
+}
 TOKENIZER_ALONE: dict[str, Any] = {**NO_LANGUAGE, "heads": {"maps": AllMaps}}
 
 
@@ -419,6 +433,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "SoftmaxLangBridge": variant("projector", partial(SoftmaxLangBridge, **WORDS)),
     "TokenEmbedder": case("embedder", TokenEmbedder),
     "GuidedEmbedder": case("embedder", GuidedEmbedder),
+    "QueryEmbedder": case("embedder", WITH_QUERIES["embedder"], packs=reasoned_packs),
     "HolisticEmbedder": case(
         "embedder",
         HOLISTIC,
@@ -476,6 +491,15 @@ PARTS: dict[str, dict[str, Any]] = {
     "LMHead": case("head", LMHead),
     "LMHead, tied": case("head", partial(LMHead, tied=True)),
     "VQUnfold": case("head", UNFOLD, neighbours=WITH_IDS, packs=picture_packs),
+    "Condition": case("head", CONDITION, neighbours=WITH_QUERIES, packs=reasoned_packs),
+    "ConvAutoencoder": case(
+        "head",
+        CODER,
+        packs=reasoned_packs,
+        not_applicable=dict.fromkeys(
+            ("packed_equals_separate", "packs_of_one_kind"), "it reads pictures of the pack, and nothing of the model"
+        ),
+    ),
     "Verbalizer": case("head", partial(Verbalizer, token_ids=VERDICTS)),
     "ActionHead": case(
         "head",
@@ -562,6 +586,14 @@ PARTS: dict[str, dict[str, Any]] = {
         partial(ImageSampler, guidance=1.0, temperature=0.0, start_id=5),
         packs=picture_packs,
         neighbours=UNIFIED,
+    ),
+    "PictureDiffusion": case("objective", PictureDiffusion, packs=reasoned_packs, neighbours=REASONING),
+    "PictureReconstruction": case("objective", PictureReconstruction, packs=reasoned_packs, neighbours=REASONING),
+    "GuidedGeneration": case(
+        "sampler",
+        partial(GuidedGeneration, steps=3, max_new_tokens=4, start_id=5),
+        packs=reasoned_packs,
+        neighbours=REASONING,
     ),
     "Diffusion": case("objective", Diffusion, packs=action_packs, neighbours=POLICY),
     "Diffusion with a pooled head": variant(

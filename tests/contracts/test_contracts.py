@@ -31,7 +31,7 @@ def test_contracts(name: str, two_ranks: Ranks) -> None:
 def test_every_registered_part_has_a_case() -> None:
     used = {name.partition(" ")[0].rstrip(",") for name in PARTS}
     elsewhere = ("record_kind", "packer")  # test_data_contracts.py
-    inner = ("text_encoder", "noise_schedule")  # tested within the parts that take them
+    inner = ("text_encoder", "noise_schedule", "denoiser")  # tested within the parts that take them
     slots = [slot for slot in registry.slots() if slot not in (*elsewhere, *inner)]
     own = {p.name for slot in slots for p in registry.available(slot) if p.package == "mmcomponents"}
     assert own

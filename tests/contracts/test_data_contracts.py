@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmcomponents import registry
 from mmcomponents.data.chat.kinds import (
@@ -15,6 +16,7 @@ from mmcomponents.data.chat.kinds import (
     Chat,
     Document,
     Pair,
+    ReasonedPicture,
     RecordKind,
     Sample,
     ScoredSteps,
@@ -31,6 +33,9 @@ ANSWERED = [*TWO, {"role": "assistant", "content": "-"}]
 _FILE = io.BytesIO()
 np.save(_FILE, np.ones((4, 2), np.float32))
 CHUNK = _FILE.getvalue()
+_PNG = io.BytesIO()
+Image.new("RGB", (16, 16), "red").save(_PNG, "png")
+REASONED = {"request": "a red bus", "reasoning": "a bus <box>[[0, 0, 500, 500]]</box> (red)"}
 OWN_SYSTEM = [{"role": "system", "content": "Count."}, {"role": "user", "content": "1 + 1?"}, ANSWERED[1]]
 
 KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
@@ -59,6 +64,13 @@ KINDS: dict[str, tuple[RecordKind, list[Sample]]] = {
         [
             Sample({"goal": "go left", "actions": 4}, [IMAGE], members={"actions.npy": CHUNK}),
             Sample({"goal": "go to the right", "actions": 2}, [IMAGE], members={"actions.npy": CHUNK}),
+        ],
+    ),
+    "ReasonedPicture": (
+        ReasonedPicture(16, 4),
+        [
+            Sample(REASONED, members={"picture.png": _PNG.getvalue()}),
+            Sample(REASONED | {"reasoning": ""}, [IMAGE], members={"picture.png": _PNG.getvalue()}),
         ],
     ),
     "Document": (Document(), [Sample({"text": "A <image> and a <image>."}, [IMAGE, IMAGE]), Sample({"text": "words"})]),

@@ -34,7 +34,7 @@ from mmcomponents.vision import TransformersConvNet, TransformersVision
 log = logging.getLogger(__name__)
 
 Folders = str | Path | Mapping[str, str | Path]
-"""Folder of the complete model, or folders by slot name or by the path of a part within a slot."""
+"""Folder of the complete model, or folders by slot, head (`heads.NAME`), or path of a part within a slot."""
 
 
 def check_initial(folders: Folders, *, trust_remote_code: bool = False) -> None:
@@ -114,8 +114,9 @@ class InitialWeights:
             opened = {path: _open(path, trust_remote_code) for path in dict.fromkeys(map(str, folders.values()))}
             given = {name: opened[str(path)] for name, path in folders.items()}
             inner = {name: folder for name, folder in given.items() if "." in name and name not in parts}
-            chosen = {name: given[slot] for name in parts if (slot := name.partition(".")[0]) in given}
-            _check_names(parts, set(given) - set(inner))
+            slots = {name: name if name in given else name.partition(".")[0] for name in parts}
+            chosen = {name: given[slot] for name, slot in slots.items() if slot in given}
+            _check_names(parts, set(given) - set(inner) - set(parts))
             _tell_unused(parts, given)
         else:
             folder = _open(folders, trust_remote_code)
@@ -258,7 +259,7 @@ def _inner_part(parts: Mapping[str, Component], slot: str, path: str) -> Compone
 def _tell_unused(parts: Mapping[str, Component], given: Mapping[str, Checkpoint | ForeignFolder]) -> None:
     """Warns of folders that are given for slots that have no weights of their own."""
     for slot, folder in given.items():
-        own = {name: part for name, part in parts.items() if name.partition(".")[0] == slot}
+        own = {name: part for name, part in parts.items() if slot in (name, name.partition(".")[0])}
         tied = [name for name, part in own.items() if getattr(part, "is_tied", False)]
         if own and len(tied) == len(own):
             log.warning(

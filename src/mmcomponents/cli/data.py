@@ -14,6 +14,7 @@ from mmcomponents.registry import near
 KINDS: dict[str, tuple[str, str]] = {
     "handwriting": ("data_handwriting", "write a small data set of real handwritten digits as shards"),
     "pictures": ("runs.data_pictures", "write a small data set of pictures of digits to be made and read, as shards"),
+    "shapes": ("runs.data_shapes", "write pictures of coloured shapes, with a reasoning text before each, as shards"),
     "tabletop": ("control.data_tabletop", "write demonstrations of a small control task, for policies"),
     "convert": (
         "data_convert",

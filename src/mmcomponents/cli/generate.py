@@ -36,7 +36,8 @@ def _parser(verb: str) -> Parser:
     add("--video", nargs="+", action="extend", default=[], help="video files, given to each prompt")
     add("--frames", type=int, default=16, help="frames per video (16)")
     add("--system", help="system text; default: that of the model; '': none")
-    add("--interactive", action="store_true", help="conversation with lines from the terminal or a pipe; see /help")
+    add("--interactive", action="store_true", help="conversation with lines from the terminal or a pipe; with a "
+        "sampler that reasons before it draws, boxes and words can be changed; see /help")  # fmt: skip
     add("--max_new_tokens", type=int, help="most tokens of an answer; default: that of the recipe's sampler, else 64")
     add("--max_length", type=int, help="most tokens of a prompt with its answer; default: limit of the positions")
     add("--temperature", type=float, help="sampling temperature; 0: greedy decoding; default: that of the recipe's "

@@ -10,6 +10,7 @@ from mmcomponents.embedders.base import Embedder
 from mmcomponents.embedders.guided import GuidedEmbedder
 from mmcomponents.embedders.holistic import HolisticEmbedder
 from mmcomponents.embedders.patch_holistic import PatchHolisticEmbedder
+from mmcomponents.embedders.query_embedder import QueryEmbedder
 from mmcomponents.embedders.stored_text import StoredText
 from mmcomponents.embedders.text_encoder import TextEncoder
 from mmcomponents.embedders.token import TokenEmbedder
@@ -22,6 +23,7 @@ __all__ = [
     "HolisticEmbedder",
     "LinearActionEmbedder",
     "PatchHolisticEmbedder",
+    "QueryEmbedder",
     "StoredText",
     "TextEncoder",
     "TokenEmbedder",

@@ -36,14 +36,15 @@ class PictureFolder:
             if re.search(r"-\d+-\d+\.png$", file.name):
                 file.unlink(missing_ok=True)
 
-    def save(self, picture: Image, key: str, batch: int, row: int) -> str:
-        """Writes a picture.
+    def save(self, picture: Image, key: str, batch: int, row: int, reasoning: str | None = None) -> str:
+        """Writes a picture, and beside it the text that was written before it, as `NAME.txt`.
 
         Args:
             picture: The picture.
             key: Key of its question, part of the file name as far as its characters are harmless.
             batch: Number of the batch over all ranks.
             row: Number of the question in its batch.
+            reasoning: The text; None without one.
 
         Returns:
             The path of the file, relative to the root.
@@ -51,8 +52,15 @@ class PictureFolder:
         harmless = re.sub(r"[^A-Za-z0-9_-]+", "_", key)[:_LONGEST].strip("_") or "answer"
         path = f"{self.name}/{harmless}-{batch}-{row}.png"
         (self.root / self.name).mkdir(parents=True, exist_ok=True)
-        picture.save(self.root / path)
+        save_picture(self.root / path, picture, reasoning)
         return path
+
+
+def save_picture(path: Path, picture: Image, reasoning: str | None) -> None:
+    """Writes a picture, and beside it the text that was written before it, if there is one."""
+    picture.save(path)
+    if reasoning is not None:
+        path.with_suffix(".txt").write_text(f"{reasoning}\n", encoding="utf-8")
 
 
 class Rows:

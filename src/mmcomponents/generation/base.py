@@ -54,6 +54,12 @@ class Context:
     stop_ids: Collection[int] = ()
     generator: torch.Generator | None = None
 
+    def words(self, name: str) -> list[object]:
+        """Returns the words of a draw for `PackedBatch.generators`: its name, and a number from the generator."""
+        if self.generator is None:
+            return [name]
+        return [name, int(torch.randint(2**62, (), generator=self.generator, device=self.generator.device))]
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -64,6 +70,8 @@ class Answer:
         ids: Token ids of a text, without the stop token. A text that was not decoded has ids only.
         picture: Picture. One of a mode that PNG files do not have is converted, such as CMYK to RGB.
         values: Tensor of any shape, copied to the CPU.
+        reasoning: Text that the model wrote before a picture.
+        problems: What could not be read in the reasoning, one line each.
 
     Raises:
         WiringError: There is not exactly one of text, picture and values, or it has another type, a picture has no
@@ -74,6 +82,8 @@ class Answer:
     ids: list[int] | None = None
     picture: Image | None = None
     values: Tensor | None = None
+    reasoning: str | None = None
+    problems: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         found = self._kinds()
@@ -92,6 +102,10 @@ class Answer:
     def kind(self) -> AnswerKind:
         """What the answer is."""
         return self._kinds()[0]
+
+    def notes(self) -> dict[str, Any]:
+        """Returns what a row about the answer has beside it: the reasoning, and what could not be read in it."""
+        return {} if self.reasoning is None else {"reasoning": self.reasoning, "problems": list(self.problems)}
 
     def shown(self) -> Any:
         """Returns the answer as a JSON value: a text, or values as nested lists; None for a picture.
@@ -114,7 +128,7 @@ class Answer:
             return NotImplemented
         if self.values is not None and other.values is not None:
             return self.values.dtype == other.values.dtype and torch.equal(self.values, other.values)
-        mine, its = ((answer.text, answer.ids, answer.picture, answer.values) for answer in (self, other))
+        mine, its = ((a.text, a.ids, a.picture, a.values, a.reasoning, a.problems) for a in (self, other))
         return mine == its
 
     def _kinds(self) -> list[AnswerKind]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import ModelState, PackedBatch
 from mmcomponents.component import Composition, NonFiniteError, WiringError
 from mmcomponents.data.chat.special_tokens import IMAGE_START, codec
-from mmcomponents.data.media.images import NORMALIZATIONS, Normalization
+from mmcomponents.data.media.images import Normalization, from_normalized, to_images
 from mmcomponents.generation.base import Answer, AnswerKind, Context, Sampler
 from mmcomponents.generation.guided_prompts import fed, with_starts
 from mmcomponents.generation.past import Past
@@ -116,10 +116,7 @@ class ImageSampler(Sampler):
         hw = vision.grid((vision.image_size, vision.image_size))
         folds_hw = hw[0] // head.rows, hw[1] // head.columns
         batch, past = with_starts(prompts, self._start_id(context), context.tokenizer, guided), Past()
-        words: list[object] = ["picture"]
-        if context.generator is not None:
-            words.append(int(torch.randint(2**62, (), generator=context.generator, device=context.generator.device)))
-        draws = Draws.of_prompts(prompts, hw[0] * hw[1], *words)
+        draws = Draws.of_prompts(prompts, hw[0] * hw[1], *context.words("picture"))
         visual: Tensor | None = None
         folds: list[Tensor] = []
         for row in range(folds_hw[0]):
@@ -208,6 +205,4 @@ class ImageSampler(Sampler):
         return found
 
     def _pictures(self, pixels: Tensor) -> list[Image.Image]:
-        mean, std = (pixels.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[self.normalization])
-        levels = ((pixels * std + mean).clamp(0, 1) * 255).round().to(torch.uint8)
-        return [Image.fromarray(tile) for tile in levels.permute(0, 2, 3, 1).cpu().numpy()]
+        return to_images(from_normalized(pixels, self.normalization))

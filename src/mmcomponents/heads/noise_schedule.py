@@ -119,6 +119,26 @@ class LinearNoise(NoiseSchedule):
         return torch.linspace(self.first, self.last, self.levels, dtype=torch.float64, device="cpu")
 
 
+class ScaledLinearNoise(LinearNoise):
+    """Betas whose square roots grow linearly, as in Stable Diffusion and SDXL (arXiv 2307.01952).
+
+    Args:
+        levels: Number of noise levels.
+        first: Beta of the first level.
+        last: Beta of the last level.
+        prediction: See `NoiseSchedule`.
+    """
+
+    def __init__(
+        self, levels: int = 1000, first: float = 0.00085, last: float = 0.012, prediction: Prediction = "noise"
+    ) -> None:
+        super().__init__(levels, first, last, prediction)
+
+    def _betas(self) -> Tensor:
+        edges = math.sqrt(self.first), math.sqrt(self.last)
+        return torch.linspace(*edges, self.levels, dtype=torch.float64, device="cpu").square()
+
+
 class CosineNoise(NoiseSchedule):
     """Squared-cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, section 3.2), betas of at most `most`.
 

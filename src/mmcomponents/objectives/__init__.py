@@ -13,6 +13,8 @@ from mmcomponents.objectives.distillation import Distillation
 from mmcomponents.objectives.image_tokens import ImageTokens
 from mmcomponents.objectives.mpo import MPO
 from mmcomponents.objectives.next_token import NextToken
+from mmcomponents.objectives.picture_diffusion import PictureDiffusion
+from mmcomponents.objectives.picture_reconstruction import PictureReconstruction
 from mmcomponents.objectives.process_reward import ProcessReward
 from mmcomponents.objectives.references import AdaptersOff, FrozenReference, Reference, StoredReference
 from mmcomponents.objectives.set_criterion import SetCriterion
@@ -29,6 +31,8 @@ __all__ = [
     "ImageTokens",
     "NextToken",
     "Objective",
+    "PictureDiffusion",
+    "PictureReconstruction",
     "ProcessReward",
     "Reference",
     "SetCriterion",

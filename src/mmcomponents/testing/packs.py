@@ -18,9 +18,15 @@ VOCAB_SIZE, IMAGE_TOKEN = 64, 60
 
 Segment = Sequence[tuple[str, int]]
 """Pieces of a segment: ("t", n) for n text tokens, ("i", n) for an image of n tiles; for policies ("x", n) for n tokens
-of external text, ("n", 1) for a noise level and ("a", n) for n actions."""
+of external text, ("n", 1) for a noise level and ("a", n) for n actions; ("q", n) for the n queries of a picture."""
 
-_TYPES = {"t": TokenType.TEXT, "x": TokenType.EXTERNAL, "n": TokenType.TIME, "a": TokenType.ACTION}
+_TYPES = {
+    "t": TokenType.TEXT,
+    "x": TokenType.EXTERNAL,
+    "n": TokenType.TIME,
+    "a": TokenType.ACTION,
+    "q": TokenType.QUERY,
+}
 
 
 def pack(
@@ -51,7 +57,8 @@ def pack(
         start = len(ids)
         for kind, n in pieces:
             if kind in _TYPES:
-                ids += torch.randint(1, IMAGE_TOKEN, (n,), generator=draw).tolist()
+                drawn = torch.randint(1, IMAGE_TOKEN, (n,), generator=draw).tolist()
+                ids += range(n) if kind == "q" else drawn
                 types += [_TYPES[kind]] * n
                 images += [-1] * n
             else:

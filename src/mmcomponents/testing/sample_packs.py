@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps, TokenType
-from mmcomponents.extras import Actions, Boxes
+from mmcomponents.extras import Actions, Boxes, DrawnBoxes, Pictures
 from mmcomponents.testing.packs import Segment, pack
 
 VERDICTS = (7, 3)
@@ -152,6 +152,40 @@ def action_packs(seed: int, *, tile: int, tokens_per_tile: int) -> list[PackedBa
         values = Exact(2 * torch.rand(4, 2, generator=draw) - 1)
         packs.append(replace(made, extras={"actions": Actions(values, torch.arange(4) < 4 - n)}))
     return [*packs, replace(blank_pack(seed), extras={"actions": Actions.none(2)})]
+
+
+def reasoned_packs(
+    seed: int, *, tile: int, tokens_per_tile: int, num_queries: int = 4, picture_size: int = 16
+) -> list[PackedBatch]:
+    """Returns packs of texts with queries of pictures after them, of which one edits an image; some have no picture.
+
+    The pictures have two boxes, one and none. For every third seed, no text pack has a picture.
+
+    Args:
+        seed: Equal seeds give equal packs, other seeds others.
+        tile: Side of a tile in pixels.
+        tokens_per_tile: Number of visual tokens per tile.
+        num_queries: Number of queries of a picture.
+        picture_size: Side of a picture in pixels.
+    """
+    asked: tuple[Segment, ...] = ([("t", 5), ("i", 1), ("t", 6)], [("t", 7 + seed % 2)], [("t", 9)], [("t", 4)])
+    shown = (2, None, None, None) if seed % 3 == 1 else (2, 1, 0, None)
+    draw = torch.Generator().manual_seed(seed)
+    packs = []
+    for n, (pieces, boxes) in enumerate(zip(asked, shown, strict=True)):
+        queries = [] if boxes is None else [("q", num_queries), ("t", 1)]
+        made = pack(
+            [*pieces, *queries], seed=10 * seed + n, targets=[3], tile=tile, tokens_per_tile=tokens_per_tile
+        )  # fmt: skip
+        count = 0 if boxes is None else 1
+        shape = (count, 3, picture_size, picture_size)
+        target = Exact(2 * torch.rand(shape, generator=draw) - 1)
+        reference = Exact(2 * torch.rand(shape, generator=draw) - 1 if n == 0 else torch.full(shape, -1.0))
+        corner = torch.rand(boxes or 0, 2, generator=draw) / 2
+        box = Exact(torch.cat((corner, corner + 0.4), dim=1))
+        drawn = DrawnBoxes(box, Exact(torch.rand(boxes or 0, 3, generator=draw)), torch.zeros(boxes or 0).long())
+        packs.append(replace(made, extras={"pictures": Pictures(target, reference), "drawn_boxes": drawn}))
+    return packs
 
 
 def pair_pack(

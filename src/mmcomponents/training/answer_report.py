@@ -40,6 +40,7 @@ class Answered:
         prediction: The model's answer: a text, nested lists of values, or the path of a picture.
         form: What the model answered with.
         is_right: Whether a text equals the correct answer; None if one of them is no text: only texts are compared.
+        notes: What stands beside a picture, see `Answer.notes`.
     """
 
     key: str
@@ -49,10 +50,11 @@ class Answered:
     prediction: Any
     form: AnswerKind
     is_right: bool | None
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def row(self) -> dict[str, Any]:
         """Returns the line of `answers.jsonl`."""
-        row = {name: getattr(self, name) for name in ("key", "kind", "question", "answer", "prediction")}
+        row = {name: getattr(self, name) for name in ("key", "kind", "question", "answer", "prediction")} | self.notes
         return row if self.is_right is None else row | {"is_right": self.is_right}
 
 
@@ -76,7 +78,8 @@ class AnswerReport(Callback):
 
     For answers of text, the report holds the share of exact matches for each kind of question, the share that always
     giving the kind's most frequent answer would reach, and the duration of training in seconds. Values and pictures are
-    not compared: the report holds their number, and pictures are written as PNG files into `answers`.
+    not compared: the report holds their number, and pictures are written as PNG files into `answers`, with the text
+    that was written before one beside it; the report then counts the texts with boxes that cannot be read.
 
     Args:
         examples: Number of questions in the image.
@@ -132,10 +135,10 @@ class AnswerReport(Callback):
         for place, (asked, given) in enumerate(zip(fields, outputs["answers"], strict=True)):
             key, _, question, right = asked
             if given.picture is not None:
-                prediction = folder.save(given.picture, key, number, place)
+                prediction = folder.save(given.picture, key, number, place, given.reasoning)
             else:
                 prediction = given.shown() if given.values is None else given.values.tolist()
-            own.answered.append(Answered(*asked, prediction, given.kind, is_right(right, given)))
+            own.answered.append(Answered(*asked, prediction, given.kind, is_right(right, given), given.notes()))
             if (picture := batch.pictures[place]) is not None and self._is_example(own.answered[-1]):
                 row = Row(picture, question, short(right), brief(given), own.answered[-1].is_right, given.picture)
                 own.examples.append((own.answered[-1], row))
@@ -197,7 +200,10 @@ def scores(answered: Sequence[Answered]) -> dict[str, Any]:
         by_kind[a.kind].append(a)
     kinds = sorted(by_kind)
     if any(a.is_right is None for a in answered):
-        return {"answers": answered[0].form, "questions": {k: len(by_kind[k]) for k in kinds}}
+        report: dict[str, Any] = {"answers": answered[0].form, "questions": {k: len(by_kind[k]) for k in kinds}}
+        if any(a.notes for a in answered):
+            report["unread_reasoning"] = sum(bool(a.notes.get("problems")) for a in answered)
+        return report
     return {
         "exact_match": {k: sum(bool(a.is_right) for a in by_kind[k]) / len(by_kind[k]) for k in kinds},
         "baseline": {k: Counter(a.answer for a in by_kind[k]).most_common(1)[0][1] / len(by_kind[k]) for k in kinds},

@@ -73,7 +73,8 @@ class Predictions(Callback):
         for place, row in enumerate(_flat(outputs)):
             if isinstance(row, dict) and isinstance(row.get("answer"), Image):
                 # In place, so that the Trainer does not keep all pictures in memory.
-                row["answer"] = folder.save(row["answer"], str(row.get("key", "")), number, place)
+                text = row.get("reasoning")
+                row["answer"] = folder.save(row["answer"], str(row.get("key", "")), number, place, text)
                 self.pictures += 1
             rows.add(row)
         self._batches.append(rows.lines)
@@ -105,10 +106,13 @@ def _is_replaced(trainer: Trainer) -> bool:
 
 
 def answer_rows(batch: PromptBatch, answers: Sequence[Answer]) -> list[dict[str, Any]]:
-    """Returns a row for each prompt: key, kind, question and answer (a text, nested lists of values, or a picture)."""
+    """Returns a row for each prompt: key, kind, question and answer (a text, nested lists of values, or a picture).
+
+    A picture has the reasoning before it beside it, see `Answer.notes`.
+    """
     fields = zip(batch.keys, batch.kinds, batch.questions, answers, strict=True)
     return [
-        {"key": key, "kind": kind, "question": question, "answer": _plain(answer)}
+        {"key": key, "kind": kind, "question": question, "answer": _plain(answer), **answer.notes()}
         for key, kind, question, answer in fields
     ]
 

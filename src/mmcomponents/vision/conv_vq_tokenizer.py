@@ -6,14 +6,12 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, normalize, silu
+from torch.nn.functional import embedding, normalize
 
 from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
 from mmcomponents.limits import MAX_ROWS, check_sizes
+from mmcomponents.nn.pictures import GROUP, ResidualConv
 from mmcomponents.vision.vq_tokenizer import VQTokenizer, nearest_codes
-
-_GROUP = 8
-"""Number of channels of a group of the group norms."""
 
 
 class ConvVQTokenizer(VQTokenizer):
@@ -40,22 +38,22 @@ class ConvVQTokenizer(VQTokenizer):
         super().__init__()
         check_sizes(image_size=image_size, code_width=code_width, **{f"widths[{n}]": w for n, w in enumerate(widths)})
         check_sizes(MAX_ROWS, codebook_size=codebook_size)
-        if not widths or any(width % _GROUP for width in widths):
-            raise ValueError(f"widths must be one or more multiples of {_GROUP}, got {tuple(widths)}")
+        if not widths or any(width % GROUP for width in widths):
+            raise ValueError(f"widths must be one or more multiples of {GROUP}, got {tuple(widths)}")
         self.image_size, self.codebook_size, self.code_width = image_size, codebook_size, code_width
         self.widths, self.patch_size = tuple(widths), 2 ** len(widths)
         self.hidden_size = (code_width, code_width, 3 * self.patch_size**2)
         self.grid((image_size, image_size))
         down: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, padding=1)]
-        up: list[nn.Module] = [nn.Conv2d(code_width, widths[-1], 3, padding=1), _Residual(widths[-1])]
+        up: list[nn.Module] = [nn.Conv2d(code_width, widths[-1], 3, padding=1), ResidualConv(widths[-1])]
         for before, after in pairwise((*widths, widths[-1])):
-            down += [_Residual(before), nn.Conv2d(before, after, 4, 2, 1)]
+            down += [ResidualConv(before), nn.Conv2d(before, after, 4, 2, 1)]
         for before, after in pairwise((widths[-1], *reversed(widths))):
-            up += [nn.Upsample(scale_factor=2.0), nn.Conv2d(before, after, 3, padding=1), _Residual(after)]
-        ends = (nn.GroupNorm(widths[-1] // _GROUP, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], code_width, 1))
-        self.encoder = nn.Sequential(*down, _Residual(widths[-1]), *ends)
+            up += [nn.Upsample(scale_factor=2.0), nn.Conv2d(before, after, 3, padding=1), ResidualConv(after)]
+        ends = (nn.GroupNorm(widths[-1] // GROUP, widths[-1]), nn.SiLU(), nn.Conv2d(widths[-1], code_width, 1))
+        self.encoder = nn.Sequential(*down, ResidualConv(widths[-1]), *ends)
         pixels = nn.Conv2d(widths[0], 3, 3, padding=1)
-        self.decoder = nn.Sequential(*up, nn.GroupNorm(widths[0] // _GROUP, widths[0]), nn.SiLU(), pixels)
+        self.decoder = nn.Sequential(*up, nn.GroupNorm(widths[0] // GROUP, widths[0]), nn.SiLU(), pixels)
         self.codebook = nn.Parameter(torch.empty(codebook_size, code_width))
         self.init_weights()
 
@@ -97,24 +95,6 @@ class ConvVQTokenizer(VQTokenizer):
 
     def _codes(self, ids: Tensor) -> Tensor:
         return embedding(ids, normalize(self.codebook, dim=1)).permute(0, 3, 1, 2)
-
-
-class _Residual(nn.Module):
-    """Two convolutions with group norms, added to the input.
-
-    Args:
-        width: Channels.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.norm1, self.norm2 = (nn.GroupNorm(width // _GROUP, width) for _ in range(2))
-        self.conv1, self.conv2 = (nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps `[N, C, H, W]` to the same shape."""
-        out: Tensor = x + self.conv2(silu(self.norm2(self.conv1(silu(self.norm1(x))))))
-        return out
 
 
 def patches(pixels: Tensor, size: int) -> Tensor:

@@ -102,7 +102,7 @@ def test_an_interrupt_ends_all_runs_and_the_next_call_goes_on(tmp_path: Path, pr
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGTERM)
-    error = process.communicate(timeout=60)[1]
+    error = process.communicate(timeout=600)[1]
     assert "KeyboardInterrupt" in error
     assert not (tmp_path / "Slow2").exists()
     (run,) = runs(tmp_path, "Slow")

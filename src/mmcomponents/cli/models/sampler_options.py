@@ -119,7 +119,7 @@ def _check_options(verb: str, options: argparse.Namespace, sampler: Sampler) -> 
     if makes == "text" and not getattr(options, "is_asked", True):
         raise UserError(f"{verb}: --prompt is missing")
     for option in ("interactive", "stop"):
-        if getattr(options, option):
+        if getattr(options, option) and not (option == "interactive" and hasattr(sampler, "draw")):
             check_tokens(sampler, f"--{option}")
 
 

@@ -18,7 +18,7 @@ from mmcomponents.cli.models.model_options import Arguments, check_model, load_m
 from mmcomponents.cli.models.sampler_options import any_sampler
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.runs.interactive import Interactive, shown, write
-from mmcomponents.cli.terminal.inline_pictures import inline_picture
+from mmcomponents.cli.runs.picture_session import PictureSession, write_picture
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -28,10 +28,16 @@ _MOST_FRAMES = 1024
 
 
 def samplers() -> dict[str, Callable[..., Any]]:
-    """Returns the functions that generate answers: texts and others for a batch, as a stream, in a conversation."""
-    from mmcomponents.generation import Conversation, answer_prompts, generate, stream
+    """Returns what generates answers: texts and others for a batch, as a stream, in a conversation, with changes."""
+    from mmcomponents.generation import Conversation, PictureEditor, answer_prompts, generate, stream
 
-    return {"batch": generate, "answers": answer_prompts, "stream": stream, "conversation": Conversation}
+    return {
+        "batch": generate,
+        "answers": answer_prompts,
+        "stream": stream,
+        "conversation": Conversation,
+        "editor": PictureEditor,
+    }
 
 
 def answer(
@@ -100,6 +106,9 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
     prompts = [media.mark(prompt) for prompt in options.prompt]
     images = [media.images] * len(prompts) if media.images else None
     videos = [media.videos] * len(prompts) if media.videos else None
+    if options.interactive and hasattr(loaded.sampler, "draw"):
+        editor = functions["editor"](loaded.model, loaded.tokenizer, **settings)
+        return PictureSession(editor, media, options.frames, Path(options.out)).run(options.prompt)
     if loaded.sampler.answers != "text":
         found = functions["answers"](loaded.model, loaded.tokenizer, prompts, images, videos=videos, **settings)
         if hasattr(loaded.sampler, "in_pixels"):
@@ -130,7 +139,7 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
 def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> None:
     """Prints values as JSON; writes pictures into the folder of `--out`, beside those there, and prints their paths.
 
-    A terminal that can show pictures shows them too.
+    A terminal that can show pictures shows them too. A text before a picture is printed, and written beside it.
     """
     values: list[Any] = []
     there = [int(file.stem) for file in Path(options.out or ".").glob("*.png") if file.stem.isdecimal()]
@@ -138,11 +147,8 @@ def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> No
         if answer.picture is None:
             values.append(answer.shown())
         else:
-            path = Path(options.out) / f"{number}.png"
-            answer.picture.save(path)
-            if sys.stdout.isatty() and not options.json:
-                sys.stdout.write(inline_picture(path.read_bytes(), os.environ))
-            values.append(path.as_posix())
+            path = write_picture(answer, Path(options.out) / f"{number}.png", shows=not options.json)
+            values.append({"picture": path, **notes} if (notes := answer.notes()) and options.json else path)
     if options.json:
         _print_json(values, options)
     else:

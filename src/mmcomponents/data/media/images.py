@@ -292,6 +292,23 @@ def pixels(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[fl
     return torch.from_numpy(values)
 
 
+def from_normalized(tiles: Tensor, name: Normalization) -> Tensor:
+    """Returns the pixels of normalized tiles `[..., 3, H, W]`, from -1 to 1.
+
+    Args:
+        tiles: The tiles.
+        name: Their normalization.
+    """
+    mean, std = (tiles.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[name])
+    return (2 * (tiles * std + mean) - 1).clamp(-1, 1)
+
+
+def to_images(pictures: Tensor) -> list[Image.Image]:
+    """Returns pictures `[N, 3, H, W]`, from -1 to 1, as images of 8 bits."""
+    levels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return [Image.fromarray(picture) for picture in levels.permute(0, 2, 3, 1).cpu().numpy()]
+
+
 @dataclass(eq=False)
 class TiledImage:
     """An image as input of the encoder. Samples that hold the same object share its visual tokens.

@@ -7,6 +7,7 @@ r"""Record kinds: which JSON a sample may have, and how it becomes segments of a
     pair      {"messages": [… ending with a user turn], "chosen": "…", "rejected": "…", "source": "preferences"}
     boxes     {"boxes": [[left, top, right, bottom], …], "labels": [3, …], "size": [width, height], "source": "coco"}
     picture   {"caption": "a red bus", "source": "captions"}, to be made from its caption
+    reasoned  {"request": "Generate an image of: a bus", "reasoning": "a bus <box>[[…]]</box> (red)"}, picture.png
     actions   {"goal": "go to the red disc", "actions": 8, "dataset": "tabletop-…", "source": "tabletop"}, actions.npy
 
 `"clips": [[start, end] or null, …]` restricts each video to a range in seconds. Other keys are kept but not read. The
@@ -21,6 +22,7 @@ from mmcomponents.data.chat.kinds.chat_record import Chat
 from mmcomponents.data.chat.kinds.document_record import Document
 from mmcomponents.data.chat.kinds.kind_list import Kinds
 from mmcomponents.data.chat.kinds.pair_record import Pair
+from mmcomponents.data.chat.kinds.reasoned_picture import ReasonedPicture
 from mmcomponents.data.chat.kinds.scored_steps import ScoredSteps
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "Kinds",
     "Measured",
     "Pair",
+    "ReasonedPicture",
     "RecordKind",
     "Sample",
     "ScoredSteps",

@@ -1,0 +1,276 @@
+"""Pictures after a reasoning text: generate, parse, encode, denoise."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mmcomponents.batch import ModelState, PackedBatch, TokenType
+from mmcomponents.component import Composition, NonFiniteError, WiringError
+from mmcomponents.data.chat.reasoned_prompt import reasoning_ids
+from mmcomponents.data.chat.special_tokens import IMAGE_START, codec
+from mmcomponents.data.media.boxes import SCALE
+from mmcomponents.data.media.images import Normalization, from_normalized, to_images
+from mmcomponents.data.media.reasoned_boxes import ParsedReasoning, parse_reasoning
+from mmcomponents.generation.base import Answer, AnswerKind, Context, Sampler
+from mmcomponents.generation.picture_guidance import branch_weights, guided
+from mmcomponents.generation.prompt_parts import with_suffixes
+from mmcomponents.generation.sampler import Autoregressive
+from mmcomponents.limits import check_choices, check_numbers, check_sizes
+from mmcomponents.model import MultimodalModel
+from mmcomponents.nn.pictures import BLACK, encode_conditions
+from mmcomponents.nn.runtime import Runtime
+
+log = logging.getLogger(__name__)
+
+
+class GuidedGeneration(Sampler):
+    """Answers with a reasoning text and the picture that it describes (GoT, arXiv 2503.10639, section 4).
+
+    The text ends with the tag that begins a picture. A second pass over prompt, text and queries gives the semantic
+    condition, the boxes of the text the layout, and the last image of the prompt the reference. The picture is denoised
+    by DDIM with guidance of four branches. A text with boxes that cannot be read is kept, and makes a picture from the
+    boxes that can.
+
+    Args:
+        steps: Number of denoising steps.
+        semantic: Weight of the words; with three weights of 1 there is no guidance.
+        spatial: Weight of the layout.
+        reference: Weight of the reference picture.
+        bound: Largest absolute value of the estimated latents in each step; None: they are not bounded.
+        max_new_tokens: Maximum number of tokens of a text.
+        temperature: See `Autoregressive`.
+        top_p: See `Autoregressive`.
+        top_k: See `Autoregressive`.
+        head: Name of the language-model head.
+        picture_head: Name of the head with the denoiser.
+        autoencoder: Name of the head that encodes and decodes pictures.
+        normalization: Normalisation of the images of prompts.
+        start_id: Id of the tag that begins a picture. None: that of the context's tokenizer.
+
+    Raises:
+        ValueError: An argument is out of range.
+    """
+
+    answers: ClassVar[AnswerKind] = "picture"
+
+    def __init__(
+        self,
+        steps: int = 50,
+        semantic: float = 7.5,
+        spatial: float = 4.0,
+        reference: float = 1.0,
+        bound: float | None = None,
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        top_k: int = 0,
+        head: str = "lm",
+        picture_head: str = "picture",
+        autoencoder: str = "autoencoder",
+        normalization: Normalization = "imagenet",
+        start_id: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_sizes(steps=steps)
+        check_numbers(semantic=semantic, spatial=spatial, reference=reference)
+        check_choices(normalization=(normalization, Normalization))
+        if bound is not None:
+            check_numbers(bound=bound)
+        self.steps, self.semantic, self.spatial, self.reference = steps, semantic, spatial, reference
+        self.bound, self.head, self.picture_head, self.autoencoder = bound, head, picture_head, autoencoder
+        self.max_new_tokens, self.temperature, self.top_p, self.top_k = max_new_tokens, temperature, top_p, top_k
+        self.normalization, self.start_id = normalization, start_id
+        self.writer = Autoregressive(max_new_tokens, temperature, top_p, top_k, head)
+
+    def check(self, model: Composition) -> None:
+        """Checks that the model has the heads, and that the schedule has enough noise levels.
+
+        Raises:
+            WiringError: It has not.
+        """
+        name = type(self).__name__
+        for head, method, such_as in (
+            (self.head, "weighted_nll", "LMHead"),
+            (self.picture_head, "predicted", "Condition"),
+            (self.autoencoder, "decode", "ConvAutoencoder"),
+        ):
+            if head not in model.heads:
+                raise WiringError(
+                    f"{name} reads the head {head!r} and the model has {', '.join(model.heads) or 'none'}"
+                )
+            if not callable(getattr(model.heads[head], method, None)):
+                kind = type(model.heads[head]).__name__
+                raise WiringError(f"{name} calls {method} of the head {head!r}, which {kind} has not: use {such_as}")
+        levels = model.heads[self.picture_head].schedule.levels
+        if self.steps > levels:
+            raise WiringError(
+                f"{name} has {self.steps} steps and the schedule of {self.picture_head!r} {levels} noise levels"
+            )
+
+    @torch.no_grad()
+    def forward(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
+        """See the base class.
+
+        Raises:
+            NonFiniteError: Logits or latents are NaN or infinite.
+            ValueError: A reference picture has another size than the pictures that are made.
+        """
+        self.check(model)
+        start, words = self._start_id(context), context.words("picture")
+        texts: list[list[int]] = [[] for _ in range(prompts.num_segments)]
+        for new in self.writer.steps(model, prompts, {*context.stop_ids, start}, context.generator):
+            for segment, token in new.items():
+                texts[segment].append(token)
+        tokenizer = context.tokenizer
+        shown = [None if tokenizer is None else str(tokenizer.decode(ids)) for ids in texts]
+        return self._pictures(model, prompts, texts, shown, start, words)
+
+    @torch.no_grad()
+    def draw(
+        self, model: MultimodalModel, prompts: PackedBatch, reasoning: Sequence[str], context: Context
+    ) -> list[Answer]:
+        """Answers with the pictures of given texts, such as texts whose boxes or words were changed.
+
+        The noise is that of `forward` for a generator in the same state.
+
+        Args:
+            model: The model.
+            prompts: Pack with one prompt per segment.
+            reasoning: Text of each prompt.
+            context: Tokenizer and random generator.
+
+        Raises:
+            WiringError: There is no tokenizer.
+            ValueError: Prompts and texts differ in number, or a reference picture has another size.
+        """
+        self.check(model)
+        if context.tokenizer is None:
+            raise WiringError(f"{type(self).__name__} needs a tokenizer to read a text")
+        if len(reasoning) != prompts.num_segments:
+            raise ValueError(f"{prompts.num_segments} prompts and {len(reasoning)} reasoning texts")
+        ids = [reasoning_ids(text, context.tokenizer) for text in reasoning]
+        words = context.words("picture")
+        return self._pictures(model, prompts, ids, list(reasoning), self._start_id(context), words)
+
+    def _pictures(
+        self,
+        model: MultimodalModel,
+        prompts: PackedBatch,
+        ids: Sequence[Sequence[int]],
+        texts: Sequence[str | None],
+        start: int,
+        words: Sequence[object],
+    ) -> list[Answer]:
+        parsed = [parse_reasoning(text or "") for text in texts]
+        head, coder = cast(Any, model.heads[self.picture_head]), cast(Any, model.heads[self.autoencoder])
+        tail = [(number, TokenType.QUERY) for number in range(head.num_queries)]
+        asked = with_suffixes(
+            prompts, [[*((token, TokenType.TEXT) for token in own), (start, TokenType.TEXT), *tail] for own in ids]
+        )
+        device, side = prompts.input_ids.device, coder.picture_size
+        references = _references(prompts, side, self.normalization)
+        shape = (coder.latent_channels, coder.latent_size, coder.latent_size)
+        draws = [draw.standard_normal(shape, dtype=np.float32) for draw in prompts.generators(*words)]
+        noise = torch.from_numpy(np.stack(draws)).to(device)
+        boxes, colours, owner = _boxes(parsed, device)
+
+        def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:
+            assert state.hidden is not None
+            made, autoencoder = cast(Any, heads[self.picture_head]), cast(Any, heads[self.autoencoder])
+            known = state.hidden.dtype
+            given = references.to(known)
+            encoded = encode_conditions(autoencoder, given[:0], given, boxes, colours.to(known), owner)
+            semantic = made.semantic(made.queries(state.hidden, asked))
+            conditions = (encoded.references, encoded.layouts, semantic)
+            latents = self._denoised(made, noise.to(known), *conditions)
+            pictures: Tensor = autoencoder.decode(latents / autoencoder.scale).float()
+            return pictures
+
+        pictures = model(asked, Runtime(needs=("hidden",)), read)
+        wrong = [key for key, one in zip(prompts.keys, pictures, strict=True) if not bool(one.isfinite().all())]
+        if wrong:
+            raise NonFiniteError(
+                f"pictures of {', '.join(wrong[:8])} are NaN or infinite: the model's weights are damaged, or its"
+                " activations exceed the range of its dtype"
+            )
+        _tell_problems(prompts, parsed)
+        return [
+            Answer(picture=picture, reasoning=text, problems=tuple(found.problems))
+            for picture, text, found in zip(to_images(pictures), texts, parsed, strict=True)
+        ]
+
+    def _denoised(self, head: Any, noisy: Tensor, reference: Tensor, layout: Tensor, semantic: Any) -> Tensor:
+        """Returns the latents after all steps of DDIM."""
+        weights = branch_weights(self.semantic, self.spatial, self.reference)
+        unsaid, nothing = head.without_words(semantic), torch.zeros_like(layout)
+        descent = head.schedule.descent(self.steps)
+        for level, following in zip(descent, [*descent[1:], None], strict=True):
+            levels, now = torch.full((len(noisy),), level, device=noisy.device), noisy
+
+            def estimate(given: tuple[bool, bool, bool]) -> Tensor:
+                words, boxes, picture = given
+                found: Tensor = head.predicted(
+                    now,  # noqa: B023
+                    levels,  # noqa: B023
+                    reference if picture else nothing,
+                    layout if boxes else nothing,
+                    semantic if words else unsaid,
+                )
+                return found
+
+            noisy = head.schedule.ddim(noisy, guided(weights, estimate), level, following, self.bound)
+        return noisy
+
+    def _start_id(self, context: Context) -> int:
+        if self.start_id is not None:
+            return self.start_id
+        found = None if context.tokenizer is None else codec(context.tokenizer).ids.get(IMAGE_START)
+        if found is None:
+            raise WiringError(f"{type(self).__name__} needs a tokenizer with {IMAGE_START}, or start_id")
+        return found
+
+
+def _boxes(parsed: Sequence[ParsedReasoning], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns boxes as shares `[B, 4]`, colours `[B, 3]`, and the prompt of each box `[B]`."""
+    each = [(owner, one) for owner, found in enumerate(parsed) for one in found.boxes]
+    boxes = torch.tensor([one.box for _, one in each], dtype=torch.float32, device=device).reshape(-1, 4) / SCALE
+    colours = torch.tensor([one.rgb for _, one in each], dtype=torch.float32, device=device).reshape(-1, 3)
+    return boxes, colours, torch.tensor([owner for owner, _ in each], dtype=torch.int64, device=device)
+
+
+def _references(prompts: PackedBatch, side: int, normalization: Normalization) -> Tensor:
+    """Returns the last image of each prompt, `[S, 3, side, side]` from -1 to 1; black without an image."""
+    device = prompts.input_ids.device
+    found = torch.full((prompts.num_segments, 3, side, side), BLACK, device=device)
+    if prompts.images is None or prompts.images.pixels is None:
+        return found
+    pixels, layout = prompts.images.pixels, prompts.layout
+    last = torch.full((prompts.num_segments,), -1, device=device)
+    last = last.scatter_reduce(0, layout.segment_of_token(), layout.image_id.to(last.dtype), "amax")
+    for segment, image in enumerate(last.tolist()):
+        if image < 0:
+            continue
+        if tuple(pixels.shape[-2:]) != (side, side):
+            raise ValueError(
+                f"the reference picture of {prompts.keys[segment] or 'a prompt'} has {pixels.shape[-1]} x"
+                f" {pixels.shape[-2]} pixels, and pictures are made with {side} x {side}"
+            )
+        tile = (prompts.images.tile_image == image).nonzero()[-1, 0]
+        found[segment] = from_normalized(pixels[tile].float(), normalization)
+    return found
+
+
+def _tell_problems(prompts: PackedBatch, parsed: Sequence[ParsedReasoning]) -> None:
+    wrong = [(key, found) for key, found in zip(prompts.keys, parsed, strict=True) if found.problems]
+    if wrong:
+        key, first = wrong[0]
+        log.warning(
+            "%d of %d reasoning texts have boxes that cannot be read; the first is that of %s: %s",
+            len(wrong), len(parsed), key or "prompt 1", first.problems[0],
+        )  # fmt: skip

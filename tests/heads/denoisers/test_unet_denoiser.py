@@ -1,0 +1,56 @@
+"""Small U-Net over latents."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmcomponents.heads.denoisers import UNetDenoiser
+
+
+def net(**changes: object) -> UNetDenoiser:
+    sizes = {"widths": (8, 16), "num_blocks": 2, "context_width": 6, "pooled_width": 5, "num_heads": 2}
+    made = UNetDenoiser(3, 8, **(sizes | changes))  # type: ignore[arg-type]
+    made.init_weights(0)
+    return made.double()
+
+
+def given(count: int = 2) -> tuple[torch.Tensor, ...]:
+    draw = torch.Generator().manual_seed(0)
+    latents = torch.randn(count, 9, 8, 8, generator=draw, dtype=torch.float64)
+    context = torch.randn(count, 4, 6, generator=draw, dtype=torch.float64)
+    return latents, torch.arange(count) * 5, context, torch.randn(count, 5, generator=draw, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("widths", [(8,), (8, 16), (8, 8, 16)])
+def test_it_reads_latents_level_context_and_pooled_vector_of_each_picture_alone(widths: tuple[int, ...]) -> None:
+    made, inputs = net(widths=widths), given()
+    found = made(*inputs)
+    assert found.shape == (2, 3, 8, 8)
+    torch.testing.assert_close(made(*(value[:1] for value in inputs)), found[:1])
+    for place in range(4):
+        other = list(inputs)
+        other[place] = other[place] + (7 if place == 1 else 1)
+        assert (made(*other) - found).abs().max() > 1e-6
+
+
+def test_sizes_are_checked() -> None:
+    with pytest.raises(ValueError, match=r"multiples of 8 and of num_heads 3, got \(8,\)"):
+        net(widths=(8,), num_heads=3)
+    with pytest.raises(ValueError, match="latents of side 8 cannot be halved 4 times"):
+        net(widths=(8,) * 5)
+
+
+def test_flops_are_those_of_the_convolutions() -> None:
+    made = net()
+    counted = 0.0
+
+    def count(module: torch.nn.Conv2d, inputs: object, output: torch.Tensor) -> None:
+        nonlocal counted
+        counted += 2.0 * output[0, 0].numel() * sum(p.numel() for p in module.parameters() if p.ndim == 4)
+
+    for module in made.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(count)
+    made(*given(1))
+    assert 0.85 * made.flops_of(8, 8) < counted < made.flops_of(8, 8) * 1.15

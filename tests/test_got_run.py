@@ -1,0 +1,152 @@
+"""GoT from shards to pictures: autoencoder, training, resuming, export, `generate` and its changes, `predict`."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import mmcomponents
+from mmcomponents.cli.main import main
+from mmcomponents.data.chat.tokenizer import load_tokenizer
+from mmcomponents.generation import GuidedGeneration, answer_prompts
+
+TINY = ["--model.backbone.init_args.num_layers", "1", "--data.packing.tokens", "300"]
+REQUEST = "Generate an image of: a small red circle at the top left, on white"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "shapes"
+    sizes = ["--pictures", "24", "--val_pictures", "4", "--held_out", "3"]
+    assert main(["data", "shapes", "--out", str(folder), *sizes]) == 0
+    return folder
+
+
+def shards(data: Path) -> list[str]:
+    parts = [word for part in ("train", "val", "test") for word in (f"--data.{part}", f"{data}/{part}-*.tar")]
+    return [*parts, "--data.tokenizer", str(data / "tokenizer"), *TINY]
+
+
+def last(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(last(folder), weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def coder(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The exported folder of an autoencoder that was trained for two steps."""
+    run, out = tmp_path_factory.mktemp("autoencoder"), tmp_path_factory.mktemp("exported") / "autoencoder"
+    steps = ["--trainer.max_steps", "2", "--trainer.val_check_interval", "2", "--trainer.default_root_dir", str(run)]
+    assert main(["fit", "--config", "got/autoencoder", *shards(data), *steps]) == 0
+    recipe = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
+    assert main(["export", *recipe, "--format", "mmcomponents", "--out", str(out)]) == 0
+    return out
+
+
+def arguments(data: Path, coder: Path, run: Path, *more: str) -> list[str]:
+    start = ["--model.weights", json.dumps({"heads.autoencoder": str(coder)}), "--trainer.val_check_interval", "4"]
+    return ["--config", "got/tiny", *shards(data), *start, "--trainer.default_root_dir", str(run), *more]
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, coder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of four steps."""
+    folder = tmp_path_factory.mktemp("run")
+    assert main(["fit", *arguments(data, coder, folder, "--trainer.max_steps", "4")]) == 0
+    return folder
+
+
+def test_the_autoencoder_is_that_of_its_own_run_and_is_not_trained(coder: Path, run: Path) -> None:
+    trained, found = mmcomponents.load(coder), mmcomponents.load(run)
+    inner = found.heads["autoencoder"].state_dict()
+    for name, value in trained.heads["autoencoder"].state_dict().items():
+        assert torch.equal(value, inner[name])
+    assert not torch.equal(trained.embedder.queries, found.embedder.queries)
+    assert found.heads["picture"].denoiser.enter.added.any()
+
+
+def test_a_resumed_run_has_the_weights_of_one_that_was_not_interrupted(
+    data: Path, coder: Path, run: Path, tmp_path: Path
+) -> None:
+    given = arguments(data, coder, tmp_path, "--model.scheduler.init_args.total_steps", "4")
+    assert main(["fit", *given, "--trainer.max_steps", "2"]) == 0
+    assert main(["fit", *given, "--trainer.max_steps", "4", "--ckpt_path", str(last(tmp_path))]) == 0
+    found, expected = weights(tmp_path), weights(run)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
+def test_generate_writes_pictures_that_an_exported_model_makes_too(run: Path, tmp_path: Path, capsys: Any) -> None:
+    recipe = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
+    prompt = ["--prompt", REQUEST, "--seed", "3", "--out", str(tmp_path)]
+    capsys.readouterr()
+    assert main(["generate", *recipe, *prompt, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert row["answer"]["picture"] == (tmp_path / "1.png").as_posix()
+    picture = Image.open(tmp_path / "1.png")
+    assert picture.size == (36, 36)
+    assert (tmp_path / "1.txt").read_text() == row["answer"]["reasoning"] + "\n"
+    folder = str(tmp_path / "model")
+    assert main(["export", *recipe, "--format", "mmcomponents", "--out", folder]) == 0
+    model, tokenizer = mmcomponents.load(folder), load_tokenizer(folder)
+    sampler = GuidedGeneration(20, 1.0, 1.0, max_new_tokens=96)
+    (again,) = answer_prompts(model, tokenizer, [REQUEST], sampler=sampler, seed=3)
+    assert np.array_equal(np.asarray(again.picture), np.asarray(picture))
+
+
+def test_boxes_are_changed_at_the_terminal(
+    run: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [
+        "/words <ref>a circle</ref><box>[[0, 0, 300, 300]]</box> (red)",
+        REQUEST,
+        "/words <ref>a circle</ref><box>[[0, 0, 300, 300]]</box> (red)",
+        "/box 1 600 600 900 900 blue",
+        "/box 2 0 0 10 10",
+        "/box 1 0 0 10 1200",
+        "/boxes",
+        "/quit",
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    recipe = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
+    capsys.readouterr()
+    assert main(["generate", *recipe, "--interactive", "--seed", "3", "--out", str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == ["1.png", "2.png", "3.png"]
+    assert printed.out.endswith("1: 600 600 900 900 blue\n")
+    assert (tmp_path / "3.txt").read_text() == "<ref>a circle</ref><box>[[600, 600, 900, 900]]</box> (blue)\n"
+    for message in (
+        "there is no picture to change: ask for one first",
+        "the reasoning has 1 boxes, and box 2 was named",
+        "the box [0, 0, 10, 1200] is not within the picture, 0 to 1000",
+    ):
+        assert message in printed.err
+    two, three = (np.asarray(Image.open(tmp_path / f"{number}.png"), int) for number in (2, 3))
+    assert np.abs(two - three).max() > 0
+
+
+def test_predict_and_test_write_a_picture_with_its_reasoning_for_each_request(
+    data: Path, coder: Path, run: Path
+) -> None:
+    given = arguments(data, coder, run, "--ckpt_path", str(last(run)))
+    assert main(["test", *given]) == 0
+    assert [Image.open(path).size for path in (run / "answers").glob("*.png")] == [(36, 36)] * 3
+    report = json.loads((run / "report.json").read_text())
+    answers = [json.loads(line) for line in (run / "answers.jsonl").read_text().splitlines()]
+    assert report["unread_reasoning"] == sum(bool(row["problems"]) for row in answers)
+    assert main(["predict", *given]) == 0
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert len(rows) == 3
+    for row in rows:
+        assert row["question"].startswith("Generate an image of: ")
+        assert (run / row["answer"]).with_suffix(".txt").read_text() == row["reasoning"] + "\n"
