@@ -35,7 +35,8 @@ def test_every_registered_part_has_a_case() -> None:
     slots = [slot for slot in registry.slots() if slot not in (*elsewhere, *inner)]
     own = {p.name for slot in slots for p in registry.available(slot) if p.package == "mmcomponents"}
     assert own
-    assert own <= used
+    extra = {"DiffusersAutoencoder"}  # needs the extra diffusers; tests/heads/test_diffusers_autoencoder.py
+    assert own - extra <= used
 
 
 class Adapted(Case):
