@@ -505,7 +505,7 @@ def test_pictures_are_written_into_a_folder(ask, capsys) -> None:
     assert capsys.readouterr().out == "made/pictures/1.png\nmade/pictures/2.png\n"
     assert [Image.open(f"made/pictures/{number}.png").size for number in (1, 2)] == [(4, 1), (4, 2)]
     assert ask(PAINTER, "--prompt", "a", "--out", "made/pictures", "--json") == 0
-    assert json.loads(capsys.readouterr().out) == [{"prompt": "a", "answer": "made/pictures/1.png"}]
+    assert json.loads(capsys.readouterr().out) == [{"prompt": "a", "answer": "made/pictures/3.png"}]  # none is replaced
 
 
 @pytest.mark.parametrize(
