@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,6 +68,8 @@ class VQTokenizer(VisionEncoder):
             return 0.0
         key = (name, *batch.images.pixel_hw)
         if key not in self._counted:
+            if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
+                return super().flops(batch)  # a sharded part runs on its devices only; its matrices are counted
             self._counted[key] = _flops_of_a_tile(self, batch.images.pixel_hw, call)
         return float(batch.images.num_tiles * self._counted[key])
 
