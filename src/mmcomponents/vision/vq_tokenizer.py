@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -55,23 +55,32 @@ class VQTokenizer(VisionEncoder):
     def decode_ids(self, ids: Tensor) -> Tensor:
         """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, normalised as the tokenizer takes them."""
 
+    def init_weights(self, seed: int | None = None, scope: str | None = None, given: Collection[str] = ()) -> None:
+        """See the base class. Counts the operations for a tile of `image_size` too, which a sharded part cannot."""
+        super().init_weights(seed, scope, given)
+        if not self._counted:
+            hw = (self.image_size, self.image_size)
+            self._counted = {(name, *hw): _flops_of_a_tile(self, hw, call) for name, call in _CALLS.items()}
+
     def flops(self, batch: PackedBatch) -> float:
         """Counts convolutions and matrix products of `forward`, over the pixels of a pack."""
-        return self._over_tiles(batch, "forward", lambda tokenizer, images: tokenizer(images))
+        return self._over_tiles(batch, "forward")
 
     def ids_flops(self, batch: PackedBatch) -> float:
         """Counts convolutions and matrix products of `encode_ids`, over the pixels of a pack."""
-        return self._over_tiles(batch, "ids", lambda tokenizer, images: tokenizer.encode_ids(images.require_pixels()))
+        return self._over_tiles(batch, "ids")
 
-    def _over_tiles(self, batch: PackedBatch, name: str, call: Callable[[VQTokenizer, ImageBatch], Any]) -> float:
+    def _over_tiles(self, batch: PackedBatch, name: str) -> float:
         if batch.images is None or batch.images.pixels is None:
             return 0.0
-        key = (name, *batch.images.pixel_hw)
-        if key not in self._counted:
+        hw = batch.images.pixel_hw
+        if (name, *hw) not in self._counted:
             if any(isinstance(parameter, DTensor) for parameter in self.parameters()):
-                return super().flops(batch)  # a sharded part runs on its devices only; its matrices are counted
-            self._counted[key] = _flops_of_a_tile(self, batch.images.pixel_hw, call)
-        return float(batch.images.num_tiles * self._counted[key])
+                # By area, as convolutions grow; attention, which grows faster, is a small part of a tokenizer.
+                side = self.image_size
+                return batch.images.num_tiles * self._counted[name, side, side] * (hw[0] * hw[1] / side**2)
+            self._counted[name, *hw] = _flops_of_a_tile(self, hw, _CALLS[name])
+        return float(batch.images.num_tiles * self._counted[name, *hw])
 
 
 def nearest_codes(features: Tensor, codes: Tensor) -> Tensor:
@@ -83,6 +92,12 @@ def nearest_codes(features: Tensor, codes: Tensor) -> Tensor:
     with torch.no_grad(), without_autocast(features.device.type):
         features, codes = features.to(least), codes.to(least)
         return torch.addmm(codes.square().sum(1), features, codes.T, beta=-0.5).argmax(1)
+
+
+_CALLS: dict[str, Callable[[VQTokenizer, ImageBatch], Any]] = {
+    "forward": lambda tokenizer, images: tokenizer(images),
+    "ids": lambda tokenizer, images: tokenizer.encode_ids(images.require_pixels()),
+}
 
 
 class _Call(nn.Module):
