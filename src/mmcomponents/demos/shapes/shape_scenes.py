@@ -107,8 +107,8 @@ def make_scene(generator: np.random.Generator, unnamed: float = 0.0) -> Scene:
     for place, colour in zip(places, colours, strict=True):
         size = ("small", "large")[int(generator.integers(2))]
         side = SIZES[size]
-        room = CELL - side
-        left, top = (int(generator.integers(0, room + 1)) for _ in range(2))
+        free = CELL - side
+        left, top = (int(generator.integers(0, free + 1)) for _ in range(2))
         left, top = left + CELL * (place % 3), top + CELL * (place // 3)
         shape = SHAPES[int(generator.integers(len(SHAPES)))]
         things.append(Thing(shape, COLOURS[colour], size, place, (left, top, left + side, top + side)))
