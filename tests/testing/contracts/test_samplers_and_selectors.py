@@ -27,7 +27,7 @@ class ByNumber(Autoregressive):
 
 class GlobalGenerator(Autoregressive):
     def forward(self, model, prompts, context):
-        return super().forward(model, prompts, replace(context, generator=None))
+        return super().forward(model, prompts, replace(context, generator=torch.default_generator))
 
 
 class OtherVocabulary(Autoregressive):
