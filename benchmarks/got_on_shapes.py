@@ -42,12 +42,13 @@ from mmcomponents.data.chat.tokenizer import train_tokenizer
 from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.boxes import SCALE
 from mmcomponents.data.media.reasoned_boxes import ReasonedBox, parse_reasoning, replace_box
-from mmcomponents.demos.shapes import Scene, Thing, draw_scene, located
+from mmcomponents.demos.shapes import Scene, Thing, draw_scene
 from mmcomponents.demos.shapes.shape_scenes import CELL, SIDE
 from mmcomponents.demos.shapes.shape_shards import new_scene, texts
 from mmcomponents.embedders import QueryEmbedder
 from mmcomponents.evaluation.intervals import interval
 from mmcomponents.evaluation.metrics.grounding import iou
+from mmcomponents.evaluation.picture_layout import located
 from mmcomponents.generation import Answer, Context, GuidedGeneration
 from mmcomponents.heads import Condition, ConvAutoencoder, CosineNoise, LMHead
 from mmcomponents.heads.denoisers import UNetDenoiser

@@ -135,6 +135,22 @@ def test_boxes_are_changed_at_the_terminal(
     assert np.abs(two - three).max() > 0
 
 
+def test_evaluate_looks_for_things_in_their_boxes(data: Path, run: Path, tmp_path: Path, capsys: Any) -> None:
+    given = [
+        "evaluate", "--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)),
+        "--benchmark", f"{data}/test-*.tar", "--metric", "things_in_boxes", "--limit", "2", "--out", str(tmp_path),
+    ]  # fmt: skip
+    assert main([*given, "--reader", "a"]) == 2
+    assert "--metric things_in_boxes has no use for --reader" in capsys.readouterr().err
+    assert main(given) == 0
+    assert "things_in_boxes 0.000 of 2 pictures" in capsys.readouterr().out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["pictures"], report["metric"]) == (2, "things_in_boxes")
+    rows = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert report["unread_reasoning"] == sum(bool(row["problems"]) for row in rows)
+    assert all((tmp_path / row["picture"]).with_suffix(".txt").is_file() for row in rows)
+
+
 def test_predict_and_test_write_a_picture_with_its_reasoning_for_each_request(
     data: Path, coder: Path, run: Path
 ) -> None:

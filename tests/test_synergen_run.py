@@ -141,6 +141,40 @@ def test_predict_and_test_write_a_picture_for_each_caption(
     assert "3 of the first 3 questions ask for text, and the sampler ImageSampler answers with picture" in caplog.text
 
 
+def test_evaluate_asks_a_reader_about_each_picture(data: Path, run: Path, tmp_path: Path, capsys: Any) -> None:
+    recipe = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
+    reader = ["--reader", f"{run / 'recipe.yaml'}:{last(run)}", "--reader_question", "Which digits?"]
+    given = [
+        "evaluate", *recipe, "--benchmark", f"{data}/pictures-*.tar", "--metric", "read_back", "--limit", "2",
+        "--max_new_tokens", "4", "--out", str(tmp_path / "made"),
+    ]  # fmt: skip
+    assert main([*given]) == 2
+    assert "--reader is missing: --reader MODEL --reader_question TEXT" in capsys.readouterr().err
+    assert main([*given, *reader, "--reader_metric", "exakt"]) == 2
+    assert "did you mean 'exact'" in capsys.readouterr().err
+    assert main([*given, *reader, "--samples", "2"]) == 2
+    assert "--metric read_back has no use for --samples" in capsys.readouterr().err
+    assert main([*given, *reader[:1], str(tmp_path / "none"), *reader[2:]]) == 2
+    assert "there is no reader" in capsys.readouterr().err
+    assert main([*given, *reader, "--model.sampler", "Autoregressive"]) == 2
+    assert "needs a model that makes pictures, and the sampler Autoregressive answers with text" in (
+        capsys.readouterr().err
+    )
+    assert main([*given, *reader]) == 0
+    out = capsys.readouterr().out
+    assert "read_back 0." in out
+    assert "of 2 pictures" in out
+    rows = [json.loads(line) for line in (tmp_path / "made" / "results.jsonl").read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == [f"Generate an image of: {row['references'][0]}" for row in rows]
+    assert all(Image.open(tmp_path / "made" / row["picture"]).size == (32, 32) for row in rows)
+    assert all(isinstance(row["read"], str) for row in rows)
+    before = (tmp_path / "made" / "results.jsonl").read_bytes()
+    assert main([*given, *reader]) == 0
+    assert (tmp_path / "made" / "results.jsonl").read_bytes() == before
+    assert main([*given, *reader, "--seed", "1"]) == 2
+    assert "seed" in capsys.readouterr().err
+
+
 def test_the_pictures_command_writes_the_data_set_of_its_function(data: Path, tmp_path: Path) -> None:
     make_pictures(str(tmp_path / "again"), pictures=24, held_out=3, val_pictures=4)
     for name in ("train-000000.tar", "pictures-000000.tar"):

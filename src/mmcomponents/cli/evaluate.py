@@ -7,7 +7,7 @@ import os
 
 from mmcomponents.cli.models.model_options import add_draw_options, add_model_options, check_model, parse_arguments
 from mmcomponents.cli.recipes.flags import sort_flags
-from mmcomponents.cli.runs import evaluate_boxes, evaluate_policy
+from mmcomponents.cli.runs import evaluate_boxes, evaluate_pictures, evaluate_policy
 from mmcomponents.cli.runs.evaluate_run import CRITICS, SELECTORS, run
 from mmcomponents.cli.terminal.parser import Parser, fraction, recipe_verb_parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
@@ -16,8 +16,12 @@ PROCESS = "process"
 """`mmcomponents evaluate process` compares a critic with labels of steps, see `cli/evaluate_process.py`."""
 
 
-_OTHERS = {evaluate_boxes.METRIC: evaluate_boxes.run, evaluate_policy.METRIC: evaluate_policy.run}
-"""Metric -> run of models that answer with values instead of texts."""
+_OTHERS = {
+    evaluate_boxes.METRIC: evaluate_boxes.run,
+    evaluate_policy.METRIC: evaluate_policy.run,
+    **evaluate_pictures.METRICS,
+}
+"""Metric -> run of models that answer with values or pictures instead of texts."""
 
 
 def main(verb: str, argv: list[str]) -> int:
@@ -54,8 +58,14 @@ def make_parser(verb: str) -> Parser:
     add(
         "--metric",
         help="exact, final, numeric, boxed, multiple_choice, relaxed, anls, grounding, bleu or rouge; "
-        "box_ap for detectors, with shards of images with boxes; success_rate for policies, with an environment",
+        "box_ap for detectors, with shards of images with boxes; success_rate for policies, with an environment; "
+        "read_back and things_in_boxes for models that make pictures, with requests as questions or in shards",
     )
+    add("--reader", metavar="MODEL", help="read_back: model that answers a question about each picture: a folder, or "
+        "RECIPE:CHECKPOINT")  # fmt: skip
+    add("--reader_question", metavar="TEXT", help="read_back: the question")
+    add("--reader_metric", metavar="NAME", help="read_back: metric of texts that compares the reader's answer with the "
+        "answer of the request, in shards with the caption (exact)")  # fmt: skip
     add("--executed", type=int, default=4, help="success_rate: number of actions of a chunk that are executed before "
         "the policy is asked again (4)")  # fmt: skip
     add("--frames", type=int, default=1, help="success_rate: number of images that the policy sees (1)")
@@ -99,7 +109,7 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: --benchmark is missing: a .tsv, a .jsonl, or shards")
     if options.metric is None:
         raise UserError(f"{verb}: --metric is missing")
-    if options.metric in _OTHERS and (unused := _for_texts(options)):
+    if unused := _unused(options):
         raise UserError(f"{verb}: --metric {options.metric} has no use for --{unused}")
     for name in ("limit", "samples", "max_steps", "max_tiles", "executed", "frames"):
         value = getattr(options, name)
@@ -118,17 +128,14 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: best_of_n needs a --process_critic or an --outcome_critic")
 
 
-def _for_texts(options: argparse.Namespace) -> str | None:
-    """Returns the first given option that only answers of text have."""
-    names = (
-        "images",
-        "split",
-        "kinds",
-        "selectors",
-        "process_critic",
-        "outcome_critic",
-        "stop",
-        "system",
-        "instruction",
-    )
-    return next((name for name in (*names, "max_tiles", "share_tiles", "delta") if getattr(options, name)), None)
+def _unused(options: argparse.Namespace) -> str | None:
+    """Returns the first given option that the metric has no use for, among those that only some have."""
+    texts = ("selectors", "process_critic", "outcome_critic", "stop", "system", "instruction")
+    questions, reader = ("images", "split", "kinds"), ("reader", "reader_question", "reader_metric")
+    names: tuple[str, ...] = () if options.metric == evaluate_pictures.READ_BACK else reader
+    if options.metric in _OTHERS:
+        names += (*texts, "max_tiles", "share_tiles", "delta")
+        names += () if options.metric in evaluate_pictures.METRICS else questions
+        if options.samples > 1:
+            return "samples"
+    return next((name for name in names if getattr(options, name)), None)

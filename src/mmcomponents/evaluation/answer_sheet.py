@@ -39,6 +39,7 @@ class Row:
         prediction: The model's answer as text.
         is_right: Whether it is correct; None for answers that are not compared.
         made: Picture that the model answered with.
+        by: Whose text `prediction` is.
     """
 
     picture: bytes | None
@@ -47,6 +48,7 @@ class Row:
     prediction: str
     is_right: bool | None = None
     made: Image.Image | None = None
+    by: str = "model"
 
     @property
     def lines(self) -> list[tuple[str, str]]:
@@ -55,8 +57,8 @@ class Row:
         found = [(self.question, "#222222")]
         if self.answer:
             found.append((f"right: {self.answer}", "#666666"))
-        if self.made is None:
-            found.append((f"model: {self.prediction}", colour))
+        if self.made is None or self.prediction:
+            found.append((f"{self.by}: {self.prediction}", colour))
         return found
 
 

@@ -3,25 +3,13 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from mmcomponents.data.media.boxes import SCALE
 from mmcomponents.data.media.reasoned_boxes import parse_reasoning
-from mmcomponents.demos.shapes import PLACES, draw_scene, located, make_scene
+from mmcomponents.demos.shapes import PLACES, make_scene
 from mmcomponents.demos.shapes.shape_scenes import CELL, SIDE
 
 SCENES = [make_scene(np.random.default_rng(number)) for number in range(100)]
-
-
-def test_colours_are_located_where_things_were_drawn() -> None:
-    for scene in SCENES:
-        found = located(np.asarray(draw_scene(scene)), [scene.ground, *(thing.colour for thing in scene.things)])
-        for thing, box in zip(scene.things, found, strict=True):
-            assert box == thing.box
-
-
-def test_a_colour_that_is_not_there_is_not_located() -> None:
-    assert located(np.zeros((4, 4, 3), np.uint8), ["black", "red"]) == [None]
 
 
 def test_the_reasoning_has_the_boxes_and_the_request_their_places() -> None:
@@ -44,5 +32,3 @@ def test_scenes_differ() -> None:
         assert (
             len({thing.colour for thing in scene.things}) == len({t.place for t in scene.things}) == len(scene.things)
         )
-    with pytest.raises(ValueError, match="shape"):
-        located(np.zeros((4, 4), np.uint8), ["black", "red"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from mmcomponents.cli.models.model_options import default_folder, load_model, make_sampling
 from mmcomponents.cli.models.sampler_options import Make, rollout_sampler
-from mmcomponents.cli.recipes.flags import Flags, sort_flags
+from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
 from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError
@@ -191,34 +190,15 @@ def _benchmarks(verb: str, options: argparse.Namespace) -> list[Benchmark]:
     return found
 
 
-def _is_folder(critic: str) -> bool:
-    """Returns whether a critic is a folder or a model of the hub, in place of RECIPE:CHECKPOINT."""
-    from mmcomponents.data.storage.hub import is_hub_name
-
-    return os.path.isdir(critic) or is_hub_name(critic)
-
-
 def _check_critic(verb: str, path: str) -> None:
     """Checks that a critic exists and has its verdict tokens, before answers are sampled for hours."""
-    from mmcomponents.checkpoints import read
-    from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+    from mmcomponents.cli.models.named_model import named_tokenizer
     from mmcomponents.data.chat.critic_prompt import WORDS
     from mmcomponents.data.chat.verdicts import Verdicts
-    from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.data.errors import DataError
-    from mmcomponents.training import MultimodalTask
 
     try:
-        if _is_folder(path):
-            tokenizer = read(path).tokenizer()
-        else:
-            recipe, colon, checkpoint = path.rpartition(":")
-            if not colon:
-                raise UserError(f"there is no critic {path!r}: give a model folder, or RECIPE:CHECKPOINT")
-            if not recipe or not os.path.exists(checkpoint):
-                raise UserError(f"the critic {path!r} has no checkpoint {checkpoint!r}")
-            tokenizer = RecipeCLI(verb, Flags(configs=[recipe]), MultimodalTask, PackedDataModule).datamodule.tokenizer
-        Verdicts.of(WORDS, tokenizer)
+        Verdicts.of(WORDS, named_tokenizer(verb, "critic", path))
     except DataError as error:
         reason = str(error).removeprefix("data.verdicts: ")
         raise UserError(f"the critic {path!r} cannot score steps: {reason}") from error
@@ -227,17 +207,13 @@ def _check_critic(verb: str, path: str) -> None:
 def _critic(verb: str, name: str, path: str, options: argparse.Namespace) -> tuple[Critic, dict[str, Any]]:
     """Returns a critic, and the settings that its scores depend on."""
     from mmcomponents.cli.models.model_loading import limit_tiles
+    from mmcomponents.cli.models.named_model import load_named
     from mmcomponents.data.chat.critic_prompt import SYSTEM
     from mmcomponents.evaluation.critic import Critic
     from mmcomponents.synthesis.drawing import model_digest
     from mmcomponents.synthesis.steps import ProcessSteps, WholeAnswer
 
-    if _is_folder(path):
-        loaded = load_model(verb, options, path, Flags())
-    else:
-        recipe, _, checkpoint = path.rpartition(":")
-        options = argparse.Namespace(**vars(options) | {"ckpt_path": checkpoint})
-        loaded = load_model(verb, options, None, Flags(configs=[recipe]))
+    loaded = load_named(verb, options, path)
     split = ProcessSteps(options.max_steps) if name == "process" else WholeAnswer()
     system = SYSTEM if options.critic_system is None else options.critic_system or None
     loaded = limit_tiles(loaded, options.max_tiles, options.share_tiles)  # the same tiles as for the answers

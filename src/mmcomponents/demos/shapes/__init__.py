@@ -1,7 +1,7 @@
 """Pictures of coloured shapes at places that words name, with the reasoning before them.
 
 make_shapes ──► shards of requests, reasoning texts and pictures, their indices, a tokenizer
-Scene ── draw ──► picture;  picture, colours ── located ──► box of each thing
+Scene ── draw ──► picture
 """
 
 from mmcomponents.demos.shapes.shape_scenes import (
@@ -11,7 +11,6 @@ from mmcomponents.demos.shapes.shape_scenes import (
     Scene,
     Thing,
     draw_scene,
-    located,
     make_scene,
 )
 from mmcomponents.demos.shapes.shape_shards import make_shapes
@@ -23,7 +22,6 @@ __all__ = [
     "Scene",
     "Thing",
     "draw_scene",
-    "located",
     "make_scene",
     "make_shapes",
 ]

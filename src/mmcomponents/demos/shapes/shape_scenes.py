@@ -1,14 +1,11 @@
-"""Scenes of one or two coloured shapes: requests, reasoning, pictures, and where a colour is in a picture."""
+"""Scenes of one or two coloured shapes: requests, reasoning and pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from PIL import Image, ImageColor, ImageDraw
-from scipy.ndimage import find_objects, label
+from PIL import Image, ImageDraw
 
 from mmcomponents.data.chat.picture_prompt import ASK
 from mmcomponents.data.media.boxes import SCALE
@@ -34,9 +31,6 @@ SIZES = {"small": 7, "large": 11}
 _FINE = 8
 """Number of lines of a pixel when a shape is drawn, before it is reduced."""
 
-Pixels = npt.NDArray[np.uint8]
-PixelBox = tuple[int, int, int, int]
-
 
 @dataclass(frozen=True)
 class Thing:
@@ -54,7 +48,7 @@ class Thing:
     colour: str
     size: str
     place: int
-    box: PixelBox
+    box: tuple[int, int, int, int]
 
     @property
     def name(self) -> str:
@@ -133,30 +127,3 @@ def draw_scene(scene: Scene) -> Image.Image:
             corners = [(left, bottom - 1), (right - 1, bottom - 1), (tip + _FINE - 1, top), (tip, top)]
             pen.polygon(corners, fill=thing.colour)
     return drawn.resize((SIDE, SIDE), Image.Resampling.BOX)
-
-
-def located(pixels: Pixels, colours: Sequence[str]) -> list[PixelBox | None]:
-    """Finds where colours are in a picture, by an exact check of its pixels.
-
-    A pixel has the nearest one of the colours and the ground, which are all named. Of the pixels of a colour, the
-    largest group of neighbours counts: pixels at the edge of a thing may be nearest to the colour of another one.
-
-    Args:
-        pixels: `[H, W, 3]` of 8 bits.
-        colours: Name of the ground, then those of the things.
-
-    Returns:
-        For each thing, the smallest box around its group of pixels; None without any.
-    """
-    known = np.array([ImageColor.getrgb(colour)[:3] for colour in colours], np.float32)
-    nearest = ((pixels[:, :, None].astype(np.float32) - known) ** 2).sum(-1).argmin(-1)
-    found: list[PixelBox | None] = []
-    for number in range(1, len(colours)):
-        groups, count = label(nearest == number)
-        if not count:
-            found.append(None)
-            continue
-        largest = 1 + int(np.bincount(groups.ravel())[1:].argmax())
-        rows, columns = find_objects(groups)[largest - 1]
-        found.append((columns.start, rows.start, columns.stop, rows.stop))
-    return found

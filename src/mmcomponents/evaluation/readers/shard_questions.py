@@ -82,7 +82,7 @@ def _items(shard: str, name: str, listed: Listed, answers: bool, frames: FrameSa
         count = one.images, one.videos
         if any(count) and count not in media:  # questions with the same media share them
             members = [*pictures[: one.images], *films[: one.videos]]
-            media[count] = shown(partial(_read_stored, shard, members), one.images, cuts[: one.videos], frames)
+            media[count] = shown(partial(read_stored, shard, members), one.images, cuts[: one.videos], frames)
         files, load = media.get(count, (None, None))
         has_answer = recorded and "answer" in record and len(asked) == 1
         given_answers = texts(record["answer"], "answer") if has_answer else [one.answer]
@@ -93,6 +93,7 @@ def _items(shard: str, name: str, listed: Listed, answers: bool, frames: FrameSa
     return items
 
 
-def _read_stored(shard: str, members: Sequence[Member]) -> list[tuple[str, bytes]]:
+def read_stored(shard: str, members: Sequence[Member]) -> list[tuple[str, bytes]]:
+    """Returns (suffix, contents) of members of a shard."""
     data = read_members(shard, members)
     return [(member.suffix.rpartition(".")[2], file) for member, file in zip(members, data, strict=True)]
