@@ -86,6 +86,11 @@ def test_what_is_missing_is_told_in_one_line(cache: Path) -> None:
         load_tokenizer("maker/none")
     with pytest.raises(HubError, match="maker/tiny@v9"):
         local_folder("maker/tiny@v9")
+    for file in (cache / OLD).glob("*.safetensors"):
+        file.unlink()
+    load_tokenizer("maker/tiny@v1")
+    with pytest.raises(CheckpointError, match="the model maker/tiny@v1 of the hub has no weights as safetensors"):
+        mmcomponents.load("maker/tiny@v1")
     shutil.rmtree(cache / OLD)
     with pytest.raises(HubError):
         local_folder("maker/tiny@v1")

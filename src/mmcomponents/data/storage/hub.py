@@ -38,7 +38,8 @@ def local_folder(path: str | Path, *, weights: bool = True) -> Path:
         weights: Whether the weights are needed; a tokenizer needs none.
 
     Raises:
-        HubError: There is neither such a folder nor such a model, or it cannot be downloaded.
+        HubError: There is neither such a folder nor such a model, it cannot be downloaded, or it has no weights as
+            safetensors, where they are needed.
     """
     if not is_hub_name(path):
         return Path(path)
@@ -50,7 +51,7 @@ def local_folder(path: str | Path, *, weights: bool = True) -> Path:
     assert found is not None
     patterns = list(_MODEL_FILES if weights else _TEXT_FILES)
     try:
-        return Path(snapshot_download(found["repo"], revision=found["revision"], allow_patterns=patterns))
+        folder = Path(snapshot_download(found["repo"], revision=found["revision"], allow_patterns=patterns))
     except NoRevisionError as error:
         raise HubError(f"the model {found['repo']} of the hub has no revision {found['revision']}") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
@@ -61,6 +62,18 @@ def local_folder(path: str | Path, *, weights: bool = True) -> Path:
         raise HubError(f"there is no folder {path}, and {reason}: {_first_line(error)}") from error
     except OSError as error:  # of the connection or the disk
         raise HubError(f"the model {path} of the hub cannot be downloaded: {_first_line(error)}") from error
+    if weights and next(folder.rglob("*.safetensors"), None) is None:
+        raise HubError(
+            f"the model {path} of the hub has no weights as safetensors"
+            + (", or only its other files are in the cache" if _is_offline() else "")
+        )
+    return folder
+
+
+def _is_offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
 
 
 def _first_line(error: Exception) -> str:
