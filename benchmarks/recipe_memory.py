@@ -31,7 +31,7 @@ FLAGS = {"internvl3/9b-prm": ["--model.heads.lm.init_args.token_ids", "[10, 12]"
 
 _STAGE = re.compile(
     r"internvl[^/]*/.*-|(mmfuser|piip|langbridge)/.*-(stage|finetune)|hovle/2b-(dist|align|fine)|midetr/r50-coco"
-    r"|synergen/2b-"
+    r"|synergen/2b-|got/3b-"
 )
 _CLAIM = re.compile(r"([0-9.]+) GiB on (?:each of )?([0-9]+) GPUs? of ([0-9]+) GB")
 

@@ -34,7 +34,7 @@ def counts(name: str) -> dict[str, int]:
 
 @pytest.mark.parametrize("name", [name for name in shipped() if name.startswith(SYSTEMS)])
 def test_every_recipe_builds(name: str) -> None:
-    if name == "got/3b":
+    if name.startswith("got/3b"):
         pytest.importorskip("diffusers", reason="the extra diffusers is not installed")
     task, model = built(name)
     task.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
@@ -227,7 +227,7 @@ def test_got_has_the_sizes_of_its_parts() -> None:
     assert head.pooled.weight.shape == (1280, 2048)
     assert head.num_queries == model.embedder.num_queries == 64
     words = model.embedder.embedding.weight.numel() + sum(p.numel() for p in model.backbone.parameters())
-    assert words == 3_085_404_160  # Qwen2.5-3B, with the vocabulary of InternVL
+    assert words == 3_085_402_112  # Qwen2.5-3B, with the vocabulary of InternVL
     assert (head.schedule.levels, coder.scale, coder.latent_size) == (1000, 0.13025, 128)
 
 
