@@ -83,10 +83,11 @@ def test_a_resumed_run_has_the_weights_of_one_that_was_not_interrupted(digits: P
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
-def test_boxes_are_written_drawn_and_measured(digits: Path, run: Path) -> None:
+def test_boxes_are_written_drawn_and_measured(digits: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("pycocotools", reason="needs mmcomponents[detection]")
     assert main(["test", *arguments(digits, run, "--ckpt_path", str(last(run)))]) == 0
     report = json.loads((run / "boxes.json").read_text())
+    assert f"ap {report['ap']:.3f}, ap50 {report['ap50']:.3f}" in capsys.readouterr().out
     assert report["images"] == 5
     assert 0 <= report["ap"] <= report["ap50"] <= 1
     rows = [json.loads(line) for line in (run / "boxes.jsonl").read_text().splitlines()]

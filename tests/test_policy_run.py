@@ -110,9 +110,10 @@ def test_a_resumed_run_has_the_weights_of_one_that_was_not_interrupted(table: Pa
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
-def test_episodes_are_run_counted_and_drawn(table: Path, run: Path) -> None:
+def test_episodes_are_run_counted_and_drawn(table: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["test", *arguments(table, run, "--ckpt_path", str(last(run)))]) == 0
     report = json.loads((run / "rollouts.json").read_text())
+    assert f"success in {report['success']:.3f} of 6 episodes" in capsys.readouterr().out
     assert report["episodes"] == 6
     assert 0 <= report["low"] <= report["success"] <= report["high"] <= 1
     rows = [json.loads(line) for line in (run / "rollouts.jsonl").read_text().splitlines()]

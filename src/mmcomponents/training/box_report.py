@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,6 @@ from mmcomponents.training.answer_pictures import answer
 from mmcomponents.training.answer_report import gather_lists
 from mmcomponents.training.task import MultimodalTask
 
-log = logging.getLogger(__name__)
-
 _FOLDER, _BOXES, _REPORT = "boxes", "boxes.jsonl", "boxes.json"
 _COLUMNS = 3
 
@@ -43,6 +40,9 @@ class BoxReport(Callback):
         min_score: Least score of a box that is drawn.
         small: Area in pixels up to which a box counts as small.
 
+    Attributes:
+        summary: Lines about the last `test`, which the command prints.
+
     Raises:
         ValueError: The number of images is negative.
     """
@@ -51,6 +51,7 @@ class BoxReport(Callback):
         if images < 0:
             raise ValueError(f"images must be at least 0, got {images}")
         self.images, self.min_score, self.small = images, min_score, small
+        self.summary: tuple[str, ...] = ()
         self._rows: list[dict[str, Any]] = []
         self._batches = 0
         self._prompts: PromptBatch | None = None
@@ -98,7 +99,9 @@ class BoxReport(Callback):
         (folder / _BOXES).write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         report = {name: None if math.isnan(v) else v for name, v in average_precision(rows, self.small).items()}
         (folder / _REPORT).write_text(json.dumps({**report, "images": len(rows)}, indent=2) + "\n")
-        log.info("%s of %d images", ", ".join(f"{n} {v:.3f}" for n, v in report.items() if v is not None), len(rows))
+        figures = ", ".join(f"{name} {value:.3f}" for name, value in report.items() if value is not None)
+        files = ", ".join(str(folder / name) for name in (_REPORT, _BOXES, _FOLDER) if (folder / name).exists())
+        self.summary = (f"{figures or 'no boxes to compare'}, {len(rows)} images", f"wrote {files}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the boxes in the first validation images."""

@@ -47,7 +47,7 @@ def close(
         flags: Command line, whose recipes the next commands repeat.
         checkpoint: Checkpoint that was used or written, if any.
         console: Console to print to.
-        callbacks: Callbacks of the run.
+        callbacks: Callbacks of the run. The lines of those with `summary` are printed after `test`.
         answers: Kind of the sampler's answers.
         has_test_data: Whether the recipe has data for `test`.
         longer: Flags under which a run goes on that has reached its end; none if it has not. None: it cannot go on.
@@ -68,6 +68,9 @@ def close(
             name for name in ("report.json", "answers.jsonl", "answers.png", "example.png") if (folder / name).is_file()
         ]
         print_line(console, "wrote " + ", ".join(str(folder / name) for name in files))
+    if verb == "test":
+        for line in (line for callback in callbacks for line in getattr(callback, "summary", ())):
+            print_line(console, line)
     if verb in ("fit", "test") and checkpoint:
         if verb == "test":  # the saved recipe is that of the training
             own = [(f"--{key}", value) for key, value in flags.settings if key.startswith("model.")]

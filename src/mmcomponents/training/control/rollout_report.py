@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,10 +10,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from mmcomponents.evaluation.control_episodes import Environment
-from mmcomponents.evaluation.rollouts import ROWS, Rollouts, check_policy, write_report
+from mmcomponents.evaluation.rollouts import FOLDER, REPORT, ROWS, Rollouts, check_policy, write_report
 from mmcomponents.training.task import MultimodalTask
-
-log = logging.getLogger(__name__)
 
 
 class RolloutReport(Callback):
@@ -32,6 +29,9 @@ class RolloutReport(Callback):
         frames: Number of images that the policy sees.
         animations: Number of episodes that are written as GIF.
         seed: Seed of the draws.
+
+    Attributes:
+        summary: Lines about the last `test`, which the command prints.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class RolloutReport(Callback):
         animations: int = 4,
         seed: int = 0,
     ) -> None:
+        self.summary: tuple[str, ...] = ()
         self.rollouts = Rollouts(environment, starts, first_start, executed, frames, animations, seed)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,7 +69,8 @@ class RolloutReport(Callback):
             return
         (folder / ROWS).write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
         report = write_report(folder, rows)
-        log.info(
-            "success in %.3f of %d episodes (95 %%: %.3f to %.3f)",
-            report["success"], report["episodes"], report["low"], report["high"],
-        )  # fmt: skip
+        self.summary = (
+            f"success in {report['success']:.3f} of {report['episodes']} episodes (95 %: {report['low']:.3f} to"
+            f" {report['high']:.3f})",
+            f"wrote {', '.join(str(folder / name) for name in (REPORT, ROWS, FOLDER) if (folder / name).exists())}",
+        )
