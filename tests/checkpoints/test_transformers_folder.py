@@ -20,7 +20,7 @@ from mmcomponents.heads import LMHead
 from mmcomponents.model import MultimodalModel
 from mmcomponents.positions import RoPE
 from mmcomponents.projectors import LinearProjector
-from mmcomponents.vision import TransformersVision
+from mmcomponents.vision import ResNet, TransformersVision
 
 TEXT: dict[str, Any] = {
     "vocab_size": 64,
@@ -124,3 +124,20 @@ def test_another_rotary_base_than_the_weights_had_is_told(tmp_path: Path, caplog
     load_initial(ours, tmp_path)
     assert "the position part has the base 1e+06" in caplog.text
     assert "was trained with 10000" in caplog.text
+
+
+def test_a_resnet_starts_from_a_folder_of_timm_with_torchvisions_names(tmp_path: Path) -> None:
+    sizes: dict[str, Any] = {"depths": (1, 1), "width": 8, "stages": (2,), "image_size": 32}
+    stored = {name: torch.randn_like(value) for name, value in ResNet(**sizes).state_dict().items()}
+    others = {"fc.weight": torch.zeros(10, 64), "bn1.num_batches_tracked": torch.tensor(3)}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50", "num_classes": 10}))
+    save_file({**stored, **others}, tmp_path / "model.safetensors")
+    model = MultimodalModel(vision=ResNet(**sizes))
+    load_initial(model, {"vision": str(tmp_path)})
+    found = model.vision.state_dict()
+    assert found.keys() == stored.keys()
+    assert all(torch.equal(value, stored[name]) for name, value in found.items())
+    with pytest.raises(CheckpointError, match=r"of this ResNet: it has no layer1\.1\.conv1\.weight"):
+        load_initial(MultimodalModel(vision=ResNet(**sizes | {"depths": (2, 1)})), {"vision": str(tmp_path)})
+    with pytest.raises(CheckpointError, match="it has batch norms, and the part has norm 'group_norm'"):
+        load_initial(MultimodalModel(vision=ResNet(**sizes, norm="group_norm")), {"vision": str(tmp_path)})

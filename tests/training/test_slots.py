@@ -149,3 +149,7 @@ def make_configured() -> MultimodalTask:
 def test_patterns_that_match_nothing_are_refused(options: SlotOptions, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         make_task(slots={"vision": options}).check()
+
+
+def test_null_leaves_out_the_parameters_of_a_base() -> None:
+    assert SlotOptions(parameters=None).parameters == {}  # type: ignore[arg-type]

@@ -14,13 +14,20 @@ from mmcomponents.checkpoints.checkpoint_error import CheckpointError
 from mmcomponents.checkpoints.files import check_folder, read_file, read_json, read_weights
 from mmcomponents.checkpoints.rules import Lazy, lazy
 from mmcomponents.model_files import ModelFileError, check_model_files
-from mmcomponents.vision import Emu3Tokenizer, OpenClipVision, TimmVision, TransformersConvNet, TransformersVision
+from mmcomponents.vision import (
+    Emu3Tokenizer,
+    OpenClipVision,
+    ResNet,
+    TimmVision,
+    TransformersConvNet,
+    TransformersVision,
+)
 from mmcomponents.vision.transformers_vision import pretrained as pretrained_vision
 
 _WITHIN = "vqmodel."
 """Part of a name in Emu3 before those of its image tokenizer."""
 
-_PARTS = (TransformersLM, TransformersVision, TransformersConvNet, Emu3Tokenizer, TimmVision, OpenClipVision)
+_PARTS = (TransformersLM, TransformersVision, TransformersConvNet, Emu3Tokenizer, TimmVision, OpenClipVision, ResNet)
 """Parts that load weights of such folders."""
 
 _OPEN_CLIP = ("open_clip_config.json", "open_clip_model.safetensors")
@@ -65,6 +72,8 @@ class ForeignFolder:
         if isinstance(part, TimmVision | OpenClipVision):
             found, known = self._tower(part), own_tensors(part)
             return {name: lazy(value) for name, value in found.items() if name in known}
+        if isinstance(part, ResNet):
+            return self._resnet(part)
         try:
             is_vision = isinstance(part, TransformersVision | TransformersConvNet)
             state = self._vision if is_vision else self._language_model
@@ -78,6 +87,15 @@ class ForeignFolder:
         """Returns the weights of an image tokenizer, which may be within a larger model."""
         found = {f"body.{name.rpartition(_WITHIN)[2]}": value for name, value in read_weights(self.folder).items()}
         return {name: value for name, value in found.items() if name in own_tensors(part)}
+
+    def _resnet(self, part: ResNet) -> dict[str, Lazy]:
+        """Returns the weights of a ResNet by torchvision's names, which timm's files have too."""
+        found = read_weights(self.folder)
+        missing = [name for name in own_tensors(part) if name not in found]
+        if missing or (part.norm != "frozen_batch_norm" and "bn1.running_mean" in found):
+            what = f"no {missing[0]}" if missing else f"batch norms, and the part has norm {part.norm!r}"
+            raise CheckpointError(f"{self.folder} holds no weights of this ResNet: it has {what}")
+        return {name: found[name] for name in own_tensors(part)}
 
     def _tower(self, part: TimmVision | OpenClipVision) -> dict[str, Tensor]:
         """Returns the weights of a tower of timm or open_clip."""

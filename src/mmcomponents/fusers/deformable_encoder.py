@@ -23,7 +23,7 @@ from mmcomponents.limits import MAX_LAYERS, check_sizes
 from mmcomponents.nn.deformable_attention import DeformableAttention, Grid, init_deformable
 from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.sine_positions import grid_embedding
-from mmcomponents.nn.valid_places import check_told, inside
+from mmcomponents.nn.valid_places import centres, check_told, inside, valid_share
 
 Width = int | tuple[int, ...]
 
@@ -51,7 +51,7 @@ class DeformableEncoderLayer(nn.Module):
         self,
         tokens: Tensor,
         positions: Tensor,
-        centres: Tensor,
+        places: Tensor,
         reach: Tensor,
         grids: Sequence[Grid],
         keep: Tensor | None,
@@ -61,7 +61,7 @@ class DeformableEncoderLayer(nn.Module):
         Args:
             tokens: Levels one after the other.
             positions: Embeddings of the places, part of the queries.
-            centres: fp32 `[N or 1, S, L, 2]` place of each token in each level.
+            places: fp32 `[N or 1, S, L, 2]` place of each token in each level.
             reach: fp32 `[1, 1, L, 2]` size of a place of each level.
             grids: Rows and columns of each level.
             keep: bool `[N, S]`, False in the padding. None: no padding.
@@ -69,7 +69,7 @@ class DeformableEncoderLayer(nn.Module):
         sizes = [math.prod(grid) for grid in grids]
         maps = tokens.split(sizes, dim=1)
         masks = None if keep is None else keep.split(sizes, dim=1)
-        found = self.attention.attend(tokens + positions, centres, reach, maps, grids, masks)
+        found = self.attention.attend(tokens + positions, places, reach, maps, grids, masks)
         tokens = self.norm1(tokens + found)
         out: Tensor = self.norm2(tokens + self.fc2(relu(self.fc1(tokens))))
         return out
@@ -149,10 +149,10 @@ class DeformableEncoder(Fuser):
         grids = [level.hw for level in levels]
         tokens = torch.cat([level.tokens for level in levels], dim=1)
         keep = _kept(levels)
-        own = [_centres(level) for level in levels]  # as shares of the image
+        own = [centres(level) for level in levels]  # as shares of the image
         shares = torch.cat(own, dim=1)
-        scale = torch.stack([_valid_share(level) for level in levels], dim=1)  # [N or 1, L, 2], of the map
-        centres = shares[:, :, None] * scale[:, None]
+        scale = torch.stack([valid_share(level) for level in levels], dim=1)  # [N or 1, L, 2], of the map
+        places = shares[:, :, None] * scale[:, None]
         reach = 1 / torch.tensor(grids, dtype=torch.float32, device=tokens.device).view(1, 1, -1, 2).flip(-1)
         positions = torch.cat(
             [
@@ -163,7 +163,7 @@ class DeformableEncoder(Fuser):
         )
         found = []
         for layer in self.encoder:
-            tokens = layer(tokens, positions, centres, reach, grids, keep)
+            tokens = layer(tokens, positions, places, reach, grids, keep)
             if keep is not None:
                 tokens = tokens.masked_fill(~keep[..., None], 0.0)
             pieces = tokens.split([math.prod(grid) for grid in grids], dim=1)
@@ -198,21 +198,3 @@ def _kept(levels: Sequence[FeatureMap]) -> Tensor | None:
     """Returns which tokens of all levels are not padding, bool `[N, S]`; None if all are."""
     masks = [inside(level.valid_hw, level.hw).flatten(1) for level in levels if level.valid_hw is not None]
     return torch.cat(masks, dim=1) if masks else None
-
-
-def _centres(level: FeatureMap) -> Tensor:
-    """Returns the centres of the places of a level as shares of the image, fp32 `[N or 1, h*w, 2]` as (x, y)."""
-    device = level.tokens.device
-    y, x = (torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in level.hw)
-    places = torch.stack((x.repeat(level.hw[0]), y.repeat_interleave(level.hw[1])), dim=-1)[None]
-    if level.valid_hw is not None:
-        return places / level.valid_hw.flip(-1)[:, None]
-    return places / torch.tensor([level.hw[1], level.hw[0]], dtype=torch.float32, device=device)
-
-
-def _valid_share(level: FeatureMap) -> Tensor:
-    """Returns width and height of the image as shares of the map, fp32 `[N or 1, 2]`."""
-    if level.valid_hw is None:
-        return torch.ones(1, 2, device=level.tokens.device)
-    size = torch.tensor([level.hw[1], level.hw[0]], dtype=torch.float32, device=level.tokens.device)
-    return level.valid_hw.flip(-1) / size

@@ -18,20 +18,17 @@ from torch.nn.functional import relu
 from mmcomponents.batch import FeatureMap, ModelState, PackedBatch, VisualFeatures
 from mmcomponents.component import Composition, WiringError
 from mmcomponents.heads.base import Head
+from mmcomponents.heads.detection_places import box_embedding, group_mask, memory_of, num_proposals, place_boxes
 from mmcomponents.heads.inquiries import Inquiries, LiteInquiries, Memory
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, check_sizes
 from mmcomponents.nn.box_geometry import inverse_sigmoid
 from mmcomponents.nn.deformable_attention import init_deformable
 from mmcomponents.nn.detections import Denoising, Detections
 from mmcomponents.nn.nf4_linear import linear_weights
-from mmcomponents.nn.sine_positions import sine_embedding
-from mmcomponents.nn.valid_places import check_told, inside
+from mmcomponents.nn.valid_places import check_told
 
 _PRIOR = 0.01
 """Probability of each class at the start (Lin et al. 2017, arXiv 1708.02002, section 3.3)."""
-
-_EDGE = 0.01
-"""Centres nearer than this share to the edge of the image make no proposals."""
 
 
 class BoxMap(nn.Module):
@@ -155,7 +152,7 @@ class DetectionHead(Head):
             return
         side = model.vision.image_size
         levels = model.fuser.level_grids(grids((side, side)))
-        places = sum(_proposals(level) for level in levels)
+        places = sum(num_proposals(level) for level in levels)
         if places < self.num_queries:
             raise WiringError(
                 f"{type(self).__name__} has num_queries {self.num_queries}, and a tile of {side} pixels has {places}"
@@ -185,7 +182,7 @@ class DetectionHead(Head):
 
     def _detect(self, features: VisualFeatures, denoising: Denoising | None) -> Detections:
         layers = self._by_layer(features)
-        memories = [_memory(levels) for levels in layers]
+        memories = [memory_of(levels) for levels in layers]
         chosen, logits, unbounded = self._proposals(layers[-1], memories[-1])
         stage_logits, stage_boxes = [logits], [unbounded.sigmoid()]
         reference = unbounded.detach().sigmoid()
@@ -195,11 +192,11 @@ class DetectionHead(Head):
             count = denoising.box.shape[1]
             x = torch.cat((self.noisy_classes[denoising.label].to(x.dtype), x), dim=1)
             reference = torch.cat((denoising.box.to(reference.dtype), reference), dim=1)
-            sees = _sees(denoising.group, self.num_queries)
+            sees = group_mask(denoising.group, self.num_queries)
         moving = reference  # as the layers before have moved it, with gradient: "look forward twice"
         for number, layer in enumerate(self.decoder):
             memory = memories[-1] if len(memories) == 1 else memories[self.num_layers - 1 - number]
-            positions = self.position_map(_box_embedding(reference, self.width).to(x.dtype))
+            positions = self.position_map(box_embedding(reference, self.width).to(x.dtype))
             x = self.fusion(layer(x, positions, reference, memory, sees))
             out = self.norm(x)
             stage_logits.append(self.class_maps[number](out).float())
@@ -230,7 +227,7 @@ class DetectionHead(Head):
 
     def _proposals(self, levels: list[FeatureMap], memory: Memory) -> tuple[Tensor, Tensor, Tensor]:
         """Returns features `[N, Q, C]`, logits and boxes (before the sigmoid) of the places with the highest scores."""
-        boxes, usable = _place_boxes(levels, memory)
+        boxes, usable = place_boxes(levels, memory)
         tokens = torch.cat(list(memory.maps), dim=1)
         tokens = self.proposal_norm(self.proposal_map(tokens.masked_fill(~usable[..., None], 0.0)))
         logits = self.class_maps[-1](tokens).float()
@@ -247,7 +244,7 @@ class DetectionHead(Head):
 
     def _check_places(self, levels: list[FeatureMap], usable: Tensor) -> None:
         """Checks the number of places without reading from the device, but for images of unequal sizes."""
-        places = sum(_proposals(level.hw) for level in levels)
+        places = sum(num_proposals(level.hw) for level in levels)
         if levels[0].valid_hw is not None and not usable.is_meta:
             places = int(usable.sum(1).min())
         if places < self.num_queries:
@@ -261,52 +258,3 @@ class LiteDetectionHead(DetectionHead):
     """Detection head whose parallel inquiries share their self-attention (MI-DETR's Lite-MI); see `DetectionHead`."""
 
     inquiries = LiteInquiries
-
-
-def _memory(levels: list[FeatureMap]) -> Memory:
-    grids = [level.hw for level in levels]
-    sizes = torch.tensor(grids, dtype=torch.float32, device=levels[0].tokens.device)
-    masks, share = None, torch.ones_like(sizes)[None]
-    valid = [level.valid_hw for level in levels if level.valid_hw is not None]
-    if valid:
-        masks = [inside(v, grid).flatten(1) for v, grid in zip(valid, grids, strict=True)]
-        share = (torch.stack(valid, dim=1) / sizes).flip(-1)
-    return Memory([level.tokens for level in levels], grids, share, masks)
-
-
-def _place_boxes(levels: list[FeatureMap], memory: Memory) -> tuple[Tensor, Tensor]:
-    """Returns a box around each place, fp32 `[N or 1, S, 4]`, and whether it is a proposal, bool `[N or 1, S]`."""
-    boxes, usable = [], []
-    for number, level in enumerate(levels):
-        y, x = (torch.arange(n, dtype=torch.float32, device=level.tokens.device) + 0.5 for n in level.hw)
-        place = torch.stack((x.repeat(level.hw[0]), y.repeat_interleave(level.hw[1])), dim=-1)[None]
-        size = torch.tensor([level.hw[1], level.hw[0]], dtype=torch.float32, device=place.device)[None]
-        centre = place / (size if level.valid_hw is None else level.valid_hw.flip(-1))[:, None]
-        boxes.append(torch.cat((centre, torch.full_like(centre, 0.05 * 2**number)), dim=-1))
-        usable.append(((centre > _EDGE) & (centre < 1 - _EDGE)).all(-1))
-        if memory.inside is not None:
-            usable[-1] = usable[-1] & memory.inside[number]
-    return torch.cat(boxes, dim=1), torch.cat(usable, dim=1)
-
-
-def _proposals(hw: tuple[int, int]) -> int:
-    """Returns the number of proposals of a level without padding."""
-    return math.prod(sum(_EDGE < (i + 0.5) / n < 1 - _EDGE for i in range(n)) for n in hw)
-
-
-def _box_embedding(boxes: Tensor, width: int) -> Tensor:
-    """Returns embeddings `[..., 2 * width]` of boxes, in the order y, x, w, h."""
-    return sine_embedding(boxes[..., [1, 0, 2, 3]], width // 2)
-
-
-def _sees(group: Tensor, queries: int) -> Tensor:
-    """Returns which queries see which, bool `[N, D + Q, D + Q]`.
-
-    Those that find boxes see each other alone. A denoising query sees its group and them, one of the padding itself.
-    """
-    tiles, count = group.shape
-    sees = torch.zeros(tiles, count + queries, count + queries, dtype=torch.bool, device=group.device)
-    sees[:, :, count:] = True
-    same = (group[:, :, None] == group[:, None, :]) & (group >= 0)[:, :, None]
-    sees[:, :count, :count] = same
-    return sees

@@ -66,3 +66,21 @@ class MaskedGroupNorm(nn.GroupNorm):
         x = ((x - mean) * (variance + self.eps).rsqrt()).flatten(1, 2).to(image.dtype)
         out: Tensor = x * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
         return out
+
+
+def centres(level: FeatureMap) -> Tensor:
+    """Returns the centres of the places of a level as shares of the image, fp32 `[N or 1, h*w, 2]` as (x, y)."""
+    device = level.tokens.device
+    y, x = (torch.arange(n, dtype=torch.float32, device=device) + 0.5 for n in level.hw)
+    places = torch.stack((x.repeat(level.hw[0]), y.repeat_interleave(level.hw[1])), dim=-1)[None]
+    if level.valid_hw is not None:
+        return places / level.valid_hw.flip(-1)[:, None]
+    return places / torch.tensor([level.hw[1], level.hw[0]], dtype=torch.float32, device=device)
+
+
+def valid_share(level: FeatureMap) -> Tensor:
+    """Returns width and height of the image as shares of the map, fp32 `[N or 1, 2]`."""
+    if level.valid_hw is None:
+        return torch.ones(1, 2, device=level.tokens.device)
+    size = torch.tensor([level.hw[1], level.hw[0]], dtype=torch.float32, device=level.tokens.device)
+    return level.valid_hw.flip(-1) / size

@@ -55,7 +55,7 @@ class SlotOptions:
         only: Patterns (`fnmatch`) of names of parameters within the slot, such as `interactions.*`: only these are
             trained, the others are frozen. None: all.
         parameters: Options of the parameters whose names within the slot match a pattern, by pattern; the first one
-            that matches applies, before `only`.
+            that matches applies, before `only`. null in a recipe: none, in the place of those of its base.
         quantization: Data type that the weights of the part's linear maps are quantised to once they are loaded, for a
             slot with an adapter or a frozen one. None: they are not.
         activation_checkpointing: What each unit of the part keeps for the backward pass, see
@@ -76,6 +76,7 @@ class SlotOptions:
     def __post_init__(self) -> None:
         """Checks the values."""
         _check_rates(self.lr, self.weight_decay)
+        self.parameters = self.parameters or {}  # null in a recipe leaves out those of its base
         if self.quantization is not None:
             check_choices(quantization=(self.quantization, Quantization))
         if self.activation_checkpointing is not None:
@@ -127,6 +128,7 @@ def check_patterns(model: MultimodalModel, options: dict[str, SlotOptions]) -> N
                     known = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
                     raise ValueError(
                         f"slots.{slot}.{key}: no parameter of {kinds} matches {pattern!r}; names begin with {known}"
+                        f" (slots.{slot}.{key} null leaves the patterns of the recipe out)"
                     )
         never = {own_name(name) for part in parts for name in part.frozen_names()}
         for pattern in chosen.only or ():

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mmcomponents.batch import ImageBatch, VisualFeatures
-from mmcomponents.component import Component
+from mmcomponents.component import Component, WiringError
 
 
 class VisionEncoder(Component):
@@ -73,9 +73,12 @@ def patch_grid(pixel_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:
     """Returns the rows and columns of square patches in a tile of this height and width.
 
     Raises:
-        ValueError: The tile size is not a multiple of the patch size.
+        WiringError: The tile size is not a multiple of the patch size.
     """
     height, width = pixel_hw
     if height % patch_size or width % patch_size:
-        raise ValueError(f"a tile of {height} x {width} pixels is not a multiple of the patch size {patch_size}")
+        raise WiringError(
+            f"a tile of {height} x {width} pixels is not a multiple of the patch size {patch_size}: the encoder needs"
+            " tiles of data.images.tile_size, without longest_side or an augmentation that changes their size"
+        )
     return height // patch_size, width // patch_size
