@@ -95,7 +95,14 @@ class WordProjector(Projector):
 
     @abstractmethod
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
-        """Returns the embeddings of the words, `[V, out_features]`."""
+        """Returns the embeddings of the words.
+
+        Args:
+            embedding_weight: `[vocab, out_features]` of the embedder, if `needs_embedding_weight` is set, else None.
+
+        Returns:
+            `[V, out_features]`.
+        """
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Computes the coefficients of the words, `[..., in_features]` to `[..., V]`."""
@@ -172,7 +179,7 @@ class LiveLangBridge(WordProjector):
         return words.ids
 
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
-        """Returns the embeddings of the words, `[V, out_features]`."""
+        """Returns the present embeddings of the words, see the base class."""
         assert embedding_weight is not None
         return embedding_weight[self.ids]
 
@@ -223,7 +230,7 @@ class SnapshotProjector(WordProjector):
         return words.rows
 
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
-        """Returns the embeddings of the words, `[V, out_features]`."""
+        """Returns the stored embeddings of the words, see the base class."""
         return self.table
 
 

@@ -57,7 +57,7 @@ class TwoMap(Projector):
 
 
 def resized(source: FeatureMap, hw: tuple[int, int]) -> Tensor:
-    """Returns the tokens of a map, resized bilinearly to another grid."""
+    """Returns the tokens of a map `[N, h*w, C]`, resized bilinearly to another grid, `[N, h'*w', C]`."""
     if source.hw == hw:
         return source.tokens
     image = source.tokens.transpose(1, 2).unflatten(2, source.hw).float()
