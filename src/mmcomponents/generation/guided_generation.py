@@ -140,7 +140,7 @@ class GuidedGeneration(Sampler):
         The noise is that of `forward` for a generator in the same state.
 
         Args:
-            model: The model.
+            model: Model in evaluation mode.
             prompts: Pack with one prompt per segment.
             reasoning: Text of each prompt.
             context: Tokenizer and random generator.
