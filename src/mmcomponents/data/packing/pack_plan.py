@@ -173,7 +173,7 @@ class PackPlan:
         """Returns one pack of the run.
 
         Args:
-            number: 0, 1, 2, …
+            number: Number of the pack in the order of the run, from 0.
         """
         with self._lock:
             walk = self._walk_to(number)
