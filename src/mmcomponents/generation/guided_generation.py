@@ -1,4 +1,7 @@
-"""Pictures after a reasoning text: generate, parse, encode, denoise."""
+"""Pictures after a reasoning text: generate, parse, encode, denoise.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 

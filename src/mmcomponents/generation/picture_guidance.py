@@ -1,4 +1,7 @@
-"""Guidance of pictures by words, layout and reference: weights of four branches."""
+"""Guidance of pictures by words, layout and reference: weights of four branches.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 

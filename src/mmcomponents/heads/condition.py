@@ -1,4 +1,7 @@
-"""Head that conditions a denoiser of pictures on the hidden states of queries."""
+"""Head that conditions a denoiser of pictures on the hidden states of queries.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Heads that estimate the noise in actions: within the sequence, or outside of it as in Dita's ablation."""
+"""Heads that estimate the noise in actions: within the sequence, or outside of it as in Dita's ablation.
+
+Reference code: RoboDita/Dita.
+"""
 
 from __future__ import annotations
 

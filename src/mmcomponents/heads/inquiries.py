@@ -1,4 +1,7 @@
-"""Layers of the decoder of detection transformers, and several of them in parallel (MI-DETR, arXiv 2503.01463)."""
+"""Layers of the decoder of detection transformers, and several of them in parallel (MI-DETR, arXiv 2503.01463).
+
+Reference code: CQU-ADHRI-Lab/MI-DETR.
+"""
 
 from __future__ import annotations
 

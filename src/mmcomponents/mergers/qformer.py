@@ -1,6 +1,8 @@
 """Q-Former: learned queries read a feature map; Dita's is conditioned on text by FiLM.
 
 queries ─► [ self-attention ─ cross-attention to the map ─ MLP ─ FiLM by the text ] x num_layers ─ norm ─► tokens
+
+Reference code: RoboDita/Dita.
 """
 
 from __future__ import annotations

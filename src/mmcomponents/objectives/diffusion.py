@@ -1,4 +1,7 @@
-"""Objectives of policies: noise in actions, or the actions themselves."""
+"""Objectives of policies: noise in actions, or the actions themselves.
+
+Reference code: RoboDita/Dita.
+"""
 
 from __future__ import annotations
 

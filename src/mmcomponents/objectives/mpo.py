@@ -1,4 +1,7 @@
-"""Mixed preference optimization."""
+"""Mixed preference optimization.
+
+Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 

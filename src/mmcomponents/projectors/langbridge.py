@@ -4,6 +4,8 @@
 
 Its weights do not depend on the width of the language model: a trained projector is moved to another language model
 with the embeddings of the same words there. Code of the authors: `llava/model/multimodal_projector/builder.py`.
+
+Reference code: CurryX-001/LangBridge.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Projector of several maps of one image (PIIP for language models, arXiv 2501.07783)."""
+"""Projector of several maps of one image (PIIP for language models, arXiv 2501.07783).
+
+Reference code: OpenGVLab/PIIP.
+"""
 
 from __future__ import annotations
 
