@@ -175,10 +175,14 @@ def _direction(
         yield f"{place}: {unit} imports {target}"
 
 
-def _sizes(root: Path, files: list[Path]) -> Iterator[str]:
+def _lengths(root: Path, files: list[Path]) -> Iterator[str]:
     for file in files:
         if (lines := len(file.read_text(encoding="utf-8").splitlines())) > MAX_LINES:
             yield f"{file.relative_to(root).as_posix()}: {lines} lines, more than {MAX_LINES}"
+
+
+def _sizes(root: Path, files: list[Path]) -> Iterator[str]:
+    yield from _lengths(root, files)
     modules = [file for file in files if file.name not in ("__init__.py", "base.py")]
     for name, count in Counter(file.name for file in modules).items():
         if count > 1:
@@ -224,6 +228,14 @@ def test_the_source_keeps_the_rules() -> None:
     assert violations(SOURCE) == []
     units = {path.stem for path in SOURCE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     assert units - set(MAY_IMPORT) == set()
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "examples"])
+def test_other_files_are_as_short(folder: str) -> None:
+    root = Path(__file__).parents[1]
+    files = sorted((root / folder).rglob("*.py"))
+    assert files
+    assert list(_lengths(root, files)) == []
 
 
 def test_the_tests_mirror_the_package() -> None:

@@ -270,7 +270,7 @@ class FeatureMap:
     Attributes:
         tokens: `[N, h*w, C]` in row-major order.
         hw: Rows and columns of the grid.
-        name: A name.
+        name: Name of the level, for people; empty if it has none.
         valid_hw: `[N, 2]` int64 rows and columns of the part of each tile that is not padding, for tiles of unequal
             images; None: all of it, or the encoder does not tell.
     """

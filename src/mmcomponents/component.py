@@ -129,7 +129,7 @@ class Component(LightningModule):
 
         Args:
             name: Name of the parameter within this component.
-            value: Full parameter in fp32 on the CPU, filled in place.
+            value: Full parameter of any shape, in fp32 on the CPU, filled in place.
             generator: Random generator that depends on the seed and the name only.
         """
         inner = self._inner(name)
@@ -151,7 +151,7 @@ class Component(LightningModule):
 
         Args:
             name: Name of the parameter within this component.
-            shape: Its shape.
+            shape: Shape of the full parameter.
         """
         inner = self._inner(name)
         if inner is not None:
@@ -175,7 +175,7 @@ class Component(LightningModule):
 
         Args:
             name: Name of the buffer within this component.
-            value: Buffer with undefined values on its device, filled in place.
+            value: Buffer of any shape, with undefined values on its device, filled in place.
 
         Returns:
             Whether the buffer is filled. Default: False, which makes it an error to build the component that way.
@@ -224,7 +224,8 @@ class Component(LightningModule):
     def buffer_values(self, device: torch.device | str, exclude: Collection[int] = ()) -> dict[str, Tensor]:
         """Returns the values of all buffers on a device: copies, or those of `init_buffer` for the meta device.
 
-        A layer that is wrapped under the name `base_layer` has the same name as without its wrapper.
+        Each has the dtype and the shape of its buffer. A layer that is wrapped under the name `base_layer` has the same
+        name as without its wrapper.
 
         Args:
             device: Device of the values.
@@ -253,7 +254,11 @@ class Component(LightningModule):
         return values
 
     def set_buffers(self, values: Mapping[str, Tensor]) -> None:
-        """Replaces buffers, by their names within this component."""
+        """Replaces buffers.
+
+        Args:
+            values: Buffers of any shape, by their names within this component.
+        """
         for name, value in values.items():
             owner, _, own = name.rpartition(".")
             setattr(self.get_submodule(owner), own, value)
@@ -298,7 +303,12 @@ class Component(LightningModule):
 
 
 def assign(parameter: Tensor, value: Tensor) -> None:
-    """Copies a full value, which each rank has, into a parameter; a rank keeps its own shard, without communication."""
+    """Copies a full value into a parameter; a rank keeps its own shard, without communication.
+
+    Args:
+        parameter: Parameter of any shape, which may be sharded; changed in place.
+        value: Full value of the same shape, which each rank has.
+    """
     if isinstance(parameter, DTensor):
         value = value.to(parameter.device, parameter.dtype)
         parameter.copy_(distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None))
@@ -342,7 +352,7 @@ class Loads(TorchFunctionMode):
         return found
 
     def has(self, parameter: Tensor) -> bool:
-        """Returns whether values were copied into a parameter."""
+        """Returns whether values were copied into a parameter of any shape."""
         return (
             bool(self._written)
             and not isinstance(parameter, DTensor)
@@ -350,7 +360,7 @@ class Loads(TorchFunctionMode):
         )
 
     def keep(self, parameters: Iterable[Tensor]) -> None:
-        """Records parameters that were written in another way."""
+        """Records parameters of any shape that were written in another way."""
         for parameter in parameters:
             storage = parameter.untyped_storage()
             self._written[storage._cdata] = storage
@@ -390,7 +400,11 @@ class _Inner:
 
 
 def stored_tensors(module: nn.Module) -> dict[str, Tensor]:
-    """Returns what a folder holds of a model or part: its parameters, each once, and the buffers of its state dict."""
+    """Returns what a folder holds of a model or part: its parameters, each once, and the buffers of its state dict.
+
+    Returns:
+        The tensors themselves by name, each in its own shape.
+    """
     state = module.state_dict(keep_vars=True)
     buffers = {name: value for name, value in module.named_buffers(remove_duplicate=False) if name in state}
     return {**dict(module.named_parameters()), **buffers}

@@ -142,7 +142,7 @@ def factory(slot: str, part: Mapping[str, Any]) -> Callable[..., Any]:
     """Returns the factory of a part, with its arguments.
 
     Args:
-        slot: Its slot.
+        slot: Slot that the part is for.
         part: `{"class_path": …, "init_args": {…}}`, see `build`.
 
     Raises:

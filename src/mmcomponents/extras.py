@@ -54,7 +54,7 @@ class Extra(Movable):
             raise ValueError(f"there must be a row for each item in {names}, and there are {rows}")
 
     def tensors(self) -> list[Tensor]:
-        """Returns all tensors of the field.
+        """Returns all tensors of the field, of any shape with at least one axis.
 
         Raises:
             ValueError: A value is none, or has no rows.

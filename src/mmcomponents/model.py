@@ -183,7 +183,7 @@ class MultimodalModel(LightningModule):
         """Draws the weights of all components as a function of seed, slot and parameter name.
 
         Args:
-            seed: The seed.
+            seed: Number that all draws depend on.
             given: Slot -> names of its parameters that are loaded afterwards, and not drawn.
         """
         for name, part in self.parts().items():

@@ -30,7 +30,7 @@ class Exact:
 
     @property
     def tensor(self) -> Tensor:
-        """The only tensor; raises `ValueError` if there are several."""
+        """The only tensor, of any shape; raises `ValueError` if there are several."""
         if len(self.tensors) != 1:
             raise ValueError(f"this Exact holds {len(self.tensors)} tensors, not one; unpack it")
         return self.tensors[0]

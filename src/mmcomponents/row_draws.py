@@ -26,6 +26,9 @@ def generator_of(key: str) -> torch.Generator:
 def own_rows(parameter: Tensor) -> tuple[Tensor, int] | None:
     """Returns the rows of a parameter that this rank keeps, and the number of the first.
 
+    Args:
+        parameter: `[rows, …]`, which may be sharded.
+
     Returns:
         The local tensor, `[rows, …]`, and the number of its first row; None if a rank keeps another piece than rows.
     """
@@ -41,7 +44,7 @@ def draw_rows(parameter: Tensor, std: float, key: str) -> bool:
     """Fills the rows of a parameter that this rank keeps with normal values.
 
     Args:
-        parameter: The parameter, which may be sharded; changed in place.
+        parameter: Parameter `[rows, …]`, which may be sharded; changed in place.
         std: Standard deviation.
         key: Determines the values.
 
@@ -71,8 +74,8 @@ def put_rows(parameter: Tensor, read: Callable[[int, int], Tensor]) -> bool:
     """Copies values into the rows of a parameter that this rank keeps.
 
     Args:
-        parameter: The parameter, which may be sharded; changed in place.
-        read: Reads rows, from the first to the end (exclusive).
+        parameter: Parameter `[rows, …]`, which may be sharded; changed in place.
+        read: Reads rows `[end - first, …]`, from the first to the end (exclusive).
 
     Returns:
         Whether the values are copied: False for a parameter that is not sharded by rows.

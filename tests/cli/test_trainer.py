@@ -464,42 +464,6 @@ def test_values_of_the_environment_are_in_no_file_of_a_run(
     assert "the checkpoint was trained with" not in printed.err
 
 
-class Pipes(Data):
-    """Data that can run a command."""
-
-    def __init__(self, width: int = 2, allow_pipe: bool = False) -> None:
-        super().__init__(width)
-        self.allow_pipe = allow_pipe
-
-
-@pytest.mark.parametrize("value", ["true", "'yes'", "1", "'${model.width}'"])
-def test_a_recipe_cannot_permit_its_own_commands(recipe: str, write: Write, value: str) -> None:
-    write("pipe.yaml", f"extends: r.yaml\ndata: {{allow_pipe: {value}}}\n")
-    with pytest.raises(
-        UserError, match=r"^data.allow_pipe \(pipe.yaml\): a recipe cannot set this; add --data.allow_pipe"
-    ):
-        RecipeCLI("generate", sort_flags(["--config", "pipe.yaml"]), Task, Pipes)
-    # A file may be called as the command line is called in messages, and a section may name a file.
-    write("the command line", f"extends: r.yaml\ndata: {{allow_pipe: {value}}}\n")
-    write("pipe.yaml", "extends: the command line\n")
-    with pytest.raises(UserError, match=r"^data.allow_pipe \(the command line\): a recipe cannot set this"):
-        RecipeCLI("generate", sort_flags(["--config", "pipe.yaml"]), Task, Pipes)
-    write("data.yaml", "allow_pipe: true\n")
-    write("pipe.yaml", "extends: r.yaml\nmodel: {width: 3}\ndata: data.yaml\n")
-    with pytest.raises(UserError, match=r"^data \(pipe.yaml\): a mapping is expected"):
-        RecipeCLI("generate", sort_flags(["--config", "pipe.yaml"]), Task, Pipes)
-    write("pipe.yaml", "extends: r.yaml\ndata: {allow_pipe: false}\n")
-    flags = sort_flags(["--config", "pipe.yaml", "--data.allow_pipe", "true"])
-    assert RecipeCLI("generate", flags, Task, Pipes).datamodule.allow_pipe is True
-
-
-@pytest.mark.parametrize("value", ["false", "'false'", "'${trainer.logger}'"])
-def test_a_recipe_cannot_permit_the_code_of_a_checkpoint(recipe: str, write: Write, value: str) -> None:
-    write("code.yaml", f"extends: r.yaml\nckpt_path: x.ckpt\nweights_only: {value}\n")
-    with pytest.raises(UserError, match=r"^weights_only \(code.yaml\): a recipe cannot set this"):
-        build("--config", "code.yaml", verb="test")
-
-
 def test_a_dead_worker_is_reported_with_what_helps(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: object, **__: object) -> None:
         raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")

@@ -11,8 +11,10 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.data.chat.tokenizer import QWEN_PATTERN, train_tokenizer
@@ -147,3 +149,16 @@ def png(width: int = 8, height: int = 8) -> bytes:
 def record(question: str = "<image>\nHow many?", answer: str = "3", **more: Any) -> dict[str, Any]:
     turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
     return {"messages": turns, "source": "here", **more}
+
+
+@pytest.fixture
+def impatient_loaders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch waits five seconds for each worker of a loader that failed, and as long before it looks for dead ones."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    return tmp_path

@@ -2,61 +2,35 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import multiprocessing
 import os
 import re
-import signal
 import struct
-import tarfile
-import threading
-import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from transformers import PreTrainedTokenizerFast
 
 from mmcomponents.batch import PackedBatch, TokenType
 from mmcomponents.data.chat.tokenizer import train_tokenizer
-from mmcomponents.data.datamodule import PackedDataModule
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.indexing import build_index, index_shards
 from mmcomponents.data.format.sample_index import Index
 from mmcomponents.data.format.shard_index import index_path
 from mmcomponents.data.format.shards import list_shard
-from mmcomponents.data.loading.dataset import PackDataset
 from mmcomponents.data.loading.skipped import SkippedSamples
 from mmcomponents.data.loading.step_counts import StepCounts
 from mmcomponents.data.storage import local
 
-from .conftest import png, record
-from .test_datamodule import Reader, module_of, trainer_of
+from .faulty_shards import archive, data_of, good, indexed, read, sample
 
+pytestmark = pytest.mark.usefixtures("impatient_loaders")
 WORKERS = pytest.mark.parametrize("workers", [0, 2])
-
-
-def archive(path: Path, members: Sequence[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
-        for name, data in members:
-            entry = tarfile.TarInfo(name)
-            entry.size = len(data)
-            tar.addfile(entry, io.BytesIO(data))
-    return path
-
-
-def sample(key: str, answer: str = "3", image: bytes | None = None) -> list[tuple[str, bytes]]:
-    return [(f"{key}.json", json.dumps(record(answer=answer)).encode()), (f"{key}.0.png", image or png(16, 16))]
-
-
-def good(count: int, **more: Any) -> list[tuple[str, bytes]]:
-    return [member for number in range(count) for member in sample(f"{number:04d}", **more)]
 
 
 def bomb() -> bytes:
@@ -64,35 +38,6 @@ def bomb() -> bytes:
     chunks = [b"IHDR" + struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(bytes(10**6))]
     packed = [struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks]
     return b"\x89PNG\r\n\x1a\n" + b"".join(packed)
-
-
-@pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """torch waits five seconds for each worker of a loader that failed, and as long before it looks for dead ones."""
-    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
-    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
-
-
-@pytest.fixture
-def folder(tmp_path: Path, tokenizer: PreTrainedTokenizerFast) -> Path:
-    tokenizer.save_pretrained(tmp_path / "tokenizer")
-    return tmp_path
-
-
-def indexed(folder: Path, members: Sequence[tuple[str, bytes]], tokenizer: Any, name: str = "train-000000.tar") -> Path:
-    build_index(path := archive(folder / name, members), tokenizer)
-    return path
-
-
-def data_of(folder: Path, **changes: Any) -> PackedDataModule:
-    """Data in packs of a few samples each."""
-    return module_of(folder, **{"pack_tokens": 300, **changes})
-
-
-def read(data: PackedDataModule) -> tuple[list[str], list[str]]:
-    """Returns the names of an epoch's samples, and the skipped samples."""
-    batches = list(data.train_dataloader())
-    return sorted(k for b in batches for k in b.keys if k), sorted(line for b in batches for line in b.refused)
 
 
 # --- known when a shard is indexed
@@ -310,154 +255,6 @@ def test_an_index_that_is_made_anew_during_a_run(folder: Path, tokenizer: PreTra
     indexed(folder, good(6), tokenizer)
     with pytest.raises(DataError, match="was rebuilt after the run started"):
         index.name(0)
-
-
-# --- processes that read
-
-
-class Strange(Exception):
-    """An exception that cannot be created from one text, so torch cannot raise it again."""
-
-    def __init__(self, one: str, other: int) -> None:
-        super().__init__(one, other)
-
-
-def spoil(monkeypatch: pytest.MonkeyPatch, what: Callable[[], Any], sample: int = 7) -> None:
-    """Calls a function in the process that reads one of the samples."""
-    render = PackDataset.render
-
-    def spoilt(self: PackDataset, number: int, epoch: int = 0, copy: int = 0) -> Any:
-        if number == sample:
-            what()
-        return render(self, number, epoch, copy)
-
-    monkeypatch.setattr(PackDataset, "render", spoilt)
-
-
-def test_a_worker_that_dies_stops_the_run_with_one_line(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    indexed(folder, good(30), tokenizer)
-    spoil(monkeypatch, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    data = data_of(folder, num_workers=2)
-    data.setup("fit")
-    told = (
-        r"^a worker process that reads data died \(DataLoader worker [^\n]*: SIGKILL\);"
-        r" packs \d+ to \d+ were being read\. [^\n]*$"
-    )
-    with pytest.raises(DataError, match=told):
-        read(data)
-
-
-def test_a_worker_that_dies_under_a_trainer(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    indexed(folder, good(30), tokenizer)
-    spoil(monkeypatch, lambda: os._exit(3))
-    with pytest.raises(DataError, match=r"DataLoader worker .*exited unexpectedly: exit code 3"):
-        trainer_of(folder, max_epochs=1).fit(Reader(), datamodule=data_of(folder, num_workers=2))
-
-
-def stop(process: int) -> None:
-    os.kill(process, signal.SIGSTOP)
-
-
-@pytest.mark.parametrize("part", ["train", "val"])
-def test_a_worker_that_stops_ends_the_run_with_one_line(
-    part: str, folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    indexed(folder, good(60), tokenizer)
-    data = data_of(folder, num_workers=2, worker_timeout=3, val=str(folder / "train-*.tar"))
-    data.setup("fit")
-    before = multiprocessing.active_children()
-    if part == "val":
-        spoil(monkeypatch, lambda: stop(os.getpid()))
-    told = (
-        r"^worker [12] of 2 that reads data \(process (\d+)\) is stopped: no batch came for 3 s"
-        r" \(data\.loading\.worker_timeout; 0: no limit\); packs \d+ to \d+ were being read\. [^\n]*$"
-    )
-
-    def give_up() -> None:  # the test fails instead of waiting
-        for child in set(multiprocessing.active_children()) - set(before):
-            child.kill()
-
-    def read_all() -> None:
-        for _ in data.train_dataloader() if part == "train" else data.val_dataloader():
-            time.sleep(0.5 * (part == "train"))
-            for child in set(multiprocessing.active_children()) - set(before) if part == "train" else ():
-                stop(child.pid or 0)  # when the next batches are ready, but not fetched
-
-    limit = threading.Timer(20, give_up)
-    limit.daemon = True
-    limit.start()
-    with pytest.raises(DataError, match=told) as error:
-        read_all()
-    assert limit.is_alive(), "the wait did not end by itself"
-    limit.cancel()
-    process = int(re.findall(r"process (\d+)", str(error.value))[0])
-    for child in set(multiprocessing.active_children()) - set(before):
-        child.join(5)
-    assert not Path(f"/proc/{process}").exists(), "a stopped worker is killed: nothing waits for it at exit"
-
-
-def test_a_worker_that_is_slow_is_waited_for(
-    folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    indexed(folder, good(10), tokenizer)
-    spoil(monkeypatch, lambda: time.sleep(1.5))
-    data = data_of(folder, num_workers=1, worker_timeout=4)  # with a look each second
-    data.setup("fit")
-    assert len(read(data)[0]) == 10
-    with pytest.raises(ValueError, match=r"data\.loading\.worker_timeout must be at least 0, not nan"):
-        data_of(folder, worker_timeout=float("nan"))
-
-
-@WORKERS
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (TypeError("no such thing"), "TypeError: no such thing"),
-        (RuntimeError("A DataLoader worker found it"), "RuntimeError: A DataLoader worker found it"),
-        (KeyError("absent"), "KeyError: 'absent'"),
-        (MemoryError(), "MemoryError:?"),
-        (Strange("a", 1), "Strange: \\('a', 1\\)"),
-    ],
-)
-def test_an_error_that_nobody_expected_names_the_sample(
-    error: Exception,
-    told: str,
-    workers: int,
-    folder: Path,
-    tokenizer: PreTrainedTokenizerFast,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    indexed(folder, good(30), tokenizer)
-
-    def fail() -> None:
-        raise error
-
-    spoil(monkeypatch, fail)
-    data = data_of(folder, num_workers=workers)
-    data.setup("fit")
-    where = r"reading data failed, packs \d+ to \d+ were being read"
-    with pytest.raises(DataError, match=rf"^{where}: {told}[^\n]*while reading the sample train-000000/0007$"):
-        read(data)
-
-
-@WORKERS
-def test_an_error_of_the_data_says_the_same_from_a_worker(
-    workers: int, folder: Path, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    indexed(folder, good(30), tokenizer)
-
-    def fail() -> None:
-        raise DataError("the index is damaged: make it anew")
-
-    spoil(monkeypatch, fail)
-    data = data_of(folder, num_workers=workers)
-    data.setup("fit")
-    with pytest.raises(DataError, match=r"^the index is damaged: make it anew[^\n]*$"):
-        read(data)
 
 
 # --- commands as shards

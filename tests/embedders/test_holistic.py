@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import tiny
-from contracts.cases import HOLISTIC, PATCH_HOLISTIC, STEM, STEM_OF_WIDTH, teacher
 from contracts.pair import make_task, micro_batches, train
+from contracts.tiny_parts import HOLISTIC, PATCH_HOLISTIC, STEM, STEM_OF_WIDTH, teacher
 from mmcomponents.batch import FeatureMap, VisualFeatures
 from mmcomponents.checkpoints import load
 from mmcomponents.component import WiringError

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 import tiny
-from contracts.cases import PATCH_HOLISTIC, STEM_OF_WIDTH
+from contracts.tiny_parts import PATCH_HOLISTIC, STEM_OF_WIDTH
 from mmcomponents.batch import IGNORE
 from mmcomponents.data.chat.rendered_sample import RenderedSample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer

@@ -11,8 +11,8 @@ import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 import tiny
-from contracts.cases import HOLISTIC, STEM, teacher
 from contracts.pair import make_task, train
+from contracts.tiny_parts import HOLISTIC, STEM, teacher
 from mmcomponents.checkpoints import CheckpointError, load
 from mmcomponents.component import WiringError
 from mmcomponents.data.chat.tokenizer import train_tokenizer

@@ -16,8 +16,8 @@ from torch import Tensor
 
 import tiny
 from checkpoints_models import hf_model
-from contracts.cases import language_model
 from contracts.pair import Sized, make_task, micro_batches, train, train_as_rank
+from contracts.tiny_parts import language_model
 from mmcomponents.checkpoints import CheckpointError, load, load_initial, merge_adapters
 from mmcomponents.data.loading.lookahead import Lookahead
 from mmcomponents.heads import Head, LMHead

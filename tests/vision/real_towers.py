@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import tiny
-from contracts.cases import BEHIND_VISION
+from contracts.tiny_parts import BEHIND_VISION
 from mmcomponents.batch import ImageBatch
 from mmcomponents.checkpoints import CheckpointError, load_initial
 from mmcomponents.testing import Ranks, check_component, image_packs

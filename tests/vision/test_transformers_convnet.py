@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import tiny
-from contracts.cases import CONVNEXT
+from contracts.tiny_parts import CONVNEXT
 from mmcomponents.batch import ImageBatch
 from mmcomponents.checkpoints import load_initial
 from mmcomponents.testing import small_model

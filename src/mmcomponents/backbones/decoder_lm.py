@@ -1,4 +1,8 @@
-"""Decoder of Qwen2.5, Qwen3, Llama and InternLM3."""
+"""Decoder of Qwen2.5, Qwen3, Llama and InternLM3.
+
+Source: Llama (arXiv 2302.13971, section 2.2), Qwen2.5 (arXiv 2412.15115, section 2), Qwen3 (arXiv 2505.09388, section
+2). Reference code: the models of the same names in huggingface/transformers.
+"""
 
 from __future__ import annotations
 

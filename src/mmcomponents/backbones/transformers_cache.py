@@ -29,7 +29,18 @@ class SegmentCache(Cache):  # type: ignore[misc]
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Appends keys and values `[S, H, L, D]` and returns all cached ones, `[S, H, K, D]`."""
+        """Appends keys and values and returns all cached ones.
+
+        Args:
+            key_states: `[S, H, L, D]` keys of the call, padded.
+            value_states: `[S, H, L, D]` likewise.
+            layer_idx: Number of the layer.
+            args: What transformers passes besides; not used.
+            kwargs: Likewise.
+
+        Returns:
+            Keys and values, `[S, H, K, D]` each; in a prefill those of the call.
+        """
         packed = (self._padded.unpad(x.transpose(1, 2)) for x in (key_states, value_states))
         blocks = self._cache.extend(f"transformers.{layer_idx}", *packed)
         if not self._padded.goes_on:  # a prefill attends only to itself

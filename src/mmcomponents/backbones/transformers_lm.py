@@ -218,8 +218,8 @@ def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str,
         trust_remote_code: As in `TransformersLM`.
 
     Returns:
-        Weights named `backbone.body.*` as in `TransformersLM`, `embedder.embedding.weight`, and `heads.lm.weight` if
-        the head is not tied.
+        Weights, each in its own shape, named `backbone.body.*` as in `TransformersLM`, `embedder.embedding.weight`
+        `[vocab, d]`, and `heads.lm.weight` `[vocab, d]` if the head is not tied.
 
     Raises:
         ValueError: The folder does not contain such a model, or lacks some of its weights.

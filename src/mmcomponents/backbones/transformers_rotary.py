@@ -38,7 +38,12 @@ class RotaryTables(nn.Module):
 
     @contextmanager
     def given(self, cos: Tensor, sin: Tensor) -> Iterator[None]:
-        """Uses these tables `[S, L, D]`, with equal halves, within the block."""
+        """Uses these tables within the block.
+
+        Args:
+            cos: `[S, L, D]` cosines, with equal halves of the last axis.
+            sin: `[S, L, D]` sines likewise.
+        """
         self._given = (cos, sin)
         try:
             yield
@@ -60,7 +65,16 @@ class RotaryTables(nn.Module):
             )
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Returns cosine and sine in the dtype of `x`, as transformers passes them to its layers."""
+        """Returns cosine and sine in the dtype of `x`, as transformers passes them to its layers.
+
+        Args:
+            x: `[S, L, d]` input of the layers.
+            args: Arguments of the body's own module, such as its position ids.
+            kwargs: Likewise.
+
+        Returns:
+            `[S, L, D]` each.
+        """
         if self._given is None:
             own = copy.deepcopy(self._own[0]) if x.is_meta else self._own[0]  # a move to meta loses the values
             return own.to(x.device)(x, *args, **kwargs)

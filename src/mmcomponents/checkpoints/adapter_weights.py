@@ -55,7 +55,11 @@ def adapter_config(part: nn.Module) -> PeftConfig:
 
 
 def own_tensors(part: nn.Module) -> dict[str, Tensor]:
-    """Returns what a folder holds of a part, without its adapters, by names without adapters."""
+    """Returns what a folder holds of a part, without its adapters, by names without adapters.
+
+    Returns:
+        The tensors themselves by name, each in its own shape.
+    """
     added = adapter_tensors(part)
     return {own_name(name): value for name, value in stored_tensors(part).items() if id(value) not in added}
 

@@ -48,8 +48,8 @@ class Checkpoint:
     """Checkpoint folder of a known format, with lazily read weights.
 
     Attributes:
-        folder: The folder.
-        format: Its format.
+        folder: Folder that it is read from.
+        format: Format of its `config.json`.
         config: Its `config.json`.
         spec: Description of the model.
         weights: Weights by this library's names.

@@ -48,7 +48,7 @@ def write_companions(folder: Path, format_name: str, spec: ModelSpec, tokenizer_
 
     Args:
         folder: Existing output folder.
-        format_name: Name of the format.
+        format_name: Name of the format that the folder has.
         spec: The model.
         tokenizer_folder: Folder with a tokenizer and optionally a generation configuration. None: neither is written.
 

@@ -115,7 +115,7 @@ def write(
         weights: Weights by this library's names.
         format: Format to write.
         source: Original format and configuration of the model.
-        tokenizer_folder: Folder of the tokenizer.
+        tokenizer_folder: Folder whose tokenizer files are copied. None: there is no tokenizer.
         max_shard: Maximum number of bytes of a weight file.
         progress: Called with the number of bytes of each written file.
         allow_nonfinite: Whether to write weights with NaN or infinities.
@@ -175,6 +175,10 @@ def _without(config: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any
 
 def weights_of(state: Mapping[str, Tensor], spec: ModelSpec) -> dict[str, Lazy]:
     """Returns the weights of a model's state dict, without the embedding weight that a tied head repeats.
+
+    Args:
+        state: Tensors of any shape, by name.
+        spec: The model that the state dict belongs to.
 
     Raises:
         CheckpointError: A part has extra state, which a folder does not hold.

@@ -13,7 +13,7 @@ def check_finite(where: str, name: str, value: Tensor) -> None:
     Args:
         where: Folder or file that the tensor was read from, for the message.
         name: Name of the tensor, for the message.
-        value: The tensor, in full or the local part of a sharded one.
+        value: Tensor of any shape, in full or the local part of a sharded one.
 
     Raises:
         CheckpointError: Values are NaN or infinite; the message has their numbers.

@@ -71,7 +71,7 @@ class Start:
     """What a folder gives a parameter.
 
     Attributes:
-        folder: The folder.
+        folder: Folder that the values are read from.
         count: Number of its values.
     """
 
@@ -463,7 +463,12 @@ def _put_resized(slot: str, value: Tensor, parameter: Tensor) -> None:
 
 
 def put(parameter: Tensor, value: Tensor) -> None:
-    """Copies a full value into a tensor, which may be sharded."""
+    """Copies a full value into a tensor.
+
+    Args:
+        parameter: Tensor of any shape, which may be sharded; changed in place.
+        value: Full value of the same shape.
+    """
     if isinstance(parameter, DTensor):
         # Each rank has read the same value and keeps its own shard: no communication.
         local = value.to(parameter.device)

@@ -32,7 +32,7 @@ class Lazy:
     pieces: tuple[PieceChecksums, ...] = ()
 
     def rows(self, first: int, end: int) -> Tensor:
-        """Returns some rows, which are all that is read where the file can."""
+        """Returns the rows `first` to `end - 1` as `[end - first, …]`, reading no others if the file allows."""
         return self.load()[first:end] if self.read_rows is None else self.read_rows(first, end)
 
     @property
@@ -42,7 +42,7 @@ class Lazy:
 
 
 def lazy(tensor: Tensor) -> Lazy:
-    """Wraps a tensor in memory."""
+    """Wraps a tensor of any shape that is in memory."""
     return Lazy(torch.empty_like(tensor, device="meta"), lambda: tensor)
 
 
@@ -62,11 +62,11 @@ class Op(Protocol):
     """Conversion of the tensors of a rule; it must support the meta device."""
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Converts the other format's tensors to this library's."""
+        """Converts the other format's tensors to this library's; a subclass gives the shapes of both."""
         ...
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """Converts this library's tensors to the other format's."""
+        """Converts this library's tensors to the other format's; a subclass gives the shapes of both."""
         ...
 
 
@@ -74,11 +74,11 @@ class Same:
     """Identity, for a tensor that only changes its name."""
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Returns the tensors unchanged."""
+        """Returns the tensors, of any shape, unchanged."""
         return theirs
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """Returns the tensors unchanged."""
+        """Returns the tensors, of any shape, unchanged."""
         return ours
 
 
@@ -86,11 +86,11 @@ class Thirds:
     """Conversion of queries, keys and values in three matrices to one matrix of this library."""
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Concatenates three tensors along the first dimension."""
+        """Concatenates three tensors `[n, …]` along the first dimension to `[3 * n, …]`."""
         return [torch.cat(theirs)]
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """Splits one tensor into three along the first dimension."""
+        """Splits one tensor `[3 * n, …]` into three `[n, …]` along the first dimension."""
         return list(ours[0].chunk(3))
 
 
@@ -109,14 +109,28 @@ class Grouped:
     head_dim: int
 
     def to_ours(self, theirs: list[Tensor]) -> list[Tensor]:
-        """Splits one tensor into queries, keys and values."""
+        """Splits one tensor into queries, keys and values.
+
+        Args:
+            theirs: One tensor `[(num_heads + 2 * num_kv_heads) * head_dim, …]`.
+
+        Returns:
+            `[num_heads * head_dim, …]` queries, `[num_kv_heads * head_dim, …]` keys and as many values.
+        """
         queries = self.num_heads // self.num_kv_heads
         groups = theirs[0].unflatten(0, (self.num_kv_heads, queries + 2, self.head_dim))
         q, k, v = groups.split((queries, 1, 1), dim=1)
         return [t.flatten(0, 2) for t in (q, k, v)]
 
     def to_theirs(self, ours: list[Tensor]) -> list[Tensor]:
-        """Joins queries, keys and values to one tensor."""
+        """Joins queries, keys and values to one tensor.
+
+        Args:
+            ours: `[num_heads * head_dim, …]` queries, `[num_kv_heads * head_dim, …]` keys and as many values.
+
+        Returns:
+            One tensor `[(num_heads + 2 * num_kv_heads) * head_dim, …]`.
+        """
         return [torch.cat([t.unflatten(0, (self.num_kv_heads, -1, self.head_dim)) for t in ours], dim=1).flatten(0, 2)]
 
 

@@ -68,12 +68,12 @@ class ActionStatistics:
         return f"{self.dataset}/{digest[:12]}"
 
     def normalised(self, values: Tensor) -> Tensor:
-        """Returns actions `[A, k]` in -1 to 1; 0 for a number that is constant."""
+        """Returns actions `[A, k]`, in the units of the data, as `[A, k]` in -1 to 1; 0 for a constant number."""
         centre, half = self._centre_half(values)
         return (values - centre) / torch.where(half > 0, half, 1.0)
 
     def restored(self, values: Tensor) -> Tensor:
-        """Returns normalised actions `[A, k]` in the units of the data."""
+        """Returns normalised actions `[A, k]` as `[A, k]` in the units of the data."""
         centre, half = self._centre_half(values)
         return values * half + centre
 

@@ -32,7 +32,7 @@ class TextFeatures:
     """Texts with the features of their tokens.
 
     Args:
-        texts: The texts.
+        texts: Texts in the order of `lengths`.
         ids: `[E]` int64 token ids, one text after the other.
         lengths: `[n]` int64 number of tokens of each text.
         features: `[E, c]`.

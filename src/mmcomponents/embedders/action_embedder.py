@@ -4,6 +4,8 @@ text (EXTERNAL) ── TextEncoder ──► features, projected if their width 
 images ──────────────────────────► visual tokens
 noise level (TIME) ──────────────► sinusoidal embedding
 noisy actions (ACTION) ──────────► padded with zeros, or mapped
+
+Reference code: RoboDita/Dita.
 """
 
 from __future__ import annotations

@@ -16,11 +16,11 @@ class Rotations(Protocol):
     """What an embedder uses of a position part."""
 
     def ticks(self, layout: Layout) -> Tensor:
-        """Computes positions in integer ticks of 1/256."""
+        """Computes positions in integer ticks of 1/256, int64 `[T]` or `[T, axes]`."""
         ...
 
     def rotary(self, layout: Layout) -> Exact:
-        """Computes cosine and sine, as a backbone takes them."""
+        """Computes cosine and sine, fp32 `[T, head_dim]` each, as a backbone takes them."""
         ...
 
 

@@ -1,4 +1,7 @@
-"""Holistic embedding of HoVLE: decoder layers over text and image tokens before the language model."""
+"""Holistic embedding of HoVLE: decoder layers over text and image tokens before the language model.
+
+Reference code: OpenGVLab/HoVLE on the Hugging Face hub.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Holistic embedding whose layers see all patches of an image, which are contracted after them."""
+"""Holistic embedding whose layers see all patches of an image, which are contracted after them.
+
+Source: HoVLE (arXiv 2412.16158). Reference code: OpenGVLab/HoVLE on the Hugging Face hub.
+"""
 
 from __future__ import annotations
 

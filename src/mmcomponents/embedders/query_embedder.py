@@ -1,4 +1,7 @@
-"""Token embedder with learned queries, whose hidden states condition a generator of pictures."""
+"""Token embedder with learned queries, whose hidden states condition a generator of pictures.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 

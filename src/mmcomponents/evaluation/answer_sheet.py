@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         picture: The question's image, as the bytes of a PNG or JPEG file; None for a question without one.
-        question: The question.
+        question: Text of the question.
         answer: Correct answer; empty if there is none.
         prediction: The model's answer as text.
         is_right: Whether it is correct; None for answers that are not compared.

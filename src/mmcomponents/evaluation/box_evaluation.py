@@ -39,7 +39,7 @@ class BoxEvaluation:
 
     Attributes:
         name: Name of the benchmark.
-        images: The images.
+        images: Images with their true boxes.
         folder: Output folder.
         settings: All that the boxes depend on, for the journal.
         refused: "KEY: reason" of samples that cannot be used.

@@ -98,7 +98,7 @@ def run_episodes(
     """Runs a policy from the starts of several seeds; each call of the policy serves all episodes that still run.
 
     Args:
-        policy: The policy.
+        policy: Maps observations to chunks of actions.
         environment: Makes an environment.
         seeds: Seed of each episode.
         executed: Number of actions of a chunk that are executed before the policy is asked again.

@@ -44,7 +44,7 @@ class PictureEvaluation:
     """Evaluation of the pictures that one model makes of requests.
 
     Attributes:
-        requests: The requests.
+        requests: Requests for pictures, with their keys and images.
         folder: Output folder.
         settings: All that the pictures depend on, for the journal.
         seed: Seed of the draws.

@@ -55,7 +55,7 @@ def overlaps(picture: Image.Image, reasoning: str, ground: str | None = None) ->
     apart, and overlap by 0.
 
     Args:
-        picture: The picture.
+        picture: Picture that was made after the reasoning.
         reasoning: Text with boxes and colours.
         ground: Colour of the ground. None: the median of the pixels outside of all boxes.
     """

@@ -56,15 +56,18 @@ class DeformableEncoderLayer(nn.Module):
         grids: Sequence[Grid],
         keep: Tensor | None,
     ) -> Tensor:
-        """Returns the tokens of all levels `[N, S, C]`; positions are embeddings of the same shape.
+        """Returns the tokens of all levels after the layer.
 
         Args:
-            tokens: Levels one after the other.
-            positions: Embeddings of the places, part of the queries.
+            tokens: `[N, S, C]`, levels one after the other.
+            positions: `[N, S, C]` embeddings of the places, part of the queries.
             places: fp32 `[N or 1, S, L, 2]` place of each token in each level.
             reach: fp32 `[1, 1, L, 2]` size of a place of each level.
             grids: Rows and columns of each level.
             keep: bool `[N, S]`, False in the padding. None: no padding.
+
+        Returns:
+            `[N, S, C]`.
         """
         sizes = [math.prod(grid) for grid in grids]
         maps = tokens.split(sizes, dim=1)

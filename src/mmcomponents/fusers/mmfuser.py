@@ -1,4 +1,7 @@
-"""MMFuser: several levels of an encoder, read by the deepest one (arXiv 2410.11829)."""
+"""MMFuser: several levels of an encoder, read by the deepest one (arXiv 2410.11829).
+
+Reference code: yuecao0119/MMFuser.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Unified features of all layers of an encoder (MI-DETR, arXiv 2503.01463, with the released code)."""
+"""Unified features of all layers of an encoder (MI-DETR, arXiv 2503.01463, with the released code).
+
+Reference code: CQU-ADHRI-Lab/MI-DETR.
+"""
 
 from __future__ import annotations
 

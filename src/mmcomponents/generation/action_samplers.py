@@ -1,4 +1,7 @@
-"""Samplers that answer with chunks of actions."""
+"""Samplers that answer with chunks of actions.
+
+Reference code: RoboDita/Dita.
+"""
 
 from __future__ import annotations
 

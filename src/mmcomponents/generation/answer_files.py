@@ -40,7 +40,7 @@ class PictureFolder:
         """Writes a picture, and beside it the text that was written before it, as `NAME.txt`.
 
         Args:
-            picture: The picture.
+            picture: Picture to be written as PNG.
             key: Key of its question, part of the file name as far as its characters are harmless.
             batch: Number of the batch over all ranks.
             row: Number of the question in its batch.
@@ -67,7 +67,7 @@ class Rows:
     """Rows of a JSON Lines file, as the lines of this rank.
 
     Attributes:
-        lines: The lines.
+        lines: One JSON object each, without a line break.
         refused: Keys of rows with NaN or infinity, which JSON does not have.
     """
 

@@ -156,7 +156,7 @@ class Sampler(Component):
         """Answers each segment.
 
         Args:
-            model: The model.
+            model: Model in evaluation mode, without gradients.
             prompts: Pack with one prompt per segment; it must not be changed.
             context: Tokenizer, stop tokens and random generator.
 
@@ -232,7 +232,7 @@ def check_tokens(sampler: Sampler, use: str) -> TokenSampler:
     """Returns a sampler that answers with text token by token.
 
     Args:
-        sampler: The sampler.
+        sampler: Sampler of a recipe or an argument.
         use: What needs it, for the message, such as "a conversation".
 
     Raises:

@@ -49,7 +49,7 @@ class Conversation:
     `generate`.
 
     Args:
-        model: The model.
+        model: Model with a backbone that has a cache.
         tokenizer: Has the tokens of the chat template.
         seed: Seed of the draws of the complete conversation. None: torch's global generator.
         max_length: Maximum number of tokens of the complete conversation. None: the limit of the model's positions.

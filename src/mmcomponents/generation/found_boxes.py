@@ -50,7 +50,7 @@ def draw_found(image: Image.Image, found: Sequence[FoundBox], min_score: float =
     """Draws boxes with the names of their classes on a copy of an image, those of a class in one colour.
 
     Args:
-        image: The image.
+        image: Image that the boxes were found in; it is not changed.
         found: Its boxes.
         min_score: Least score of a box that is drawn.
     """

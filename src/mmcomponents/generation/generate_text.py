@@ -142,7 +142,7 @@ def decode(
     """Runs the sampler and decodes its tokens to text.
 
     Args:
-        model: The model.
+        model: Model in evaluation mode.
         batch: Pack with one prompt per segment, on the model's device.
         sampler: Selects the tokens.
         texts: Receives the tokens of each segment; an answer ends when its text does.

@@ -1,4 +1,7 @@
-"""Pictures after a reasoning text: generate, parse, encode, denoise."""
+"""Pictures after a reasoning text: generate, parse, encode, denoise.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 
@@ -140,7 +143,7 @@ class GuidedGeneration(Sampler):
         The noise is that of `forward` for a generator in the same state.
 
         Args:
-            model: The model.
+            model: Model in evaluation mode.
             prompts: Pack with one prompt per segment.
             reasoning: Text of each prompt.
             context: Tokenizer and random generator.

@@ -1,4 +1,7 @@
-"""Prompts that are answered with pictures, beside copies whose question is left out."""
+"""Prompts that are answered with pictures, beside copies whose question is left out.
+
+Source: classifier-free guidance (Ho and Salimans 2022, arXiv 2207.12598), in SynerGen-VL (arXiv 2412.09604).
+"""
 
 from __future__ import annotations
 

@@ -136,7 +136,14 @@ class ImageSampler(Sampler):
         return 1 + int(rows * columns // head.cells)
 
     def guide(self, logits: Tensor) -> Tensor:
-        """Returns the logits of ids, given those with the questions and, if there is guidance, those without below."""
+        """Returns logits under guidance; without it, those that are given.
+
+        Args:
+            logits: `[2 * n, K]`, with the questions and then without; `[n, K]` if there is no guidance.
+
+        Returns:
+            `[n, K]`.
+        """
         if self.guidance == 1:
             return logits
         with_question, without = logits.chunk(2)

@@ -41,8 +41,8 @@ class PictureEditor:
     """Makes a picture, then draws it again from a changed reasoning, with the same noise (GoT, arXiv 2503.10639, 5.3).
 
     Args:
-        model: The model.
-        tokenizer: Its tokenizer.
+        model: Model in evaluation mode.
+        tokenizer: Tokenizer of the model.
         sampler: Draws from a reasoning text.
         seed: Seed of the noise. None: one that is drawn once.
         max_length: See `answer_prompts`.
@@ -79,7 +79,7 @@ class PictureEditor:
         """Answers a request with a new reasoning and its picture.
 
         Args:
-            request: The request.
+            request: Text of the prompt.
             images: Image that is edited, if any; that of `answer` continues with the last picture.
 
         Raises:

@@ -1,4 +1,7 @@
-"""Guidance of pictures by words, layout and reference: weights of four branches."""
+"""Guidance of pictures by words, layout and reference: weights of four branches.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +31,10 @@ def guided(weights: Sequence[float], estimate: Callable[[tuple[bool, bool, bool]
 
     Args:
         weights: Weight of each of `BRANCHES`, not all 0.
-        estimate: Returns the estimate of a branch, given which of words, layout and reference it has.
+        estimate: Returns the estimate of a branch, of any shape, given which of words, layout and reference it has.
+
+    Returns:
+        Sum in the shape of an estimate, such as `[P, c, h, w]`.
     """
     total: Tensor | None = None
     for weight, given in zip(weights, BRANCHES, strict=True):

@@ -98,7 +98,7 @@ class Autoregressive(Sampler):
         """Decodes step by step.
 
         Args:
-            model: The model.
+            model: Model in evaluation mode.
             prompts: Pack with one prompt per segment.
             stop_ids: Tokens that end an answer.
             generator: Random generator on the model's device. None: torch's global generator.

@@ -107,7 +107,7 @@ class TopBoxes(Sampler):
         """Returns the rows of an answer as boxes in pixels of an image.
 
         Args:
-            values: Answer of this sampler to a prompt of one image in one tile.
+            values: `[n, 7]`, answer of this sampler to a prompt of one image in one tile.
             size: Width and height of the image.
         """
         width, height = size

@@ -44,14 +44,34 @@ class PictureAutoencoder(Head):
 
     @abstractmethod
     def moments(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns mean and log-variance of the latents, `[P, latent_channels, h, w]` each."""
+        """Returns mean and log-variance of latents.
+
+        Args:
+            pictures: `[P, 3, H, W]` from -1 to 1.
+
+        Returns:
+            `[P, latent_channels, h, w]` each.
+        """
 
     @abstractmethod
     def decode(self, latents: Tensor) -> Tensor:
-        """Returns the pictures of latents."""
+        """Returns the pictures of latents.
+
+        Args:
+            latents: `[P, latent_channels, h, w]`, without `scale`.
+
+        Returns:
+            `[P, 3, H, W]` from -1 to 1.
+        """
 
     def encode(self, pictures: Tensor) -> Tensor:
         """Returns the most likely latents, without `scale`.
+
+        Args:
+            pictures: `[P, 3, H, W]` from -1 to 1, of `picture_size` pixels a side.
+
+        Returns:
+            `[P, latent_channels, h, w]`, the means of `moments`.
 
         Raises:
             ValueError: The pictures have another size.

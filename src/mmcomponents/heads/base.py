@@ -32,14 +32,26 @@ class Head(Component):
     """Whether the head's weight is the embedding weight."""
 
     def tie(self, embedding_weight: Tensor | None) -> None:
-        """Uses the embedding weight as the weight of the head if it is tied; called by the model."""
+        """Uses the embedding weight as the weight of the head if it is tied; called by the model.
+
+        Args:
+            embedding_weight: `[vocab, d]` parameter of the embedder; None if it has none.
+        """
 
     @abstractmethod
     def forward(self, state: ModelState, batch: PackedBatch) -> Tensor:
-        """Computes the output of the head."""
+        """Computes the output of the head.
+
+        Args:
+            state: What the model has computed, see `needs`.
+            batch: The pack, T tokens.
+
+        Returns:
+            Output of any shape, such as logits `[T, vocab]`.
+        """
 
     def planned_loss(self, state: ModelState, batch: PackedBatch) -> Tensor | None:
-        """Returns a loss over a pack of `plan`, for a head whose training computes something else than `forward`.
+        """Returns a loss over a pack of `plan`, a scalar, for a head whose training does not compute `forward`.
 
         Default: None, for the sum of what `forward` returns.
         """

@@ -1,4 +1,7 @@
-"""Head that conditions a denoiser of pictures on the hidden states of queries."""
+"""Head that conditions a denoiser of pictures on the hidden states of queries.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 
@@ -127,9 +130,15 @@ class Condition(Head):
         return hidden[places[last]]
 
     def blank_queries(self, hidden: Tensor) -> Tensor:
-        """Returns zeros in the place of the states of queries, `[1, num_queries, d]`, for a pack without pictures.
+        """Returns zeros in the place of the states of queries, for a pack without pictures.
 
         They depend on the hidden states, so that each rank of a sharded model computes the same gradients.
+
+        Args:
+            hidden: `[T, d]`.
+
+        Returns:
+            `[1, num_queries, d]`.
         """
         return (hidden.sum(0) * 0.0).expand(1, self.num_queries, -1)
 
@@ -151,6 +160,9 @@ class Condition(Head):
             reference: `[P, c, h, w]` latents of reference pictures; zeros: none.
             spatial: `[P, c, h, w]` latents of layouts; zeros: none.
             semantic: Condition in words.
+
+        Returns:
+            `[P, c, h, w]`.
         """
         found: Tensor = self.denoiser(torch.cat((noisy, reference, spatial), dim=1), level, *semantic)
         return found

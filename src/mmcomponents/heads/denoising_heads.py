@@ -1,4 +1,7 @@
-"""Heads that estimate the noise in actions: within the sequence, or outside of it as in Dita's ablation."""
+"""Heads that estimate the noise in actions: within the sequence, or outside of it as in Dita's ablation.
+
+Reference code: RoboDita/Dita.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +81,15 @@ class AdaptiveBlock(nn.Module):
         self.linear2 = nn.Linear(width, width)
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        """Maps `[n, width]` to `[n, width]`."""
+        """Adds the output of the feed-forward block, whose norm has scale and shift of the condition.
+
+        Args:
+            x: `[n, width]`.
+            condition: `[n, width]`.
+
+        Returns:
+            `[n, width]`.
+        """
         normed = layer_norm(x, x.shape[-1:])
         scaled = (1 + self.gamma(condition)) * normed + self.beta(condition)
         out: Tensor = x + self.linear2(silu(self.linear1(scaled)))
@@ -89,7 +100,7 @@ class DenoisingMLP(nn.Module):
     """Stack of `AdaptiveBlock` over values that are padded with zeros, and a map to the output.
 
     Args:
-        width: Width.
+        width: Width of the hidden states and of all blocks.
         out_features: Width of the output.
         num_blocks: Number of blocks.
     """
@@ -101,7 +112,16 @@ class DenoisingMLP(nn.Module):
         self.out = nn.Linear(width, out_features)
 
     def forward(self, values: Tensor, hidden: Tensor, level: Tensor) -> Tensor:
-        """Maps values `[n, v]` with hidden states `[n, width]` and noise levels `[n]` to `[n, out_features]`."""
+        """Estimates the noise in values.
+
+        Args:
+            values: `[n, v]`, v at most `width`.
+            hidden: `[n, width]` hidden states.
+            level: `[n]` int64 noise levels.
+
+        Returns:
+            `[n, out_features]`.
+        """
         x = pad(values, (0, self.width - values.shape[-1])).to(hidden.dtype)
         condition = hidden + time_embedding(level, self.width).to(hidden.dtype)
         for block in self.blocks:

@@ -4,6 +4,8 @@ levels ── scores, boxes of all places ── best Q ──► reference boxe
 queries ── layer 1 ── … ── layer L        each layer: M inquiries in parallel, fused by one map that all layers share
              │               │            each layer moves the boxes
            stage 1         stage L        (stage 0: the proposals)
+
+Reference code: CQU-ADHRI-Lab/MI-DETR.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Layers of the decoder of detection transformers, and several of them in parallel (MI-DETR, arXiv 2503.01463)."""
+"""Layers of the decoder of detection transformers, and several of them in parallel (MI-DETR, arXiv 2503.01463).
+
+Reference code: CQU-ADHRI-Lab/MI-DETR.
+"""
 
 from __future__ import annotations
 
@@ -49,9 +52,12 @@ class SelfAttention(nn.Module):
         """Returns what each query gets from the others.
 
         Args:
-            x: `[N, Q, C]`.
-            positions: `[N, Q, C]`.
+            x: `[N, Q, C]` queries.
+            positions: `[N, Q, C]` embeddings of their boxes.
             sees: bool `[N, Q, Q]`, whether a query sees another one. None: all.
+
+        Returns:
+            `[N, Q, C]`.
         """
         q, k = self.query_key(x + positions).chunk(2, dim=-1)
         q, k, v = (t.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for t in (q, k, self.value(x)))
@@ -93,21 +99,34 @@ class QueryLayer(nn.Module):
         self.norm3 = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, positions: Tensor, boxes: Tensor, memory: Memory, sees: Tensor | None) -> Tensor:
-        """Returns the queries `[N, Q, C]` after the layer.
+        """Returns the queries after the layer.
 
         Args:
-            x: `[N, Q, C]`.
+            x: `[N, Q, C]` queries.
             positions: `[N, Q, C]` embeddings of the boxes.
             boxes: fp32 `[N, Q, 4]` centre and size in shares of the image.
             memory: The levels.
-            sees: See `SelfAttention`.
+            sees: bool `[N, Q, Q]`, whether a query sees another one. None: all.
+
+        Returns:
+            `[N, Q, C]`.
         """
         if self.self_attention is not None and self.norm1 is not None:
             x = self.norm1(x + self.self_attention(x, positions, sees))
         return self.read(x, positions, boxes, memory)
 
     def read(self, x: Tensor, positions: Tensor, boxes: Tensor, memory: Memory) -> Tensor:
-        """Returns the queries after deformable attention and feed-forward block."""
+        """Returns the queries after deformable attention and feed-forward block.
+
+        Args:
+            x: `[N, Q, C]` queries.
+            positions: `[N, Q, C]` embeddings of the boxes.
+            boxes: fp32 `[N, Q, 4]` centre and size in shares of the image.
+            memory: The levels.
+
+        Returns:
+            `[N, Q, C]`.
+        """
         centres = boxes[:, :, None, :2] * memory.share[:, None]
         reach = boxes[:, :, None, 2:] * memory.share[:, None] * (0.5 / self.num_points)
         found = self.cross_attention.attend(x + positions, centres, reach, memory.maps, memory.grids, memory.inside)
@@ -137,7 +156,18 @@ class Inquiries(nn.Module):
         )
 
     def forward(self, x: Tensor, positions: Tensor, boxes: Tensor, memory: Memory, sees: Tensor | None) -> Tensor:
-        """Returns the queries of all layers side by side, `[N, Q, M * C]`; arguments are those of `QueryLayer`."""
+        """Returns the queries of all layers side by side.
+
+        Args:
+            x: `[N, Q, C]` queries.
+            positions: `[N, Q, C]` embeddings of the boxes.
+            boxes: fp32 `[N, Q, 4]` centre and size in shares of the image.
+            memory: The levels.
+            sees: bool `[N, Q, Q]`, whether a query sees another one. None: all.
+
+        Returns:
+            `[N, Q, M * C]` for M layers.
+        """
         return torch.cat([layer(x, positions, boxes, memory, sees) for layer in self.layers], dim=-1)
 
     def query_weights(self) -> int:

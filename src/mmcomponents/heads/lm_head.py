@@ -39,6 +39,9 @@ class LMHead(Head):
     def tie(self, embedding_weight: Tensor | None) -> None:
         """Uses the embedding weight, if the head is tied.
 
+        Args:
+            embedding_weight: `[vocab, d]` parameter of the embedder.
+
         Raises:
             WiringError: There is no embedding weight, or it has another shape.
         """
@@ -63,11 +66,28 @@ class LMHead(Head):
         return linear(hidden, self.weight)
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Computes the negative log-likelihoods, `[n, d]` and `[n]` to fp32 `[n]`, zero where there is no target."""
+        """Computes the negative log-likelihood of each position.
+
+        Args:
+            hidden: `[n, d]` hidden states.
+            labels: `[n]` int64 targets, `IGNORE` where there is none.
+
+        Returns:
+            fp32 `[n]`, zero where there is no target.
+        """
         return linear_nll(hidden, self.weight, labels)
 
     def weighted_nll(self, hidden: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the weighted sum (fp32 scalar) and the negative log-likelihoods without gradient (fp32 `[n]`)."""
+        """Computes the weighted sum of the negative log-likelihoods, and their values without gradient.
+
+        Args:
+            hidden: `[n, d]` hidden states.
+            labels: `[n]` int64 targets, `IGNORE` where there is none.
+            row_weights: fp32 `[n]` weight of each position.
+
+        Returns:
+            The weighted sum, an fp32 scalar, and the negative log-likelihoods, fp32 `[n]` without gradient.
+        """
         return weighted_linear_nll(hidden, self.weight, labels, row_weights)
 
     def flops(self, batch: PackedBatch) -> float:

@@ -53,12 +53,23 @@ class NoiseSchedule(ABC):
             signal: `[n, k]`.
             noise: `[n, k]`, of variance 1.
             level: `[n]` int64 noise level of each row.
+
+        Returns:
+            `[n, k]` in the data type of `signal`.
         """
         alpha = self.alphas.to(level.device)[level][:, None]
         return (alpha.sqrt() * signal + (1 - alpha).sqrt() * noise).to(signal.dtype)
 
     def target(self, signal: Tensor, noise: Tensor) -> Tensor:
-        """Returns what a head has to predict."""
+        """Returns what a head has to predict: one of both, see `prediction`.
+
+        Args:
+            signal: Values without noise, of any shape.
+            noise: The noise that was added, of the same shape.
+
+        Returns:
+            `signal` or `noise`, of the same shape.
+        """
         return noise if self.prediction == "noise" else signal
 
     def descent(self, steps: int) -> list[int]:
@@ -76,12 +87,15 @@ class NoiseSchedule(ABC):
         """Makes one step of DDIM without fresh noise (arXiv 2010.02502, equation 12, sigma = 0).
 
         Args:
-            noisy: Values at noise level `level`.
-            predicted: What a head predicts of them, see `prediction`.
+            noisy: Values of any shape at noise level `level`.
+            predicted: What a head predicts of them, of the same shape; see `prediction`.
             level: Their noise level.
             following: Noise level after the step; None: the values without noise.
             bound: Largest absolute value of the estimated signal; the noise stays as estimated, as in diffusers with
                 `clip_sample`. None: it is not bounded.
+
+        Returns:
+            Values of the same shape at the noise level `following`.
         """
         alpha = float(self.alphas[level])
         if self.prediction == "noise":

@@ -127,7 +127,15 @@ class VQUnfold(Head):
         return self.logits(state.hidden, zeros)
 
     def logits(self, hidden: Tensor, ids: Tensor) -> Tensor:
-        """Computes the logits of each id given those before it, `[F, d]` and `[F, cells]` to `[F, cells, K]`."""
+        """Computes the logits of each id given those before it in its fold.
+
+        Args:
+            hidden: `[F, d]` hidden states of the positions before the folds.
+            ids: `[F, cells]` int64.
+
+        Returns:
+            `[F, cells, K]`.
+        """
         logits: Tensor = linear(self._states(hidden, ids), self.weight).unflatten(0, (-1, self.cells))
         return logits
 
@@ -164,7 +172,7 @@ class VQUnfold(Head):
         return linear(out, self.weight)
 
     def planned_loss(self, state: ModelState, batch: PackedBatch) -> Tensor:
-        """Returns the loss of a pack whose images are all made."""
+        """Returns the loss of a pack whose images are all made, a scalar."""
         assert state.hidden is not None
         hidden = state.hidden[(batch.visual_index >= 0).nonzero()[:, 0]]
         ids = torch.zeros(hidden.shape[0], self.cells, dtype=torch.long, device=batch.visual_index.device)

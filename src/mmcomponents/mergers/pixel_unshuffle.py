@@ -1,4 +1,7 @@
-"""Pixel unshuffle, which merges a block of neighbouring patches into one wide token."""
+"""Pixel unshuffle, which merges a block of neighbouring patches into one wide token.
+
+Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 

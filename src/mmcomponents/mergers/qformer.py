@@ -1,6 +1,8 @@
 """Q-Former: learned queries read a feature map; Dita's is conditioned on text by FiLM.
 
 queries ─► [ self-attention ─ cross-attention to the map ─ MLP ─ FiLM by the text ] x num_layers ─ norm ─► tokens
+
+Reference code: RoboDita/Dita.
 """
 
 from __future__ import annotations
@@ -34,7 +36,15 @@ class QFormerAttention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, source: Tensor) -> Tensor:
-        """Maps `[N, Q, width]` and `[N, L, source_width]` to `[N, Q, width]`."""
+        """Reads the tokens of a map.
+
+        Args:
+            x: `[N, Q, width]` queries.
+            source: `[N, L, source_width]` tokens that are read.
+
+        Returns:
+            `[N, Q, width]`.
+        """
         q, k, v = (
             part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for part in (self.q(x), *self.kv(source).chunk(2, dim=-1))
@@ -64,7 +74,16 @@ class QFormerBlock(nn.Module):
         self.mlp = MLP(width, intermediate_size)
 
     def forward(self, x: Tensor, source: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps `[N, Q, width]` to `[N, Q, width]`."""
+        """Returns the queries after the block.
+
+        Args:
+            x: `[N, Q, width]` queries.
+            source: `[N, L, source_width]` tokens of the map.
+            context: `[N, context_width]` features of the text. This block does not read them.
+
+        Returns:
+            `[N, Q, width]`.
+        """
         own = self.norm1(x)
         x = x + self.self_attn(own, own)
         x = x + self.cross_attn(self.norm2(x), source)
@@ -91,7 +110,16 @@ class FiLMBlock(QFormerBlock):
         self.film_shift = nn.Linear(context_width, width)
 
     def forward(self, x: Tensor, source: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps `[N, Q, width]` and the text `[N, context_width]` to `[N, Q, width]`."""
+        """Returns the queries after the block and FiLM by the text.
+
+        Args:
+            x: `[N, Q, width]` queries.
+            source: `[N, L, source_width]` tokens of the map.
+            context: `[N, context_width]` features of the text, which have to be given.
+
+        Returns:
+            `[N, Q, width]`.
+        """
         assert context is not None
         x = super().forward(x, source)
         context = context.to(x.dtype)[:, None]

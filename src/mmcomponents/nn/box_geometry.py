@@ -7,13 +7,13 @@ from torch import Tensor
 
 
 def corners(boxes: Tensor) -> Tensor:
-    """Returns the corners of boxes `[..., 4]` of centre and size."""
+    """Returns the corners `[..., 4]` (left, top, right, bottom) of boxes `[..., 4]` of centre and size."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat((centre - half, centre + half), dim=-1)
 
 
 def centred(boxes: Tensor) -> Tensor:
-    """Returns centre and size of boxes `[..., 4]` of corners."""
+    """Returns centre and size `[..., 4]` of boxes `[..., 4]` of corners."""
     first, last = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((first + last) / 2, last - first), dim=-1)
 
@@ -37,5 +37,5 @@ def generalized_iou(one: Tensor, other: Tensor) -> Tensor:
 
 
 def inverse_sigmoid(x: Tensor, eps: float = 1e-3) -> Tensor:
-    """Returns the logit of shares, of which those nearer than `eps` to 0 and 1 are moved there."""
+    """Returns the logit of shares of any shape; those nearer than `eps` to 0 and 1 are moved there."""
     return torch.logit(x, eps=eps)

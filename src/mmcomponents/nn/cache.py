@@ -117,9 +117,17 @@ class KVCache:
         state.extended.clear()
 
     def extend(self, layer: str, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Appends the new positions `[T, Hkv, D]` of a layer and returns its blocks `[S, Hkv, capacity, D]`.
+        """Appends the new positions of a layer.
 
         Keys and values may differ in width D.
+
+        Args:
+            layer: Name of the layer.
+            k: `[T, Hkv, D]` keys of the call.
+            v: `[T, Hkv, D]` values of the call.
+
+        Returns:
+            Blocks of all keys and of all values, `[S, Hkv, capacity, D]` each.
 
         Raises:
             ValueError: A layer of this name has been extended in the same call.

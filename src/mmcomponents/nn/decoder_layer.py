@@ -101,15 +101,18 @@ class DecoderLayer(nn.Module):
         cache: KVCache | None,
         layer: str,
     ) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`.
+        """Adds the outputs of attention and of the feed-forward block.
 
         Args:
-            x: Positions of the pack.
+            x: `[T, d]` positions of the pack.
             layout: Structure of the pack. This layer does not read it; one that routes by token type does.
             segments: Boundaries of the pack, built once for all layers.
             rotate: Rotation of queries and keys; None: without positions.
             cache: Keys and values of earlier calls.
             layer: Name of the layer in the cache.
+
+        Returns:
+            `[T, d]`.
         """
         x = x + self.self_attn(self.input_layernorm(x), segments, rotate, cache, layer)
         out: Tensor = x + self.mlp(self.post_attention_layernorm(x))
@@ -167,6 +170,10 @@ def layers_flops(layers: nn.ModuleList, cu_seqlens: Tensor) -> float:
     """Counts matrices over all positions, and causal attention as half the square of each segment's length.
 
     Kernels that compute the full square and mask half of it do more operations than counted.
+
+    Args:
+        layers: Layers of the class `DecoderLayer`.
+        cu_seqlens: `[S+1]` boundaries of the segments.
     """
     squares = float(cu_seqlens.diff().double().square().sum())
     total = 0.0

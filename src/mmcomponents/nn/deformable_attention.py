@@ -141,7 +141,7 @@ def init_deformable(name: str, value: Tensor, num_heads: int, num_points: int) -
 
     Args:
         name: Name of the parameter, or the end of it.
-        value: Filled in place.
+        value: Parameter of any shape, filled in place.
         num_heads: Number of heads.
         num_points: Number of places of a head in a map.
     """

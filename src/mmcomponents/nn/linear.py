@@ -21,6 +21,9 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         x: `[…, in]`.
         weight: `[out, in]`.
         bias: `[out]` or None.
+
+    Returns:
+        `[…, out]`.
     """
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or x.device.type != "cpu" or not weight.is_contiguous():
         return nn.functional.linear(x, weight, bias)

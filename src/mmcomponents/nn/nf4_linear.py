@@ -81,10 +81,13 @@ def dequantized(codes: Tensor, scales: Tensor, shape: tuple[int, ...], dtype: to
     """Returns the weight that a map with these buffers computes with.
 
     Args:
-        codes: See `NF4Linear`.
-        scales: See `NF4Linear`.
+        codes: uint8 `[32 * b]`, two weights in a byte, for b blocks of 64 weights.
+        scales: uint8 `[4 * b]`, the bytes of an fp32 scale for each block.
         shape: Shape of the weight.
         dtype: Its data type.
+
+    Returns:
+        `[out_features, in_features]`, or another shape that is given.
     """
     from bitsandbytes.functional import QuantState, dequantize_4bit
 

@@ -14,7 +14,7 @@ class RMSNorm(nn.RMSNorm):
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalises over the last dimension."""
+        """Normalises over the last dimension, `[..., d]` to `[..., d]`."""
         return super().forward(x) if x.is_cuda else recomputed(self._norm, x, self.weight)
 
     def _norm(self, x: Tensor, weight: Tensor | None) -> Tensor:

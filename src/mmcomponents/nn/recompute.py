@@ -29,7 +29,10 @@ def recomputed(function: Elementwise, *inputs: Tensor | None) -> Tensor:
 
     Args:
         function: Cheap, deterministic function, such as a norm.
-        inputs: Tensors that may need a gradient, or None.
+        inputs: Tensors of any shape that may need a gradient, or None.
+
+    Returns:
+        Output of the function, of any shape.
     """
     if not torch.is_grad_enabled() or torch.compiler.is_compiling():
         return function(*inputs)
@@ -45,7 +48,10 @@ def recomputed_input(module: nn.Module, function: Elementwise, *inputs: Tensor) 
     Args:
         module: Linear map, of any class: plain, with an adapter, quantised.
         function: Cheap, deterministic function, such as a gated activation.
-        inputs: Tensors that may need a gradient.
+        inputs: Tensors of any shape that may need a gradient.
+
+    Returns:
+        Output of the module, of any shape.
 
     Raises:
         RuntimeError: The module changes its input in place, which is another one when it is computed again.

@@ -26,6 +26,6 @@ class Rotation:
         self.sin = torch.cat((-sin[:, : self.half], sin[:, self.half :]), dim=-1)[:, None]
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Rotates queries or keys `[T, H, D]` in fp32 and returns them in their own dtype."""
+        """Rotates queries or keys `[T, H, D]` in fp32 and returns them in their own dtype, of the same shape."""
         wide = x.float()
         return torch.addcmul(wide * self.cos, wide.roll(self.half, -1), self.sin).to(x.dtype)

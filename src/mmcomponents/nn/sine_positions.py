@@ -32,6 +32,9 @@ def grid_embedding(centres: Tensor, width: int, temperature: float = 10_000.0) -
         centres: `[..., 2]` as (x, y), from 0 to 1 within the image.
         width: Width of the embedding, a multiple of 4.
         temperature: See `sine_embedding`.
+
+    Returns:
+        fp32 `[..., width]`.
     """
     return sine_embedding(centres.flip(-1), width // 2, temperature)
 

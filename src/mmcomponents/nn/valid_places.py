@@ -25,12 +25,20 @@ def inside(valid_hw: Tensor, hw: Grid) -> Tensor:
 
 
 def halved(valid_hw: Tensor | None) -> Tensor | None:
-    """Returns valid rows and columns after a convolution of stride 2 that keeps a last odd row."""
+    """Returns valid rows and columns `[N, 2]` after a convolution of stride 2 that keeps a last odd row, `[N, 2]`."""
     return None if valid_hw is None else (valid_hw + 1) // 2
 
 
 def without_padding(image: Tensor, valid_hw: Tensor | None) -> Tensor:
-    """Returns maps `[N, C, h, w]` with zeros in their padding, as a convolution sees outside of an image."""
+    """Returns maps with zeros in their padding, as a convolution sees outside of an image.
+
+    Args:
+        image: `[N, C, h, w]`.
+        valid_hw: `[N, 2]` int64 rows and columns that are not padding. None: there is none.
+
+    Returns:
+        `[N, C, h, w]`.
+    """
     if valid_hw is None:
         return image
     return image.masked_fill(~inside(valid_hw, (image.shape[-2], image.shape[-1]))[:, None], 0.0)
@@ -55,7 +63,15 @@ class MaskedGroupNorm(nn.GroupNorm):
     """Group normalization whose mean and variance leave out padding, so that they are those of the image alone."""
 
     def forward(self, image: Tensor, valid_hw: Tensor | None = None) -> Tensor:
-        """Normalizes maps `[N, C, h, w]`; what comes out in the padding has no meaning."""
+        """Normalizes maps; what comes out in the padding has no meaning.
+
+        Args:
+            image: `[N, C, h, w]`.
+            valid_hw: `[N, 2]` int64 rows and columns that are not padding. None: there is none.
+
+        Returns:
+            `[N, C, h, w]`.
+        """
         if valid_hw is None:
             return group_norm(image, self.num_groups, self.weight, self.bias, self.eps)
         keep = inside(valid_hw, (image.shape[-2], image.shape[-1]))[:, None, None]

@@ -192,7 +192,13 @@ class Starts:
         self._buffers = {name: value for name, value in self._buffers.items() if name in present}
 
     def draw(self, name: str, value: Tensor, generator: torch.Generator) -> bool:
-        """Fills a parameter of the model; returns False if the default initialisation of a component applies."""
+        """Fills a parameter of the model; returns False if the default initialisation of a component applies.
+
+        Args:
+            name: Name of the parameter in the model.
+            value: Parameter of any shape, filled in place.
+            generator: Random generator of this parameter.
+        """
         if name in self._vectors:
             value.copy_(self._vectors[name])
         elif name in self._random:
@@ -208,7 +214,12 @@ class Starts:
         return True
 
     def fill(self, name: str, value: Tensor) -> bool:
-        """Fills a buffer of the model; returns False if its value is unknown."""
+        """Fills a buffer of the model; returns False if its value is unknown.
+
+        Args:
+            name: Name of the buffer in the model.
+            value: Buffer of any shape, filled in place.
+        """
         if name in self._buffers:
             value.copy_(self._buffers[name])
         elif name in self._statistics:

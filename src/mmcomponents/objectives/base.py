@@ -43,11 +43,28 @@ class LanguageHead(Protocol):
     """Interface of heads for losses over tokens; see `mmcomponents.heads.LMHead`."""
 
     def nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """Computes the negative log-likelihood of each position, fp32 `[n]`."""
+        """Computes the negative log-likelihood of each position.
+
+        Args:
+            hidden: `[n, d]` hidden states.
+            labels: `[n]` int64 targets, `IGNORE` where there is none.
+
+        Returns:
+            fp32 `[n]`, zero where there is no target.
+        """
         ...
 
     def weighted_nll(self, hidden: Tensor, labels: Tensor, row_weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the weighted sum, and the value of each position without gradient."""
+        """Computes the weighted sum of the negative log-likelihoods, and their values without gradient.
+
+        Args:
+            hidden: `[n, d]` hidden states.
+            labels: `[n]` int64 targets, `IGNORE` where there is none.
+            row_weights: fp32 `[n]` weight of each position.
+
+        Returns:
+            The weighted sum, an fp32 scalar, and the negative log-likelihoods, fp32 `[n]` without gradient.
+        """
         ...
 
 
@@ -116,7 +133,7 @@ def check_head(objective: Objective, model: Composition, name: str, method: str,
 
     Args:
         objective: The objective, for the message.
-        model: The model.
+        model: Parts of the model by slot.
         name: Name of the head.
         method: Method of the head that the objective calls.
         such_as: Class of heads that have this method, for the message.

@@ -57,7 +57,7 @@ class Matches:
     """Pairs of a prediction and a true box, `[P]` each.
 
     Attributes:
-        tile: Tile.
+        tile: Number of the tile in the pack.
         stage: Stage of the prediction.
         query: Its number.
         box: Number of the true box in its tile.
@@ -109,7 +109,16 @@ class MatchingCost:
         return Matches(*(torch.from_numpy(column.astype(np.int64)).to(logits.device) for column in joined))
 
     def of_pairs(self, logits: Tensor, boxes: Tensor, truth: Truth) -> Tensor:
-        """Returns the costs of all pairs, `[N, stages, Q, n]`."""
+        """Returns the costs of all pairs of a prediction and a true box.
+
+        Args:
+            logits: `[N, stages, Q, classes]`.
+            boxes: `[N, stages, Q, 4]` centre and size, in shares of the image.
+            truth: The true boxes, n of each tile, padded.
+
+        Returns:
+            `[N, stages, Q, n]`.
+        """
         label = truth.label[:, None, None].expand(*logits.shape[:3], -1)
         p = logits.sigmoid().gather(-1, label)
         positive = self.alpha * (1 - p) ** self.gamma * -(p + 1e-8).log()

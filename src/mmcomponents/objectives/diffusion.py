@@ -1,4 +1,7 @@
-"""Objectives of policies: noise in actions, or the actions themselves."""
+"""Objectives of policies: noise in actions, or the actions themselves.
+
+Reference code: RoboDita/Dita.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +29,28 @@ class Schedule(Protocol):
     levels: int
 
     def add_noise(self, signal: Tensor, noise: Tensor, level: Tensor) -> Tensor:
-        """Returns noisy values."""
+        """Returns noisy values.
+
+        Args:
+            signal: `[n, k]`.
+            noise: `[n, k]`, of variance 1.
+            level: `[n]` int64 noise level of each row.
+
+        Returns:
+            `[n, k]`.
+        """
         ...
 
     def target(self, signal: Tensor, noise: Tensor) -> Tensor:
-        """Returns what a head has to predict."""
+        """Returns what a head has to predict.
+
+        Args:
+            signal: `[n, k]`.
+            noise: `[n, k]` that was added.
+
+        Returns:
+            `[n, k]`.
+        """
         ...
 
 
@@ -42,7 +62,17 @@ class NoiseHead(Protocol):
     ranges: ActionStatistics
 
     def noise_of(self, hidden: Tensor, noisy: Tensor, level: Tensor, batch: PackedBatch) -> Tensor:
-        """Estimates the noise in actions."""
+        """Estimates the noise in actions.
+
+        Args:
+            hidden: `[A, d]` hidden states of the positions of the actions.
+            noisy: `[A, k]` actions with noise.
+            level: `[A]` int64 noise level of each action.
+            batch: The pack.
+
+        Returns:
+            `[A, k]`.
+        """
         ...
 
 

@@ -24,7 +24,16 @@ class FoldHead(Protocol):
     columns: int
 
     def weighted_fold_nll(self, hidden: Tensor, ids: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Computes the weighted sum over the ids of folds, and the value of each fold without gradient."""
+        """Computes the weighted sum of the negative log-likelihoods of the ids of folds.
+
+        Args:
+            hidden: `[F, d]` hidden states of the positions before the folds.
+            ids: `[F, rows * columns]` int64.
+            weights: fp32 `[F]`, of each id of a fold.
+
+        Returns:
+            The sum, an fp32 scalar, and the sum over the ids of each fold, fp32 `[F]` without gradient.
+        """
         ...
 
 

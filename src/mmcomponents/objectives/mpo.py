@@ -1,4 +1,7 @@
-"""Mixed preference optimization."""
+"""Mixed preference optimization.
+
+Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 
@@ -131,8 +134,8 @@ class MPO(Objective):
             reference_logps: `[P, 2]` likewise; they get no gradient.
 
         Returns:
-            "dpo" and "bco", unweighted means over the pairs, with gradient; "delta" as used, "chosen_reward" and
-            "rejected_reward" (means) without. fp32, or fp64 if the policy's are.
+            Scalars by name: "dpo" and "bco", unweighted means over the pairs, with gradient; "delta" as used,
+            "chosen_reward" and "rejected_reward" (means) without. fp32, or fp64 if the policy's are.
         """
         rewards = self._rewards(policy_logps, reference_logps)
         if self.training:
@@ -192,14 +195,15 @@ class MPO(Objective):
         return LossOutput(total.float(), parts)
 
     def get_extra_state(self) -> Tensor:
-        """Returns delta, its number of pairs and the number of remaining packs of the last step, for the checkpoint.
+        """Returns delta, its number of pairs and the number of remaining packs of the last step, fp64 `[3]`.
 
-        The same on all ranks. Packs remain only if the run stops inside an accumulation window.
+        It is part of the checkpoint, and the same on all ranks. Packs remain only if the run stops inside an
+        accumulation window.
         """
         return torch.tensor([float(self._delta), self._pairs, self._left], dtype=torch.float64, device="cpu")
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restores delta from a checkpoint."""
+        """Restores what `get_extra_state` returned, `[3]`, from a checkpoint."""
         self._delta, self._pairs = state[0].detach().to("cpu", torch.float64, copy=True), float(state[1])
         self._left = int(state[2])
 

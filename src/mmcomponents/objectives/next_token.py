@@ -1,4 +1,7 @@
-"""Next-token prediction."""
+"""Next-token prediction.
+
+Source: InternVL3 (arXiv 2504.10479, section 2.2). Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Next-token prediction of texts, and diffusion of the pictures that they describe."""
+"""Next-token prediction of texts, and diffusion of the pictures that they describe.
+
+Reference code: rongyaofang/GoT.
+"""
 
 from __future__ import annotations
 

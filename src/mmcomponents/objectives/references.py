@@ -1,4 +1,7 @@
-"""Reference log-probabilities of preference losses, of the model that training started from."""
+"""Reference log-probabilities of preference losses, of the model that training started from.
+
+Source: DPO (arXiv 2305.18290, section 4), whose reference is the policy before training.
+"""
 
 from __future__ import annotations
 

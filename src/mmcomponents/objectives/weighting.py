@@ -1,4 +1,7 @@
-"""Weights of the tokens in the loss."""
+"""Weights of the tokens in the loss.
+
+Source: InternVL3 (arXiv 2504.10479, section 2.2). Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Rotary positions whose dynamic NTK base follows the length while decoding, as in transformers."""
+"""Rotary positions whose dynamic NTK base follows the length while decoding, as in transformers.
+
+Source: RoFormer (Su et al. 2021, arXiv 2104.09864, section 3.2). Reference code: `modeling_rope_utils.py` of
+huggingface/transformers.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Rotary position embedding with integer positions."""
+"""Rotary position embedding with integer positions.
+
+Source: RoFormer (Su et al. 2021, arXiv 2104.09864, section 3.2). Reference code: `modeling_rope_utils.py` of
+huggingface/transformers, for dynamic NTK.
+"""
 
 from __future__ import annotations
 

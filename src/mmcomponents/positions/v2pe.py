@@ -1,4 +1,7 @@
-"""Variable visual position encoding."""
+"""Variable visual position encoding.
+
+Source: V2PE (arXiv 2412.09616) and InternVL3 (arXiv 2504.10479, section 2.1). Reference code: OpenGVLab/V2PE.
+"""
 
 from __future__ import annotations
 
@@ -68,6 +71,7 @@ class V2PE(Position):
         before = -steps[starts] if layout.last_ticks is None else layout.last_ticks.to(steps.device)
         if self.realign:
             steps = steps + _realignment(steps, image, starts, before)
+        # One cumulative sum over the pack, exact since it is of integers, then moved to the start of each segment.
         total = steps.cumsum(0)
         offset = before - (total - steps)[starts]
         return total + offset[segment]
@@ -101,6 +105,7 @@ def _realignment(steps: Tensor, image: Tensor, start: Tensor, before: Tensor) ->
     # A cached position inside an image belongs to the run that continues it, and is rounded up before text.
     continues = (image[start] >= 0).long()
     ticks.index_add_(0, run[start], before * continues)
+    # All by tensor operations of fixed shapes: a loop over images would wait for the device at each one.
     missing = -ticks % TICKS * visual
     extra = torch.where(opens & ~first, missing[(run - 1).clamp(min=0)], 0)
     return extra.index_add_(0, start, -before % TICKS * (1 - continues))

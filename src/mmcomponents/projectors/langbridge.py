@@ -4,6 +4,8 @@
 
 Its weights do not depend on the width of the language model: a trained projector is moved to another language model
 with the embeddings of the same words there. Code of the authors: `llava/model/multimodal_projector/builder.py`.
+
+Reference code: CurryX-001/LangBridge.
 """
 
 from __future__ import annotations
@@ -95,7 +97,14 @@ class WordProjector(Projector):
 
     @abstractmethod
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
-        """Returns the embeddings of the words, `[V, out_features]`."""
+        """Returns the embeddings of the words.
+
+        Args:
+            embedding_weight: `[vocab, out_features]` of the embedder, if `needs_embedding_weight` is set, else None.
+
+        Returns:
+            `[V, out_features]`.
+        """
 
     def coefficients(self, x: Tensor) -> Tensor:
         """Computes the coefficients of the words, `[..., in_features]` to `[..., V]`."""
@@ -172,7 +181,7 @@ class LiveLangBridge(WordProjector):
         return words.ids
 
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
-        """Returns the embeddings of the words, `[V, out_features]`."""
+        """Returns the present embeddings of the words, see the base class."""
         assert embedding_weight is not None
         return embedding_weight[self.ids]
 
@@ -223,7 +232,7 @@ class SnapshotProjector(WordProjector):
         return words.rows
 
     def rows(self, embedding_weight: Tensor | None) -> Tensor:
-        """Returns the embeddings of the words, `[V, out_features]`."""
+        """Returns the stored embeddings of the words, see the base class."""
         return self.table
 
 

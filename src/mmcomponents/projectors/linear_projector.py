@@ -1,4 +1,7 @@
-"""Linear projector."""
+"""Linear projector.
+
+Reference code: haotian-liu/LLaVA.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Projector of LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744, section 3.3)."""
+"""Projector of LLaVA-1.5 (Liu et al. 2023, arXiv 2310.03744, section 3.3).
+
+Reference code: haotian-liu/LLaVA.
+"""
 
 from __future__ import annotations
 

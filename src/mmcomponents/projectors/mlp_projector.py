@@ -1,4 +1,7 @@
-"""MLP projector of InternVL."""
+"""MLP projector of InternVL.
+
+Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Projector of several maps of one image (PIIP for language models, arXiv 2501.07783)."""
+"""Projector of several maps of one image (PIIP for language models, arXiv 2501.07783).
+
+Reference code: OpenGVLab/PIIP.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,7 @@ class TwoMap(Projector):
 
 
 def resized(source: FeatureMap, hw: tuple[int, int]) -> Tensor:
-    """Returns the tokens of a map, resized bilinearly to another grid."""
+    """Returns the tokens of a map `[N, h*w, C]`, resized bilinearly to another grid, `[N, h'*w', C]`."""
     if source.hw == hw:
         return source.tokens
     image = source.tokens.transpose(1, 2).unflatten(2, source.hw).float()

@@ -184,7 +184,7 @@ class OutputNorm(Objective):
 
 
 def outputs(model: Model, batch: PackedBatch) -> dict[str, Tensor]:
-    """Returns what the heads of a model return; without heads, its last state.
+    """Returns what the heads of a model return, by name and in any shape; without heads, its last state.
 
     What comes of the blank tile, which a pack without images encodes in training, is returned as zeros: it keeps its
     place in the graph. Without gradient, heads that only read visual features return nothing for such a pack.
@@ -211,7 +211,7 @@ def outputs(model: Model, batch: PackedBatch) -> dict[str, Tensor]:
 
 
 def tensors_of(state: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Returns copies of the tensors of a state_dict; extra state may be anything else."""
+    """Returns copies of the tensors of a state_dict, of any shape; extra state may be anything else."""
     return {name: value.clone() for name, value in state.items() if isinstance(value, Tensor)}
 
 
@@ -226,7 +226,7 @@ def loss_and_gradients(
     """Runs one optimizer step's forward and backward passes over several packs with one denominator, as training does.
 
     Returns:
-        The loss, and the gradient of each parameter that has one.
+        The loss, a scalar, and the gradient of each parameter that has one, by name.
     """
     model.zero_grad()
     counts = [objective.counts(pack) for pack in packs]

@@ -47,7 +47,7 @@ def check_record_kind(
     - `prompts_as_counted`: `prompts` returns as many questions as `turns` says.
 
     Args:
-        kind: The kind.
+        kind: Instance of the kind.
         samples: At least one sample: its record, one image for each of its images and a list of images for each of its
             videos (whatever their tiles, such as `TiledImage.of_tiles(1)`), and its members.
         tokenizer: Tokenizer with the tokens of the chat template. Default: a small one, trained in milliseconds.
@@ -73,7 +73,7 @@ def check_packer(packer: Packer) -> Report:
       recognises its plan, is the same before and after.
 
     Args:
-        packer: The packer.
+        packer: Instance of the packer.
 
     Raises:
         ContractError: A test failed; the message is the report.

@@ -40,7 +40,7 @@ def pack(
     """Packs segments of random tokens and tiles.
 
     Args:
-        segments: The segments.
+        segments: Numbers of tokens and tiles of each segment.
         seed: Seed of tokens and pixels.
         targets: Number of targets of each segment, its last text tokens. Default: half of its text tokens.
         delta_log2: See `Layout`.

@@ -62,7 +62,7 @@ class Ranks:
 
         Args:
             function: Any function; one that the processes cannot import, such as a lambda, is sent as code.
-            arguments: Its arguments.
+            arguments: What the function gets after the rank; can be pickled.
             timeout: Seconds until a rank counts as hanging. The default allows for busy machines.
 
         Returns:

@@ -27,7 +27,7 @@ class ContractError(AssertionError):
     """A part fails contract tests; the message is the report.
 
     Attributes:
-        report: The report.
+        report: Results of all contract tests of the part.
     """
 
     def __init__(self, report: Report) -> None:
@@ -65,6 +65,13 @@ class Findings:
         """Compares two tensors by the largest |found - expected| / (scale + |expected|).
 
         With a scale of 1 that is the criterion of `torch.testing.assert_close` with rtol = atol = `allowed`.
+
+        Args:
+            what: Name of the tensor, for the message.
+            found: Tensor of any shape.
+            expected: Tensor to compare with, of any shape; one that differs from that of `found` is a failure.
+            allowed: Largest difference that passes.
+            scale: Size below which differences are absolute.
         """
         self.compared += 1
         if found.shape != expected.shape:
@@ -84,7 +91,14 @@ class Findings:
             self.failures.append(f"{what} differs by {by:.2g} (allowed {allowed:g}){at}: {values}")
 
     def near(self, what: str, found: Tensor, expected: Tensor, allowed: float) -> None:
-        """Compares two tensors by the norm of their difference, divided by the norm of `expected`."""
+        """Compares two tensors by the norm of their difference, divided by the norm of `expected`.
+
+        Args:
+            what: Name of the tensor, for the message.
+            found: Tensor of any shape.
+            expected: Tensor of the same shape.
+            allowed: Largest quotient that passes.
+        """
         self.compared += 1
         difference = float((found.detach().double() - expected.detach().double()).norm())
         by = difference / max(float(expected.detach().double().norm()), 1e-12)
@@ -94,18 +108,38 @@ class Findings:
             self.failures.append(f"{what} differs by {by:.2g} of its norm (allowed {allowed:g})")
 
     def equal(self, what: str, found: Tensor, expected: Tensor) -> None:
-        """Compares two tensors bit for bit."""
+        """Compares two tensors bit for bit.
+
+        Args:
+            what: Name of the tensor, for the message.
+            found: Tensor of any shape.
+            expected: Tensor to compare with, of any shape.
+        """
         self.close(what, found, expected, allowed=0.0)
 
     def tensors(self, what: str, found: Mapping[str, Tensor], expected: Mapping[str, Tensor], allowed: float) -> None:
-        """Compares the names of tensors, and those of one name."""
+        """Compares the names of tensors, and those of one name.
+
+        Args:
+            what: Name of both, for the message.
+            found: Tensors of any shape, by name.
+            expected: Tensors to compare with, of any shape, by name.
+            allowed: See `close`.
+        """
         names = sorted(found.keys() ^ expected.keys())
         self.true(not names, f"{what}: only one of two has {', '.join(names[:3])}")
         for name in [name for name in found if name in expected]:
             self.close(f"{what}: {name}", found[name], expected[name], allowed)
 
     def differ(self, what: str, one: Tensor, other: Tensor, least: float) -> None:
-        """Requires that two tensors differ by at least `least` somewhere."""
+        """Requires that two tensors differ by at least `least` somewhere.
+
+        Args:
+            what: Name of both, for the message.
+            one: Tensor of any shape.
+            other: Tensor of any shape; two different ones count as a difference without bound.
+            least: Smallest difference that passes.
+        """
         self.compared += 1
         by = float((one.detach() - other.detach()).abs().max()) if one.shape == other.shape else math.inf
         if not by >= least:

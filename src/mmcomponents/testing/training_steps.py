@@ -78,12 +78,12 @@ class StepRecorder(Callback):
 
 
 def unsharded(value: Tensor) -> Tensor:
-    """Returns the full tensor of a sharded one."""
+    """Returns the full tensor of a sharded one, of any shape."""
     return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Returns copies of the unsharded parameters and buffers of a model."""
+    """Returns copies of the unsharded parameters and buffers of a model, by name and in the shape of each."""
     named = [*model.named_parameters(), *model.named_buffers()]
     return {name: unsharded(value.detach()).clone() for name, value in named}
 
@@ -111,7 +111,7 @@ def run_steps(
     """Trains a task on the CPU, with clipped gradients.
 
     Args:
-        task: The task.
+        task: Task whose model is trained in place.
         packs: Packs of this rank, in order.
         window: Number of packs per optimizer step.
         ckpt_path: Checkpoint to resume from.

@@ -35,7 +35,7 @@ class Answered:
     Attributes:
         key: Shard and key of its sample.
         kind: Kind of the question.
-        question: The question.
+        question: Text of the question.
         answer: Correct answer, a text or values.
         prediction: The model's answer: a text, nested lists of values, or the path of a picture.
         form: What the model answered with.

@@ -20,7 +20,7 @@ def check_with_folders(
     """Checks that an objective fits a model, and that the models of its folders do, by their configurations.
 
     Args:
-        objective: The objective.
+        objective: Objective of the recipe.
         model: Model to be trained, whose weights may be on the meta device.
         trust_remote_code: Whether a folder may name classes by dotted path, which are then imported.
         tokenizer: Tokenizer of the data, which is compared with those that the folders have; added tokens may differ.

@@ -121,7 +121,7 @@ def pair_rows(model: MultimodalModel, batch: PackedBatch, head: str) -> list[dic
     """Returns a row for each preference pair of a pack: key, sample and the log-probabilities of both answers.
 
     Args:
-        model: The model.
+        model: Model in evaluation mode.
         batch: A pack of pairs, or the pack with a single padding token.
         head: Name of the language-model head.
 

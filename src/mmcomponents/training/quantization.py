@@ -109,7 +109,7 @@ def check_quantized_checkpoint(model: MultimodalModel, names: Collection[str]) -
     """Checks that a checkpoint has quantised weights where the model has.
 
     Args:
-        model: The model.
+        model: Model that the checkpoint is loaded into.
         names: Names of the weights in the checkpoint.
 
     Raises:

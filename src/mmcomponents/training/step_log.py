@@ -24,7 +24,7 @@ class StepLog:
         self._sums: dict[str, Tensor] = {}
 
     def add(self, parts: dict[str, Tensor]) -> None:
-        """Adds a micro-batch."""
+        """Adds the parts of a micro-batch's loss by name, a scalar each."""
         for name, value in parts.items():
             self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
 

@@ -338,7 +338,7 @@ class MultimodalTask(LightningModule):
             self.objective.sources = len(names)  # type: ignore[union-attr]
 
     def training_step(self, batch: PackedBatch, batch_idx: int) -> Tensor:
-        """Computes the loss of one micro-batch, as its share of the step's loss."""
+        """Computes the loss of one micro-batch, a scalar, as its share of the step's loss."""
         model, objective, _ = self._built()
         window = self.trainer.accumulate_grad_batches
         totals = batch.totals

@@ -41,15 +41,15 @@ class BlockEncoder(VisionEncoder):
 
         Args:
             index: Number of the block, from 0.
-            x: Output of the block before, or of `embed`.
-            hw: Its rows and columns.
+            x: `[N, num_prefix + rows*columns, C]`, output of the block before, or of `embed`.
+            hw: Rows and columns of `x`.
 
         Returns:
-            Output of the block, and its rows and columns.
+            `[N, num_prefix + rows'*columns', C']`, and its rows and columns.
         """
 
     def finish(self, x: Tensor) -> Tensor:
-        """Computes what follows the last block, such as a norm."""
+        """Computes what follows the last block, such as a norm, `[N, n, C]` to `[N, n, C]`."""
         return x
 
     def block_width(self, count: int) -> int:

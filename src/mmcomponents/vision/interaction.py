@@ -1,4 +1,7 @@
-"""Exchange of features between two encoders (PIIP, arXiv 2406.04330 and 2501.07783)."""
+"""Exchange of features between two encoders (PIIP, arXiv 2406.04330 and 2501.07783).
+
+Reference code: OpenGVLab/PIIP.
+"""
 
 from __future__ import annotations
 
@@ -38,7 +41,7 @@ class CrossAttention(nn.Module):
         self.out = nn.Linear(inner, width)
 
     def forward(self, query: Tensor, query_hw: Grid, maps: list[Tensor], grids: list[Grid]) -> Tensor:
-        """Has the arguments of `DeformableAttention`, with one map."""
+        """See `mmcomponents.nn.deformable_attention.DeformableAttention.forward`; there is one map."""
         (other,) = maps
         tiles, length = query.shape[:2]
         q = self.query(query).unflatten(-1, (self.num_heads, -1))
@@ -124,7 +127,17 @@ class Injector(nn.Module):
         self.gate_f = nn.Parameter(torch.empty(width))
 
     def forward(self, x: Tensor, hw: Grid, other: Tensor, other_hw: Grid) -> Tensor:
-        """Maps `[N, h*w, C]`, with `other` `[N, h'*w', C]`, to `[N, h*w, C]`."""
+        """Adds to a map what it reads of another one, then its feed-forward block.
+
+        Args:
+            x: `[N, h*w, C]`.
+            hw: Rows and columns of `x`.
+            other: `[N, h'*w', C]` map that is read.
+            other_hw: Rows and columns of `other`.
+
+        Returns:
+            `[N, h*w, C]`.
+        """
         found = self.attention(self.norm(x), hw, [self.other_norm(other)], [other_hw])
         x = x + self.gate_a * found
         out: Tensor = x + self.gate_f * self.drop_path(self.ffn(self.ffn_norm(x), hw))
@@ -152,7 +165,17 @@ class Interaction(nn.Module):
         self.inject_two = injector(two)
 
     def forward(self, one: Tensor, one_hw: Grid, two: Tensor, two_hw: Grid) -> tuple[Tensor, Tensor]:
-        """Maps both maps, `[N, h*w, C]` each."""
+        """Exchanges between two maps.
+
+        Args:
+            one: `[N, h*w, C]`.
+            one_hw: Rows and columns of `one`.
+            two: `[N, h'*w', C']`.
+            two_hw: Rows and columns of `two`.
+
+        Returns:
+            Both maps, `[N, h*w, C]` and `[N, h'*w', C']`.
+        """
         for_one, for_two = self.to_one(two), self.to_two(one)
         return self.inject_one(one, one_hw, for_one, two_hw), self.inject_two(two, two_hw, for_two, one_hw)
 

@@ -1,4 +1,7 @@
-"""InternViT, the vision encoder of InternVL."""
+"""InternViT, the vision encoder of InternVL.
+
+Reference code: OpenGVLab/InternVL.
+"""
 
 from __future__ import annotations
 

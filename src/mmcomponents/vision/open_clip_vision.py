@@ -82,7 +82,11 @@ class OpenClipVision(WrappedTower):
         """Returns weights of open_clip by the names of this part.
 
         Args:
-            tensors: Weights of the whole model, or of the tower alone with the prefix `visual.`.
+            tensors: Weights of any shape by open_clip's names, of the whole model, or of the tower alone with the
+                prefix `visual.`.
+
+        Returns:
+            Those of the tower by the names of this part, in the same shapes.
         """
         return {
             f"body.{name.removeprefix('visual.')}": value

@@ -1,4 +1,7 @@
-"""Patch embedding alone, the image side of monolithic vision-language models."""
+"""Patch embedding alone, the image side of monolithic vision-language models.
+
+Reference code: OpenGVLab/HoVLE on the Hugging Face hub.
+"""
 
 from __future__ import annotations
 

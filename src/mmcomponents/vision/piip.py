@@ -3,6 +3,8 @@
 tile ─┬─ small image ──► large network ── blocks ─┐   ┌─ blocks ─┐
 │                                      Interaction     Interaction ──► a map of each branch
 └─ large image ──► small network ── blocks ─┘   └─ blocks ─┘
+
+Reference code: OpenGVLab/PIIP.
 """
 
 from __future__ import annotations

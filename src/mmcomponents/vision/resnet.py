@@ -45,7 +45,15 @@ class FrozenBatchNorm(nn.Module):
             self.register_buffer(name, torch.full((width,), value))
 
     def forward(self, image: Tensor, valid_hw: Tensor | None = None) -> Tensor:
-        """Normalizes maps `[N, C, h, w]`; what comes out in the padding has no meaning."""
+        """Normalizes maps; what comes out in the padding has no meaning.
+
+        Args:
+            image: `[N, C, h, w]`.
+            valid_hw: Not used, since the statistics are fixed: `[N, 2]`, as `MaskedGroupNorm` takes it.
+
+        Returns:
+            `[N, C, h, w]`.
+        """
         scale = self.weight * (self.running_var + 1e-5).rsqrt()
         shift = self.bias - self.running_mean * scale
         return image * scale.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
@@ -85,7 +93,15 @@ class Bottleneck(nn.Module):
         )
 
     def forward(self, image: Tensor, valid_hw: Tensor | None = None) -> Tensor:
-        """Maps `[N, C, h, w]`, zero in the padding, to `[N, 4 * width, h', w']`, zero in the padding too."""
+        """Computes the block; places in the padding stay zero.
+
+        Args:
+            image: `[N, C, h, w]`, zero in the padding.
+            valid_hw: `[N, 2]` int64 rows and columns that are not padding. None: there is none.
+
+        Returns:
+            `[N, 4 * width, h', w']`.
+        """
         after = halved(valid_hw) if self.stride > 1 else valid_hw
         x = without_padding(relu(self.bn1(self.conv1(image), valid_hw)), valid_hw)
         x = without_padding(relu(self.bn2(self.conv2(x), after)), after)

@@ -91,8 +91,11 @@ class TimmVision(WrappedTower):
         """Returns weights of timm by the names of this part, including those that it removes.
 
         Args:
-            tensors: Weights of the whole model, by timm's names.
+            tensors: Weights of the whole model, of any shape, by timm's names.
             num_classes: Number of classes of its head.
+
+        Returns:
+            Weights by the names of this part, in the shapes of timm's model with this image size.
 
         Raises:
             ValueError: timm cannot load them into this model.

@@ -246,7 +246,8 @@ def pretrained(folder: str | Path, trust_remote_code: bool = False) -> dict[str,
         trust_remote_code: As in `TransformersVision`.
 
     Returns:
-        Weights named `vision.body.*` as in `TransformersVision`, including those that it removes.
+        Weights, each in its own shape, named `vision.body.*` as in `TransformersVision`, including those that it
+        removes.
 
     Raises:
         ValueError: The folder does not contain such a model, or lacks some of its weights.

@@ -85,10 +85,10 @@ class VQEmbedding(VisionEncoder):
     def cells(
         self, ids: Tensor, images: ImageBatch | None = None, origin: tuple[int, int] | None = None
     ) -> VisualFeatures:
-        """Embeds ids `[N, h, w]`.
+        """Embeds ids.
 
         Args:
-            ids: The ids, of whole tiles or of a rectangle of each.
+            ids: `[N, h, w]` int64, of whole tiles or of a rectangle of each.
             images: Images whose context and valid sizes the features get.
             origin: Row and column of the rectangle's first id. None: whole tiles.
 

@@ -84,9 +84,16 @@ class VQTokenizer(VisionEncoder):
 
 
 def nearest_codes(features: Tensor, codes: Tensor) -> Tensor:
-    """Returns the ids `[n]` of the codes `[K, C]` that are nearest to features `[n, C]`.
+    """Returns the ids of the codes that are nearest to features.
 
     Distances are computed in fp32 at least, in each precision of the run: in bf16 a large codebook gives other ids.
+
+    Args:
+        features: `[n, C]`.
+        codes: `[K, C]`.
+
+    Returns:
+        `[n]` int64.
     """
     least = torch.promote_types(features.dtype, torch.float32)
     with torch.no_grad(), without_autocast(features.device.type):

@@ -55,11 +55,20 @@ class WrappedTower(VisionEncoder):
 
     @abstractmethod
     def tower_output(self, body: nn.Module, pixels: Tensor) -> Tensor:
-        """Computes the output of the tower, a map `[N, C, h, w]`."""
+        """Computes the output of the tower for tiles `[N, 3, H, W]`, a map `[N, C, h, w]`."""
 
     @abstractmethod
     def tower_maps(self, body: nn.Module, pixels: Tensor, numbers: list[int] | None) -> list[Tensor]:
-        """Computes the maps `[N, C, h, w]` of ascending numbers; all of them for None."""
+        """Computes maps of the tower.
+
+        Args:
+            body: The tower.
+            pixels: `[N, 3, H, W]`.
+            numbers: Ascending numbers of the maps in the list of all maps. None: all of them.
+
+        Returns:
+            `[N, C, h, w]` for each number.
+        """
 
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns rows and columns of the last map.

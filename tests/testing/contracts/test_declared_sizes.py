@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 
 import tiny
-from contracts.cases import GatedFuser
+from contracts.tiny_parts import GatedFuser
 from mmcomponents.backbones import DecoderLM
 from mmcomponents.batch import Exact, FeatureMap, VisualFeatures
 from mmcomponents.embedders import TokenEmbedder

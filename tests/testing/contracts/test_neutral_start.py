@@ -3,7 +3,7 @@ from __future__ import annotations
 from torch import nn
 
 import tiny
-from contracts.cases import GatedFuser
+from contracts.tiny_parts import GatedFuser
 from mmcomponents.testing import NeutralStart
 from testing.contracts.broken import failure
 

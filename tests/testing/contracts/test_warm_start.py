@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 import tiny
-from contracts.cases import GatedFuser
+from contracts.tiny_parts import GatedFuser
 from mmcomponents.checkpoints import initial
 from mmcomponents.checkpoints.initial import load_initial
 from mmcomponents.model import MultimodalModel

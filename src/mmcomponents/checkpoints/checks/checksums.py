@@ -22,12 +22,12 @@ KEY = "mmcomponents.crc32"
 
 
 def crc32(value: Tensor) -> int:
-    """Returns the checksum of a tensor's bytes in memory order."""
+    """Returns the checksum of the bytes of a tensor of any shape, in memory order."""
     return zlib.crc32(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def as_metadata(tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Returns the metadata of a file with these tensors."""
+    """Returns the metadata of a file with these tensors, which have any shape."""
     return {"format": "pt", KEY: json.dumps({name: crc32(tensors[name]) for name in sorted(tensors)})}
 
 

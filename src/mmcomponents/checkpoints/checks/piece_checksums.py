@@ -21,7 +21,7 @@ class PieceChecksums:
     """What this rank has read of the tensors of a file.
 
     Args:
-        file: The file.
+        file: Path of the safetensors file.
         sums: CRC-32 of each tensor.
         sizes: Bytes of each tensor.
     """
@@ -31,7 +31,13 @@ class PieceChecksums:
         self._read: Pieces = {}
 
     def add(self, name: str, first: int, rows: Tensor) -> None:
-        """Notes rows of a tensor, from the row `first`, as they are in the file."""
+        """Notes rows of a tensor, as they are in the file.
+
+        Args:
+            name: Name of the tensor.
+            first: Number of the first of the rows in the tensor.
+            rows: `[n, …]` rows on the CPU.
+        """
         row = rows[:1].nbytes
         self._read[name, first * row] = rows.nbytes, crc32(rows)
 

@@ -54,6 +54,11 @@ def _layers(part: dict[str, Any]) -> int | None:
 def check_names(where: str, wanted: Mapping[str, Tensor], given: Mapping[str, Lazy]) -> None:
     """Checks that names, types and shapes of weights and buffers are those of a model.
 
+    Args:
+        where: Folder or file of the weights, for the message.
+        wanted: The model's tensors of any shape, by name; they may be on the meta device.
+        given: What the folder or file has, by name.
+
     Raises:
         CheckpointError: They differ; the message has the first few names.
     """

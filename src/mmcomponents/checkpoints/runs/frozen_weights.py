@@ -130,7 +130,7 @@ class FrozenWeights:
         """Returns what a checkpoint leaves out, with a folder that has it: the recorded one, or else another.
 
         Args:
-            checkpoint: The checkpoint.
+            checkpoint: Checkpoint of a run, as Lightning passes it to `on_load_checkpoint`.
             others: Folders to look in if the recorded ones are missing or have changed.
             trust_remote_code: Whether the folders may name third-party classes.
             together: Whether all ranks call this together, so that each reads a share of the files.

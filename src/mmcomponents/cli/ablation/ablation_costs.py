@@ -35,7 +35,7 @@ def cost_of(variant: Variant, more: Sequence[str] = ()) -> Cost:
     """Builds a variant on the meta device, as `mmcomponents plan` does.
 
     Args:
-        variant: The variant.
+        variant: Variant of the recipe that is built.
         more: Further flags.
     """
     from mmcomponents.cli.recipes.early_check import check_command

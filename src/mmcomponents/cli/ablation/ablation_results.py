@@ -154,7 +154,7 @@ def compare(line: Line, base: Line, metric: str) -> Compared | None:
     pairs of a t-test, from three on.
 
     Args:
-        line: The line.
+        line: Line of a variant.
         base: The line of the base, with the same test.
         metric: Name of the metric.
 

@@ -41,8 +41,8 @@ class Run:
     """A variant with a seed.
 
     Attributes:
-        variant: The variant.
-        seed: The seed.
+        variant: Variant of the recipe that is trained.
+        seed: `seed_everything` of the run.
         folder: Folder of the run.
         tests: Settings of each test, by name.
         recipe: Digest of the variant's recipes.
@@ -187,7 +187,7 @@ class Runner:
         """Runs what is not done yet.
 
         Args:
-            runs: The runs.
+            runs: Runs in their order; those that are done are skipped.
             ended: Called when one has ended, in the main thread.
         """
         with self._ending(), ThreadPoolExecutor(self.jobs) as pool:

@@ -26,7 +26,7 @@ def write_card(
         folder: Folder of the model.
         name: Name of the model.
         spec: Its parts.
-        weights: Its weights.
+        weights: Weights by name, of which only shapes are read.
         format_name: Format of the folder.
         run: Folder of the run that trained it, with its recipe and what `test` has written. None: it is converted.
     """

@@ -41,7 +41,7 @@ def planned_run(
     Args:
         tree: The resolved recipe. Without a trainer, `fsdp2` with bf16 computation is assumed.
         task: The task of the recipe.
-        model: Its model.
+        model: Model of the task, on the meta device.
         devices: Number of devices. None: that of the trainer.
         own_data: Whether the recipe names a data class, whose settings are its own; a pack then has the default size.
 

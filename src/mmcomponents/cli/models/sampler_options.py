@@ -75,7 +75,7 @@ def check_folder(folder: str, sampler: Sampler, model: Any) -> None:
     """Checks that the model of a folder that names no sampler has the head that the command's sampler reads.
 
     Args:
-        folder: The folder.
+        folder: Path of the folder, for the message.
         sampler: Sampler of the command.
         model: Model of the folder.
 

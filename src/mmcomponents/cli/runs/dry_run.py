@@ -47,7 +47,7 @@ def start_table(model: MultimodalModel, loaded: InitialWeights | None) -> Table:
     """Returns a table with the source of each part's weights.
 
     Args:
-        model: The model.
+        model: Model whose parts are listed.
         loaded: Weights of folders that it has been given; None: all are drawn.
     """
     from mmcomponents.nn.nf4_linear import quantized_weights
@@ -118,7 +118,7 @@ def logit_difference(model: MultimodalModel, other: MultimodalModel) -> tuple[fl
     The sequence has a tile of noise, if the models see, and random tokens of the smaller vocabulary.
 
     Args:
-        model: A model.
+        model: Model that a run starts with.
         other: A model with as many visual tokens for a tile of the same size.
     """
     import torch

@@ -94,7 +94,7 @@ def write_picture(answer: Answer, path: Path, shows: bool = True) -> str:
     """Writes the picture of an answer, with its reasoning beside it, and returns its path.
 
     Args:
-        answer: The answer.
+        answer: Answer with a picture.
         path: Path of the PNG file.
         shows: Whether a terminal that can show pictures shows it.
     """

@@ -47,7 +47,7 @@ def unconditional(prompt: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> 
 
     Args:
         prompt: Ids of a rendered prompt, which ends with the start of the assistant's answer.
-        tokenizer: Its tokenizer.
+        tokenizer: Tokenizer that the prompt was rendered with.
 
     Raises:
         ConversationError: The prompt does not have the form of the template.

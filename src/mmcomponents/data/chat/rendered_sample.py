@@ -19,7 +19,7 @@ class Span:
     Attributes:
         start: Index of the first token in its segment.
         count: Number of tokens.
-        type: Their type.
+        type: `TokenType` of the tokens.
         image: Index in `RenderedSample.images` of the image whose visual tokens are placed here; -1 for none.
 
     Raises:

@@ -194,7 +194,7 @@ class SampleRenderer:
 
         Args:
             text: The text, which may have a placeholder for each image.
-            images: The images.
+            images: Tiled images, in the order of their placeholders.
 
         Raises:
             SampleError: Text or images cannot be used.

@@ -132,7 +132,7 @@ def check_template(tokenizer: PreTrainedTokenizerBase, images: bool = True) -> N
     """Checks that a tokenizer has the tokens of the template.
 
     Args:
-        tokenizer: The tokenizer.
+        tokenizer: Tokenizer that encodes the conversations.
         images: Whether conversations have images, which need additional tokens.
 
     Raises:

@@ -51,7 +51,7 @@ class Budget:
 
         Args:
             sample: The sample, with placeholders, without its images and videos.
-            kind: Its kind.
+            kind: Record kind that matches the sample.
             sizes: Width and height of each image.
             videos: Number of videos.
             tokenizer: The tokenizer of the runs.

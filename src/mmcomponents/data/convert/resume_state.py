@@ -72,7 +72,7 @@ class Note:
     """Note of a chunk that is done.
 
     Attributes:
-        chunk: The chunk.
+        chunk: Chunk of an input that is done.
         totals: Its counts; a chunk without samples has no shard.
         refused: Its lines of `refused.jsonl`.
         bad_box: Position and problem of the first invalid box.

@@ -49,7 +49,7 @@ class Job:
 
     Attributes:
         state: State of the output folder.
-        sources: The sources.
+        sources: Input files, in their order.
         budget: Limit on the tokens of a sample.
         reading: How annotations are read.
         split: Largest number of tokens of a piece of a document; None: documents are not split.

@@ -40,7 +40,7 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
 
     Args:
         draft: The sample, whose objects are not placed yet.
-        images: Its images.
+        images: Image files of the sample, in the order of their placeholders.
         treatment: Whether such boxes are turned, or the sample is refused.
 
     Returns:

@@ -25,7 +25,7 @@ class StoredSample:
 
     Attributes:
         record: Its JSON, see `mmcomponents.data.chat.kinds`.
-        kind: Its kind.
+        kind: Record kind that matches the JSON.
         images: Contents of the image files, in the order of their placeholders.
         videos: Contents of the video files, in the order of their placeholders.
         members: Contents of the further members that the kind declares, by suffix.

@@ -37,7 +37,7 @@ class SourceCount:
         videos: Number of videos of these samples.
         tokens: Tokens of one pass, with the frames drawn for the epoch.
         tiles: Tiles of one pass, with thumbnails and frames.
-        epoch_tokens: Tokens of an epoch.
+        epoch_tokens: Tokens of all passes of an epoch.
         share: Share of all tokens of an epoch.
         refused: Number of skipped samples.
     """

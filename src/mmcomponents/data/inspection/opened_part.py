@@ -20,7 +20,7 @@ class Opened:
     Attributes:
         part: train or val.
         packs: Dataset of its packs and samples.
-        mixture: Its mixture.
+        mixture: Sources, and the share of each in an epoch.
     """
 
     part: Part

@@ -42,7 +42,7 @@ def cut_text(
     """Splits a segment, or a part of one, into pieces.
 
     Args:
-        segment: The segment.
+        segment: Rendered segment, such as a conversation.
         tokenizer: Tokenizer that it was rendered with.
         begin: First token of the part.
         end: Token after the part; None: the end of the segment.

@@ -88,6 +88,8 @@ class Lookahead:
                 # All ranks stop together: one that continued alone would wait for the others forever.
                 logger.warning("the data of a rank ended after %d of %d batches: the epoch ends early", done, length)
                 return
+            # Copies: the batches of the loader stay as they are. The first one holds the others, for objectives that
+            # have to see all packs of a step before its first backward pass.
             held = [replace(batch, totals=dict(totals), window=None) for batch in held]
             if held:
                 held[0].window = held[1:]

@@ -129,7 +129,7 @@ class Watched(Generic[B]):
     """A loader that logs and counts the skipped samples on this rank.
 
     Args:
-        loader: The loader.
+        loader: Loader of packs, whose `refused` lists are read.
         skipped: Counts the skipped samples.
     """
 

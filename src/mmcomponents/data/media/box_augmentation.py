@@ -44,12 +44,13 @@ class BoxAugmentation:
         """Augments a tile.
 
         Args:
-            pixels: `[1, 3, H, W]`.
+            pixels: `[1, 3, H, W]` of any normalization.
             boxes: `[n, 4]` corners as shares of the image.
             generator: Source of randomness.
 
         Returns:
-            Pixels, corners of the boxes that are left, and their numbers.
+            Pixels `[1, 3, H', W']`, corners `[m, 4]` of the boxes that are left as shares of the new image, and their
+            numbers `[m]`.
         """
         kept = np.arange(len(boxes))
         if generator.random() < self.flip:

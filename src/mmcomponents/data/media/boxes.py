@@ -105,7 +105,7 @@ def map_boxes(text: str, change: Callable[[Box], Box]) -> str:
     """Changes the coordinates of all boxes of a text, within `<box>` and `</box>`.
 
     Args:
-        text: The text.
+        text: Text with boxes in thousandths of an image.
         change: Returns the new coordinates of a box, in thousandths.
     """
 

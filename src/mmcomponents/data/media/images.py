@@ -293,11 +293,14 @@ def pixels(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[fl
 
 
 def from_normalized(tiles: Tensor, name: Normalization) -> Tensor:
-    """Returns the pixels of normalized tiles `[..., 3, H, W]`, from -1 to 1.
+    """Returns the pixels of normalized tiles, from -1 to 1.
 
     Args:
-        tiles: The tiles.
-        name: Their normalization.
+        tiles: `[..., 3, H, W]`.
+        name: Normalization of the tiles.
+
+    Returns:
+        `[..., 3, H, W]`.
     """
     mean, std = (tiles.new_tensor(values)[:, None, None] for values in NORMALIZATIONS[name])
     return (2 * (tiles * std + mean) - 1).clamp(-1, 1)

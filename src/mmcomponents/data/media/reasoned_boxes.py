@@ -75,7 +75,7 @@ def parse_reasoning(text: str) -> ParsedReasoning:
     A box that is partly outside of the picture is reported and cut off at its edges.
 
     Args:
-        text: The text.
+        text: Text that a model wrote before a picture.
     """
     found = ParsedReasoning()
     for match in _BOX.finditer(text):
@@ -90,7 +90,7 @@ def replace_box(text: str, number: int, changed: ReasonedBox) -> str:
     """Returns a reasoning text with another box and colour in the place of one that `parse_reasoning` has found.
 
     Args:
-        text: The text.
+        text: Reasoning text.
         number: Number of the box among those found, from 0.
         changed: The box in its place.
 

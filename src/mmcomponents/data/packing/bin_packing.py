@@ -16,8 +16,11 @@ from mmcomponents.data.packing.base import Shares
 EVEN = 0.002
 """Relative deviation from the mean below which bins count as balanced."""
 PARTNERS = 16
+"""Number of bins that a bin may swap with in a round: a swap with one that is hardly different gains little."""
 NOTHING = -1
+"""Item number that stands for no item, in a move without a return."""
 MANY = 50
+"""Number of packs of a block from which balance may cost one pack more, 2 % at most."""
 FEW = 512
 """Maximum number of samples of a block for which a better, slower packing is tried."""
 
@@ -138,6 +141,8 @@ def pack_block(sizes: Shares) -> list[list[int]]:
     Returns:
         Sample numbers of each pack.
     """
+    # No packing has fewer packs than the scarcer budget needs. The tolerance is for sums that rounding lifts above an
+    # integer.
     least = max(1, math.ceil(float(sizes.sum(0).max()) - 1e-6))
     if (bins := spread(sizes, least)) is not None:
         return bins
@@ -186,6 +191,8 @@ def even_out(sizes: Shares, bins: list[list[int]], rounds: int = 6) -> list[list
         owner = np.repeat(partners, [len(held[bin_]) for bin_ in partners])
         given = everything[mine][:, None] - everything[theirs][None]  # [m, n, 2] given minus received
         change = given / mean
+        # Half of the decrease of the sum of squared deviations of both bins: with u the difference of their deviations,
+        # |a|^2 + |b|^2 - |a - c|^2 - |b + c|^2 = 2 c (u - c). It needs no loads, and all swaps are compared at once.
         gain = (change * (unlike[owner] - change)).sum(-1)
         fits = ((loads[worst] - given <= 1.0 + _SLACK) & (loads[owner] + given <= 1.0 + _SLACK)).all(-1)
         gain = np.where(fits, gain, -1.0)

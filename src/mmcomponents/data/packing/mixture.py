@@ -148,6 +148,7 @@ class Mixture:
     def parts(self, epoch: int) -> list[Part]:
         """Returns the part of each group in an epoch."""
         if epoch not in self._parts:
+            # Some epochs are kept, since reading ahead crosses from one into the next.
             while len(self._parts) > 2:
                 del self._parts[next(iter(self._parts))]
             plain = self.share is None
@@ -174,6 +175,8 @@ class Mixture:
         for which, entries in enumerate(self._entries(epoch)):
             # Each group is shifted: otherwise all small groups would end up in the last block.
             shift = which * blocks // len(self.groups)
+            # Boundaries in integers, each shared by two blocks: no entry is lost or used twice. The shift is less than
+            # `blocks`, so that the first boundary is 0 and the last one `entries`.
             places = np.arange((entries * number + shift) // blocks, (entries * (number + 1) + shift) // blocks)
             found, copy = self._at(which, epoch, places)
             samples.append(found)
@@ -239,6 +242,7 @@ class Mixture:
             if not have[side]:
                 ratio = f"{self.share.text:g} : {self.share.multimodal:g}"
                 raise DataError(f"a token share of {ratio} needs {name} samples, the data has none")
+        # The side with more tokens than its share sets the length of the epoch: all of its samples are used.
         long = have[True] / wanted[True] >= have[False] / wanted[False]
         parts: dict[int, Part] = {}
         for which, group in enumerate(self.groups):
@@ -260,6 +264,7 @@ class Mixture:
     def _filled(self, which: int, epoch: int, goal: float) -> Part:
         """Returns the largest number of passes within a number of tokens, and the extra samples that come closest."""
         group, passes, tokens = self.groups[which], 0, 0.0
+        # Each pass is summed on its own, since the frames drawn of a video, and so its tokens, differ between passes.
         while tokens + (one := self._one_pass(which, epoch, passes)) <= goal * (1 + 1e-12):
             tokens, passes = tokens + one, passes + 1
         share = (goal - tokens) / one

@@ -24,7 +24,8 @@ from mmcomponents.data.packing.balanced_packer import BalancedPacker
 from mmcomponents.data.packing.base import Packer, Shares
 from mmcomponents.data.packing.checked_packs import balanced_packs, checked_packs
 
-VERSION = 3  # of the packing algorithm
+VERSION = 3
+"""Version of the packing algorithm, part of the fingerprint: plans of different versions are not equal."""
 COUNTED_BLOCKS = 512
 """Maximum number of blocks of an epoch whose packs are counted exactly, at 0.03 to 0.15 s per block."""
 SAMPLED_BLOCKS = 64
@@ -173,7 +174,7 @@ class PackPlan:
         """Returns one pack of the run.
 
         Args:
-            number: 0, 1, 2, …
+            number: Number of the pack in the order of the run, from 0.
         """
         with self._lock:
             walk = self._walk_to(number)
@@ -227,6 +228,8 @@ class PackPlan:
         """Returns the walk that contains a pack, planned up to its block."""
         if number < 0:
             raise IndexError(f"packs are numbered from 0, not {number}")
+        # The number of packs of a block is known only after it is packed. A pack is therefore found by walking from the
+        # nearest known start: that of the run, of a bookmark, or of an epoch that was reached before.
         walk = self._walks[bisect_right(self._walks, number, key=lambda walk: walk.begins[0]) - 1]
         while number >= walk.begins[-1]:
             walk = self._step(walk)
@@ -263,6 +266,7 @@ class PackPlan:
         planned = self._plan(epoch, number)
         if not planned.bins:
             return planned.block, []
+        # Balancing does not change the number of packs: blocks that are only walked over do without it.
         if planned.packs is None:
             sizes = self.budgets.shares(planned.block.tokens, planned.block.tiles)
             # Samples keep the order of the (shuffled) block, packs are shuffled: no order depends on sizes.

@@ -38,7 +38,7 @@ def demonstrate(environment: TabletopEnvironment, seed: int, shake: float = 0.01
     demonstrations show how to come back to the way.
 
     Args:
-        environment: The environment.
+        environment: Environment to act in, which is reset.
         seed: Seed of the episode, of the side and of the displacements.
         shake: Standard deviation of the displacements.
     """

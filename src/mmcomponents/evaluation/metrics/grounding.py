@@ -46,7 +46,7 @@ def boxes(text: str, clip: bool = False) -> list[Box]:
     """Returns the boxes of a text, in thousandths of the image.
 
     Args:
-        text: The text.
+        text: Answer or reference with boxes.
         clip: Whether boxes that leave the image are clipped; otherwise they are left out.
     """
     if clip:

@@ -21,7 +21,7 @@ class UNetBlock(nn.Module):
         channels: Input channels.
         width: Output channels.
         embedding: Width of the embedding.
-        context_width: Width of the context.
+        context_width: Width of the vectors that are attended to.
         num_heads: Number of heads.
     """
 
@@ -40,7 +40,16 @@ class UNetBlock(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor, embedding: Tensor, context: Tensor) -> Tensor:
-        """Maps `[P, channels, h, w]` to `[P, width, h, w]`."""
+        """Computes convolutions, then attention to the context.
+
+        Args:
+            x: `[P, channels, h, w]`.
+            embedding: `[P, embedding]` noise level and pooled condition.
+            context: `[P, n, context_width]`.
+
+        Returns:
+            `[P, width, h, w]`.
+        """
         scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
         inner = self.norm2(self.conv1(silu(self.norm1(x)))) * (1 + scale) + shift
         x = self.skip(x) + self.conv2(silu(inner))
@@ -64,7 +73,7 @@ class UNetDenoiser(Denoiser):
         latent_size: Side of the latents.
         widths: Channels of each level, multiples of 8 and of `num_heads`.
         num_blocks: Blocks of a level, downwards and upwards.
-        context_width: Width of the context.
+        context_width: Width of the vectors that are attended to.
         pooled_width: Width of the pooled vector.
         num_heads: Number of heads of cross-attention.
 

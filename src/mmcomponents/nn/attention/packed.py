@@ -25,7 +25,7 @@ class PackedAttention(Protocol):
     """Signature of a backend; see `attention`."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, causal: bool) -> Tensor:
-        """Computes attention within each segment."""
+        """See `mmcomponents.nn.attention.attention`."""
         ...
 
 

@@ -26,7 +26,18 @@ def traceable_attention(q: Tensor, k: Tensor, v: Tensor, segments: Segments, *, 
 
 @torch.library.custom_op("mmcomponents::packed_attention", mutates_args=(), device_types="cpu")
 def packed_attention(q: Tensor, k: Tensor, v: Tensor, cu_seqlens: Tensor, causal: bool) -> tuple[Tensor, Tensor]:
-    """Returns attention `[T, H, D]` and the logarithms of the sums of its scores, fp32 `[T, H]`."""
+    """Computes attention within each segment.
+
+    Args:
+        q: `[T, H, D]` queries.
+        k: `[T, Hkv, D]` keys; H is a multiple of Hkv.
+        v: `[T, Hkv, D]` values.
+        cu_seqlens: `[S+1]` int32 boundaries of the segments.
+        causal: Whether a position attends only to itself and earlier positions of its segment.
+
+    Returns:
+        Attention `[T, H, D]` and the logarithms of the sums of its scores, fp32 `[T, H]`.
+    """
     out = torch.empty_like(q, memory_format=torch.contiguous_format)
     sums = q.new_empty(q.shape[:2], dtype=torch.float32)
     for rows, count in _batches(cu_seqlens):

@@ -19,7 +19,7 @@ class Codec(Protocol):
     picture_size: int
 
     def encode(self, pictures: Tensor) -> Tensor:
-        """Returns the most likely latents."""
+        """Returns the most likely latents `[P, c, h, w]` of pictures `[P, 3, H, W]` from -1 to 1."""
         ...
 
 

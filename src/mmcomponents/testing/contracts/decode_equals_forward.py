@@ -42,12 +42,12 @@ def in_calls(model: MultimodalModel, batch: PackedBatch, calls: Sequence[Sequenc
     """Runs a model over a pack in several calls with a cache; a call may end anywhere, also inside an image.
 
     Args:
-        model: The model.
+        model: Model with a backbone that has a cache.
         batch: The pack.
         calls: Number of tokens of each segment in each call; 0 for a segment that has ended. All tokens are reached.
 
     Returns:
-        Outputs of the whole pack.
+        Outputs of the whole pack by name, in the shapes of one call, such as `[T, vocab]`.
     """
     boundaries, cache = batch.layout.cu_seqlens.tolist(), KVCache()
     visual_tokens = None if batch.images is None else model.project(model.encode(batch.images))

@@ -54,7 +54,13 @@ def _compare_outputs(found: Findings, model: MultimodalModel, apart: list[Packed
 
 
 def compare_gradients(found: Findings, ours: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Compares gradients by name, relative to the largest element of each, or to 1 if that is less."""
+    """Compares gradients by name, relative to the largest element of each, or to 1 if that is less.
+
+    Args:
+        found: Gets the differences.
+        ours: Gradients of any shape, by name of the parameter.
+        expected: The gradients that these have to equal, with the same shapes.
+    """
     names = sorted(ours.keys() ^ expected.keys())
     found.true(not names, f"only one of two runs has gradients of {', '.join(names[:3])}")
     # From the loss backwards: an error shows in all parameters before it, and its own comes first in the report.

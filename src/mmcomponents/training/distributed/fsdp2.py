@@ -116,7 +116,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         """Shards a model that was built on the meta device and initialises its weights.
 
         Args:
-            model: The model.
+            model: Composed model with all weights on the meta device.
             seed: Seed of the draws.
             given: Slot -> names of its parameters that are loaded afterwards, and not drawn.
 

@@ -58,7 +58,7 @@ def materialize(
     Values that the constructor of a part brings are taken from the part built once more on the CPU.
 
     Args:
-        model: The model.
+        model: Sharded model with all weights on the meta device.
         device: Device of its weights.
         seed: Seed of the draws.
         given: Slot -> names of its parameters that are loaded afterwards, and not drawn.

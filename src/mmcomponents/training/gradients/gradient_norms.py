@@ -36,6 +36,9 @@ def slot_gradients(optimizer: Optimizer) -> dict[str, list[Tensor]]:
 
     Args:
         optimizer: Optimizer whose parameter groups are named by slot, see `mmcomponents.training.slots.param_groups`.
+
+    Returns:
+        Gradients by slot, each in its parameter's shape: any shape.
     """
     grads: dict[str, list[Tensor]] = {}
     for group in optimizer.param_groups:
@@ -46,7 +49,7 @@ def slot_gradients(optimizer: Optimizer) -> dict[str, list[Tensor]]:
 
 
 def local_norms(optimizer: Optimizer) -> dict[str, Tensor]:
-    """Computes the norm of the gradients of each slot; of sharded gradients, the norm of this rank's shards."""
+    """Computes the norm of the gradients of each slot, a scalar; of sharded gradients, that of this rank's shards."""
     return {
         slot: get_total_norm([grad.to_local() if isinstance(grad, DTensor) else grad for grad in grads])
         for slot, grads in slot_gradients(optimizer).items()

@@ -69,7 +69,7 @@ class NonFiniteGuard(Callback):
         self._keys = [key for key in batch.keys if key] if isinstance(batch, PackedBatch) else []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Stores the loss of the micro-batch."""
+        """Stores the loss of the micro-batch, a scalar."""
         self._window.append((loss.detach(), self._keys))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:

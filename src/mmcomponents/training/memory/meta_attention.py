@@ -40,7 +40,17 @@ def _replaced(
 
 @torch.library.custom_op("mmcomponents::flash_attention", mutates_args=(), device_types="meta")
 def flash_attention(q: Tensor, k: Tensor, v: Tensor, half: bool) -> tuple[Tensor, Tensor]:
-    """Returns attention without data, `[..., H, L, D]`, and the logarithm of the sum of scores, fp32 `[..., H, L]`."""
+    """Returns attention without data, on the meta device.
+
+    Args:
+        q: `[..., H, L, D]` queries.
+        k: `[..., Hkv, K, D]` keys.
+        v: `[..., Hkv, K, D]` values.
+        half: Whether half of the operations are counted, as of a causal kernel.
+
+    Returns:
+        Attention `[..., H, L, D]` and the logarithm of the sum of scores, fp32 `[..., H, L]`.
+    """
     return cast(tuple[Tensor, Tensor], _attention_shapes(q, k, v, half))
 
 

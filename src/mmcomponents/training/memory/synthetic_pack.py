@@ -96,6 +96,9 @@ def pack_loss(model: MultimodalModel, batch: PackedBatch, by_position: bool) -> 
         batch: The pack.
         by_position: Whether the loss needs the likelihood of each position, as preference losses do, so that the head
             computes its logits again in the backward pass.
+
+    Returns:
+        Scalar.
     """
 
     def read(heads: nn.ModuleDict, state: ModelState) -> Tensor:

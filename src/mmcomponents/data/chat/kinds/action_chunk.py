@@ -136,7 +136,7 @@ class ActionChunk(RecordKind):
 
         Args:
             goal: The goal in words.
-            images: Its images.
+            images: Tiled images of the observation.
             renderer: Renderer of the run.
 
         Raises:

@@ -117,7 +117,7 @@ class RecordKind(ABC):
         its images have no tiles, and `renderer` has no system text.
 
         Args:
-            sample: The sample.
+            sample: Sample with its media decoded.
             renderer: Renders conversations and documents with the settings of the run.
 
         Raises:
@@ -153,7 +153,7 @@ class RecordKind(ABC):
 
         Args:
             text: The text, which may have a placeholder for each image.
-            images: The images.
+            images: Tiled images, in the order of their placeholders.
             renderer: Renderer of the run.
 
         Raises:
@@ -246,9 +246,9 @@ def ask(kind: RecordKind, sample: Sample, renderer: SampleRenderer, count: int) 
     """Returns the first questions of a sample by its kind, which may be that of another package.
 
     Args:
-        kind: The kind.
-        sample: The sample.
-        renderer: The renderer.
+        kind: Kind of the sample.
+        sample: Sample with its media decoded.
+        renderer: Renderer of the run.
         count: Number of questions, at most `RecordKind.turns`.
 
     Raises:
@@ -273,7 +273,7 @@ def as_sample_error(kind: RecordKind, task: str) -> Iterator[None]:
     """Turns an unexpected error in a kind of another package into a skipped sample.
 
     Args:
-        kind: The kind.
+        kind: Kind that runs inside the block.
         task: What it does with the sample, such as "render".
 
     Raises:

@@ -26,13 +26,13 @@ class Kinds:
     """The kinds of a run, of which exactly one must match a record.
 
     Args:
-        kinds: The kinds; None: conversations, documents and pairs of answers.
+        kinds: Instances; None: conversations, documents and pairs of answers.
 
     Attributes:
-        kinds: The kinds.
+        kinds: Instances, in the order in which they are asked.
         third_party: Those that a run has to name: of other packages, and built-in ones besides conversations, documents
             and pairs, such as `BoxedImage`.
-        third_party_names: Their names.
+        third_party_names: Names of the kinds of other packages.
         members: Suffixes of the members that samples of any kind have. Such a file is no image or video of a sample,
             whatever its kind.
 

@@ -21,7 +21,7 @@ def check_segments(
     """Checks the segments of a sample.
 
     Args:
-        segments: The segments.
+        segments: What the kind has rendered.
         empty: Returns the fields of a pack without samples of the kind.
         vocabulary: Number of tokens of the tokenizer.
 

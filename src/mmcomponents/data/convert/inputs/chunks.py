@@ -42,7 +42,7 @@ def source_chunks(
 
     Args:
         number: Number of the source.
-        source: The source.
+        source: Input file or files that are cut.
         lines: Number of lines, elements, rows or documents in a chunk.
         known: Returns the chunk of a number if it is known, so that its lines are not read again.
     """

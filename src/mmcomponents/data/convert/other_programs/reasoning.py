@@ -20,8 +20,8 @@ def with_reasoning(turn: Mapping[str, Any], text: str, role: str, number: int, t
 
     Args:
         turn: The turn in the annotation.
-        text: Its text.
-        role: Its role.
+        text: Text of the turn without the reasoning.
+        role: Who speaks, such as "assistant".
         number: Number of the turn, from 1.
         treatment: Treatment of the reasoning.
 

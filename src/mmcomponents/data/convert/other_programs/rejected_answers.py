@@ -19,9 +19,9 @@ def take_pair(draft: Draft, sample: Mapping[str, Any], turns: Sequence[Turn], re
     """Makes a draft of turns a pair, in place, if the annotation has a rejected answer.
 
     Args:
-        draft: The draft.
+        draft: Draft of the sample; changed in place.
         sample: The annotation.
-        turns: Its turns.
+        turns: Turns that the draft was made of.
         reading: How annotations are read.
 
     The chosen answer is under "chosen", else it is the last turn. A last turn equal to the chosen answer is left out.
