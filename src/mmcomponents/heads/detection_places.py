@@ -1,4 +1,8 @@
-"""Places of the levels that a detection head reads: memories, boxes around places, and which queries see which."""
+"""Places of the levels that a detection head reads: memories, boxes around places, and which queries see which.
+
+Two-stage proposals as in Deformable DETR (arXiv 2010.04159, appendix A.4), groups of denoising queries as in DINO
+(arXiv 2203.03605, section 3).
+"""
 
 from __future__ import annotations
 
