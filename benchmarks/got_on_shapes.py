@@ -301,7 +301,7 @@ def pixels(answer: Answer) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def overlaps(scene: Scene, answer: Answer) -> list[float]:
     """Returns, for each thing, the IoU of its pixels' box and its box in the reasoning; 0 without either."""
-    seen = located(pixels(answer), [scene.ground, *(thing.colour for thing in scene.things)])
+    seen = located(pixels(answer), [thing.colour for thing in scene.things], scene.ground)
     boxes = parse_reasoning(answer.reasoning or "").boxes
     found = []
     for thing, place in zip(scene.things, seen, strict=True):
@@ -318,7 +318,7 @@ def placed(scene: Scene, answer: Answer) -> bool:
 
 def in_cells(scene: Scene, answer: Answer) -> bool:
     """Whether the pixels of all things lie in the cells that the request names, and fill about half of them."""
-    seen = located(pixels(answer), [scene.ground, *(thing.colour for thing in scene.things)])
+    seen = located(pixels(answer), [thing.colour for thing in scene.things], scene.ground)
     return all(place is not None and _in_cell(place, thing) for thing, place in zip(scene.things, seen, strict=True))
 
 

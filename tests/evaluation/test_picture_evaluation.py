@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,10 +31,10 @@ class Painter:
     """Makes pictures with a square of the colour that is asked for, and counts its calls."""
 
     def __init__(self, reasoning: str | None = None) -> None:
-        self.reasoning, self.calls = reasoning, list[tuple[int, int]]()
+        self.reasoning, self.calls = reasoning, list[list[str]]()
 
-    def __call__(self, items: Sequence[Item], images: Sequence[Sequence[Image.Image]], seed: int) -> list[Answer]:
-        self.calls.append((len(items), seed))
+    def __call__(self, items: Sequence[Item], images: Sequence[Sequence[Image.Image]]) -> list[Answer]:
+        self.calls.append([item.key for item in items])
         found = []
         for item in items:
             picture = Image.new("RGB", (20, 20), "white")
@@ -48,11 +49,11 @@ def seen(pictures: Sequence[Image.Image]) -> list[str]:
 
 
 def test_a_reader_is_asked_about_each_picture(tmp_path: Path) -> None:
-    run = PictureEvaluation(requests(), tmp_path, together=2, seed=5)
+    run = PictureEvaluation(requests(), tmp_path, batch_size=2)
     done: list[tuple[int, int]] = []
     painter = Painter()
     rows = run.draw(painter, lambda *told: done.append(told))
-    assert painter.calls == [(2, 5), (1, 7)]
+    assert painter.calls == [["r0", "r1"], ["r2"]]
     assert done == [(0, 3), (2, 3), (3, 3)]
     scored = run.read_back(rows, seen, METRICS["exact"](), {"reader": "eyes"})
     assert [(row["read"], row["score"]) for row in scored] == [("red", 1.0), ("blue", 1.0), ("green", 0.0)]
@@ -62,34 +63,56 @@ def test_a_reader_is_asked_about_each_picture(tmp_path: Path) -> None:
     assert report["low"] < report["score"] < report["high"]
     assert "unread_reasoning" not in report
     written = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
-    assert [row["picture"] for row in written] == [f"pictures/r{n}-{2 * (n // 2)}-{n % 2}.png" for n in range(3)]
+    assert [row["references"] for row in written] == [[colour] for colour in COLOURS]
+    assert all(row["picture"].startswith(f"pictures/{row['key']}-") for row in written)
     assert all((tmp_path / row["picture"]).is_file() for row in written)
     assert Image.open(tmp_path / "sheet.png").width > 100
 
 
 def test_an_interrupted_run_makes_only_the_missing_pictures(tmp_path: Path) -> None:
     class Stopped(Painter):
-        def __call__(self, items, images, seed):
-            if seed:
+        def __call__(self, items, images):
+            if self.calls:
                 raise KeyboardInterrupt
-            return super().__call__(items, images, seed)
+            return super().__call__(items, images)
 
-    run = PictureEvaluation(requests(), tmp_path, together=2)
+    run = PictureEvaluation(requests(), tmp_path, {"seed": 0}, batch_size=2)
     with pytest.raises(KeyboardInterrupt):
         run.draw(Stopped())
     painter = Painter()
     rows = run.draw(painter)
-    assert (painter.calls, len(rows)) == ([(1, 2)], 3)
+    assert (painter.calls, len(rows)) == ([["r2"]], 3)
     (tmp_path / rows[0]["picture"]).unlink()
     run.draw(painter)
-    assert painter.calls == [(1, 2), (2, 0)]
+    assert painter.calls == [["r2"], ["r0"]]
     with pytest.raises(DataError, match="seed"):
-        PictureEvaluation(requests(), tmp_path, together=2, seed=1).draw(painter)
+        PictureEvaluation(requests(), tmp_path, {"seed": 1}).draw(painter)
     run.read_back(rows, seen, METRICS["exact"](), {"question": "Which colour?"})
     again = run.read_back(rows, lambda _: pytest.fail("read again"), METRICS["exact"](), {"question": "Which colour?"})
     assert len(again) == 3
     with pytest.raises(DataError, match="question"):
         run.read_back(rows, seen, METRICS["exact"](), {"question": "Which shape?"})
+
+
+def test_other_requests_and_references_are_not_those_of_an_earlier_run(tmp_path: Path) -> None:
+    def scores(run: PictureEvaluation, painter: Painter) -> list[tuple[str, float]]:
+        rows = run.read_back(run.draw(painter), seen, METRICS["exact"](), {})
+        return [(row["read"], row["score"]) for row in rows]
+
+    painter = Painter()
+    assert scores(PictureEvaluation(requests(2), tmp_path), painter) == [("red", 1.0), ("blue", 1.0)]
+    corrected = requests(2)
+    corrected.items[0] = replace(corrected.items[0], target=Target(("crimson",)))
+    assert scores(PictureEvaluation(corrected, tmp_path), painter) == [("red", 0.0), ("blue", 1.0)]
+    assert painter.calls == [["r0", "r1"]]
+    other = requests(2)
+    other.items[1] = replace(other.items[1], messages=[{"role": "user", "content": "Draw red"}])
+    assert scores(PictureEvaluation(other, tmp_path), painter) == [("red", 1.0), ("red", 0.0)]
+    assert painter.calls[1:] == [["r1"]]
+    some = PictureEvaluation(Questions("colours", other.items[1:]), tmp_path)
+    assert scores(some, painter) == [("red", 0.0)]
+    assert len(painter.calls) == 2
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
 
 
 def test_things_are_looked_for_in_the_boxes_of_the_reasoning(tmp_path: Path) -> None:
@@ -115,17 +138,20 @@ def test_requests_with_broken_images_are_skipped_and_counted(tmp_path: Path) -> 
     asked.items.append(Item("broken", [{"role": "user", "content": "<image>\nDraw red"}], media=broken))
     with pytest.raises(DataError, match="1 of 4 requests"):
         PictureEvaluation(asked, tmp_path / "strict").draw(Painter())
-    asked.refused.clear()
-    rows = PictureEvaluation(asked, tmp_path, max_refused=0.5).draw(Painter())
-    assert (len(rows), asked.refused) == (3, ["broken: the image cannot be decoded"])
+    for _ in range(2):
+        asked.refused.clear()
+        rows = PictureEvaluation(asked, tmp_path, max_refused=0.5).draw(Painter())
+        assert (len(rows), asked.refused) == (3, ["broken: the image cannot be decoded"])
+    assert len((tmp_path / "pictures.jsonl").read_text().splitlines()) == 4  # settings and three pictures
+    only = PictureEvaluation(Questions("one", asked.items[3:]), tmp_path / "none", max_refused=1.0)
+    with pytest.raises(DataError, match="one: 0 of 1 requests have a picture"):
+        only.draw(Painter())
 
 
 def test_a_request_without_an_answer_cannot_be_read_back(tmp_path: Path) -> None:
     asked = requests(1)
     asked.items.append(Item("open", [{"role": "user", "content": "Draw red"}]))
-    run = PictureEvaluation(asked, tmp_path)
-    with pytest.raises(DataError, match="open cannot be compared with what the reader sees: it has no reference"):
-        run.read_back(run.draw(Painter()), seen, METRICS["exact"](), {})
-    run = PictureEvaluation(requests(1), tmp_path / "numbers")
+    with pytest.raises(DataError, match="open cannot be compared with the answer of the reader: it has no reference"):
+        PictureEvaluation(asked, tmp_path).check_references(METRICS["exact"]())
     with pytest.raises(DataError, match="r0 cannot be compared"):
-        run.read_back(run.draw(Painter()), seen, METRICS["grounding"](), {})
+        PictureEvaluation(requests(1), tmp_path).check_references(METRICS["grounding"]())

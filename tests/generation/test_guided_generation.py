@@ -43,7 +43,7 @@ def test_drawing_the_text_that_was_generated_gives_the_same_picture(monkeypatch:
     texts = [got.TEXT, "a bus"]
     ids = [reasoning_ids(text, HOW.tokenizer) for text in texts]
 
-    def steps(model: Any, given: Any, stop_ids: Any, generator: Any) -> Iterator[dict[int, int]]:
+    def steps(model: Any, given: Any, stop_ids: Any, generator: Any, draws: Any) -> Iterator[dict[int, int]]:
         assert stop_ids == {*end_ids(HOW.tokenizer), HOW.tokenizer.convert_tokens_to_ids("<img>")}
         for place in range(max(map(len, ids))):
             yield {segment: own[place] for segment, own in enumerate(ids) if place < len(own)}

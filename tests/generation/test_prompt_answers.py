@@ -54,6 +54,15 @@ def test_draws_without_a_seed_differ_from_call_to_call(tokenizer, writer) -> Non
     assert found[0] == found[1] != found[2]
 
 
+def test_draws_of_a_prompt_with_a_key_do_not_depend_on_the_others(tokenizer, writer) -> None:
+    model, settings = writer(), {"sampler": Keyed(), "seed": 3}
+    both = answer_prompts(model, tokenizer, ["7", "What?"], keys=["a", "b"], **settings)
+    assert answer_prompts(model, tokenizer, ["What?"], keys=["b"], **settings) == both[1:]
+    assert answer_prompts(model, tokenizer, ["7", "7"], keys=["b", "c"], **settings)[0] == both[1]
+    assert both[0] != both[1]
+    assert answer_prompts(model, tokenizer, ["7"], keys=["a"], sampler=Keyed(), seed=11) != both[:1]
+
+
 def test_samplers_of_complete_texts_and_of_values(tokenizer, writer) -> None:
     model = writer().train()
     first = generate(model, tokenizer, ["7", "What?"], seed=1, sampler=Whole())

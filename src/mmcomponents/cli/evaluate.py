@@ -8,7 +8,7 @@ import os
 from mmcomponents.cli.models.model_options import add_draw_options, add_model_options, check_model, parse_arguments
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.runs import evaluate_boxes, evaluate_pictures, evaluate_policy
-from mmcomponents.cli.runs.evaluate_run import CRITICS, SELECTORS, run
+from mmcomponents.cli.runs.evaluate_run import CRITICS, READER, SELECTORS, run
 from mmcomponents.cli.terminal.parser import Parser, fraction, recipe_verb_parser
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
@@ -109,9 +109,11 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: --benchmark is missing: a .tsv, a .jsonl, or shards")
     if options.metric is None:
         raise UserError(f"{verb}: --metric is missing")
-    if unused := _unused(options):
+    if options.seed < 0:
+        raise UserError(f"{verb}: --seed must be at least 0, got {options.seed}")
+    if unused := _unused(verb, options):
         raise UserError(f"{verb}: --metric {options.metric} has no use for --{unused}")
-    for name in ("limit", "samples", "max_steps", "max_tiles", "executed", "frames"):
+    for name in ("limit", "samples", "max_new_tokens", "max_steps", "max_tiles", "executed", "frames"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise UserError(f"{verb}: --{name} must be at least 1, got {value}")
@@ -128,14 +130,14 @@ def check(verb: str, options: argparse.Namespace, folder: str | None, recipe: li
         raise UserError(f"{verb}: best_of_n needs a --process_critic or an --outcome_critic")
 
 
-def _unused(options: argparse.Namespace) -> str | None:
+def _unused(verb: str, options: argparse.Namespace) -> str | None:
     """Returns the first given option that the metric has no use for, among those that only some have."""
-    texts = ("selectors", "process_critic", "outcome_critic", "stop", "system", "instruction")
-    questions, reader = ("images", "split", "kinds"), ("reader", "reader_question", "reader_metric")
-    names: tuple[str, ...] = () if options.metric == evaluate_pictures.READ_BACK else reader
+    names: tuple[str, ...] = ()
     if options.metric in _OTHERS:
-        names += (*texts, "max_tiles", "share_tiles", "delta")
-        names += () if options.metric in evaluate_pictures.METRICS else questions
-        if options.samples > 1:
-            return "samples"
-    return next((name for name in names if getattr(options, name)), None)
+        names += ("selectors", "process_critic", "outcome_critic", "stop", "system", "instruction")
+        names += ("max_tiles", "share_tiles", "delta")
+        names += ("samples", "temperature", "top_p", "top_k", "max_tokens", "max_segments", "max_cache")
+        names += () if options.metric in evaluate_pictures.METRICS else ("images", "split", "kinds")
+        names += () if options.metric == evaluate_pictures.READ_BACK else (*READER, "max_new_tokens")
+    parser = make_parser(verb)
+    return next((name for name in names if getattr(options, name) != parser.get_default(name)), None)

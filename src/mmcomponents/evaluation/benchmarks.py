@@ -26,24 +26,25 @@ Benchmark = Questions
 _TABLES = {".tsv": read_tsv, ".jsonl": read_jsonl}
 
 
-def open_benchmark(where: str, images: str | Path | None = None, split: str = "") -> Benchmark:
+def open_benchmark(where: str, images: str | Path | None = None, split: str = "", answers: bool = True) -> Benchmark:
     """Reads the questions of a benchmark: a .tsv, a .jsonl, or shards of this library. Images are read later.
 
     Args:
         where: Path of a file, or name, pattern or folder of shards.
         images: Folder that image paths in a file are relative to; None: the folder of the file.
         split: Split to read from a file with several splits; "": all.
+        answers: Whether each question needs a reference answer. If False, answers are not read.
 
     Raises:
         DataError: The file is missing, malformed or without questions, or lacks a column.
     """
     if Path(where).suffix.lower() in _TABLES:
-        rows = _table(where, _root(where, images, allow_outside=True), split=split)
+        rows = _table(where, _root(where, images, allow_outside=True), answers, split=split)
         return Benchmark(Path(where).stem).take(_filled(where, rows))
     shards = _shards(where)
     first = Path(shards[0])
     parts = (first.parent.name, first.stem.rpartition("-")[0] or first.stem)
-    found = _filled(where, chain.from_iterable(map(read_shard, shards)))
+    found = _filled(where, chain.from_iterable(read_shard(shard, answers) for shard in shards))
     return Benchmark("-".join(part for part in parts if part)).take(found)
 
 

@@ -17,27 +17,36 @@ Pixels = npt.NDArray[np.uint8]
 PixelBox = tuple[int, int, int, int]
 """Left, top, right and bottom edge in pixels."""
 
-LEAST = 0.7
+_GROUND = -1
+
+MIN_IOU = 0.7
 """IoU from which a thing is in its box."""
 
 
-def located(pixels: Pixels, colours: Sequence[str]) -> list[PixelBox | None]:
+def located(pixels: Pixels, colours: Sequence[str], ground: str | None = None) -> list[PixelBox | None]:
     """Finds where colours are in a picture, by an exact check of its pixels.
 
-    A pixel has the nearest one of the colours and the ground, which are all named. Of the pixels of a colour, the
-    largest group of neighbours counts: pixels at the edge of a thing may be nearest to the colour of another one.
+    Each pixel is assigned to the nearest of the colours and the ground; the ground precedes a colour that is as near.
+    The largest connected group of pixels of a colour counts: pixels at the edge of a thing may be nearest to the colour
+    of another one.
 
     Args:
         pixels: `[H, W, 3]` of 8 bits.
-        colours: Colour of the ground, then those of the things, in a notation of CSS.
+        colours: Colours of the things, in a notation of CSS.
+        ground: Colour of the ground. None: no pixel belongs to a ground.
 
     Returns:
-        For each thing, the smallest box around its group of pixels; None without any.
+        For each colour, the smallest box around its group of pixels; None without any.
     """
-    known = np.array([ImageColor.getrgb(colour)[:3] for colour in colours], np.float32)
-    nearest = ((pixels[:, :, None].astype(np.float32) - known) ** 2).sum(-1).argmin(-1)
+    values = pixels.astype(np.int32)
+    nearest = np.full(values.shape[:2], _GROUND)
+    least = np.full(values.shape[:2], np.iinfo(np.int64).max)
+    for number, colour in [*([] if ground is None else [(_GROUND, ground)]), *enumerate(colours)]:
+        distance = ((values - np.array(ImageColor.getrgb(colour)[:3])) ** 2).sum(-1)
+        nearest[distance < least] = number
+        least = np.minimum(least, distance)
     found: list[PixelBox | None] = []
-    for number in range(1, len(colours)):
+    for number in range(len(colours)):
         groups, count = label(nearest == number)
         if not count:
             found.append(None)
@@ -57,11 +66,11 @@ def overlaps(picture: Image.Image, reasoning: str, ground: str | None = None) ->
     Args:
         picture: Picture that was made after the reasoning.
         reasoning: Text with boxes and colours.
-        ground: Colour of the ground. None: the median of the pixels outside of all boxes.
+        ground: Colour of the ground. None: the median of the pixels outside of all boxes, if there are any.
     """
     boxes = parse_reasoning(reasoning).boxes
     pixels = np.asarray(picture.convert("RGB"), np.uint8)
-    seen = located(pixels, [ground or _ground(pixels, boxes), *(box.colour for box in boxes)])
+    seen = located(pixels, [box.colour for box in boxes], ground or _ground(pixels, boxes))
     height, width = pixels.shape[:2]
     found = []
     for box, place in zip(boxes, seen, strict=True):
@@ -74,12 +83,13 @@ def overlaps(picture: Image.Image, reasoning: str, ground: str | None = None) ->
     return found
 
 
-def _ground(pixels: Pixels, boxes: Sequence[ReasonedBox]) -> str:
+def _ground(pixels: Pixels, boxes: Sequence[ReasonedBox]) -> str | None:
     height, width = pixels.shape[:2]
     outside = np.ones((height, width), bool)
     for box in boxes:
         left, top, right, bottom = box.box
         rows = slice(int(top * height / SCALE), int(np.ceil(bottom * height / SCALE)))
         outside[rows, int(left * width / SCALE) : int(np.ceil(right * width / SCALE))] = False
-    chosen = pixels[outside] if outside.any() else pixels.reshape(-1, 3)
-    return "#" + "".join(f"{int(value):02x}" for value in np.median(chosen, axis=0))
+    if not outside.any():
+        return None
+    return "#" + "".join(f"{int(value):02x}" for value in np.median(pixels[outside], axis=0))

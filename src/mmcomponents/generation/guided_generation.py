@@ -127,7 +127,8 @@ class GuidedGeneration(Sampler):
         self.check(model)
         start, words = self._start_id(context), context.words("picture")
         texts: list[list[int]] = [[] for _ in range(prompts.num_segments)]
-        for new in self.writer.steps(model, prompts, {*context.stop_ids, start}, context.generator):
+        draws = self.writer.own_draws(prompts, context)
+        for new in self.writer.steps(model, prompts, {*context.stop_ids, start}, context.generator, draws=draws):
             for segment, token in new.items():
                 texts[segment].append(token)
         tokenizer = context.tokenizer

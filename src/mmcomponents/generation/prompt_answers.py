@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ def answer_prompts(
     max_length: int | None = None,
     frames: FrameSampling = FRAMES,
     renderer: SampleRenderer | None = None,
+    keys: Sequence[str] | None = None,
 ) -> list[Answer]:
     """Answers prompts in one batch with any sampler: with texts, pictures or values.
 
@@ -61,6 +63,8 @@ def answer_prompts(
         max_length: Maximum number of tokens of a prompt and its answer. None: the limit of the model's positions.
         frames: Selects the frames of a video file.
         renderer: Tiling, normalisation and system text. None: as in `generate`.
+        keys: Key of each prompt. The draws of a prompt then depend on seed and key alone, not on the other prompts.
+            None: the prompts share one sequence of draws.
 
     Returns:
         One answer for each prompt.
@@ -74,9 +78,12 @@ def answer_prompts(
         return []
     sampler.check(model)
     check_length(model, segment_lengths(batch), sampler.answer_length(model), max_length, sampler.answers == "text")
-    if seed is None:
-        batch.seed = int(torch.randint(2**62, (), device="cpu"))
-    context = Context(renderer.tokenizer, end_ids(renderer.tokenizer), seeded(model, seed))
+    if keys is not None:
+        batch.segment_sample = torch.tensor([_number(key) for key in keys], device=batch.segment_sample.device)
+    if seed is None or keys is not None:
+        batch.seed = int(torch.randint(2**62, (), device="cpu")) if seed is None else seed
+    generator = seeded(model, seed) if keys is None else None
+    context = Context(renderer.tokenizer, end_ids(renderer.tokenizer), generator)
     with evaluating(model):
         return sampler.answer(model, batch, context)
 
@@ -111,6 +118,11 @@ def collate_prompts(
         renderer,
         None if videos is None else [load_videos(given, frames) for given in videos],
     ).to(model.device)
+
+
+def _number(key: str) -> int:
+    """Returns a number of a key, from 0 to 2^63 - 1."""
+    return int.from_bytes(hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[:8], "little") >> 1
 
 
 def seeded(model: MultimodalModel, seed: int | None) -> torch.Generator | None:

@@ -75,13 +75,17 @@ class Autoregressive(Sampler):
         if not isinstance(context, Context):
             raise TypeError(f"expected Context(stop_ids=…) as the third argument, got {type(context).__name__}")
         answers: list[list[int]] = [[] for _ in range(prompts.num_segments)]
-        own = self.temperature > 0 and context.generator is None
-        draws = Draws.of_prompts(prompts, self.max_new_tokens, "text") if own else None
+        draws = self.own_draws(prompts, context)
         for new in self.steps(model, prompts, context.stop_ids, context.generator, draws=draws):
             for segment, token in new.items():
                 answers[segment].append(token)
         tokenizer = context.tokenizer
         return [Answer(None if tokenizer is None else str(tokenizer.decode(ids)), ids) for ids in answers]
+
+    def own_draws(self, prompts: PackedBatch, context: Context) -> Draws | None:
+        """Returns the draws of each prompt, where the context has no generator; None where nothing else is drawn."""
+        own = self.temperature > 0 and context.generator is None
+        return Draws.of_prompts(prompts, self.max_new_tokens, "text") if own else None
 
     @torch.no_grad()
     def steps(

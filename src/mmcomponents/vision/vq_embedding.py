@@ -102,12 +102,7 @@ class VQEmbedding(VisionEncoder):
             raise ValueError(
                 f"{type(self).__name__} has places for {known[0]} x {known[1]} ids, got {rows} x {columns}"
             )
-        if ids.numel() and not ids.is_meta:
-            least, most = (int(value) for value in ids.aminmax())
-            if least < 0 or most >= self.codebook_size:
-                raise ValueError(
-                    f"ids from {least} to {most}, and the tokenizer has a codebook of {self.codebook_size}"
-                )
+        self._check_ids(ids)
         places = self.positions[top : top + rows, left : left + columns]
         tokens = (self.embedding(ids) + places).flatten(1, 2)
         of_images = (None, None) if images is None else (images.context, images.valid_hw)
@@ -115,9 +110,25 @@ class VQEmbedding(VisionEncoder):
 
     @torch.no_grad()
     def decode_ids(self, ids: Tensor) -> Tensor:
-        """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, see `VQTokenizer.decode_ids`."""
+        """Returns the tiles `[N, 3, H, W]` of ids `[N, h, w]`, see `VQTokenizer.decode_ids`.
+
+        Raises:
+            ValueError: An id is outside of the codebook, or the ids are no whole tiles.
+        """
+        if ids.shape[1:] != self.positions.shape[:2]:
+            (rows, columns), (own_rows, own_columns) = ids.shape[1:], self.positions.shape[:2]
+            raise ValueError(f"a tile has {own_rows} x {own_columns} ids, got {rows} x {columns}")
+        self._check_ids(ids)
         with without_autocast(ids.device.type):
             return self.tokenizer.decode_ids(ids)
+
+    def _check_ids(self, ids: Tensor) -> None:
+        if ids.numel() and not ids.is_meta:
+            least, most = (int(value) for value in ids.aminmax())
+            if least < 0 or most >= self.codebook_size:
+                raise ValueError(
+                    f"ids from {least} to {most}, and the tokenizer has a codebook of {self.codebook_size}"
+                )
 
     def blank(self, device: torch.device | str) -> ImageBatch:
         """Returns a tile whose ids are 0."""

@@ -37,8 +37,8 @@ def test_rollouts_need_texts_of_autoregressive_decoding() -> None:
             choose(make)
         assert str(caught.value) == (
             "data steps decodes texts with Autoregressive and its own options, and the recipe's sampler"
-            f" {make.__name__} answers with {kind}: add --model.sampler Autoregressive to the"
-            " flags of the recipe if the model writes texts too"
+            f" {make.__name__} answers with {kind}; if the model writes texts too, give the recipe and its"
+            " checkpoint, and add --model.sampler Autoregressive"
         )
 
 

@@ -33,5 +33,5 @@ def test_the_same_arguments_give_the_same_bytes_and_a_set_without_reasoning_has_
     )
     assert (one / "train-000000.tar").read_bytes() == (two / "train-000000.tar").read_bytes()
     assert [row["reasoning"] for row in records(bare, "train")] == [""] * 4
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="must be from 1 to"):
         make_shapes(str(tmp_path / "none"), 0)

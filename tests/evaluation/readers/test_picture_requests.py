@@ -15,6 +15,7 @@ from mmcomponents.evaluation.readers.picture_requests import open_requests
 
 
 def shard(folder: Path, *samples: tuple[dict[str, object], list[str]]) -> str:
+    folder.mkdir(exist_ok=True)
     path = folder / "made-000000.tar"
     with tarfile.open(path, "w") as tar:
         for number, (record, pictures) in enumerate(samples):
@@ -63,3 +64,22 @@ def test_a_table_has_requests_as_questions(tmp_path: Path) -> None:
 def test_remote_shards_are_refused() -> None:
     with pytest.raises(DataError, match="remote: download it first"):
         open_requests("https://example.org/made-000000.tar")
+
+
+def test_requests_with_equal_keys_or_options_are_refused(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        shard(tmp_path / name, ({"caption": name}, ["png"]))
+    with pytest.raises(DataError, match=r"a/made-0+\.tar and .*b/made-0+\.tar both have a request"):
+        open_requests(str(tmp_path / "?" / "made-*.tar"))
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"question": "Draw", "answer": "A", "options": ["cat", "dog"]}\n')
+    with pytest.raises(DataError, match="has options, and a picture chooses none"):
+        open_requests(str(path))
+
+
+def test_a_table_needs_no_answers_where_none_are_compared(tmp_path: Path) -> None:
+    path = tmp_path / "requests.jsonl"
+    path.write_text('{"question": "Generate an image of: 4 7"}\n')
+    assert len(open_requests(str(path), answers=False).items) == 1
+    with pytest.raises(DataError, match="answer"):
+        open_requests(str(path))

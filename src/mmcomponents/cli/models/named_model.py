@@ -15,30 +15,38 @@ if TYPE_CHECKING:
     from mmcomponents.cli.models.sampler_options import Choose
 
 
-def named_tokenizer(verb: str, what: str, path: str) -> Any:
+def named_tokenizer(verb: str, what: str, path: str, writes: bool = False) -> Any:
     """Returns the tokenizer of a named model, whose weights are not loaded.
 
     Args:
         verb: Name of the command, for messages.
         what: What the model is, for messages.
         path: The model.
+        writes: Whether the model has to write texts.
 
     Raises:
-        UserError: There is no such model.
+        UserError: There is no such model, or it has no language model.
     """
     from mmcomponents.checkpoints import read
     from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
     from mmcomponents.data.datamodule import PackedDataModule
     from mmcomponents.training import MultimodalTask
 
+    none = f"{verb}: the {what} {path!r} contains no language model, so it cannot answer"
     if _is_folder(path):
-        return read(path).tokenizer()
+        stored = read(path)
+        if writes and not stored.spec.parts.get("backbone"):
+            raise UserError(none)
+        return stored.tokenizer()
     recipe, colon, checkpoint = path.rpartition(":")
     if not colon:
-        raise UserError(f"there is no {what} {path!r}: give a model folder, or RECIPE:CHECKPOINT")
+        raise UserError(f"{verb}: there is no {what} {path!r}: give a model folder, or RECIPE:CHECKPOINT")
     if not recipe or not os.path.exists(checkpoint):
-        raise UserError(f"the {what} {path!r} has no checkpoint {checkpoint!r}")
-    return RecipeCLI(verb, Flags(configs=[recipe]), MultimodalTask, PackedDataModule).datamodule.tokenizer
+        raise UserError(f"{verb}: the {what} {path!r} has no checkpoint {checkpoint!r}")
+    cli: Any = RecipeCLI(verb, Flags(configs=[recipe]), MultimodalTask, PackedDataModule)
+    if writes and (cli.model.factories.backbone is None or "lm" not in (cli.model.factories.heads or {})):
+        raise UserError(none)
+    return cli.datamodule.tokenizer
 
 
 def load_named(verb: str, options: argparse.Namespace, path: str, choose: Choose | None = None) -> Loaded:

@@ -63,8 +63,8 @@ def rollout_sampler(verb: str) -> Choose:
         if type(sampler) is not Autoregressive:
             raise UserError(
                 f"{verb} decodes texts with Autoregressive and its own options, and the recipe's sampler"
-                f" {type(sampler).__name__} answers with {sampler.answers}: add --model.sampler Autoregressive to"
-                " the flags of the recipe if the model writes texts too"
+                f" {type(sampler).__name__} answers with {sampler.answers}; if the model writes texts too, give"
+                " the recipe and its checkpoint, and add --model.sampler Autoregressive"
             )
         return sampler
 

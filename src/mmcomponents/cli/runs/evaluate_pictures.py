@@ -48,17 +48,20 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
         if metric is not None:
             from mmcomponents.cli.models.named_model import named_tokenizer
 
-            named_tokenizer(verb, "reader", options.reader)
+            named_tokenizer(verb, "reader", options.reader, writes=True)
+            for one in runs:
+                one.check_references(metric)
         return sampler
 
     loaded = load_model(verb, options, folder, flags, choose=choose)
-    settings = _settings(loaded)
+    settings = _settings(loaded, options.seed)
     try:
         with bar() as progress:
             made = []
             for one in runs:
                 one.settings = settings
-                made.append(one.draw(partial(_answers, loaded), partial(progress, f"pictures of {one.requests.name}")))
+                told = partial(progress, f"pictures of {one.requests.name}")
+                made.append(one.draw(partial(_answers, loaded, options.seed), told))
         del loaded  # frees the memory for the reader
         scored = _scored(verb, runs, made, metric, options)
     except KeyboardInterrupt:
@@ -102,6 +105,9 @@ def _drawing_sampler(verb: str, options: argparse.Namespace, make: Make) -> Samp
         if sampler is not None:
             found = f"the sampler {type(sampler).__name__} answers with {sampler.answers}"
         raise UserError(f"{verb}: --metric {options.metric} needs a model that makes pictures, and {found}")
+    if options.metric == IN_BOXES and not hasattr(sampler, "draw"):
+        name = type(sampler).__name__
+        raise UserError(f"{verb}: --metric {IN_BOXES} needs pictures with a reasoning text, and {name} writes none")
     return sampler
 
 
@@ -111,7 +117,7 @@ def _evaluations(verb: str, options: argparse.Namespace, out: Path) -> list[Pict
 
     found: list[PictureEvaluation] = []
     for where in options.benchmark:
-        requests = open_requests(where, options.images, options.split)
+        requests = open_requests(where, options.images, options.split, answers=options.metric == READ_BACK)
         requests.check(options.max_refused)
         for line in requests.refused:
             print_line(Console(stderr=True), f"{requests.name}: skipped {line}")
@@ -119,12 +125,12 @@ def _evaluations(verb: str, options: argparse.Namespace, out: Path) -> list[Pict
             raise UserError(f"{verb}: two benchmarks are named {requests.name}; evaluate them separately")
         requests = requests.narrow(options.kinds, options.limit)
         folder = out if options.out and len(options.benchmark) == 1 else out / requests.name
-        found.append(PictureEvaluation(requests, folder, seed=options.seed, max_refused=options.max_refused))
+        found.append(PictureEvaluation(requests, folder, max_refused=options.max_refused))
     return found
 
 
 def _answers(
-    loaded: Loaded, items: Sequence[Item], images: Sequence[Sequence[Image.Image]], seed: int
+    loaded: Loaded, seed: int, items: Sequence[Item], images: Sequence[Sequence[Image.Image]]
 ) -> Sequence[Answer]:
     from mmcomponents.generation import answer_prompts
 
@@ -136,6 +142,7 @@ def _answers(
         sampler=loaded.sampler,
         seed=seed,
         renderer=loaded.renderer,
+        keys=[item.key for item in items],
     )
 
 
@@ -176,13 +183,14 @@ def _reads(loaded: Loaded, options: argparse.Namespace, pictures: Sequence[Image
     )
 
 
-def _settings(loaded: Loaded) -> dict[str, Any]:
+def _settings(loaded: Loaded, seed: int) -> dict[str, Any]:
     from mmcomponents.synthesis.drawing import model_digest, renderer_settings
 
     return {
         "weights": model_digest(loaded.model),
         **renderer_settings(loaded.renderer),
         "sampler": _plain(loaded.sampler),
+        "seed": seed,
     }
 
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from mmcomponents.synthesis.rollout import Sampling
 
 SELECTORS = ("first", "self_consistency", "best_of_n", "oracle")
+READER = ("reader", "reader_question", "reader_metric")
+"""Options of the reader of made pictures."""
+
 CRITICS = {"process": "prm", "outcome": "orm"}
 """Critic -> name of its best-of-N selector in a report."""
 
@@ -41,6 +44,8 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
         raise UserError(
             f"{verb}: no metric {options.metric!r}{near(options.metric, METRICS)}; there are {', '.join(METRICS)}"
         )
+    if unused := next((name for name in READER if getattr(options, name)), None):
+        raise UserError(f"{verb}: --metric {options.metric} has no use for --{unused}")
     metric, selectors, sampling = METRICS[options.metric](), make_selectors(verb, options), candidate_sampling(options)
     critics = {name: path for name in CRITICS if (path := getattr(options, f"{name}_critic"))}
     benchmarks: list[Benchmark] = []

@@ -18,7 +18,7 @@ from mmcomponents.cli.models.model_options import Arguments, check_model, load_m
 from mmcomponents.cli.models.sampler_options import any_sampler
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.runs.interactive import Interactive, shown, write
-from mmcomponents.cli.runs.picture_session import PictureSession, write_picture
+from mmcomponents.cli.runs.picture_session import PictureSession, last_number, write_picture
 from mmcomponents.cli.user_error import UserError, errors_in_one_line
 
 if TYPE_CHECKING:
@@ -142,8 +142,7 @@ def _print_answers(answers: Sequence[Answer], options: argparse.Namespace) -> No
     A terminal that can show pictures shows them too. A text before a picture is printed, and written beside it.
     """
     values: list[Any] = []
-    there = [int(file.stem) for file in Path(options.out or ".").glob("*.png") if file.stem.isdecimal()]
-    for number, answer in enumerate(answers, max(there, default=0) + 1):
+    for number, answer in enumerate(answers, last_number(Path(options.out or ".")) + 1):
         if answer.picture is None:
             values.append(answer.shown())
         else:

@@ -35,12 +35,12 @@ class PictureSession(Interactive):
         editor: Makes and changes pictures.
         media: Images for the first request.
         frames: Number of frames per video.
-        out: Folder of the pictures.
+        out: Folder of the pictures, whose numbers follow those of the pictures there.
     """
 
     def __init__(self, editor: PictureEditor, media: Media, frames: int, out: Path) -> None:
         super().__init__(_NoTalk(), media, frames)
-        self.editor, self.out, self.number = editor, out, 0
+        self.editor, self.out, self.number = editor, out, last_number(out)
 
     def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
@@ -88,6 +88,11 @@ class _NoTalk:
 
     def reset(self) -> None:
         """Does nothing."""
+
+
+def last_number(folder: Path) -> int:
+    """Returns the highest number of the numbered pictures in a folder; 0 without any."""
+    return max((int(file.stem) for file in folder.glob("*.png") if file.stem.isdecimal()), default=0)
 
 
 def write_picture(answer: Answer, path: Path, shows: bool = True) -> str:

@@ -18,7 +18,7 @@ from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.handwriting.pictures import PictureStyle, draw_picture, pairs_of_digits
 from mmcomponents.demos.handwriting.scenes import load_scans, split_scans
-from mmcomponents.limits import check_numbers
+from mmcomponents.limits import MAX_ROWS, check_numbers, check_sizes
 
 NAME = "pictures"
 PARTS = ("train", "val", "pictures", "reading")
@@ -74,8 +74,7 @@ def make_pictures(
     check_numbers(seed=seed)
     folder, style = Path(out), PictureStyle(side, 2, jitter)
     sizes = dict(zip(PARTS, (pictures, val_pictures, held_out, held_out), strict=True))
-    if min(sizes.values()) < 1:
-        raise ValueError(f"numbers of pictures must be positive, got {sizes}")
+    check_sizes(MAX_ROWS, pictures=pictures, val_pictures=val_pictures, held_out=held_out)
     known, unseen = pairs_of_digits(held_out_pairs, seed)
     scans, digits = load_scans()
     shares = split_scans(digits, SHARES, seed)

@@ -16,6 +16,7 @@ from mmcomponents.data.format.indexing import build_index
 from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.shapes.shape_scenes import SIDE, Scene, draw_scene, make_scene
+from mmcomponents.limits import MAX_ROWS, check_sizes
 
 NAME = "shapes"
 PARTS = ("train", "val", "test")
@@ -61,8 +62,7 @@ def make_shapes(
     """
     folder = Path(out)
     sizes = dict(zip(PARTS, (pictures, val_pictures, held_out), strict=True))
-    if min(sizes.values()) < 1:
-        raise ValueError(f"numbers of pictures must be positive, got {sizes}")
+    check_sizes(MAX_ROWS, pictures=pictures, val_pictures=val_pictures, held_out=held_out)
     begin(folder, NAME, PARTS)
     known: set[str] = set()
     shards: list[Path] = []

@@ -30,7 +30,7 @@ _KINDS = (CaptionedPicture(), ReasonedPicture(1, 1))
 """Kinds whose records are checked; the sizes of pictures are not part of a record."""
 
 
-def open_requests(where: str, images: str | Path | None = None, split: str = "") -> Benchmark:
+def open_requests(where: str, images: str | Path | None = None, split: str = "", answers: bool = True) -> Benchmark:
     """Reads requests for pictures.
 
     In shards, a caption is its own reference answer, and a request with a reasoning text has none; the image of such a
@@ -40,15 +40,26 @@ def open_requests(where: str, images: str | Path | None = None, split: str = "")
         where: Path of a .tsv or .jsonl, or name, pattern or folder of shards.
         images: Folder that image paths in a file are relative to; None: the folder of the file.
         split: Split to read from a file with several splits; "": all.
+        answers: Whether each question of a file needs a reference answer.
 
     Raises:
-        DataError: The file is missing, malformed or without requests, or a shard is remote.
+        DataError: The file is missing, malformed or without requests, a shard is remote, or two requests have the same
+            key.
     """
     if Path(where).suffix.lower() in (".tsv", ".jsonl"):
-        return open_benchmark(where, images, split)
+        found = open_benchmark(where, images, split, answers)
+        if asked := next((item for item in found.items if item.target.options), None):
+            raise DataError(f"{found.name}: the request {asked.key} has options, and a picture chooses none")
+        return found
     found = Benchmark(Path(where).stem.replace("*", "").strip("-_.") or "shards")
+    owners: dict[str, str] = {}
     for shard in find_shards(where):
+        before = len(found.items)
         found.take(_read_shard(shard))
+        for item in found.items[before:]:
+            if item.key in owners:
+                raise DataError(f"{owners[item.key]} and {shard} both have a request with the key {item.key}")
+            owners[item.key] = shard
     return found
 
 
