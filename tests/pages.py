@@ -35,6 +35,8 @@ def prose(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """Returns the anchors of a page's headings."""
-    titles = re.findall(r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.M)
+    titles = re.findall(
+        r"^#+ (.*)$", re.sub(r"^```.*?^```", "", page.read_text(), flags=re.DOTALL | re.MULTILINE), re.M
+    )
     kept = (re.sub(r"[^\w\s-]", "", re.sub(r"[`*]", "", title)).strip().lower() for title in titles)
     return {re.sub(r"[\s-]+", "-", title) for title in kept}

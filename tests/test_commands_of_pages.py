@@ -93,7 +93,8 @@ def test_a_command_fails_only_for_missing_files(
     assert main(shlex.split(line)[1:]) == 2
     error = capsys.readouterr().err
     assert re.search(
-        r"there is no |no checkpoint folder |no such file|cannot be read|no shard|does not exist|not found|no recipe|is not a folder|no module",
+        r"there is no |no checkpoint folder |no such file|cannot be read|no shard|does not exist|not found|no recipe"
+        "|is not a folder|no module",
         error,
         re.IGNORECASE,
     ), error

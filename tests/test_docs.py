@@ -111,7 +111,9 @@ def test_every_page_is_in_the_navigation_once() -> None:
 
 
 def test_the_pages_of_the_api_name_what_exists_and_all_that_is_exported() -> None:
-    listed = [line for page in (DOCS / "api").glob("*.md") for line in re.findall(r"^::: (\S+)$", page.read_text(), re.M)]
+    listed = [
+        line for page in (DOCS / "api").glob("*.md") for line in re.findall(r"^::: (\S+)$", page.read_text(), re.M)
+    ]
     found = []
     for path in listed:
         module, _, own = path.rpartition(".")
