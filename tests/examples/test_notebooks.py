@@ -39,13 +39,13 @@ def test_a_swapped_part_changes_itself_alone(tmp_path: Path, monkeypatch: pytest
     assert found["equal"]
     assert found["text_gap"] == 0 < found["image_gap"]
     assert {name: len(losses) for name, losses in found["losses"].items()} == {"MLP": 4, "linear": 4}
-    assert found["last"] == {"V2PE": 4.75, "RoPE": 16.0}
+    assert found["last"] == {"V2PE": 5.0, "RoPE": 16.0}
 
 
 def test_the_first_minutes_of_the_quickstart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = executed("quickstart", tmp_path, monkeypatch)
     assert len(found["answers"]) == 40 * 5
-    assert {"question", "answer", "reference"} <= found["answers"][0].keys()
+    assert {"question", "answer", "prediction", "is_right"} <= found["answers"][0].keys()
     assert (tmp_path / "runs/notebook/checkpoints/last.ckpt").exists()
     assert type(found["model"].projector).__name__ == "MLPProjector"
 
