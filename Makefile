@@ -7,13 +7,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install quickstart ladder test lint mutate bench-gpu clean
+.PHONY: help install quickstart ladder test lint docs mutate bench-gpu clean
 
 help:
 	@echo "make quickstart   train a small InternVL3 on real handwriting and test it, in minutes on a CPU"
 	@echo "make ladder       train from random weights to best-of-N on two CPU cores, in half an hour; SEED=1 for another seed"
 	@echo "make test         run the tests in two processes; WORKERS=4 for more"
 	@echo "make lint         check style and types"
+	@echo "make docs         build the documentation into site/, without warnings"
 	@echo "make mutate       check that the tests notice known faults, in a few minutes"
 	@echo "make bench-gpu    compare with transformers on one CUDA device; PART=train-1b for one part, TINY=--tiny on the CPU"
 	@echo "make clean        remove the virtual environment, caches, runs and the data of quickstart and ladder"
@@ -49,6 +50,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# NO_MKDOCS_2_WARNING: without the notice of mkdocs-material about its successor.
+docs: $(INSTALLED)
+	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 mutate: $(INSTALLED)
 	$(BIN)/python tests/mutations/run_mutations.py
 
@@ -57,5 +63,5 @@ bench-gpu:
 	$(PYTHON) benchmarks/gpu.py $(if $(PART),--part $(PART),--all) $(TINY)
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart runs/ladder data/handwriting data/ladder build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache runs/quickstart runs/ladder data/handwriting data/ladder build dist site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

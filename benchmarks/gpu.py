@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py --all                     # about 25 minutes; --part NAME for one of the parts
     python benchmarks/gpu.py --part train-1b --tiny    # a small model on the CPU, in fp32
-    python benchmarks/gpu.py --table                   # the results as the table of the README
+    python benchmarks/gpu.py --table                   # the results as the table of docs/speed.md
 
 The parts, each at most four minutes: `correctness` (attention backends, units, compilation, fsdp2 on one device, bf16),
 `train-1b`, `train-2b`, `train-8b` (SFT on packs of 16,384 tokens with images, and transformers' model on the same

@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from mmcomponents import registry
-from test_readme import blocks
+from pages import README, blocks
 
 pytestmark = pytest.mark.slow
 
@@ -82,7 +82,7 @@ def test_the_installed_package_is_imported(run: Run) -> None:
 
 def test_the_readme_runs_as_one_script(run: Run, tmp_path: Path) -> None:
     script = tmp_path / "readme.py"
-    script.write_text("\n".join(blocks("python")))
+    script.write_text("\n".join(blocks(README, "python")))
     assert run("python", script) == "(8, 8) torch.Size([3, 64, 64])\n"
 
 
