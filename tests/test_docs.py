@@ -8,6 +8,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from mmcomponents.cli.recipes.recipe import shipped
 from pages import PAGES, README, ROOT, anchors, blocks, name, prose
 
 DOCS = ROOT / "docs"
-REPOSITORY = "https://github.com/mmcomponents/mmcomponents/blob/main/"
 SIZES = ("1b", "2b", "4b", "8b", "9b", "14b", "38b", "78b")
 STAGES = ("-finetune", "-stage1", "-stage2", "-pretrain", "-sft", "-mpo", "-prm")
 NO_KEYS = {"model.py", "model.safetensors", "model.chat", "trainer.train", "data.chat"}
@@ -58,9 +58,7 @@ def test_links_and_files_exist(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for target, _, anchor in (found.partition("#") for found in re.findall(r"\]\(([^)\s]+)\)", text)):
         file = page.parent / target if target else page
-        if target.startswith(REPOSITORY):
-            file = ROOT / target.removeprefix(REPOSITORY)
-        elif target.startswith("http"):
+        if target.startswith("http"):
             continue
         assert file.exists(), target
         if anchor.startswith("mmcomponents."):
@@ -71,10 +69,15 @@ def test_links_and_files_exist(page: Path) -> None:
         assert (ROOT / file).exists(), file
 
 
-def test_the_readme_is_short_and_has_absolute_links() -> None:
-    text = README.read_text()
+def test_the_readme_is_short_and_its_links_are_absolute_on_pypi() -> None:
+    text, project = README.read_text(), tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert len(text.splitlines()) <= 150
-    assert all(link.startswith("https://") for link in re.findall(r"\]\(([^)]+)\)", text))
+    (rule,) = project["tool"]["hatch"]["metadata"]["hooks"]["fancy-pypi-readme"]["substitutions"]
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    shown = re.findall(r"\]\(([^)]+)\)", re.sub(rule["pattern"], rule["replacement"], text))
+    start = project["project"]["urls"]["Repository"] + "/blob/main/"
+    assert [link if link.startswith("http") else start + link for link in links] == shown
+    assert any(link.startswith("docs/") for link in links)
 
 
 @pages

@@ -70,7 +70,7 @@ def test_a_page_lists_all_parts_of_its_slot(slot: str) -> None:
     ("file", "link"),
     [
         (PAGES / "index.md", "{slot}.md"),
-        (README, "https://github.com/mmcomponents/mmcomponents/blob/main/docs/slots/{slot}.md"),
+        (README, "docs/slots/{slot}.md"),
     ],
     ids=["index", "README"],
 )
