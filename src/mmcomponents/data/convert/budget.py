@@ -61,7 +61,7 @@ class Budget:
             SampleError: The sample cannot be rendered.
         """
         tiling = self.tiling.for_images(len(sizes))
-        images = [TiledImage.of_tiles(tiling.count(width, height)) for width, height in sizes]
+        images = [TiledImage.of_tiles(tiling.count(*size), size) for size in sizes]
         films = [[TiledImage.of_tiles(1) for _ in range(self.max_frames)] for _ in range(videos)]
         renderer = SampleRenderer(tokenizer, self.tokens_per_tile, frame_template=self.frame_template)
         segments = render(kind, replace(sample, images=images, videos=films), renderer)

@@ -128,9 +128,9 @@ def convert_annotations(
     if not 0 <= val < 1:
         raise ValueError(f"val must be a share from 0 to less than 1, not {val}")
     coco = as_lines(inputs, Path(out), named_kinds(kinds))
-    sources = find_sources([str(coco.get(given, given)) for given in inputs], root, val)
+    sources = find_sources([str(coco.lines.get(given, given)) for given in inputs], root, val)
     if root is None:
-        sources = beside_images(sources, coco)
+        sources = beside_images(sources, coco.lines)
     loaded = load_tokenizer(tokenizer, allowed_tokens)
     check_template(loaded, images=False)  # the tokens for images are checked when a sample has one
     budget = Budget(

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcomponents.data.chat.kinds import RecordKind, Sample, kind_name
+from mmcomponents.data.chat.kinds import BoxedImage, RecordKind, Sample, kind_name
 from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, TemplateError, codec
 from mmcomponents.data.convert.annotation_formats import read_draft
@@ -29,7 +29,7 @@ from mmcomponents.data.convert.other_programs.objects import place_objects
 from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.resume_state import Note, State, Totals
-from mmcomponents.data.convert.turned_boxes import pixel_sizes, turn_boxes
+from mmcomponents.data.convert.turned_boxes import pixel_sizes, turn_boxes, upright_record
 from mmcomponents.data.convert.wording import beginning
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
@@ -264,13 +264,15 @@ class _Converter:
         turned = turn_boxes(draft, images, self.job.reading.turned_boxes)
         place_objects(draft, draft.objects, pixel_sizes(draft, images))
         record = draft.record(self.source.name)
+        kind = self._kind(record, draft)
+        if isinstance(kind, BoxedImage) and len(images) == 1:
+            record, turned = upright_record(record, images[0], self.job.reading.turned_boxes)
         try:
             length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
         except ValueError as error:
             raise Refused("bad_json", "a number is too large") from error
         if length > MAX_JSON:
             raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
-        kind = self._kind(record, draft)
         spelled = [token for token in self.special if any(token in text for text in draft.texts())]
         members = {suffix: self.media.read(where) for suffix, where in draft.members.items()}
         sample = Sample(record, members=members)
