@@ -43,6 +43,10 @@ MAX_LINE = 256_000_000
 """Largest size in bytes of a line or a text file; a line may contain images as data: URLs."""
 
 
+_LONGEST_NAME = 200
+"""Largest length of the path of an image in the list of skipped samples."""
+
+
 @dataclass(frozen=True)
 class Job:
     """Settings that all shards of a call share.
@@ -138,7 +142,7 @@ def convert_chunk(
     if converter.totals.samples:
         converter.totals.bytes, converter.totals.shards = os.path.getsize(path), 1
         budget, has_images = job.budget, converter.totals.tiles or converter.totals.videos
-        tile = (budget.tiling.tile_size, budget.tokens_per_tile) if has_images else None
+        tile = budget.tile if has_images else None
         build_index(path, tokenizer, frame_template=budget.frame_template, kinds=converter.kinds, tile=tile)
     else:
         path.unlink()
@@ -311,13 +315,16 @@ class _Converter:
 
     def _skip(self, line: _Line, sample: object, error: SampleError) -> None:
         self.totals.refused += 1
-        own = sample.get("id") if isinstance(sample, dict) else None
+        own, image = (sample.get(key) if isinstance(sample, dict) else None for key in ("id", "image"))
+        if not isinstance(image, str) or len(image) > _LONGEST_NAME:  # no image, several, or its contents
+            image = None
         self.refused.append(
             {
                 "source": self.source.name,
                 "file": str(line.path),
                 "line": line.number,
                 "id": own if isinstance(own, str | int) else None,
+                **({} if image is None else {"image": image}),
                 "code": error.code if isinstance(error, Refused) else "bad_text",
                 "reason": str(error),
             }

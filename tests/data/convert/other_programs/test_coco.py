@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
 from mmcomponents.data.chat.kinds import BoxedImage, Kinds
@@ -16,6 +17,7 @@ from mmcomponents.data.convert import convert_annotations
 from mmcomponents.data.convert.other_programs.coco import records
 from mmcomponents.data.errors import DataError
 from mmcomponents.data.format.sample_index import Index
+from mmcomponents.evaluation.readers.boxed_images import stored_categories
 
 CONTENT: dict[str, Any] = {
     "info": {},
@@ -63,6 +65,7 @@ def test_shards_of_coco(coco: Path, tmp_path: Path) -> None:
     report = convert_annotations([str(coco)], out, "byte-level", kinds=["BoxedImage"], num_workers=1)
     (refused,) = [json.loads(line) for line in (out / "refused.jsonl").read_text().splitlines()]
     assert "box 1 of 1 is empty" in refused["reason"]
+    assert refused["image"] == "c.png"
     kinds = Kinds([BoxedImage()])
     index = Index.open(sorted(map(str, out.glob("*.tar"))), load_tokenizer("byte-level"), kinds=kinds)
     stored = [index.read(number) for number in range(len(index))]
@@ -75,7 +78,7 @@ def test_shards_of_coco(coco: Path, tmp_path: Path) -> None:
 
 
 def test_without_the_kind_it_is_no_input(coco: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="neither a sample nor a meta file"):
+    with pytest.raises(DataError, match=r"neither a sample nor a meta file .*--kinds BoxedImage"):
         convert_annotations([str(coco)], tmp_path / "out", "byte-level", num_workers=1)
 
 
@@ -133,3 +136,24 @@ def test_files_of_one_folder_have_the_same_categories(coco: Path, tmp_path: Path
     inputs = [str(coco), str(tmp_path / "val.json")]
     with pytest.raises(DataError, match=r"categories of .*train.json and .*val.json differ .*'car'.*'cat'"):
         convert_annotations(inputs, tmp_path / "out", "byte-level", kinds=["BoxedImage"], num_workers=1)
+
+
+def test_names_and_ids_of_the_classes_are_kept(coco: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    convert_annotations([str(coco)], out, "byte-level", kinds=["BoxedImage"], num_workers=1)
+    wanted = [{"id": 3, "name": "car"}, {"id": 18, "name": "dog"}]
+    assert json.loads((out / "pack.json").read_text())["categories"] == wanted
+    assert stored_categories(sorted(map(str, out.glob("*.tar")))) == wanted
+    assert stored_categories([str(tmp_path / "a.tar")]) is None
+    last = (out / "recipe.yaml").read_text().splitlines()[-1]
+    assert last == """# --model.sampler.init_args.names '["car", "dog"]'"""
+
+
+def test_an_image_is_one_tile_of_any_size(coco: Path, tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    report = convert_annotations([str(coco)], out, "byte-level", kinds=["BoxedImage"], tile_size=8, num_workers=1)
+    assert (report.totals.images, report.totals.tiles) == (2, 2)
+    data = yaml.safe_load((out / "recipe.yaml").read_text())["data"]
+    assert data.keys() == {"tokenizer", "kinds", "train"}
+    index = Index.open(sorted(map(str, out.glob("*.tar"))), load_tokenizer("byte-level"), kinds=Kinds([BoxedImage()]))
+    assert index.tiles == [None]
