@@ -171,7 +171,7 @@ def _class_names(categories: Sequence[Mapping[str, Any]]) -> str:
         return ""
     text = json.dumps(names, ensure_ascii=not all(name.isprintable() for name in names))
     return (
-        f"# {len(names)} classes; the sampler TopBoxes shows their names with\n"
+        f"# The sampler TopBoxes shows the names of the classes ({len(names)}) with\n"
         f"# --model.sampler.init_args.names {shlex.quote(text)}\n"
     )
 
