@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from mmcomponents.cli.main import main
 from mmcomponents.data.convert import convert_annotations
 from mmcomponents.demos.handwriting.cluttered import ClutterStyle, draw_clutter
 from mmcomponents.demos.handwriting.scenes import load_scans
+from mmcomponents.evaluation.box_ap import FIGURES
 from mmcomponents.generation import Context, TopBoxes
 
 STYLE = ClutterStyle(64, (10, 20), (0, 5), marks=2)
@@ -44,7 +47,8 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
             content["images"].append({"id": number, "file_name": name, "width": 64, "height": 64})
             for (left, top, right, bottom), digit in zip(scene.boxes.tolist(), scene.digits.tolist(), strict=True):
                 box = [left, top, right - left, bottom - top]
-                content["annotations"].append({"image_id": number, "category_id": digit + 3, "bbox": box})
+                own = {"id": len(content["annotations"]) + 1, "area": box[2] * box[3], "iscrowd": int(digit == 4)}
+                content["annotations"].append({"image_id": number, "category_id": digit + 3, "bbox": box, **own})
         (folder / f"{part}.json").write_text(json.dumps(content))
     inputs = [str(folder / f"{part}.json") for part in ("train", "val", "test")]
     convert_annotations(inputs, folder / "shards", "byte-level", kinds=["BoxedImage"], tile_size=64, num_workers=1)
@@ -131,6 +135,9 @@ def test_evaluate_measures_a_folder_and_resumes(digits: Path, run: Path, tmp_pat
         name: pytest.approx(tested[name], abs=1e-3) for name in ("ap", "ap50", "images")
     }
     assert Image.open(out / "boxes" / "0.png").size == (64, 64)
+    assert official(digits / "test.json", out / "coco.json") == pytest.approx(
+        [math.nan if report[name] is None else report[name] for name in FIGURES], abs=1e-9, nan_ok=True
+    )
     lines = (out / "boxes.jsonl").read_text().splitlines()
     assert len(lines) == 6  # the settings, and five images
     (out / "boxes.jsonl").write_text("".join(f"{line}\n" for line in lines[:3]) + '{"key": "ha')
@@ -144,6 +151,54 @@ def test_evaluate_measures_a_folder_and_resumes(digits: Path, run: Path, tmp_pat
     ):
         assert main([*asked, *wrong]) == 2
         assert said in capsys.readouterr().err
+
+
+def official(truth: Path, found: Path) -> list[float]:
+    """AP, AP50, AP75 and those of small, medium and large objects as pycocotools' own summary has them."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    content = json.loads(truth.read_text())
+    known = COCO()
+    known.dataset = {"info": {}, **content}
+    known.createIndex()
+    evaluation = COCOeval(known, known.loadRes(str(found)), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return [math.nan if value == -1 else value for value in evaluation.stats[:6]]
+
+
+def test_a_class_that_the_head_has_not_is_told_by_evaluate(
+    digits: Path, run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    pytest.importorskip("pycocotools", reason="needs mmcomponents[detection]")
+    content = json.loads((digits / "test.json").read_text())
+    content["categories"] = [{"id": n} for n in (0, *(category["id"] for category in content["categories"]))]
+    for name in ("test-0.png", "test-1.png", "test-2.png", "test-3.png", "test-4.png"):
+        shutil.copy(digits / name, tmp_path / name)
+    content["annotations"][0] = {**content["annotations"][0], "category_id": 12, "iscrowd": 0}
+    (tmp_path / "more.json").write_text(json.dumps(content))
+    convert_annotations(
+        [str(tmp_path / "more.json")], tmp_path / "s", "byte-level", kinds=["BoxedImage"], num_workers=1
+    )
+    given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)), "--metric", "box_ap"]
+    assert main(["evaluate", *given, "--benchmark", f"{tmp_path}/s/more-*.tar", "--out", str(tmp_path / "o")]) == 2
+    assert "the class 10 is none of the 10" in capsys.readouterr().err
+
+
+def test_a_missing_pycocotools_is_told_before_any_image(
+    digits: Path, run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    for name in ("pycocotools", "pycocotools.coco", "pycocotools.cocoeval"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(TopBoxes, "best", None)  # nothing is answered
+    told = "average precision of boxes needs pycocotools: pip install 'mmcomponents[detection]'"
+    assert main(["test", *arguments(digits, run, "--ckpt_path", str(last(run)))]) != 0
+    assert f"BoxReport: {told}" in " ".join(capsys.readouterr().err.split())
+    given = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run)), "--metric", "box_ap"]
+    assert main(["evaluate", *given, "--benchmark", f"{digits}/shards/test-*.tar"]) == 2
+    assert f"evaluate: {told}" in " ".join(capsys.readouterr().err.split())
 
 
 def test_boxes_of_another_data_set_are_not_reused(digits: Path, run: Path, tmp_path: Path, capsys: Any) -> None:

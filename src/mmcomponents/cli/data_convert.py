@@ -136,6 +136,7 @@ def _skipped(report: ConversionReport) -> Table:
     table.add_column("first sample", overflow="fold")
     for code, count in report.codes.items():
         example = report.examples[code]
-        first = f"{example['file']}:{example['line']}: {example['reason']}"
+        image = f" ({example['image']})" if "image" in example else ""
+        first = f"{example['file']}:{example['line']}{image}: {example['reason']}"
         table.add_row(code, f"{count:,}", cell(first))
     return table

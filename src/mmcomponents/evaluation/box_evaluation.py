@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from mmcomponents.data.chat.kinds import BoxedImage
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.media.images import decode_image
 from mmcomponents.data.storage.atomic_write import write_text
 from mmcomponents.evaluation.box_ap import SMALL, BoxesOfImage, box_ap
+from mmcomponents.evaluation.coco_results import coco_results
 from mmcomponents.evaluation.readers.boxed_images import StoredImage
 from mmcomponents.generation.found_boxes import FoundBox, draw_found
 from mmcomponents.synthesis.journal import Journal
@@ -28,6 +30,9 @@ from mmcomponents.synthesis.questions import check_skipped
 
 Finding = Callable[[Sequence[Image.Image]], list[list[FoundBox]]]
 """Finds boxes in images, in pixels."""
+
+COCO = "coco.json"
+"""File of the boxes in COCO's format."""
 
 _PICTURES = 6
 """Number of images that are drawn."""
@@ -45,6 +50,7 @@ class BoxEvaluation:
         refused: "KEY: reason" of samples that cannot be used.
         max_refused: Largest fraction of the samples that may be skipped.
         small: Area in pixels up to which a box counts as small.
+        categories: `id` of the category of each label in COCO's files; None: unknown.
     """
 
     name: str
@@ -54,6 +60,22 @@ class BoxEvaluation:
     refused: list[str] = field(default_factory=list)
     max_refused: float = 0.0
     small: float = SMALL
+    categories: Sequence[Mapping[str, Any]] | None = None
+
+    def limit_classes(self, count: int) -> None:
+        """Skips images with a class that the model's head has not.
+
+        Args:
+            count: Number of classes of the head.
+        """
+        kept, kind = [], BoxedImage(num_classes=count)
+        for image in self.images:
+            try:
+                kind.check(image.true)
+                kept.append(image)
+            except SampleError as error:
+                self.refused.append(f"{image.key}: {error}")
+        self.images = kept
 
     def find(
         self, finding: Finding, together: int = 8, progress: Callable[[int, int], None] | None = None
@@ -86,7 +108,7 @@ class BoxEvaluation:
             return [journal.done[image.key] for image in self.images if image.key in journal.done]
 
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """Writes the report and the pictures.
+        """Writes the report, the pictures, and if the images have ids of COCO the boxes in its format (`coco.json`).
 
         Args:
             rows: Result of `find`.
@@ -95,13 +117,16 @@ class BoxEvaluation:
             Contents of `report.json`.
 
         Raises:
-            DataError: No image has boxes.
+            DataError: No image has boxes, or a found label has no category.
         """
         if not rows:
             raise DataError(f"{self.name} has no image with boxes")
         figures = {name: None if math.isnan(v) else v for name, v in average_precision(rows, self.small).items()}
         report = {"benchmark": self.name, "images": len(rows), **figures, "small": self.small, "refused": self.refused}
         write_text(self.folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+        found = None if self.categories is None else coco_results(self.images, rows, self.categories)
+        if found is not None:
+            write_text(self.folder / COCO, json.dumps(found) + "\n")
         pictures = self.folder / "boxes"
         pictures.mkdir(exist_ok=True)
         by_key = {row["key"]: row["boxes"] for row in rows}
@@ -141,14 +166,25 @@ def average_precision(rows: Sequence[Mapping[str, Any]], small: float = SMALL) -
     """Returns the average precision of rows of `boxes.jsonl`, see `box_ap`.
 
     Args:
-        rows: `true` with boxes and labels, and found `boxes` with `box`, `label` and `score`.
+        rows: `true` with boxes, labels and perhaps areas and crowds, and found `boxes` with `box`, `label` and `score`.
         small: Area in pixels up to which a box counts as small.
     """
-    truth = [_of_image(row["true"]["boxes"], row["true"]["labels"]) for row in rows]
-    found = [_of_image(*([b[name] for b in row["boxes"]] for name in ("box", "label", "score"))) for row in rows]
-    return box_ap(truth, found, small)
+    return box_ap([_true(row["true"]) for row in rows], [_found(row["boxes"]) for row in rows], small)
 
 
-def _of_image(boxes: list[Any], labels: list[int], scores: list[float] | None = None) -> BoxesOfImage:
-    score = None if scores is None else np.array(scores, np.float64)
-    return BoxesOfImage(np.array(boxes, np.float64).reshape(-1, 4), np.array(labels, np.int64), score)
+def _true(row: Mapping[str, Any]) -> BoxesOfImage:
+    """Returns the true boxes of an image, the crowds last."""
+    crowds = row.get("crowds") or []
+    corners = np.array([*row["boxes"], *(crowd["box"] for crowd in crowds)], np.float64).reshape(-1, 4)
+    labels = np.array([*row["labels"], *(crowd["label"] for crowd in crowds)], np.int64)
+    areas = row.get("areas")
+    if areas is None:
+        areas = np.prod(corners[:, 2:] - corners[:, :2], axis=1)[: len(row["boxes"])]
+    area = np.array([*areas, *(crowd["area"] for crowd in crowds)], np.float64)
+    return BoxesOfImage(corners, labels, None, area, np.arange(len(labels)) >= len(row["boxes"]))
+
+
+def _found(rows: Sequence[Mapping[str, Any]]) -> BoxesOfImage:
+    boxes, labels, scores = ([row[name] for row in rows] for name in ("box", "label", "score"))
+    corners = np.array(boxes, np.float64).reshape(-1, 4)
+    return BoxesOfImage(corners, np.array(labels, np.int64), np.array(scores, np.float64))

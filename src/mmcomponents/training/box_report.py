@@ -15,7 +15,7 @@ from PIL import Image
 from mmcomponents.component import WiringError
 from mmcomponents.data.loading.prompts import PromptBatch
 from mmcomponents.data.media.images import decode_image
-from mmcomponents.evaluation.box_ap import SMALL
+from mmcomponents.evaluation.box_ap import SMALL, check_pycocotools
 from mmcomponents.evaluation.box_evaluation import average_precision
 from mmcomponents.generation.base import Answer
 from mmcomponents.generation.found_boxes import MIN_SCORE, FoundBox, draw_found
@@ -60,8 +60,12 @@ class BoxReport(Callback):
         """Clears the boxes.
 
         Raises:
-            WiringError: The sampler finds no boxes.
+            WiringError: The sampler finds no boxes, or pycocotools is not installed.
         """
+        try:
+            check_pycocotools()
+        except ModuleNotFoundError as error:
+            raise WiringError(f"BoxReport: {error}") from error
         self._rows, self._batches = [], 0
         _sampler(pl_module)
 

@@ -33,7 +33,12 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
     from functools import partial
 
     from mmcomponents.cli.models.synthesis_options import bar
+    from mmcomponents.evaluation.box_ap import check_pycocotools
 
+    try:
+        check_pycocotools()
+    except ModuleNotFoundError as error:
+        raise UserError(f"{verb}: {error}") from error
     runs: list[BoxEvaluation] = []
     flags = sort_flags(recipe)
     out = Path(options.out or default_folder(folder, flags, options.ckpt_path))
@@ -49,6 +54,9 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
 
     loaded = load_model(verb, options, folder, flags, choose=choose)
     settings = _settings(loaded)
+    if (classes := getattr(loaded.model.heads[loaded.sampler.head], "num_classes", None)) is not None:
+        for one in runs:
+            one.limit_classes(classes)
     try:
         with bar() as progress:
             found = []
@@ -76,7 +84,7 @@ def _detector(verb: str, make: Make) -> Sampler:
 def _benchmark(verb: str, where: str, options: argparse.Namespace, out: Path) -> BoxEvaluation:
     from mmcomponents.data.format.shards import find_shards
     from mmcomponents.evaluation.box_evaluation import BoxEvaluation
-    from mmcomponents.evaluation.readers.boxed_images import read_boxed_images
+    from mmcomponents.evaluation.readers.boxed_images import read_boxed_images, stored_categories
 
     if not where.endswith(".tar"):
         raise UserError(
@@ -84,12 +92,14 @@ def _benchmark(verb: str, where: str, options: argparse.Namespace, out: Path) ->
             " BoxedImage writes them"
         )
     refused: list[str] = []
-    images = list(read_boxed_images(find_shards(where), refused, options.limit))
+    shards = find_shards(where)
+    images = list(read_boxed_images(shards, refused, options.limit))
     name = Path(where).stem.replace("*", "").strip("-_.") or "shards"
     for line in refused:
         print_line(Console(stderr=True), f"{name}: skipped {line}")
     folder = out if options.out and len(options.benchmark) == 1 else out / name
-    return BoxEvaluation(name, images, folder, refused=refused, max_refused=options.max_refused)
+    categories = stored_categories(shards)
+    return BoxEvaluation(name, images, folder, refused=refused, max_refused=options.max_refused, categories=categories)
 
 
 def _boxes(loaded: Loaded, images: Sequence[Image.Image]) -> list[list[FoundBox]]:
@@ -114,14 +124,15 @@ def _settings(loaded: Loaded) -> dict[str, Any]:
 
 
 def _close(run: BoxEvaluation, report: dict[str, Any], console: Console) -> None:
+    from mmcomponents.evaluation.box_ap import FIGURES
+    from mmcomponents.evaluation.box_evaluation import COCO
+
     table = Table(title=cell(f"average precision on {run.name}, {report['images']} images"))
-    names = ("ap", "ap50", "ap75", "ap_small")
-    for name in names:
+    for name in FIGURES:
         table.add_column(name, justify="right")
-    table.add_row(*("none" if report[name] is None else f"{report[name]:.3f}" for name in names))
+    table.add_row(*("none" if report[name] is None else f"{report[name]:.3f}" for name in FIGURES))
     console.print(table)
     if count := len(report["refused"]):
         print_line(console, f"skipped images: {count}, listed in report.json")
-    print_line(
-        console, "wrote " + ", ".join(str(run.folder / name) for name in ("report.json", "boxes.jsonl", "boxes"))
-    )
+    names = [name for name in ("report.json", "boxes.jsonl", COCO, "boxes") if (run.folder / name).exists()]
+    print_line(console, "wrote " + ", ".join(str(run.folder / name) for name in names))

@@ -110,10 +110,13 @@ class SampleRenderer:
             ImageError: An image is broken or too large.
         """
         tiling = (tiling or self.tiling).for_images(len(images))
-        tiles = [tiling.cut(load_image(image)) for image in images]
+        sizes, tiles = [], []
+        for image in map(load_image, images):
+            sizes.append(image.size)
+            tiles.append(tiling.cut(image))
         if augment is not None:
             tiles = [augment(number, cut) for number, cut in enumerate(tiles)]
-        return [self._normalized(cut) for cut in tiles]
+        return [self._normalized(cut, size) for cut, size in zip(tiles, sizes, strict=True)]
 
     def tile_frames(self, frames: Sequence[Image.Image]) -> list[TiledImage]:
         """Converts each frame of a video to one normalized tile.
@@ -124,8 +127,8 @@ class SampleRenderer:
         tiling = self.tiling.for_frames()
         return [self._normalized(tiling.cut(load_image(frame))) for frame in frames]
 
-    def _normalized(self, tiles: Sequence[Image.Image]) -> TiledImage:
-        return TiledImage(pixels(tiles, *NORMALIZATIONS[self.normalization]))
+    def _normalized(self, tiles: Sequence[Image.Image], size: tuple[int, int] | None = None) -> TiledImage:
+        return TiledImage(pixels(tiles, *NORMALIZATIONS[self.normalization]), size=size)
 
     def decode(
         self, files: Sequence[bytes], tiling: Tiling | None = None, augment: Augmentation | None = None

@@ -27,6 +27,7 @@ class Budget:
         tiling: Tiling of images.
         max_frames: Largest number of frames of a video, one tile each.
         frame_template: Text of one frame.
+        whole_images: Whether each image is one tile of any size, as detectors take them.
     """
 
     max_tokens: int = 16_384
@@ -34,6 +35,12 @@ class Budget:
     tiling: Tiling = field(default_factory=Tiling)
     max_frames: int = 32
     frame_template: str = FRAME_TEMPLATE
+    whole_images: bool = False
+
+    @property
+    def tile(self) -> tuple[int, int] | None:
+        """(tile_size, tokens_per_tile) that runs must have; None: any."""
+        return None if self.whole_images else (self.tiling.tile_size, self.tokens_per_tile)
 
     def with_tiles(self, max_tiles: int | None) -> Budget:
         """Returns the budget of a data set with its own limit of tiles."""
@@ -61,7 +68,7 @@ class Budget:
             SampleError: The sample cannot be rendered.
         """
         tiling = self.tiling.for_images(len(sizes))
-        images = [TiledImage.of_tiles(tiling.count(width, height)) for width, height in sizes]
+        images = [TiledImage.of_tiles(1 if self.whole_images else tiling.count(*size), size) for size in sizes]
         films = [[TiledImage.of_tiles(1) for _ in range(self.max_frames)] for _ in range(videos)]
         renderer = SampleRenderer(tokenizer, self.tokens_per_tile, frame_template=self.frame_template)
         segments = render(kind, replace(sample, images=images, videos=films), renderer)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -76,6 +77,7 @@ def write_report(
     notes: Iterable[tuple[Source, Note]],
     settings: Mapping[str, Any],
     tokenizer: str,
+    categories: Sequence[Mapping[str, Any]] = (),
 ) -> ConversionReport:
     """Writes `refused.jsonl`, `pack.json` and `recipe.yaml`.
 
@@ -85,6 +87,7 @@ def write_report(
         notes: Notes of all chunks, in order. They are not held in memory, since skipped samples may be many.
         settings: Settings of the call.
         tokenizer: Folder of the tokenizer.
+        categories: `id` and perhaps `name` of the category of each label, if there are files of COCO.
     """
     report = ConversionReport(out, {source.label: SourceReport() for source in sources})
     boxes = ""
@@ -126,9 +129,11 @@ def write_report(
         name: {**asdict(mine.totals), "refused": dict(sorted(mine.codes.items()))}
         for name, mine in report.sources.items()
     }
-    write_text(out / "pack.json", json.dumps({"settings": settings, "sources": totals}, indent=2) + "\n")
+    content = {"settings": settings, "sources": totals, **({"categories": list(categories)} if categories else {})}
+    write_text(out / "pack.json", json.dumps(content, indent=2) + "\n")
     used = [source for source in sources if report.sources[source.label].totals.samples]
-    write_text(out / "recipe.yaml", _recipe(out, used, _run_settings(report.totals, settings, tokenizer)))
+    recipe = _recipe(out, used, _run_settings(report.totals, settings, tokenizer))
+    write_text(out / "recipe.yaml", recipe + _class_names(categories))
     return report
 
 
@@ -147,7 +152,7 @@ def _shards(folder: Path, source: Source) -> list[str]:
 def _run_settings(totals: Totals, settings: Mapping[str, Any], tokenizer: str) -> dict[str, Any]:
     """Returns the settings that the runs must share with the conversion, as in the data section of a recipe."""
     shared: dict[str, Any] = {"tokenizer": str(Path(tokenizer).resolve()) if Path(tokenizer).is_dir() else tokenizer}
-    if totals.tiles or totals.videos:
+    if (totals.tiles or totals.videos) and settings["tile_size"] is not None:
         shared["tokens_per_tile"] = settings["tokens_per_tile"]
         shared["images"] = {"tile_size": settings["tile_size"]}
     if totals.videos and settings["frame_template"] != FRAME_TEMPLATE:
@@ -157,6 +162,18 @@ def _run_settings(totals: Totals, settings: Mapping[str, Any], tokenizer: str) -
     if settings.get("kinds") is not None:
         shared["kinds"] = list(settings["kinds"])
     return shared
+
+
+def _class_names(categories: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a comment with the flag that names the classes of a detector; "" if not all have names."""
+    names = [str(category.get("name", "")) for category in categories]
+    if not names or not all(names):
+        return ""
+    text = json.dumps(names, ensure_ascii=not all(name.isprintable() for name in names))
+    return (
+        f"# The sampler TopBoxes shows the names of the classes ({len(names)}) with\n"
+        f"# --model.sampler.init_args.names {shlex.quote(text)}\n"
+    )
 
 
 def _recipe(out: Path, sources: Sequence[Source], shared: Mapping[str, Any]) -> str:

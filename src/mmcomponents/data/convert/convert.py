@@ -11,6 +11,7 @@ from itertools import accumulate, chain, count, islice
 from pathlib import Path
 from typing import Any
 
+from mmcomponents.data.chat.kinds import BoxedImage
 from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE, frame_prompt
 from mmcomponents.data.chat.special_tokens import check_template
@@ -75,7 +76,8 @@ def convert_annotations(
         max_tokens: Largest number of tokens of a sample, with its images and videos; longer samples are skipped.
         split_documents: Split plain documents with more tokens than this at the ends of paragraphs or sentences;
             default: no splitting.
-        tokens_per_tile: Visual tokens per tile in the model.
+        tokens_per_tile: Visual tokens per tile in the model. With `BoxedImage` as the only kind it has no use, nor have
+            the two that follow: each image is one tile of any size.
         max_tiles: Largest number of tiles of a sample's images, without thumbnails, if the meta file sets none.
         tile_size: Side of a tile in pixels.
         max_frames: Largest number of frames that a run will use of a video; each video counts as this many.
@@ -127,15 +129,16 @@ def convert_annotations(
     frame_prompt(1, frame_template)
     if not 0 <= val < 1:
         raise ValueError(f"val must be a share from 0 to less than 1, not {val}")
-    coco = as_lines(inputs, Path(out), named_kinds(kinds))
-    sources = find_sources([str(coco.get(given, given)) for given in inputs], root, val)
+    known = named_kinds(kinds)  # a wrong name is an error before anything is written
+    coco = as_lines(inputs, Path(out), known)
+    sources = find_sources([str(coco.lines.get(given, given)) for given in inputs], root, val)
     if root is None:
-        sources = beside_images(sources, coco)
+        sources = beside_images(sources, coco.lines)
     loaded = load_tokenizer(tokenizer, allowed_tokens)
     check_template(loaded, images=False)  # the tokens for images are checked when a sample has one
-    budget = Budget(
-        max_tokens, tokens_per_tile, Tiling(max_tiles=max_tiles, tile_size=tile_size), max_frames, frame_template
-    )
+    tiling = Tiling(max_tiles=max_tiles, tile_size=tile_size)
+    whole_images = all(isinstance(kind, BoxedImage) for kind in known.kinds)
+    budget = Budget(max_tokens, tokens_per_tile, tiling, max_frames, frame_template, whole_images)
     reading = Reading(format, keep_unknown_keys, reasoning, turned_boxes)
     settings: dict[str, Any] = {
         "tokenizer": fingerprint(loaded),
@@ -144,9 +147,9 @@ def convert_annotations(
         "samples_per_shard": samples_per_shard,
         "allow_outside_root": allow_outside_root,
         "max_tokens": max_tokens,
-        "tokens_per_tile": tokens_per_tile,
-        "max_tiles": max_tiles,
-        "tile_size": tile_size,
+        "tokens_per_tile": None if whole_images else tokens_per_tile,
+        "max_tiles": 1 if whole_images else max_tiles,
+        "tile_size": None if whole_images else tile_size,
         "max_frames": max_frames,
         "frame_template": frame_template,
         "sources": {source.label: _source_settings(source) for source in sources},
@@ -156,7 +159,6 @@ def convert_annotations(
     if allowed_tokens:
         settings["allowed_tokens"] = allowed_tokens
     if kinds is not None:
-        named_kinds(kinds)  # a wrong name is an error before anything is written
         settings["kinds"] = kinds
     state = State(Path(out), settings)
     names = None if kinds is None else tuple(kinds)
@@ -167,7 +169,7 @@ def convert_annotations(
         for source in sources:
             if _source_settings(source) != settings["sources"][source.label]:
                 raise DataError(f"the input {source.label} changed during the conversion: convert it again")
-        report = write_report(state.out, sources, _notes(job), settings, tokenizer)
+        report = write_report(state.out, sources, _notes(job), settings, tokenizer, coco.categories)
     report.found = found
     if unread := unread_files(inputs):
         report.notes.append(f"not read, since they have no annotations: {', '.join(map(str, unread[:8]))}")

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmcomponents.data.chat.kinds import RecordKind, Sample, kind_name
+from mmcomponents.data.chat.kinds import BoxedImage, RecordKind, Sample, kind_name
 from mmcomponents.data.chat.kinds.named_kinds import named_kinds
 from mmcomponents.data.chat.special_tokens import CONTROL_TOKENS, TemplateError, codec
 from mmcomponents.data.convert.annotation_formats import read_draft
@@ -29,7 +29,7 @@ from mmcomponents.data.convert.other_programs.objects import place_objects
 from mmcomponents.data.convert.reading import Reading
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.resume_state import Note, State, Totals
-from mmcomponents.data.convert.turned_boxes import pixel_sizes, turn_boxes
+from mmcomponents.data.convert.turned_boxes import pixel_sizes, turn_boxes, upright_record
 from mmcomponents.data.convert.wording import beginning
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.indexing import build_index
@@ -41,6 +41,10 @@ if TYPE_CHECKING:
 
 MAX_LINE = 256_000_000
 """Largest size in bytes of a line or a text file; a line may contain images as data: URLs."""
+
+
+_LONGEST_NAME = 200
+"""Largest length of the path of an image in the list of skipped samples."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ def convert_chunk(
     if converter.totals.samples:
         converter.totals.bytes, converter.totals.shards = os.path.getsize(path), 1
         budget, has_images = job.budget, converter.totals.tiles or converter.totals.videos
-        tile = (budget.tiling.tile_size, budget.tokens_per_tile) if has_images else None
+        tile = budget.tile if has_images else None
         build_index(path, tokenizer, frame_template=budget.frame_template, kinds=converter.kinds, tile=tile)
     else:
         path.unlink()
@@ -264,13 +268,15 @@ class _Converter:
         turned = turn_boxes(draft, images, self.job.reading.turned_boxes)
         place_objects(draft, draft.objects, pixel_sizes(draft, images))
         record = draft.record(self.source.name)
+        kind = self._kind(record, draft)
+        if isinstance(kind, BoxedImage) and len(images) == 1:
+            record, turned = upright_record(record, images[0], self.job.reading.turned_boxes)
         try:
             length = len(json.dumps(record, ensure_ascii=False, allow_nan=False).encode())
         except ValueError as error:
             raise Refused("bad_json", "a number is too large") from error
         if length > MAX_JSON:
             raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
-        kind = self._kind(record, draft)
         spelled = [token for token in self.special if any(token in text for text in draft.texts())]
         members = {suffix: self.media.read(where) for suffix, where in draft.members.items()}
         sample = Sample(record, members=members)
@@ -309,13 +315,16 @@ class _Converter:
 
     def _skip(self, line: _Line, sample: object, error: SampleError) -> None:
         self.totals.refused += 1
-        own = sample.get("id") if isinstance(sample, dict) else None
+        own, image = (sample.get(key) if isinstance(sample, dict) else None for key in ("id", "image"))
+        if not isinstance(image, str) or len(image) > _LONGEST_NAME:  # no image, several, or its contents
+            image = None
         self.refused.append(
             {
                 "source": self.source.name,
                 "file": str(line.path),
                 "line": line.number,
                 "id": own if isinstance(own, str | int) else None,
+                **({} if image is None else {"image": image}),
                 "code": error.code if isinstance(error, Refused) else "bad_text",
                 "reason": str(error),
             }

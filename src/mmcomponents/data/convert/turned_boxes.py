@@ -7,7 +7,7 @@ Boxes are relative to the image that the annotator saw. Annotations that declare
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,8 @@ from mmcomponents.data.convert.other_programs.objects import Objects
 from mmcomponents.data.convert.reading import TurnedBoxes
 from mmcomponents.data.convert.refused import Refused
 from mmcomponents.data.convert.wording import beginning, counted
-from mmcomponents.data.media.boxes import SCALE, Box, map_boxes
+from mmcomponents.data.media.boxes import SCALE, map_boxes
+from mmcomponents.data.media.exif_turns import TURNS
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?"
 _FOUR = r"\s*,\s*".join([_NUMBER] * 4)
@@ -25,14 +26,6 @@ _BOX = re.compile(rf"<box>\s*\[(?:\s*,?\s*\[\s*{_FOUR}\s*\])+\s*\]\s*</box>")
 """Boxes in the notation of InternVL."""
 _BOX_LIKE = re.compile(rf"</?box>|(?<!<)bbox|[\[(]\s*{_FOUR}\s*[\])]|\({_NUMBER},\s*{_NUMBER}\),\s*\({_NUMBER},")
 """Boxes in any notation."""
-
-_TURNS: dict[int, Callable[[Box, float, float], Box]] = {
-    5: lambda box, width, height: (box[1], box[0], box[3], box[2]),
-    6: lambda box, width, height: (height - box[3], box[0], height - box[1], box[2]),
-    7: lambda box, width, height: (height - box[3], width - box[2], height - box[1], width - box[0]),
-    8: lambda box, width, height: (box[1], width - box[2], box[3], width - box[0]),
-}
-"""EXIF orientation -> place of a box after it, given the width and height before it."""
 
 
 def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes) -> bool:
@@ -66,7 +59,7 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
             raise Refused("bad_field", f"EXIF turns image {number + 1} of {there}: its boxes in the texts are unknown")
         if other := next((text for text in draft.texts() if _BOX_LIKE.search(_BOX.sub("", text))), None):
             raise Refused("bad_field", f"EXIF turns the image, and boxes of a text are not read: {beginning(other)!r}")
-        turn = _TURNS[images[0].orientation]
+        turn = TURNS[images[0].orientation]
         for message in draft.messages:
             message["content"] = map_boxes(message["content"], lambda box: turn(box, SCALE, SCALE))
         if draft.answers is not None:
@@ -78,6 +71,40 @@ def turn_boxes(draft: Draft, images: Sequence[MediaFile], treatment: TurnedBoxes
         draft.objects = replace(objects, boxes=boxes)
     _declare_upright(draft, turned)
     return True
+
+
+def upright_record(record: Mapping[str, Any], image: MediaFile, treatment: TurnedBoxes) -> tuple[dict[str, Any], bool]:
+    """Returns a record of the kind `BoxedImage` for the upright image, and whether its boxes were turned.
+
+    Args:
+        record: The checked record. A turned one gets the key `turned_by` with the EXIF orientation.
+        image: Its image.
+        treatment: Whether boxes of the file before its EXIF orientation are turned, or the sample is refused.
+
+    Raises:
+        Refused: The declared size is neither that of the upright image nor of the file, or turning is refused.
+    """
+    width, height = (round(side) for side in record["size"])
+    if (width, height) == image.size:
+        return dict(record), False
+    turn = TURNS.get(image.orientation)
+    if turn is None or (height, width) != image.size:
+        raise Refused(
+            "bad_field",
+            f"the annotation gives {width} x {height} as the size of the image, which has {image.size[0]} x"
+            f" {image.size[1]}: its boxes are those of another picture",
+        )
+    if treatment == "refuse":
+        raise Refused("bad_field", "the boxes are those of the image before its EXIF orientation turns it")
+    turned = {
+        **record,
+        "boxes": [list(turn(tuple(box), width, height)) for box in record["boxes"]],
+        "size": [height, width],
+        "turned_by": image.orientation,
+    }
+    if crowds := record.get("crowds"):
+        turned["crowds"] = [{**crowd, "box": list(turn(tuple(crowd["box"]), width, height))} for crowd in crowds]
+    return turned, True
 
 
 def pixel_sizes(draft: Draft, images: Sequence[MediaFile]) -> list[tuple[float, float]]:
@@ -108,11 +135,11 @@ def _turned(draft: Draft, images: Sequence[MediaFile]) -> list[bool]:
     for number, (declared, image) in enumerate(zip(_declared(draft, len(images)), images, strict=True), start=1):
         if declared is None or declared == image.size:
             found.append(False)
-        elif image.orientation in _TURNS and declared == image.size[::-1]:
+        elif image.orientation in TURNS and declared == image.size[::-1]:
             found.append(True)
         elif _same_ratio(declared, image.size):
             found.append(False)
-        elif image.orientation in _TURNS and _same_ratio(declared, image.size[::-1]):
+        elif image.orientation in TURNS and _same_ratio(declared, image.size[::-1]):
             found.append(True)
         else:
             raise Refused(
@@ -138,7 +165,7 @@ def _object_box(
     if not 0 <= image < len(images) or not turned[image]:
         return box
     sides = sizes[image] if objects.unit is None else (objects.unit, objects.unit)
-    return list(_TURNS[images[image].orientation]((box[0], box[1], box[2], box[3]), *sides))
+    return list(TURNS[images[image].orientation]((box[0], box[1], box[2], box[3]), *sides))
 
 
 def _declare_upright(draft: Draft, turned: Sequence[bool]) -> None:

@@ -216,7 +216,7 @@ class _Measurer:
             images = [image_size(image) for image in stored.images]
             cuts: Sequence[Clip | None] = clips(stored.record, len(stored.videos))
             videos = [video_length(film, clip) for film, clip in zip(stored.videos, cuts, strict=True)]
-            no_tiles = [TiledImage.of_tiles(0) for _ in images], [[TiledImage.of_tiles(0)] for _ in videos]
+            no_tiles = [TiledImage.of_tiles(0, size) for size in images], [[TiledImage.of_tiles(0)] for _ in videos]
             with as_sample_error(stored.kind, "measure"):
                 sample.size = stored.kind.measure(Sample(stored.record, *no_tiles, stored.members), self.renderer)
             sample.kind, sample.images, sample.videos = self.kinds.path(stored.kind), images, videos

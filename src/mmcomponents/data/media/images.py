@@ -322,6 +322,7 @@ class TiledImage:
         vq_ids: `[n, h, w]` int64 ids of an image tokenizer; None for an image of pixels.
         visual_tokens: Number of its visual tokens; None: as many for each tile as the run has set.
         valid_hw: Height and width of the part of each tile that is not padding; None: all of it.
+        size: Width and height of the upright image before it was resized and cut; None: unknown.
     """
 
     pixels: Tensor | None
@@ -329,6 +330,7 @@ class TiledImage:
     vq_ids: Tensor | None = None
     visual_tokens: int | None = None
     valid_hw: tuple[int, int] | None = None
+    size: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         if (self.pixels is None) == (self.vq_ids is None):
@@ -344,9 +346,9 @@ class TiledImage:
                 raise ValueError(f"valid_hw {self.valid_hw} is not within tiles of {most_h} x {most_w}")
 
     @classmethod
-    def of_tiles(cls, count: int) -> TiledImage:
+    def of_tiles(cls, count: int, size: tuple[int, int] | None = None) -> TiledImage:
         """Returns an image that stands for one of `count` tiles where only their number matters. It takes no memory."""
-        return cls(torch.zeros(()).expand(count, 3, 1, 1))
+        return cls(torch.zeros(()).expand(count, 3, 1, 1), size=size)
 
     @property
     def num_tiles(self) -> int:

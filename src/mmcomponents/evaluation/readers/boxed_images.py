@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mmcomponents.data.chat.kinds import BoxedImage
+from mmcomponents.data.chat.kinds.boxed_image import true_boxes
 from mmcomponents.data.errors import DataError, SampleError
 from mmcomponents.data.format.records import parse_object
 from mmcomponents.data.format.shards import (
@@ -19,6 +20,7 @@ from mmcomponents.data.format.shards import (
     media_members,
     read_members,
 )
+from mmcomponents.data.media.exif_turns import TURNS
 from mmcomponents.data.storage import is_remote, redact
 
 
@@ -28,15 +30,19 @@ class StoredImage:
 
     Attributes:
         key: `SHARD/KEY`.
-        true: `boxes`, `labels` and `size`, see `BoxedImage`.
+        true: `boxes`, `labels` and `size`, and perhaps `areas` and `crowds`, see `BoxedImage`.
         shard: Path of the shard.
         member: Place of the image in it.
+        coco_id: Id of the image in the file of COCO that it is of; None: there is none.
+        turned_by: EXIF orientation by which the conversion turned the boxes; None: it did not.
     """
 
     key: str
     true: dict[str, Any]
     shard: str
     member: Member
+    coco_id: int | str | None = None
+    turned_by: int | None = None
 
     def read(self) -> bytes:
         """Returns the file of the image."""
@@ -86,4 +92,26 @@ def _image(shard: str, key: str, listed: Listed) -> StoredImage:
     pictures = media_members(listed.members, IMAGE_SUFFIXES)
     if len(pictures) != 1:
         raise SampleError(f"boxes are of one image, and the sample has {len(pictures)}")
-    return StoredImage(key, {name: record[name] for name in ("boxes", "labels", "size")}, shard, pictures[0])
+    own, turn = record.get("coco_id"), record.get("turned_by")
+    coco_id = own if isinstance(own, int | str) else None
+    return StoredImage(key, true_boxes(record), shard, pictures[0], coco_id, turn if turn in TURNS else None)
+
+
+def stored_categories(shards: Sequence[str]) -> list[dict[str, Any]] | None:
+    """Returns the category of each label, from the `pack.json` that `data convert` wrote beside the shards.
+
+    Args:
+        shards: Paths of local shards.
+
+    Returns:
+        `id` and perhaps `name` of each; None if a folder has none, or two folders have different ones.
+    """
+    found: list[Any] = []
+    for folder in dict.fromkeys(Path(shard).parent for shard in shards):
+        try:
+            content = parse_object((folder / "pack.json").read_bytes())
+        except (OSError, SampleError):
+            return None
+        found.append(content.get("categories"))
+    valid = found and isinstance(found[0], list) and found[0] and all(other == found[0] for other in found)
+    return found[0] if valid and all(isinstance(one, dict) and "id" in one for one in found[0]) else None

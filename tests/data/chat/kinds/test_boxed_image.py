@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from mmcomponents.data.chat.kinds import BoxedImage, Kinds, Sample
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
@@ -14,6 +15,7 @@ from mmcomponents.data.errors import SampleError
 from mmcomponents.data.loading.collation import collate
 from mmcomponents.data.media.box_augmentation import BoxAugmentation
 from mmcomponents.data.media.images import TiledImage
+from mmcomponents.data.media.tiling import Tiling
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +87,10 @@ def test_a_prompt_is_the_image_alone(renderer: SampleRenderer) -> None:
         (record([0, 0, 5, 5], labels=[3]), r"the class 3 is none of the 3 of the run \(num_classes\)"),
         (record([0, 0, 5, 5], labels=[-1]), "labels must be numbers of classes from 0 on, not -1"),
         (record(*[[0, 0, 5, 5]] * 3), r"3 boxes are more than the 2 that the run finds \(max_boxes\)"),
+        (record([0, 0, 5, 5], areas=[]), r'"areas" must have the area of each of 1 boxes in pixels, not \[\]'),
+        (record([0, 0, 5, 5], areas=[-1]), '"areas" must have'),
+        (record(crowds=[{"box": [0, 0, 5], "label": 0, "area": 9}]), '"crowds" must be'),
+        (record(crowds={"box": [0, 0, 5, 5]}), '"crowds" must be'),
         ({"boxes": [], "labels": []}, r"\"size\" must be \[width, height\] in pixels, not None"),
     ],
 )
@@ -98,3 +104,23 @@ def test_more_images_or_tiles_are_refused(renderer: SampleRenderer) -> None:
         BoxedImage().render(Sample(record()), renderer)
     with pytest.raises(SampleError, match=r"an image of one tile, and it has 3: set data\.images\.max_tiles to 1"):
         BoxedImage().render(sample(record(), tiles=3, is_training=True), renderer)
+
+
+def test_a_picture_of_another_size_is_refused(renderer: SampleRenderer) -> None:
+    (tile,) = renderer.tile([Image.new("RGB", (30, 20))], Tiling(max_tiles=1))
+    assert tile.size == (30, 20)
+    told = "its boxes are of an image of 40 x 20 and the file has 30 x 20"
+    for ask in (BoxedImage().render, BoxedImage().prompts):
+        with pytest.raises(SampleError, match=told):
+            ask(Sample(record([0, 0, 5, 5]), [tile]), renderer)
+    (tile,) = renderer.tile([Image.new("RGB", (40, 20))], Tiling(max_tiles=1))
+    assert BoxedImage().prompts(Sample(record([0, 0, 5, 5]), [tile]), renderer)
+
+
+def test_areas_and_crowds_are_told_and_not_trained(renderer: SampleRenderer) -> None:
+    crowd = {"box": [0, 0, 20, 20], "label": 1, "area": 77}
+    given = record([10, 5, 30, 15], areas=[42.5], crowds=[crowd])
+    (segment,) = BoxedImage().render(sample(given), renderer)
+    assert segment.extras["boxes"].label.tolist() == [0]
+    (prompt,) = BoxedImage().prompts(sample(given), renderer)
+    assert (prompt.answer["areas"], prompt.answer["crowds"]) == ([42.5], [crowd])

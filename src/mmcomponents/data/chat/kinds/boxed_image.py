@@ -28,8 +28,12 @@ _SLACK = 1.0
 class BoxedImage(RecordKind):
     """An image with boxes: `{"boxes": [[left, top, right, bottom], …], "labels": [3, …], "size": [width, height]}`.
 
-    Boxes are in pixels of an image of `size`, labels number the classes from 0 on. The sample is a segment without
-    tokens, whose image no position shows, and its boxes are the field `boxes` of a pack. An image may have no boxes.
+    Boxes are in pixels of an image of `size`, which is that of the upright picture; labels number the classes from 0
+    on. The sample is a segment without tokens, whose image no position shows, and its boxes are the field `boxes` of a
+    pack. An image may have no boxes.
+
+    Two keys are for the average precision alone: `areas` of the objects in pixels, and `crowds`, boxes around groups
+    whose objects nobody marked, `[{"box": [left, top, right, bottom], "label": 3, "area": 900}, …]`.
 
     Args:
         num_classes: Number of classes of the head; samples with another class are skipped. None: not checked here.
@@ -77,13 +81,14 @@ class BoxedImage(RecordKind):
                 raise SampleError(f"box {number} of {len(boxes)} is empty: {box}")
             if min(left, top) < -_SLACK or right > width + _SLACK or bottom > height + _SLACK:
                 raise SampleError(f"box {number} of {len(boxes)} is outside of the image of {width} x {height}: {box}")
-        wrong = [label for label in labels if not isinstance(label, int) or isinstance(label, bool) or label < 0]
-        if wrong:
+        if wrong := [label for label in labels if not _label(label)]:
             raise SampleError(f"labels must be numbers of classes from 0 on, not {wrong[0]!r:.40}")
         if self.num_classes is not None and max(labels, default=0) >= self.num_classes:
             raise SampleError(f"the class {max(labels)} is none of the {self.num_classes} of the run (num_classes)")
         if self.max_boxes is not None and len(boxes) > self.max_boxes:
             raise SampleError(f"{len(boxes)} boxes are more than the {self.max_boxes} that the run finds (max_boxes)")
+        _check_areas(record.get("areas"), len(boxes))
+        _check_crowds(record.get("crowds"))
 
     def empty(self) -> dict[str, Extra]:
         """Returns the field of boxes, without any."""
@@ -93,7 +98,7 @@ class BoxedImage(RecordKind):
         """Renders the image as one segment without tokens. Of several tiles, the last one has the boxes.
 
         Raises:
-            SampleError: There is not exactly one image, or in training one of several tiles.
+            SampleError: There is not exactly one image of the record's size, or in training one of several tiles.
         """
         image, size = self._image(sample, takes_tiles=not sample.is_training), sample.record["size"]
         boxes = np.array(sample.record["boxes"], np.float64).reshape(-1, 4) / np.array([*size, *size])
@@ -113,7 +118,7 @@ class BoxedImage(RecordKind):
 
     def prompts(self, sample: Sample, renderer: SampleRenderer) -> list[Prompt]:
         """Returns the image as a prompt without a question, whose answer are its boxes, labels and size."""
-        answer = {name: sample.record[name] for name in ("boxes", "labels", "size")}
+        answer = true_boxes(sample.record)
         return [Prompt(RenderedSample([], [], (), [self._image(sample)]), "", answer, form="values")]
 
     def takes_system(self, sample: Sample, renderer: SampleRenderer) -> bool:
@@ -124,11 +129,54 @@ class BoxedImage(RecordKind):
         if len(sample.pictures) != 1:
             raise SampleError(f"boxes are of one image, and the sample has {len(sample.pictures)}")
         image = sample.pictures[0]
+        if image.size is not None:
+            check_size(sample.record, image.size)
         if image.num_tiles > 1 and not takes_tiles:
             raise SampleError(
                 f"boxes are in an image of one tile, and it has {image.num_tiles}: set data.images.max_tiles to 1"
             )
         return image
+
+
+def true_boxes(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what found boxes are compared with: `boxes`, `labels` and `size`, and `areas` and `crowds` if known."""
+    names = ("boxes", "labels", "size", *(name for name in ("areas", "crowds") if record.get(name) is not None))
+    return {name: record[name] for name in names}
+
+
+def check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
+    """Compares the size of a checked record with that of its picture.
+
+    Args:
+        record: The record.
+        size: Width and height of the upright picture.
+
+    Raises:
+        SampleError: They differ.
+    """
+    width, height = (round(side) for side in record["size"])
+    if (width, height) != size:
+        raise SampleError(
+            f"its boxes are of an image of {width} x {height} and the file has {size[0]} x {size[1]}: `mmcomponents"
+            " data convert` compares them, and turns boxes with images that EXIF turns"
+        )
+
+
+def _check_areas(areas: object, count: int) -> None:
+    if areas is not None and not (isinstance(areas, list) and _numbers(areas, count) and min(areas, default=0) >= 0):
+        raise SampleError(f'"areas" must have the area of each of {count} boxes in pixels, not {str(areas)[:60]}')
+
+
+def _check_crowds(crowds: object) -> None:
+    given: list[Any] = crowds if isinstance(crowds, list) else [] if crowds is None else [crowds]
+    for crowd in given:
+        keys = isinstance(crowd, dict) and crowd.keys() == {"box", "label", "area"}
+        if not keys or not _numbers(crowd["box"], 4) or not _label(crowd["label"]) or not _numbers([crowd["area"]], 1):
+            raise SampleError(f'"crowds" must be [{{"box": …, "label": …, "area": …}}, …], not {str(crowd)[:60]}')
+
+
+def _label(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 def _numbers(value: object, count: int) -> bool:

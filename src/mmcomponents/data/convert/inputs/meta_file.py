@@ -48,8 +48,9 @@ def read_meta(path: Path) -> dict[str, Any] | None:
         _parsed(path)
         return content
     if isinstance(content, dict) and not any(key in content for key in FORM_KEYS):
+        boxes = "; boxes of COCO need --kinds BoxedImage" if {"images", "annotations"} <= content.keys() else ""
         raise DataError(
-            f'{path} is neither a sample nor a meta file {{"NAME": {{"annotation": FILE, "root": FOLDER}}, …}}'
+            f'{path} is neither a sample nor a meta file {{"NAME": {{"annotation": FILE, "root": FOLDER}}, …}}{boxes}'
         )
     if not has_lines:
         raise DataError(f"{path} is a sample in several lines; write it in one: jq -c . {path} > {path.stem}.jsonl")
