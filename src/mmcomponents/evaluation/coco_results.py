@@ -18,7 +18,7 @@ def coco_results(
     Boxes of an image that the conversion turned by its EXIF orientation are turned back, as the annotations have them.
 
     Args:
-        images: The images.
+        images: Images of the benchmark, with the ids of COCO if known.
         rows: `key` and found `boxes` with `box`, `label` and `score` of some of them.
         categories: `id` of the category of each label.
 

@@ -78,7 +78,7 @@ def upright_record(record: Mapping[str, Any], image: MediaFile, treatment: Turne
 
     Args:
         record: The checked record. A turned one gets the key `turned_by` with the EXIF orientation.
-        image: Its image.
+        image: File of the image, with its upright size in pixels and its EXIF orientation.
         treatment: Whether boxes of the file before its EXIF orientation are turned, or the sample is refused.
 
     Raises:

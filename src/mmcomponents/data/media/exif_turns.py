@@ -24,7 +24,7 @@ def turned_back(box: Box, orientation: int, width: float, height: float) -> Box:
     Args:
         box: Left, top, right and bottom in the upright image.
         orientation: EXIF orientation of the file, a key of `TURNS`.
-        width: Width of the upright image.
-        height: Its height.
+        width: Width of the upright image, in the unit of the box.
+        height: Height of the upright image, in the unit of the box.
     """
     return TURNS[_BACK[orientation]](box, width, height)

@@ -148,7 +148,7 @@ def check_size(record: Mapping[str, Any], size: tuple[int, int]) -> None:
     """Compares the size of a checked record with that of its picture.
 
     Args:
-        record: The record.
+        record: Record with `size`, width and height of the annotated image in pixels.
         size: Width and height of the upright picture.
 
     Raises:
