@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,8 @@ from mmcomponents.synthesis.questions import check_skipped
 
 Finding = Callable[[Sequence[Image.Image]], list[list[FoundBox]]]
 """Finds boxes in images, in pixels."""
+
+log = logging.getLogger(__name__)
 
 COCO = "coco.json"
 """File of the boxes in COCO's format."""
@@ -110,6 +113,8 @@ class BoxEvaluation:
     def finish(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Writes the report, the pictures, and if the images have ids of COCO the boxes in its format (`coco.json`).
 
+        A found label without a category of COCO is a warning, and there is no `coco.json`.
+
         Args:
             rows: Result of `find`.
 
@@ -117,16 +122,20 @@ class BoxEvaluation:
             Contents of `report.json`.
 
         Raises:
-            DataError: No image has boxes, or a found label has no category.
+            DataError: No image has boxes.
         """
         if not rows:
             raise DataError(f"{self.name} has no image with boxes")
         figures = {name: None if math.isnan(v) else v for name, v in average_precision(rows, self.small).items()}
         report = {"benchmark": self.name, "images": len(rows), **figures, "small": self.small, "refused": self.refused}
         write_text(self.folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-        found = None if self.categories is None else coco_results(self.images, rows, self.categories)
-        if found is not None:
-            write_text(self.folder / COCO, json.dumps(found) + "\n")
+        try:
+            found = None if self.categories is None else coco_results(self.images, rows, self.categories)
+        except DataError as error:
+            log.warning("%s is not written: %s", COCO, error)
+        else:
+            if found is not None:
+                write_text(self.folder / COCO, json.dumps(found) + "\n")
         pictures = self.folder / "boxes"
         pictures.mkdir(exist_ok=True)
         by_key = {row["key"]: row["boxes"] for row in rows}

@@ -37,7 +37,7 @@ def coco_results(
             if found["label"] >= len(categories):
                 raise DataError(
                     f"a box of {image.key} has the class {found['label']}, and the annotations of the shards have"
-                    f" {len(categories)} categories: the model was trained for others"
+                    f" {len(categories)} categories: the head of the model has others"
                 )
             left, top, right, bottom = found["box"]
             if image.turned_by is not None:
