@@ -12,6 +12,7 @@ from rich.console import Console
 from mmcomponents.cli.models.model_options import default_folder, load_model, make_sampling
 from mmcomponents.cli.models.sampler_options import Make, rollout_sampler
 from mmcomponents.cli.recipes.flags import sort_flags
+from mmcomponents.cli.runs import evaluate_boxes, evaluate_pictures, evaluate_policy
 from mmcomponents.cli.terminal.evaluate_tables import category_table, figures_table
 from mmcomponents.cli.terminal.tables import print_line, table_console
 from mmcomponents.cli.user_error import UserError
@@ -41,8 +42,9 @@ def run(verb: str, options: argparse.Namespace, folder: str | None, recipe: list
     from mmcomponents.evaluation.metrics import METRICS
 
     if options.metric not in METRICS:
+        known = [*METRICS, evaluate_boxes.METRIC, evaluate_policy.METRIC, *evaluate_pictures.METRICS]
         raise UserError(
-            f"{verb}: no metric {options.metric!r}{near(options.metric, METRICS)}; there are {', '.join(METRICS)}"
+            f"{verb}: no metric {options.metric!r}{near(options.metric, known)}; there are {', '.join(known)}"
         )
     if unused := next((name for name in READER if getattr(options, name)), None):
         raise UserError(f"{verb}: --metric {options.metric} has no use for --{unused}")
