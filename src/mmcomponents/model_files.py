@@ -6,6 +6,7 @@ A folder from elsewhere may hold a link to a private file, a pipe that nobody wr
 from __future__ import annotations
 
 import json
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ TOKENIZER_FILES = (
     "additional_chat_templates/*.jinja",
 )
 """Files of tokenizers of all kinds."""
+
+HUB_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]+))?")
+"""Name of a model of the Hugging Face hub, `org/name` or `org/name@revision`."""
 
 _CONFIGURATIONS = ("config.json", "generation_config.json", "adapter_config.json", "*processor_config.json")
 

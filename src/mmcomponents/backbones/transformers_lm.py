@@ -38,7 +38,8 @@ class TransformersLM(Backbone):
     decode.
 
     Args:
-        config: Fields of the model's configuration with its `model_type`, or a local folder or config.json.
+        config: Fields of the model's configuration with its `model_type`, a local folder or config.json, or the
+            name of a model in the hub's cache.
         attn_implementation: Attention of transformers: "sdpa", "eager", "flash_attention_2", …
         trust_remote_code: Whether code in a local folder is executed.
 

@@ -20,8 +20,8 @@ class TransformersText(TextEncoder):
     Its weights are never trained. A text must depend on itself only: the model gets an attention mask.
 
     Args:
-        config: Fields of the configuration with its `model_type`, or a local folder or config.json; the `text_config`
-            of a composite configuration (CLIP, SigLIP) is used.
+        config: Fields of the configuration with its `model_type`, a local folder or config.json, or the name of
+            a model in the hub's cache; the `text_config` of a composite configuration (CLIP, SigLIP) is used.
         attn_implementation: Attention of transformers: "sdpa", "eager", …
         trust_remote_code: Whether code in a local folder is executed.
 

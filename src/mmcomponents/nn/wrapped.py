@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
-from mmcomponents.model_files import check_model_files, read_json_file
+from mmcomponents.model_files import HUB_NAME, check_model_files, read_json_file
 from mmcomponents.nn.nf4_linear import quantized_weights
 
 
@@ -46,7 +46,7 @@ def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, t
     Args:
         auto: `AutoConfig` of transformers.
         known: Its model types.
-        config: Fields of the configuration, or a local folder or config.json.
+        config: Fields of the configuration, a local folder or config.json, or a model of the hub that is in its cache.
         trust_remote_code: Whether code in a local folder is executed.
 
     Raises:
@@ -55,9 +55,8 @@ def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, t
     if isinstance(config, dict):
         check_fields(config)
     else:
-        path = Path(config)
-        if not path.exists():
-            raise ValueError(f"{config!r} does not exist: config must be a local folder, a config.json or its fields")
+        path = _configuration_path(config)
+        config = str(path)
         if path.is_dir():
             check_model_files(path)
             path = path / "config.json"
@@ -71,6 +70,23 @@ def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, t
     except Exception as error:  # transformers checks the types of fields with an exception of its own
         where = "the configuration" if isinstance(config, dict) else config
         raise ValueError(f"{where}: transformers cannot read it: {' '.join(str(error).split())[:300]}") from error
+
+
+def _configuration_path(config: str) -> Path:
+    """Returns a local path, or that of the configuration of a model of the hub in its cache."""
+    path, name = Path(config), HUB_NAME.fullmatch(config)
+    if path.exists():
+        return path
+    if name is None:
+        raise ValueError(f"{config!r} does not exist: config must be a local folder, a config.json or its fields")
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name["repo"], "config.json", revision=name["revision"])
+    if not isinstance(found, str):
+        revision = f" --revision {name['revision']}" if name["revision"] else ""
+        download = f"hf download {name['repo']} config.json{revision}"
+        raise ValueError(f"{config!r} does not exist, nor in the hub's cache; to download a model's: {download}")
+    return Path(found)
 
 
 def check_fields(fields: Mapping[str, Any]) -> None:

@@ -23,8 +23,8 @@ class TransformersConvNet(BlockEncoder):
     Its map is the output of the last stage, with a place for 32 x 32 pixels. The norm of the pooled map is removed.
 
     Args:
-        config: Fields of the configuration with its `model_type`, convnext or convnextv2, or a local folder or
-            config.json.
+        config: Fields of the configuration with its `model_type`, convnext or convnextv2, a local folder or
+            config.json, or the name of a model in the hub's cache.
         image_size: Side of a tile in pixels. None: that of the configuration.
         trust_remote_code: Whether code in a local folder is executed.
 

@@ -23,8 +23,8 @@ class Emu3Tokenizer(VQTokenizer):
     transformers, of the tokenizer alone (`Emu3VQVAE`) or of a whole Emu3. Pixels are normalised to -1 to 1.
 
     Args:
-        config: Fields of the configuration with its `model_type`, "emu3_vqgan", or a local folder or config.json; the
-            `vq_config` of a whole Emu3 is used.
+        config: Fields of the configuration with its `model_type`, "emu3_vqgan", a local folder or config.json, or
+            the name of a model in the hub's cache; the `vq_config` of a whole Emu3 is used.
         image_size: Side of a tile in pixels.
         tiles_at_once: Number of tiles that are encoded or decoded together. With published sizes, in bf16, one of 512
             pixels takes 2 GiB to be encoded, as transformers repeats it for four frames, and 5 GiB to be decoded.

@@ -39,8 +39,9 @@ class TransformersVision(BlockEncoder):
     no gradient, and their weights in a checkpoint are unused.
 
     Args:
-        config: Fields of the tower's configuration with its `model_type`, or a local folder or config.json; the
-            `vision_config` of a composite configuration (CLIP, SigLIP, InternVL) is used.
+        config: Fields of the tower's configuration with its `model_type`, a local folder or config.json, or the
+            name of a model in the hub's cache; the `vision_config` of a composite configuration (CLIP, SigLIP,
+            InternVL) is used.
         level: -1 is the last hidden state, with the norm that follows it; another number is an index into the hidden
             states of transformers: 0 the input of the first layer, k the output of layer k, -2 the second to last.
         attn_implementation: Attention of transformers: "sdpa", "eager", "flash_attention_2", …

@@ -11,6 +11,7 @@ import torch
 
 import mmcomponents
 from checkpoints_models import STYLES, hf_model
+from mmcomponents.backbones import TransformersLM
 from mmcomponents.checkpoints import CheckpointError, load_initial
 from mmcomponents.cli.main import main
 from mmcomponents.data.chat.tokenizer import load_tokenizer, train_tokenizer
@@ -74,6 +75,22 @@ def test_commands_take_names(cache: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["generate", "maker/none", "--prompt", "x"]) == 2
     assert "there is no folder maker/none, and the model of the hub of this name is not in the cache" in (
         capsys.readouterr().err
+    )
+
+
+def test_a_configuration_is_named_by_the_model(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, commit in (("maker/tiny", COMMIT), ("maker/tiny@v1", OLD)):
+        wanted = TransformersLM(str(cache / commit / "config.json"))
+        assert TransformersLM(name).body.config.to_dict() == wanted.body.config.to_dict()
+    with pytest.raises(ValueError, match=r"hf download maker/none config.json --revision v2$"):
+        TransformersLM("maker/none@v2")
+    backbone = "{class_path: TransformersLM, init_args: {config: maker/NAME}}"
+    plan = ["plan", "--config", "quickstart", "--model.position", "null", "--model.backbone"]
+    assert main([*plan, backbone.replace("NAME", "tiny")]) == 0
+    assert f"{wanted.hidden_size}" in capsys.readouterr().out
+    assert main([*plan, backbone.replace("NAME", "none")]) == 2
+    assert (
+        "model.backbone.init_args.config (the command line): there is no folder maker/none" in capsys.readouterr().err
     )
 
 

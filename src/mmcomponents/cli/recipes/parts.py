@@ -14,6 +14,7 @@ from mmcomponents.cli.recipes.classes import argument_types, mentioned
 from mmcomponents.cli.recipes.merging import Tree, same_class
 from mmcomponents.cli.recipes.recipe import Recipe
 from mmcomponents.cli.user_error import UserError
+from mmcomponents.data.storage.hub import HubError, is_hub_name, local_folder
 
 OF_DATA = ("record_kind", "packer")
 """Slots whose parts are in the data section, as arguments of any name."""
@@ -28,8 +29,11 @@ _TORCH = {"optimizer": "torch.optim", "scheduler": "torch.optim.lr_scheduler"}
 def resolve_parts(tree: Tree, recipe: Recipe) -> None:
     """Replaces, in place, the short names of parts and of torch's optimizers under `model` by their dotted paths.
 
+    Configurations that are named as models of the hub are downloaded into its cache, where constructors find them.
+
     Raises:
-        UserError: No package has such a part, it cannot be imported, or it is not valid for its slot.
+        UserError: No package has such a part, it cannot be imported, or it is not valid for its slot; the hub has no
+            such model.
     """
     model = tree.get("model")
     if not isinstance(model, dict):
@@ -46,6 +50,23 @@ def resolve_parts(tree: Tree, recipe: Recipe) -> None:
         if isinstance(name, str) and isinstance(getattr(importlib.import_module(module), name, None), type):
             path = f"{module}.{name}"
             model[key] = {**part, "class_path": path} if isinstance(part, dict) else path
+    for key, part in model.items():
+        _download_configurations(part, f"model.{key}", recipe)
+
+
+def _download_configurations(part: Any, shown: str, recipe: Recipe) -> None:
+    """Downloads the configurations that a part and the parts among its arguments name by the hub's names."""
+    if not isinstance(part, dict):
+        return
+    arguments = part.get("init_args")
+    name = arguments.get("config") if isinstance(arguments, dict) and "class_path" in part else None
+    if isinstance(name, str) and is_hub_name(name):
+        try:
+            local_folder(name, weights=False)
+        except HubError as error:
+            raise UserError(f"{shown}.init_args.config{recipe.place(shown)}: {error}") from None
+    for key, value in part.items():
+        _download_configurations(value, f"{shown}.{key}", recipe)
 
 
 def resolve_data_parts(section: Any, owner: type, recipe: Recipe, shown: str = "data") -> None:

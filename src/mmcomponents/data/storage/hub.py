@@ -6,12 +6,9 @@ safetensors, JSON and files of tokenizers are fetched: no pickles and no code.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from mmcomponents.model_files import TOKENIZER_FILES
-
-_NAME = re.compile(r"(?P<repo>[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(@(?P<revision>[\w./-]+))?")
+from mmcomponents.model_files import HUB_NAME, TOKENIZER_FILES
 
 _MODEL_FILES = ("*.safetensors", "*.json", *TOKENIZER_FILES)
 _TEXT_FILES = ("*.json", *TOKENIZER_FILES)
@@ -27,7 +24,7 @@ def is_hub_name(path: str | Path) -> bool:
     A path in a folder that exists is a local one, so that a misspelt folder causes no request.
     """
     text = str(path)
-    return bool(_NAME.fullmatch(text)) and not Path(text).exists() and not Path(text).parent.is_dir()
+    return bool(HUB_NAME.fullmatch(text)) and not Path(text).exists() and not Path(text).parent.is_dir()
 
 
 def local_folder(path: str | Path, *, weights: bool = True) -> Path:
@@ -47,7 +44,7 @@ def local_folder(path: str | Path, *, weights: bool = True) -> Path:
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RepositoryNotFoundError
     from huggingface_hub.errors import RevisionNotFoundError as NoRevisionError
 
-    found = _NAME.fullmatch(str(path))
+    found = HUB_NAME.fullmatch(str(path))
     assert found is not None
     patterns = list(_MODEL_FILES if weights else _TEXT_FILES)
     try:
