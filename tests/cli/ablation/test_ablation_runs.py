@@ -13,18 +13,19 @@ from typing import Any
 
 import pytest
 
-from mmcomponents.cli.ablation.ablation_runs import LOG, Run, Runner, State, read_state, runs_of
+from mmcomponents.cli.ablation.ablation_runs import LOG, Run, Runner, State, gpus_of_jobs, read_state, runs_of
 from mmcomponents.cli.ablation.ablation_spec import make_ablation
 from mmcomponents.cli.user_error import UserError
 
 STANDIN = """
-import pathlib, sys, time
+import os, pathlib, sys, time
 verb, words = sys.argv[1], sys.argv[2:]
 value = dict(zip(words[::2], words[1::2]))
 folder = pathlib.Path(value["--trainer.default_root_dir"])
 folder.mkdir(parents=True, exist_ok=True)
 if verb == "fit":
     (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "gpus").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", "unset"))
     (folder / "recipe.yaml").write_text("")
     if value["--model.projector"] == "Bad":
         print("working"); print("mmcomponents: no such part", file=sys.stderr); sys.exit(2)
@@ -79,6 +80,24 @@ def test_a_failed_run_stops_nothing_and_is_tried_again(tmp_path: Path, program: 
     told.clear()
     Runner(1, told.append, program).run_all(every, lambda *_: None)
     assert sorted(line.partition(":")[0] for line in told) == ["Bad/seed-0", "Bad/seed-1"]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "gpus", "own"),
+    [(2, "abcd", ["ab", "cd"]), (3, "abcd", ["a", "b", "c"]), (3, "ab", ["a", "b", "a"]), (2, "", ["", ""])],
+)
+def test_runs_at_a_time_divide_the_gpus(jobs: int, gpus: str, own: list[str]) -> None:
+    assert gpus_of_jobs(jobs, gpus) == [list(part) for part in own]
+
+
+def test_runs_see_their_own_gpus(tmp_path: Path, program: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
+    both = runs(tmp_path, "MLP", "Linear")
+    Runner(2, lambda _: None, program, ["4", "5", "6", "7"]).run_all(both, lambda *_: None)
+    assert {(run.folder / "gpus").read_text() for run in both} == {"4,5", "6,7"}
+    (alone,) = runs(tmp_path, "Third")
+    Runner(1, lambda _: None, program, ["4", "5", "6", "7"]).run_all([alone], lambda *_: None)
+    assert (alone.folder / "gpus").read_text() == "4,5,6,7"
 
 
 def test_a_failed_test_is_told_and_the_others_are_kept(tmp_path: Path, program: list[str]) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from mmcomponents.cli.ablation.ablation_costs import cost_of
 from mmcomponents.cli.ablation.ablation_report import notes_of, rows_of, table_of, write_hparams, write_tables
 from mmcomponents.cli.ablation.ablation_results import collect, metrics_of
-from mmcomponents.cli.ablation.ablation_runs import Run, Runner, State, read_state, runs_of, write_state
+from mmcomponents.cli.ablation.ablation_runs import Run, Runner, State, read_state, runs_of, visible_gpus, write_state
 from mmcomponents.cli.ablation.ablation_spec import Ablation
 from mmcomponents.cli.terminal.plan_tables import short_number
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
@@ -117,7 +117,7 @@ class Call:
             tell(f"{len(ended)}/{len(left)} {run.name}: {how}")
 
         try:
-            Runner(jobs, tell).run_all(left, end)
+            Runner(jobs, tell, gpus=visible_gpus() if jobs > 1 else ()).run_all(left, end)
         except KeyboardInterrupt:
             tell("stopped; the same command goes on")
             raise

@@ -16,11 +16,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from mmcomponents.cli.ablation.ablation_spec import Ablation, Variant, file_name, flags_of
@@ -169,6 +170,22 @@ def write_state(run: Run, state: State) -> None:
     write_text(run.folder / STATE, json.dumps(vars(state), indent=2) + "\n")
 
 
+def visible_gpus() -> list[str]:
+    """Returns the GPUs that this process sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    import torch  # `--help` has no use for it
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    count = torch.cuda.device_count()
+    return [str(index) for index in range(count)] if named is None else named.split(",")[:count]
+
+
+def gpus_of_jobs(jobs: int, gpus: Sequence[str]) -> list[list[str]]:
+    """Divides GPUs among runs at a time: each has as many of its own, or one that it shares if there are too few."""
+    each = max(1, len(gpus) // jobs)
+    starts = [job * each % max(1, len(gpus)) for job in range(jobs)]
+    return [list(gpus[start : start + each]) for start in starts]
+
+
 class Runner:
     """Runs runs side by side; an interrupt ends them all.
 
@@ -176,10 +193,16 @@ class Runner:
         jobs: Number of runs at a time.
         tell: Called with a line when a run begins or ends.
         program: Words before the verb.
+        gpus: GPUs that runs at a time divide among them, see `visible_gpus`. One run at a time has all.
     """
 
-    def __init__(self, jobs: int, tell: Callable[[str], None], program: Sequence[str] = PROGRAM) -> None:
+    def __init__(
+        self, jobs: int, tell: Callable[[str], None], program: Sequence[str] = PROGRAM, gpus: Sequence[str] = ()
+    ) -> None:
         self.jobs, self.tell, self.program = jobs, tell, program
+        self._gpus: SimpleQueue[list[str]] = SimpleQueue()
+        for own in gpus_of_jobs(jobs, gpus):
+            self._gpus.put(own)
         self._processes: set[subprocess.Popen[bytes]] = set()
         self._stopped, self._lock = threading.Event(), threading.Lock()
 
@@ -206,11 +229,12 @@ class Runner:
             return read_state(run)
         with _held(run.folder / _LOCK) as is_ours:
             if is_ours:
-                return self._run_alone(run)
+                with self._environment() as environment:
+                    return self._run_alone(run, environment)
         self.tell(f"{run.name}: another call runs it")
         return read_state(run)
 
-    def _run_alone(self, run: Run) -> State:
+    def _run_alone(self, run: Run, environment: Mapping[str, str] | None) -> State:
         state = read_state(run)
         if state.is_done(run):
             return state
@@ -218,7 +242,7 @@ class Runner:
         self.tell(f"{run.name}: begins, log in {run.folder / LOG}")
         if not state.fitted:
             begin = time.monotonic()
-            code = self._call(run, _resumed(run))
+            code = self._call(run, _resumed(run), environment)
             state.seconds += time.monotonic() - begin
             state.fitted = code == 0
             state.error = self._error(run, code)
@@ -230,7 +254,7 @@ class Runner:
             if checkpoint is None:
                 state.test_errors[test] = f"there is no checkpoint in {run.folder}"
             else:
-                code = self._call(run, run.test_words(test, checkpoint))
+                code = self._call(run, run.test_words(test, checkpoint), environment)
                 if code == 0:
                     state.tested[test] = settings
                 elif error := self._error(run, code):
@@ -238,7 +262,7 @@ class Runner:
             write_state(run, state)
         return state
 
-    def _call(self, run: Run, words: list[str]) -> int:
+    def _call(self, run: Run, words: list[str], environment: Mapping[str, str] | None) -> int:
         """Runs a command, and returns its exit code; an interrupt in between is that of Ctrl-C."""
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / LOG).open("ab") as log:
@@ -248,12 +272,23 @@ class Runner:
                 if self._stopped.is_set():
                     return _INTERRUPTED
                 # A group of its own, so that Ctrl-C reaches it once, and through this process.
-                process = subprocess.Popen([*self.program, *words], stdout=log, stderr=log, start_new_session=True)
+                process = subprocess.Popen(
+                    [*self.program, *words], stdout=log, stderr=log, start_new_session=True, env=environment
+                )
                 self._processes.add(process)
             try:
                 return process.wait()
             finally:
                 self._processes.discard(process)
+
+    @contextmanager
+    def _environment(self) -> Iterator[dict[str, str] | None]:
+        """Yields the environment of a run, with GPUs of its own if there are several runs at a time; None: the same."""
+        gpus = self._gpus.get()
+        try:
+            yield {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus and self.jobs > 1 else None
+        finally:
+            self._gpus.put(gpus)
 
     def _error(self, run: Run, code: int) -> str:
         """Returns the error of a command; none if it was interrupted with all others."""
