@@ -8,7 +8,7 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import wraps
+from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -405,14 +405,19 @@ def _recorded(constructor: Callable[..., None]) -> Callable[..., None]:
 
     @wraps(constructor)
     def construct(self: Component, *args: Any, **kwargs: Any) -> None:
-        if _LOADS.get() is not None:
-            constructor(self, *args, **kwargs)
-            return
-        with recording_loads() as loads:
-            constructor(self, *args, **kwargs)
-        set_brought(self, loads)
+        _construct(self, partial(constructor, self, *args, **kwargs))
 
     return construct
+
+
+def _construct(part: Component, constructor: Callable[[], None]) -> None:
+    # Not within `construct`: that is sent to other processes as code, with what it refers to.
+    if _LOADS.get() is not None:
+        constructor()
+        return
+    with recording_loads() as loads:
+        constructor()
+    set_brought(part, loads)
 
 
 def set_brought(part: Component, loads: Loads) -> None:

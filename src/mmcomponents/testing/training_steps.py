@@ -83,9 +83,22 @@ def unsharded(value: Tensor) -> Tensor:
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """Returns copies of the unsharded parameters and buffers of a model, by name and in the shape of each."""
-    named = [*model.named_parameters(), *model.named_buffers()]
-    return {name: unsharded(value.detach()).clone() for name, value in named}
+    """Returns copies of the unsharded parameters and buffers of a model, by name and in the shape of each.
+
+    All shards are exchanged at once: an exchange for each parameter takes longer than the steps of a small model.
+    """
+    named = {name: value.detach() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    shards = {name: value.to_local() for name, value in named.items() if isinstance(value, DTensor)}
+    of_ranks: list[dict[str, Tensor]] = []
+    if shards:  # all are sharded alike; replicas of a mesh of two dimensions have the same
+        one = next(value for value in named.values() if isinstance(value, DTensor))
+        group = one.device_mesh.get_group(next(dim for dim, kind in enumerate(one.placements) if kind.is_shard()))
+        of_ranks = [{} for _ in range(group.size())]
+        torch.distributed.all_gather_object(of_ranks, shards, group)
+    return {
+        name: torch.cat([own[name] for own in of_ranks]) if name in shards else value.clone()
+        for name, value in named.items()
+    }
 
 
 def look_ahead(
