@@ -10,9 +10,11 @@ from PIL import Image
 import tiny
 from mmcomponents.component import NonFiniteError
 from mmcomponents.data.loading.prompts import PromptBatch
+from mmcomponents.evaluation.answer_sheet import Row
 from mmcomponents.evaluation.metrics.exact_match import exact_match
 from mmcomponents.generation import Answer
 from mmcomponents.training import AnswerReport
+from mmcomponents.training.answer_report import Answered, spread
 
 
 def picture(width: int = 60, height: int = 30) -> bytes:
@@ -49,6 +51,24 @@ def test_report_holds_scores_baselines_and_answers(tmp_path) -> None:
     assert rows[4]["prediction"] == "7"
     with Image.open(tmp_path / "answers.png") as sheet:
         assert sheet.width > 500
+
+
+@pytest.mark.parametrize(
+    ("asked", "number", "shown"),
+    [
+        ([("a", "count"), ("b", "count"), ("c", "count"), ("d", "count")], 3, "abc"),
+        ([("a", "count"), ("b", "count"), ("c", "read"), ("d", "read")], 3, "acb"),
+        ([("a", "count"), ("a", "read"), ("b", "count"), ("b", "read")], 4, "ab"),
+        ([], 3, ""),
+    ],
+)
+def test_the_image_shows_kinds_in_turn_and_each_sample_once(
+    asked: list[tuple[str, str]], number: int, shown: str
+) -> None:
+    examples = [
+        (Answered(key, kind, "?", "1", "1", "text", True), Row(None, key, "1", "1", True)) for key, kind in asked
+    ]
+    assert "".join(row.question for row in spread(examples, number)) == shown
 
 
 def test_the_clock_goes_on_after_a_resume() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +65,7 @@ class _Collected:
     Attributes:
         batches: Number of batches, including those without questions.
         answered: All questions.
-        examples: Questions for the image, with their rows.
+        examples: Questions with images, of each kind as many as the image may show, with their rows.
     """
 
     batches: int = 0
@@ -139,16 +139,10 @@ class AnswerReport(Callback):
             else:
                 prediction = given.shown() if given.values is None else given.values.tolist()
             own.answered.append(Answered(*asked, prediction, given.kind, is_right(right, given), given.notes()))
-            if (picture := batch.pictures[place]) is not None and self._is_example(own.answered[-1]):
+            shown = sum(one.kind == asked[1] for one, _ in own.examples)
+            if (picture := batch.pictures[place]) is not None and shown < self.examples:
                 row = Row(picture, question, short(right), brief(given), own.answered[-1].is_right, given.picture)
                 own.examples.append((own.answered[-1], row))
-
-    def _is_example(self, answered: Answered) -> bool:
-        """Returns whether the image shows an answer: one question per scene, and a limited number of each kind."""
-        chosen = [one for one, _ in self._collected.examples]
-        shown = sum(one.kind == answered.kind for one in chosen)
-        new = all(one.key != answered.key for one in chosen)
-        return new and len(chosen) < self.examples and shown <= self.examples // 5
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the files.
@@ -167,14 +161,31 @@ class AnswerReport(Callback):
         report = {**scores(answered), _SECONDS: round(self._elapsed(), 1)}
         (folder / "report.json").write_text(json.dumps(report, indent=2) + "\n")
         (folder / _ANSWERS).write_text("\n".join(rows.lines) + "\n")
-        if examples := self._collected.examples:
-            answer_sheet([row for _, row in examples]).save(folder / "answers.png")
+        if examples := spread(self._collected.examples, self.examples):
+            answer_sheet(examples).save(folder / "answers.png")
             # A single scene as an example for `mmcomponents generate`.
-            scene = max((row for _, row in examples), key=lambda row: len(row.answer)).picture
+            scene = max(examples, key=lambda row: len(row.answer)).picture
             (folder / "example.png").write_bytes(scene or b"")  # examples have images
 
     def _elapsed(self) -> float:
         return self._seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+
+def spread(examples: Sequence[tuple[Answered, Row]], number: int) -> list[Row]:
+    """Returns rows of as many kinds as there are, in turn, and of each sample one."""
+    kinds = {answered.kind: deque[tuple[Answered, Row]]() for answered, _ in examples}
+    for example in examples:
+        kinds[example[0].kind].append(example)
+    chosen: dict[str, Row] = {}
+    while any(kinds.values()):
+        for left in kinds.values():
+            while left and left[0][0].key in chosen:
+                left.popleft()
+            if left and len(chosen) < number:
+                chosen[left[0][0].key] = left[0][1]
+            elif left:
+                left.clear()
+    return list(chosen.values())
 
 
 def warn_of_other_answers(trainer: Trainer, batch: PromptBatch, sampler: Sampler | None) -> None:
