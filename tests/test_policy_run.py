@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,14 @@ def test_a_sample_that_cannot_be_used_is_named(table: Path, tmp_path: Path, caps
     assert main(["fit", *given]) != 0
     said = capsys.readouterr()
     assert "8 of 8 actions are NaN or infinite" in said.err + said.out
+
+
+def test_a_new_process_knows_the_environment_by_its_short_name(tmp_path: Path) -> None:
+    words = ["evaluate", "nowhere", "--metric", "success_rate", "--benchmark", "TabletopEnvironment", "--out", "x"]
+    found = subprocess.run([sys.executable, "-m", "mmcomponents", *words], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 2
+    assert "nowhere" in found.stderr
+    assert "TabletopEnvironment" not in found.stderr
 
 
 @pytest.mark.parametrize(

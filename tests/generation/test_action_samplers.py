@@ -16,6 +16,7 @@ from mmcomponents.generation import DDIM, Context, DirectActions
 from mmcomponents.generation.past import Past
 from mmcomponents.heads import ActionHead, PooledDenoisingHead, TokenDenoisingHead
 from mmcomponents.model import MultimodalModel
+from mmcomponents.objectives import ActionRegression
 from mmcomponents.testing import pack
 from mmcomponents.testing.packs import join
 from policy import observations, packed, policy
@@ -98,6 +99,14 @@ def test_direct_actions_are_those_of_the_head(tmp_path: Path) -> None:
     found = drawn(DirectActions(), model)
     expected = model(packed(), read=lambda heads, state: heads["actions"](state, packed()))
     torch.testing.assert_close(found[0, :, 1], 3.0 * expected[:4, 1] + 1.0)
+
+
+def test_actions_are_not_read_from_a_head_for_noise(tmp_path: Path) -> None:
+    model = policy(tmp_path)
+    with pytest.raises(WiringError, match="DirectActions takes what the head 'actions' predicts"):
+        DirectActions().check(model)
+    with pytest.raises(WiringError, match="ActionRegression trains the head 'actions' without noise: DenoisingHead"):
+        ActionRegression().check(model)
 
 
 def test_prompts_and_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:

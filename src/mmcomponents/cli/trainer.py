@@ -24,6 +24,7 @@ from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.recipes.run_folder import RECIPE
 from mmcomponents.cli.terminal.closing import close, config_words
 from mmcomponents.cli.user_error import UserError, near_file, one_line
+from mmcomponents.companions.text_features import TextFeatureError
 from mmcomponents.component import NonFiniteError, WiringError
 from mmcomponents.data.errors import DataError
 from mmcomponents.shared_vocabulary import VocabularyError
@@ -170,6 +171,7 @@ def run_verb(cli: RecipeCLI) -> Any:
     except (
         WiringError,
         DataError,
+        TextFeatureError,
         CheckpointError,
         NoGradientError,
         NonFiniteError,

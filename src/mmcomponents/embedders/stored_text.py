@@ -38,6 +38,7 @@ class StoredText(TextEncoder):
         stored = None if device.type == "meta" and not Path(self.features).exists() else self._read()
         self.tokenizer_fingerprint = None if stored is None else stored.tokenizer
         self._place: dict[tuple[int, ...], int] = {}  # token ids of a text -> its first row
+        self._example = "" if stored is None else stored.texts[0]
         if stored is not None:
             begins = (stored.lengths.cumsum(0) - stored.lengths).tolist()
             self._place = dict(zip(stored.tokens(), begins, strict=True))
@@ -57,7 +58,7 @@ class StoredText(TextEncoder):
             if key not in self._place:
                 raise TextFeatureError(
                     f"a text of {len(key)} tokens ({', '.join(map(str, key[:6]))}…) is none of the"
-                    f" {len(self._place)} in {self.features}"
+                    f" {len(self._place)} in {self.features}, such as {self._example!r:.60}"
                 )
             places += range(self._place[key], self._place[key] + len(key))
         found: Tensor = self.get_buffer("rows")[torch.tensor(places, dtype=torch.int64, device=ids.device)]

@@ -101,6 +101,17 @@ class DirectActions(ActionSampler):
         past: See `ActionSampler`.
     """
 
+    def check(self, model: Composition) -> None:
+        """Checks that the head predicts actions.
+
+        Raises:
+            WiringError: It estimates noise.
+        """
+        super().check(model)
+        if hasattr(model.heads[self.head], "noise_of"):
+            kind = type(model.heads[self.head]).__name__
+            raise WiringError(f"DirectActions takes what the head {self.head!r} predicts as actions: {kind} needs DDIM")
+
 
 class DDIM(ActionSampler):
     """Actions by denoising random ones in a few steps (Song et al. 2021, arXiv 2010.02502), as Dita does.
@@ -109,7 +120,9 @@ class DDIM(ActionSampler):
     change their keys and values, which are cached. With a head outside of the sequence, the backbone runs once.
 
     Args:
-        steps: Number of denoising steps.
+        steps: Number of denoising steps, `levels // steps` noise levels apart and ending at level 0. If it does not
+            divide the schedule's levels, the first one is below the highest level, and random values are not what it
+            expects.
         head: See `ActionSampler`.
         past: See `ActionSampler`.
         bound: Largest absolute value of the estimated actions in each step, normalised; None: they are not bounded.

@@ -170,9 +170,12 @@ class ActionRegression(ActionObjective):
         """Checks that the head predicts actions.
 
         Raises:
-            WiringError: It does not.
+            WiringError: It does not, or it estimates noise.
         """
         check_head(self, model, self.head, "predicted", "ActionHead")
+        if hasattr(model.heads[self.head], "noise_of"):
+            kind = type(model.heads[self.head]).__name__
+            raise WiringError(f"ActionRegression trains the head {self.head!r} without noise: {kind} needs Diffusion")
 
     def forward(self, model: Model, batch: PackedBatch, totals: dict[str, float]) -> LossOutput:
         """Computes the share of the pack in the loss of the step."""

@@ -86,6 +86,7 @@ def _rollouts(verb: str, options: argparse.Namespace) -> tuple[Rollouts, str]:
 
     from jsonargparse import ArgumentError, ArgumentParser
 
+    import mmcomponents.demos.tabletop  # noqa: F401 (its environment is then known by its short name)
     from mmcomponents.evaluation.control_episodes import Environment
     from mmcomponents.evaluation.rollouts import Rollouts
 
