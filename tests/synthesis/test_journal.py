@@ -36,14 +36,16 @@ def test_a_line_that_was_cut_is_dropped(tmp_path) -> None:
 
 def test_other_settings_and_other_files_are_refused(tmp_path) -> None:
     path = tmp_path / "journal.jsonl"
-    Journal(path, SETTINGS).close()
+    Journal(path, SETTINGS | {"seed": 3}).close()  # without a record
+    with Journal(path, SETTINGS) as journal:
+        journal.add({"key": "a"})
     with pytest.raises(DataError, match=r"other settings \(seed was 1 and is 2\)"):
         Journal(path, SETTINGS | {"seed": 2})
     with pytest.raises(DataError, match="temperature was None and is 1"):
         Journal(path, SETTINGS | {"temperature": 1})
     before = path.read_bytes()
     path.write_bytes(before + b"no json\n" + b'{"key": "a"}\n')
-    with pytest.raises(DataError, match=r"journal\.jsonl:2 is not a line of a journal"):
+    with pytest.raises(DataError, match=r"journal\.jsonl:3 is not a line of a journal"):
         Journal(path, SETTINGS)
     path.write_text('{"question": "x"}\n')
     with pytest.raises(DataError, match=r"journal\.jsonl:1 is not a line"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from mmcomponents.data.format.shard_index import index_path
 from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.data.loading.skipped import SkippedSamples
 from mmcomponents.data.storage.atomic_write import write_text
+from mmcomponents.generation.base import Sampler
 from mmcomponents.model import MultimodalModel
 from mmcomponents.synthesis.journal import Journal
 from mmcomponents.synthesis.questions import Item, Questions
@@ -58,6 +60,18 @@ def renderer_settings(renderer: SampleRenderer) -> dict[str, Any]:
         "frame_template": renderer.frame_template,
         "control_text": renderer.control_text,
     }
+
+
+def sampler_settings(sampler: Sampler) -> dict[str, Any]:
+    """Returns the class of a sampler and its arguments, those of inner samplers too, for a journal."""
+    kept: dict[str, Any] = {"name": type(sampler).__name__}
+    for name in inspect.signature(type(sampler)).parameters:
+        value = getattr(sampler, name, None)
+        if isinstance(value, (int, float, str, bool, list, tuple, type(None))):
+            kept[name] = value
+        elif isinstance(value, Sampler):
+            kept[name] = sampler_settings(value)
+    return kept
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from mmcomponents.data.errors import DataError
 class Journal:
     """JSONL file from which an interrupted run resumes; a context manager.
 
-    The first line contains the settings. Each further line is a record with a "key". A line that is incomplete because
+    The first line contains the settings, and is written with the first record, so that a run that ends before it leaves
+    nothing to resume. Each further line is a record with a "key". A line that is incomplete because
     the run was killed (also by SIGKILL) is dropped.
 
     Args:
@@ -33,11 +34,9 @@ class Journal:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.done: dict[str, dict[str, Any]] = {}
-        wanted = json.loads(json.dumps(settings))
-        begun = self._read(wanted)
+        self._settings = json.loads(json.dumps(settings))
+        self._begun = self._read(self._settings)
         self._file = self.path.open("ab")
-        if not begun:
-            self._write({"settings": wanted})
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Appends a record; once this returns, the record survives the end of the process.
@@ -48,6 +47,9 @@ class Journal:
         key = record.get("key")
         if not isinstance(key, str):
             raise ValueError(f'a record of a journal needs a string as "key", got {key!r}')
+        if not self._begun:
+            self._write({"settings": self._settings})
+            self._begun = True
         self._write(record)
         self.done[key] = dict(record)
 

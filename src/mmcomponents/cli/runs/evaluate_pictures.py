@@ -184,25 +184,14 @@ def _reads(loaded: Loaded, options: argparse.Namespace, pictures: Sequence[Image
 
 
 def _settings(loaded: Loaded, seed: int) -> dict[str, Any]:
-    from mmcomponents.synthesis.drawing import model_digest, renderer_settings
+    from mmcomponents.synthesis.drawing import model_digest, renderer_settings, sampler_settings
 
     return {
         "weights": model_digest(loaded.model),
         **renderer_settings(loaded.renderer),
-        "sampler": _plain(loaded.sampler),
+        "sampler": sampler_settings(loaded.sampler),
         "seed": seed,
     }
-
-
-def _plain(sampler: Sampler) -> dict[str, Any]:
-    """Returns the class of a sampler and its arguments, those of inner samplers too."""
-    kept: dict[str, Any] = {"name": type(sampler).__name__}
-    for name, value in vars(sampler).items():
-        if isinstance(value, (int, float, str, bool, type(None))) and not name.startswith("_"):
-            kept[name] = value
-        elif hasattr(value, "answer_length"):
-            kept[name] = _plain(value)
-    return kept
 
 
 def _close(run: PictureEvaluation, rows: Rows, metric: str) -> None:

@@ -109,14 +109,12 @@ def _rollouts(verb: str, options: argparse.Namespace) -> tuple[Rollouts, str]:
 
 
 def _settings(loaded: Loaded, rollouts: Rollouts, options: argparse.Namespace) -> dict[str, Any]:
-    from mmcomponents.synthesis.drawing import model_digest, renderer_settings
+    from mmcomponents.synthesis.drawing import model_digest, renderer_settings, sampler_settings
 
-    plain = (int, float, str, bool, type(None))
-    sampler = {k: v for k, v in vars(loaded.sampler).items() if not k.startswith("_") and isinstance(v, plain)}
     return {
         "weights": model_digest(loaded.model),
         **renderer_settings(loaded.renderer),
-        "sampler": {"name": type(loaded.sampler).__name__, **sampler},
+        "sampler": sampler_settings(loaded.sampler),
         "environment": options.benchmark[0],
         **{name: getattr(rollouts, name) for name in ("starts", "first_start", "executed", "frames", "seed")},
     }

@@ -26,6 +26,7 @@ from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.demos.handwriting.data_folder import begin, finish
 from mmcomponents.demos.tabletop.environment import GOALS, Camera, TabletopEnvironment
 from mmcomponents.demos.tabletop.expert import Demonstration, demonstrate
+from mmcomponents.limits import check_numbers, check_sizes
 from mmcomponents.sequence import one_sequence
 
 if TYPE_CHECKING:
@@ -89,6 +90,8 @@ def make_tabletop(
     folder, sizes = Path(out), dict(zip(PARTS, (episodes, val_episodes, test_episodes), strict=True))
     if min(sizes.values()) < 1 or not 0 <= seed < 1000 or max(sizes.values()) > 100_000:
         raise ValueError(f"episodes {sizes} must be from 1 to 100,000, and the seed {seed} from 0 to 999")
+    check_sizes(side=side, horizon=horizon, samples_per_shard=samples_per_shard)
+    check_numbers(0.01, scale=scale)
     camera = Camera(degrees, scale, (shift[0], shift[1]))
     environment = TabletopEnvironment(side, camera)
     dataset = f"{NAME}-{seed}-{episodes}"

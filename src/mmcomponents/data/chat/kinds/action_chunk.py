@@ -145,7 +145,8 @@ class ActionChunk(RecordKind):
         """
         if len(images) != self.frames:
             raise SampleError(
-                f"an observation has {self.frames} images, and this one {len(images)}: frames of ActionChunk"
+                f"an observation has {self.frames} images, and this one {len(images)}: give as many, or set frames of"
+                " ActionChunk"
             )
         if not goal.strip():
             raise SampleError("the goal has no text")
