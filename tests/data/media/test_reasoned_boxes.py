@@ -70,3 +70,14 @@ def test_boxes_outside_of_the_picture_are_refused() -> None:
     for box in ((0, 0, 0, 10), (-1, 0, 5, 5), (0, 0, float("nan"), 5)):
         with pytest.raises(ValueError, match="not within the picture, 0 to 1000"):
             check_box(box)
+
+
+@pytest.mark.parametrize("colour", ["red", "#00f", "rgb(0, 0, 255)", "hsl(240,100%,50%)"])
+def test_a_box_with_any_colour_is_read_as_it_was_written(colour: str) -> None:
+    box = ReasonedBox((0.00001, 0.5, 333.333, 1000), colour)
+    changed = replace_box(OFFICIAL, 0, box)
+    found = parse_reasoning(changed)
+    assert found.problems == []
+    assert found.boxes[0] == ReasonedBox((0.0, 0.5, 333.333, 1000.0), colour)
+    assert found.boxes[0].rgb == box.rgb
+    assert len(found.boxes) == len(parse_reasoning(OFFICIAL).boxes)

@@ -113,7 +113,8 @@ def write_picture(answer: Answer, path: Path, shows: bool = True) -> str:
 def _box(text: str) -> tuple[int, tuple[float, float, float, float], str | None]:
     words = text.split(maxsplit=5)
     try:
-        number, left, top, right, bottom = (float(word) for word in words[:5])
+        number = int(words[0]) if words else 0
+        left, top, right, bottom = (float(word) for word in words[1:5])
     except ValueError:
-        raise UserError(f"/box takes N LEFT TOP RIGHT BOTTOM [COLOUR], got {text!r}") from None
-    return int(number) - 1, (left, top, right, bottom), words[5] if len(words) > 5 else None
+        raise UserError(f"/box takes N LEFT TOP RIGHT BOTTOM [COLOUR] with a whole number N, got {text!r}") from None
+    return number - 1, (left, top, right, bottom), words[5] if len(words) > 5 else None

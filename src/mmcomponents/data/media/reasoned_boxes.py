@@ -22,7 +22,7 @@ _PAIR = rf"\({_NUMBER},{_NUMBER}\)"
 _BOX = re.compile(
     r"(?P<open><box>|<\|box_start\|>)\s*"
     r"(?P<body>(?:(?!</?box>|<\|box_(?:start|end)\|>).)*?)\s*"
-    r"(?P<close></box>|<\|box_end\|>)(?P<rest>\s*\((?P<colour>[^()]*)\))?",
+    r"(?P<close></box>|<\|box_end\|>)(?P<rest>\s*\((?P<colour>[^()]*(?:\([^()]*\)[^()]*)?)\))?",
     re.S,
 )
 _BODY = re.compile(rf"\[\[{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}\]\]|{_PAIR}\s*,\s*{_PAIR}")
@@ -53,7 +53,7 @@ class ReasonedBox:
 
     def written(self) -> str:
         """Returns the box with its colour, as `parse_reasoning` reads it."""
-        return f"<box>[[{', '.join(f'{value:g}' for value in self.box)}]]</box> ({self.colour})"
+        return f"<box>[[{', '.join(f'{round(value, 3):g}' for value in self.box)}]]</box> ({self.colour})"
 
 
 @dataclass
