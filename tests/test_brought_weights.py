@@ -92,17 +92,6 @@ def test_loaded_weights_are_kept_and_others_are_drawn(file: str, how: str, draws
     assert torch.equal(found[0][1], torch.ones(8))
 
 
-@pytest.mark.parametrize("draws", ["before", "after"])
-def test_a_part_alone_keeps_what_it_loads(file: str, draws: str) -> None:
-    part = Pretrained(file, draws=draws)
-    assert loaded(part.state_dict(), file)
-    assert part.brought == {"cnn.0.weight", "cnn.0.bias", "cnn.1.weight", "cnn.1.bias"}
-    new = part.new.weight.detach().clone()
-    part.init_weights(1)
-    assert loaded(part.state_dict(), file)
-    assert not torch.equal(part.new.weight, new)
-
-
 def test_parts_that_draw_all_their_weights_bring_none() -> None:
     model = Factories(**small_parts()).build(tiny.VOCAB, tiny.IMAGE_TOKEN)
     assert {part.brought for part in model.parts().values()} == {frozenset()}

