@@ -114,6 +114,8 @@ def test_boxes_are_changed_at_the_terminal(
         "/box 1 600 600 900 900 blue",
         "/box 2 0 0 10 10",
         "/box 1 0 0 10 1200",
+        "/box inf 0 0 10 10",
+        "/box 1.7 0 0 10 10",
         "/boxes",
         "/quit",
     ]
@@ -129,6 +131,8 @@ def test_boxes_are_changed_at_the_terminal(
         "there is no picture to change: ask for one first",
         "the reasoning has 1 boxes, and box 2 was named",
         "the box [0, 0, 10, 1200] is not within the picture, 0 to 1000",
+        "with a whole number N, got 'inf 0 0 10 10'",
+        "with a whole number N, got '1.7 0 0 10 10'",
     ):
         assert message in printed.err
     two, three = (np.asarray(Image.open(tmp_path / f"{number}.png"), int) for number in (2, 3))

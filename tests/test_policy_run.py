@@ -222,6 +222,7 @@ def test_evaluate_refuses_what_is_no_environment(
     [
         (("heads.actions.init_args.statistics", "nowhere.json"), "reads statistics: there is no file nowhere.json"),
         (("heads.actions.init_args.statistics", "OTHER"), "normalises actions with the statistics other/"),
+        (("embedder.init_args.text.init_args.features", "nowhere.safetensors"), "nowhere.safetensors"),
         (("embedder.init_args.action_width", "3"), "has action_width 3, and ActionChunk in data.kinds 2"),
         (("merger.init_args.context_width", "24"), "takes text features of width 24 and LinearActionEmbedder gives"),
         (

@@ -14,11 +14,11 @@ from typing import Any
 
 import torch
 
-from mmcomponents.component import Component, assign, recording_loads, set_brought
+from mmcomponents.component import Component, assign, recording_loads, versions
 
 
 def built(again: Callable[..., Any], *arguments: Any) -> Any:
-    """Constructs a part in the context of a composition, and sets its `brought` and `again`.
+    """Constructs a part, and sets its `brought` and `again`.
 
     A parameter is brought if the constructor copies values into it (`load_state_dict`, `copy_`, `data`), before or
     after it calls `init_weights`, or writes into it in another way after `init_weights` has drawn it.
@@ -33,7 +33,15 @@ def built(again: Callable[..., Any], *arguments: Any) -> Any:
         part = again(*arguments)
     if not isinstance(part, Component):
         return part
-    set_brought(part, loads)
+    drawn = dict[str, tuple[int, int]]()
+    for path, module in part.named_modules():
+        if isinstance(module, Component):
+            own = {f"{path}.{name}".removeprefix("."): found for name, found in module.drawn.items()}
+            drawn = own | drawn  # the outer component draws last
+            vars(module).pop("drawn", None)
+    now = versions(part)
+    written = {name for name, found in drawn.items() if now.get(name, found) != found}
+    part.brought = frozenset(written | {name for name, p in part.named_parameters() if loads.has(p)})
     part.again = partial(again, *arguments) if part.brought else None
     return part
 

@@ -390,19 +390,6 @@ def recording_loads() -> Iterator[Loads]:
         _LOADS.reset(token)
 
 
-def set_brought(part: Component, loads: Loads) -> None:
-    """Sets `brought` of a component that was constructed while loads were recorded."""
-    drawn = dict[str, tuple[int, int]]()
-    for path, module in part.named_modules():
-        if isinstance(module, Component):
-            own = {f"{path}.{name}".removeprefix("."): found for name, found in module.drawn.items()}
-            drawn = own | drawn  # the outer component draws last
-            vars(module).pop("drawn", None)
-    now = versions(part)
-    written = {name for name, found in drawn.items() if now.get(name, found) != found}
-    part.brought = frozenset(written | {name for name, p in part.named_parameters() if loads.has(p)})
-
-
 @dataclass(frozen=True)
 class _Inner:
     """A component within another one, its path there, and the name of something within it."""
