@@ -37,13 +37,17 @@ def style_of(part: str) -> SceneStyle:
     return SceneStyle(28, (20, 26), counts, (0.0, 1.0, 0.0))
 
 
-def main() -> None:
-    """Command line."""
+def main(arguments: list[str] | None = None) -> None:
+    """Command line.
+
+    Args:
+        arguments: Arguments; by default those of the process.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("data/long_sheets"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--scale", type=float, default=1.0, help="number of sheets over that of the ablation")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     scans, digits = load_scans()
     parts = dict(zip(SHARES, split_scans(digits, tuple(SHARES.values()), options.seed), strict=True))
     begin(options.out, NAME, list(SHEETS))

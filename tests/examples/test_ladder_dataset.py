@@ -256,7 +256,6 @@ def test_shards_of_others_are_left_alone(tmp_path: Path) -> None:
         ({"critic_questions": 0}, "may be empty: critic"),
         ({"orders": (1, 0, 1)}, "grids"),
         ({"judged": ()}, "scenes of judged"),
-        ({"counts": (1,) * 10}, "scenes of counts: scenes have at most 9 digits"),
         ({"judged": (1, float("nan"))}, "scenes of judged"),
         ({"seed": -1}, "seed must be"),
         ({"summands": (1, 0)}, "only scenes of one digit"),

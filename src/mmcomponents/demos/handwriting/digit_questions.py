@@ -80,7 +80,7 @@ def _steps(digits: Sequence[int]) -> list[str]:
 
 def _describe(digits: Sequence[int], order: Order) -> str:
     names = [f"an {digit}" if digit == 8 else f"a {digit}" for digit in digits]
-    head = _NUMBERS[len(digits)]
+    head = _NUMBERS[len(digits)] if len(digits) < len(_NUMBERS) else str(len(digits))
     if len(digits) == 1:
         return f"{head} digit: {names[0]}."
     if len(digits) == 2 and order != "grid":

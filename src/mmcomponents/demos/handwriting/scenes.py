@@ -18,8 +18,6 @@ from PIL import Image
 Scans = npt.NDArray[np.float32]
 Order = Literal["row", "column", "grid"]
 ORDERS: tuple[Order, ...] = ("row", "column", "grid")
-MOST = 9
-"""Largest number of digits of a scene, since descriptions have the number in words."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +43,6 @@ class SceneStyle:
         for name, weights in (("counts", self.counts), ("orders", self.orders)):
             if min(weights, default=-1) < 0 or not 0 < sum(weights) < np.inf:
                 raise ValueError(f"{name} {weights} must be weights: non-negative, with a positive finite sum")
-        if any(self.counts[MOST:]):
-            raise ValueError(f"scenes have at most {MOST} digits, and counts {self.counts} have more")
 
 
 @dataclass(frozen=True)
