@@ -22,11 +22,11 @@ def test_sheets_of_tests_have_as_many_digits_as_their_names_say(tmp_path: Path) 
     long_sheets.main(["--out", str(tmp_path), "--scale", "0.03"])
     for digits in (4, 16, 48):
         with tarfile.open(tmp_path / f"test{digits}-000000.tar") as shard:
-            files = {member.name: shard.extractfile(member) for member in shard}
-        record = json.loads(next(file for name, file in files.items() if file and name.endswith(".json")).read())
-        picture = next(file for name, file in files.items() if file and name.endswith(".png"))
+            files = {member.name: shard.extractfile(member).read() for member in shard}  # type: ignore[union-attr]
+        record = json.loads(next(file for name, file in files.items() if name.endswith(".json")))
+        picture = next(file for name, file in files.items() if name.endswith(".png"))
         assert len(record["digits"]) == digits
-        assert Image.open(io.BytesIO(picture.read())).size == (28, 28 * digits)
+        assert Image.open(io.BytesIO(picture)).size == (28, 28 * digits)
         asked = dict(zip(record["kinds"], record["messages"][1::2], strict=True))
         ends = {"first": record["digits"][0], "last": record["digits"][-1]}
         assert {kind: int(message["content"]) for kind, message in asked.items()} == ends
