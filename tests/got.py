@@ -68,11 +68,18 @@ def png(colour: str = "red", side: int = SIDE) -> bytes:
     return file.getvalue()
 
 
-def sample(reasoning: str = TEXT, number: int = 0, images: tuple[TiledImage, ...] = (), **members: bytes) -> Sample:
+def sample(
+    reasoning: str = TEXT,
+    number: int = 0,
+    images: tuple[TiledImage, ...] = (),
+    files: tuple[bytes, ...] = (),
+    **members: bytes,
+) -> Sample:
     """Returns a sample of a picture to be made."""
     record = {"request": "Generate an image of: a red bus", "reasoning": reasoning}
     key = (0, 0, number, 0)
-    return Sample(record, images, members={"picture.png": members.get("picture", png())}, number=number, key=key)
+    own = {"picture.png": members.get("picture", png())}
+    return Sample(record, images, members=own, number=number, key=key, files=files)
 
 
 def packed(samples: list[Sample], how: SampleRenderer) -> PackedBatch:
@@ -86,12 +93,13 @@ def packed(samples: list[Sample], how: SampleRenderer) -> PackedBatch:
     return collate(rendered, how.tokens_per_tile, how.pad_id, empty=kind.empty())
 
 
-def prompts(how: SampleRenderer, count: int = 2, images: tuple[TiledImage, ...] = ()) -> PackedBatch:
-    """Returns a pack of requests."""
+def prompts(how: SampleRenderer, count: int = 2, files: tuple[bytes, ...] = ()) -> PackedBatch:
+    """Returns a pack of requests, with the images of the files."""
     kind = ReasonedPicture(SIDE, QUERIES)
     found = []
     for number in range(count):
-        segment = kind.prompts(sample(number=number, images=images), how)[0].segment
+        images = tuple(how.decode(files))
+        segment = kind.prompts(sample(number=number, images=images, files=files), how)[0].segment
         segment.sample = number
         found.append(segment)
     return collate(found, how.tokens_per_tile, how.pad_id)

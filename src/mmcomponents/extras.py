@@ -184,7 +184,7 @@ class DrawnBoxes(Extra):
 
 @dataclass
 class Pictures(Extra):
-    """Pictures to be made, with what a generator is conditioned on besides the sequence.
+    """Pictures to be made in training, with what a generator is conditioned on besides the sequence.
 
     Attributes:
         target: `Exact` of `[P, 3, H, W]` fp32, the pictures.
@@ -195,3 +195,32 @@ class Pictures(Extra):
     target: Exact
     reference: Exact | None = None
     canvas: Exact | None = None
+
+
+@dataclass
+class References(Extra):
+    """Pictures that prompts ask to edit, at the size of the pictures that are made.
+
+    Attributes:
+        picture: `Exact` of `[R, 3, H, W]` fp32 from -1 to 1.
+        segment: `[R]` int64, segment of the prompt of each.
+    """
+
+    picture: Exact
+    segment: Tensor
+
+    @classmethod
+    def of(cls, pictures: Sequence[Tensor], segments: Sequence[int], side: int) -> References:
+        """Makes the tensors of a pack of prompts.
+
+        Args:
+            pictures: `[3, side, side]` each.
+            segments: Segment of each.
+            side: Width and height in pixels.
+        """
+        stacked = torch.stack(list(pictures)) if pictures else torch.zeros(0, 3, side, side)
+        return cls(Exact(stacked), torch.tensor(list(segments), dtype=torch.int64))
+
+    def placed(self, place: Place) -> References:
+        """Returns the pictures with their segment in the pack."""
+        return replace(self, segment=torch.full_like(self.segment, place.segment))

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import got
 from mmcomponents.batch import TokenType
 from mmcomponents.component import WiringError
 from mmcomponents.data.chat import end_ids
 from mmcomponents.data.chat.reasoned_prompt import reasoning_ids
-from mmcomponents.data.media.images import TiledImage
+from mmcomponents.extras import References
 from mmcomponents.generation import Context, GuidedGeneration
 from mmcomponents.generation.prompt_parts import with_suffixes
 from mmcomponents.heads import LMHead
@@ -33,26 +34,45 @@ def context(seed: int = 0) -> Context:
     return Context(HOW.tokenizer, end_ids(HOW.tokenizer), torch.Generator().manual_seed(seed))
 
 
-def drawn(texts: list[str], images: tuple[Any, ...] = (), **changes: Any) -> list[np.ndarray]:
-    prompts = got.prompts(HOW, len(texts), images)
+def drawn(texts: list[str], files: tuple[bytes, ...] = (), **changes: Any) -> list[np.ndarray]:
+    prompts = got.prompts(HOW, len(texts), files)
     return [got.pixels(answer.picture) for answer in sampler(**changes).draw(MODEL, prompts, texts, context())]
 
 
 def test_drawing_the_text_that_was_generated_gives_the_same_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     made, prompts = sampler(), got.prompts(HOW)
     texts = [got.TEXT, "a bus"]
-    ids = [reasoning_ids(text, HOW.tokenizer) for text in texts]
+    start = HOW.tokenizer.convert_tokens_to_ids("<img>")
+    ids = [[*reasoning_ids(text, HOW.tokenizer), start] for text in texts]
 
-    def steps(model: Any, given: Any, stop_ids: Any, generator: Any, draws: Any) -> Iterator[dict[int, int]]:
-        assert stop_ids == {*end_ids(HOW.tokenizer), HOW.tokenizer.convert_tokens_to_ids("<img>")}
+    def steps(
+        model: Any, given: Any, stop_ids: Any, generator: Any, ended: Any, draws: Any
+    ) -> Iterator[dict[int, int]]:
+        assert {*stop_ids} == {*end_ids(HOW.tokenizer)}
         for place in range(max(map(len, ids))):
             yield {segment: own[place] for segment, own in enumerate(ids) if place < len(own)}
+            assert [ended(segment) for segment in (0, 1)] == [place + 1 >= len(own) for own in ids]
 
     monkeypatch.setattr(made.writer, "steps", steps)
     answers = made.answer(MODEL, prompts, context())
     assert [answer.reasoning for answer in answers] == texts
     assert all(answer.picture is not None and answer.picture.size == (got.SIDE, got.SIDE) for answer in answers)
     assert made.draw(MODEL, prompts, texts, context()) == answers
+
+
+def test_a_text_without_the_tag_of_a_picture_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = sampler()
+
+    def steps(*_: Any, **__: Any) -> Iterator[dict[int, int]]:
+        yield {0: 70, 1: 70}
+        for _ in range(7):
+            yield {0: 70}
+
+    monkeypatch.setattr(made.writer, "steps", steps)
+    cut, ended = made.answer(MODEL, got.prompts(HOW), context())
+    assert cut.problems == ("the text is cut after 8 tokens, without <img>",)
+    assert ended.problems == ("the text ends after 1 tokens, without <img>",)
+    assert cut.picture is not None
 
 
 def test_the_second_pass_is_that_of_training() -> None:
@@ -107,19 +127,26 @@ def test_a_text_without_boxes_makes_a_picture_and_one_that_cannot_be_read_is_tol
     (problem,) = answers[1].problems
     assert "is not <box>" in problem
     assert answers[1].reasoning == f"{BOX} <box>[[1, 2]]</box> (red)"
-    assert "1 of 2 reasoning texts have boxes that cannot be read" in caplog.text
+    assert "1 of 2 reasoning texts cannot be read as a whole" in caplog.text
     with_box = sampler().draw(MODEL, got.prompts(HOW), ["a bus", BOX], context())
     assert with_box[0].picture == answers[0].picture
 
 
 def test_the_last_image_of_a_prompt_is_the_reference() -> None:
-    red, blue = HOW.decode([got.png("red"), got.png("blue")])
     weights = {"semantic": 0.0, "spatial": 0.0, "reference": 2.0}  # only the reference counts, and the pooled words
-    found = [drawn([""], (image,), **weights)[0] for image in (red, blue)]
+    found = [drawn([""], (got.png(colour),), **weights)[0] for colour in ("red", "blue")]
     assert np.abs(found[0] - found[1]).max() > 1
-    small = TiledImage(torch.zeros(1, 3, 8, 8))
-    with pytest.raises(ValueError, match="reference picture of a prompt has 8 x 8 pixels, and pictures"):
-        sampler().draw(MODEL, got.prompts(HOW, 1, (small,)), [""], context())
+    prompts = got.prompts(HOW, 1, (got.png("red"),))
+    prompts.extras.clear()
+    with pytest.raises(ValueError, match="prompt 1 has an image that is not given as a reference picture"):
+        sampler().draw(MODEL, prompts, [""], context())
+    images = [[Image.new("RGB", (got.SIDE, got.SIDE), colour) for colour in ("blue", "red")], []]
+    field = sampler().fields(MODEL, images)["references"]
+    assert isinstance(field, References)
+    assert field.segment.tolist() == [0]
+    assert field.picture.tensor[0, :, 3, 3].tolist() == [1.0, -1.0, -1.0]
+    with pytest.raises(ValueError, match="reference picture has 8 x 8 pixels, and pictures are made with 16 x 16"):
+        sampler().fields(MODEL, [[Image.new("RGB", (8, 8))]])
 
 
 def test_noise_depends_on_seed_and_prompt_alone() -> None:

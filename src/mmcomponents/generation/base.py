@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.component import Component, NonFiniteError, WiringError
+from mmcomponents.extras import Extra
 from mmcomponents.generation.past import Past
 from mmcomponents.model import MultimodalModel
 
@@ -167,6 +168,17 @@ class Sampler(Component):
     def answer_length(self, model: MultimodalModel) -> int:
         """Returns the largest number of tokens that an answer adds to its prompt: `max_new_tokens`, if there is one."""
         return int(getattr(self, "max_new_tokens", 0))
+
+    def fields(self, model: MultimodalModel, images: Sequence[Sequence[Image]]) -> dict[str, Extra]:
+        """Returns fields that a pack of prompts has for the sampler, beside tokens and tiles; none by default.
+
+        Prompts of data have those of their record kind instead.
+
+        Args:
+            model: The model.
+            images: Images of each prompt, as they were given.
+        """
+        return {}
 
     def answer(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
         """Calls the sampler and checks its answers.

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 
 from mmcomponents.batch import ModelState, PackedBatch, TokenType
@@ -18,13 +19,14 @@ from mmcomponents.component import Composition, NonFiniteError, WiringError
 from mmcomponents.data.chat.reasoned_prompt import reasoning_ids
 from mmcomponents.data.chat.special_tokens import IMAGE_START, codec
 from mmcomponents.data.media.boxes import SCALE
-from mmcomponents.data.media.images import Normalization, from_normalized, to_images
+from mmcomponents.data.media.images import picture_values, to_images
 from mmcomponents.data.media.reasoned_boxes import ParsedReasoning, parse_reasoning
+from mmcomponents.extras import Extra, References
 from mmcomponents.generation.base import Answer, AnswerKind, Context, Sampler
 from mmcomponents.generation.picture_guidance import branch_weights, guided
 from mmcomponents.generation.prompt_parts import with_suffixes
 from mmcomponents.generation.sampler import Autoregressive
-from mmcomponents.limits import check_choices, check_numbers, check_sizes
+from mmcomponents.limits import check_numbers, check_sizes
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.pictures import BLACK, encode_conditions
 from mmcomponents.nn.runtime import Runtime
@@ -37,8 +39,8 @@ class GuidedGeneration(Sampler):
 
     The text ends with the tag that begins a picture. A second pass over prompt, text and queries gives the semantic
     condition, the boxes of the text the layout, and the last image of the prompt the reference. The picture is denoised
-    by DDIM with guidance of four branches. A text with boxes that cannot be read is kept, and makes a picture from the
-    boxes that can.
+    by DDIM with guidance of four branches. A text that has boxes which cannot be read, or no tag at its end, is kept
+    and makes a picture from the boxes that can be read; `Answer.problems` says what is wrong.
 
     Args:
         steps: Number of denoising steps.
@@ -53,7 +55,6 @@ class GuidedGeneration(Sampler):
         head: Name of the language-model head.
         picture_head: Name of the head with the denoiser.
         autoencoder: Name of the head that encodes and decodes pictures.
-        normalization: Normalisation of the images of prompts.
         start_id: Id of the tag that begins a picture. None: that of the context's tokenizer.
 
     Raises:
@@ -76,19 +77,17 @@ class GuidedGeneration(Sampler):
         head: str = "lm",
         picture_head: str = "picture",
         autoencoder: str = "autoencoder",
-        normalization: Normalization = "imagenet",
         start_id: int | None = None,
     ) -> None:
         super().__init__()
         check_sizes(steps=steps)
         check_numbers(semantic=semantic, spatial=spatial, reference=reference)
-        check_choices(normalization=(normalization, Normalization))
         if bound is not None:
             check_numbers(bound=bound)
         self.steps, self.semantic, self.spatial, self.reference = steps, semantic, spatial, reference
         self.bound, self.head, self.picture_head, self.autoencoder = bound, head, picture_head, autoencoder
         self.max_new_tokens, self.temperature, self.top_p, self.top_k = max_new_tokens, temperature, top_p, top_k
-        self.normalization, self.start_id = normalization, start_id
+        self.start_id = start_id
         self.writer = Autoregressive(max_new_tokens, temperature, top_p, top_k, head)
 
     def check(self, model: Composition) -> None:
@@ -116,24 +115,45 @@ class GuidedGeneration(Sampler):
                 f"{name} has {self.steps} steps and the schedule of {self.picture_head!r} {levels} noise levels"
             )
 
+    def fields(self, model: MultimodalModel, images: Sequence[Sequence[Image]]) -> dict[str, Extra]:
+        """Returns the last image of each prompt as its reference.
+
+        Raises:
+            ValueError: It has another size than the pictures that are made.
+        """
+        side = int(cast(Any, model.heads[self.autoencoder]).picture_size)
+        owners = [segment for segment, own in enumerate(images) if own]
+        last = [picture_values(images[segment][-1], side, "the reference picture") for segment in owners]
+        return {"references": References.of(last, owners, side)}
+
     @torch.no_grad()
     def forward(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
         """See the base class.
 
         Raises:
             NonFiniteError: Logits or latents are NaN or infinite.
-            ValueError: A reference picture has another size than the pictures that are made.
+            ValueError: A prompt has an image and no reference picture.
         """
         self.check(model)
         start, words = self._start_id(context), context.words("picture")
         texts: list[list[int]] = [[] for _ in range(prompts.num_segments)]
         draws = self.writer.own_draws(prompts, context)
-        for new in self.writer.steps(model, prompts, {*context.stop_ids, start}, context.generator, draws=draws):
+        stop_ids, generator = [*context.stop_ids], context.generator
+
+        def ended(segment: int) -> bool:
+            return texts[segment][-1:] == [start]
+
+        for new in self.writer.steps(model, prompts, stop_ids, generator, ended=ended, draws=draws):
             for segment, token in new.items():
                 texts[segment].append(token)
+        unended = [[] if ended(segment) else [self._unended(len(own))] for segment, own in enumerate(texts)]
+        texts = [own[:-1] if ended(segment) else own for segment, own in enumerate(texts)]
         tokenizer = context.tokenizer
         shown = [None if tokenizer is None else str(tokenizer.decode(ids)) for ids in texts]
-        return self._pictures(model, prompts, texts, shown, start, words)
+        parsed = [parse_reasoning(text or "") for text in shown]
+        for found, told in zip(parsed, unended, strict=True):
+            found.problems += told
+        return self._pictures(model, prompts, texts, shown, parsed, start, words)
 
     @torch.no_grad()
     def draw(
@@ -151,7 +171,7 @@ class GuidedGeneration(Sampler):
 
         Raises:
             WiringError: There is no tokenizer.
-            ValueError: Prompts and texts differ in number, or a reference picture has another size.
+            ValueError: Prompts and texts differ in number, or a prompt has an image and no reference picture.
         """
         self.check(model)
         if context.tokenizer is None:
@@ -159,8 +179,8 @@ class GuidedGeneration(Sampler):
         if len(reasoning) != prompts.num_segments:
             raise ValueError(f"{prompts.num_segments} prompts and {len(reasoning)} reasoning texts")
         ids = [reasoning_ids(text, context.tokenizer) for text in reasoning]
-        words = context.words("picture")
-        return self._pictures(model, prompts, ids, list(reasoning), self._start_id(context), words)
+        words, parsed = context.words("picture"), [parse_reasoning(text) for text in reasoning]
+        return self._pictures(model, prompts, ids, list(reasoning), parsed, self._start_id(context), words)
 
     def _pictures(
         self,
@@ -168,17 +188,17 @@ class GuidedGeneration(Sampler):
         prompts: PackedBatch,
         ids: Sequence[Sequence[int]],
         texts: Sequence[str | None],
+        parsed: Sequence[ParsedReasoning],
         start: int,
         words: Sequence[object],
     ) -> list[Answer]:
-        parsed = [parse_reasoning(text or "") for text in texts]
         head, coder = cast(Any, model.heads[self.picture_head]), cast(Any, model.heads[self.autoencoder])
         tail = [(number, TokenType.QUERY) for number in range(head.num_queries)]
         asked = with_suffixes(
             prompts, [[*((token, TokenType.TEXT) for token in own), (start, TokenType.TEXT), *tail] for own in ids]
         )
         device, side = prompts.input_ids.device, coder.picture_size
-        references = _references(prompts, side, self.normalization)
+        references = _references(prompts, side)
         shape = (coder.latent_channels, coder.latent_size, coder.latent_size)
         draws = [draw.standard_normal(shape, dtype=np.float32) for draw in prompts.generators(*words)]
         noise = torch.from_numpy(np.stack(draws)).to(device)
@@ -231,6 +251,10 @@ class GuidedGeneration(Sampler):
             noisy = head.schedule.ddim(noisy, guided(weights, estimate), level, following, self.bound)
         return noisy
 
+    def _unended(self, length: int) -> str:
+        ends = "is cut after" if length == self.max_new_tokens else "ends after"
+        return f"the text {ends} {length} tokens, without {IMAGE_START}"
+
     def _start_id(self, context: Context) -> int:
         if self.start_id is not None:
             return self.start_id
@@ -248,25 +272,18 @@ def _boxes(parsed: Sequence[ParsedReasoning], device: torch.device) -> tuple[Ten
     return boxes, colours, torch.tensor([owner for owner, _ in each], dtype=torch.int64, device=device)
 
 
-def _references(prompts: PackedBatch, side: int, normalization: Normalization) -> Tensor:
-    """Returns the last image of each prompt, `[S, 3, side, side]` from -1 to 1; black without an image."""
-    device = prompts.input_ids.device
+def _references(prompts: PackedBatch, side: int) -> Tensor:
+    """Returns the reference of each prompt, `[S, 3, side, side]` from -1 to 1; black without an image."""
+    layout, device, given = prompts.layout, prompts.input_ids.device, prompts.extras.get("references")
     found = torch.full((prompts.num_segments, 3, side, side), BLACK, device=device)
-    if prompts.images is None or prompts.images.pixels is None:
-        return found
-    pixels, layout = prompts.images.pixels, prompts.layout
-    last = torch.full((prompts.num_segments,), -1, device=device)
-    last = last.scatter_reduce(0, layout.segment_of_token(), layout.image_id.to(last.dtype), "amax")
-    for segment, image in enumerate(last.tolist()):
-        if image < 0:
-            continue
-        if tuple(pixels.shape[-2:]) != (side, side):
-            raise ValueError(
-                f"the reference picture of {prompts.keys[segment] or 'a prompt'} has {pixels.shape[-1]} x"
-                f" {pixels.shape[-2]} pixels, and pictures are made with {side} x {side}"
-            )
-        tile = (prompts.images.tile_image == image).nonzero()[-1, 0]
-        found[segment] = from_normalized(pixels[tile].float(), normalization)
+    known = given if isinstance(given, References) else References.of([], [], side)
+    found[known.segment.to(device)] = known.picture.tensor.to(device)
+    shown = layout.segment_of_token()[layout.image_id >= 0].unique().tolist()
+    if missing := [segment for segment in shown if segment not in known.segment.tolist()]:
+        raise ValueError(
+            f"{prompts.keys[missing[0]] or f'prompt {missing[0] + 1}'} has an image that is not given as a reference"
+            " picture: name the record kind in data.kinds (ReasonedPicture)"
+        )
     return found
 
 
@@ -275,6 +292,6 @@ def _tell_problems(prompts: PackedBatch, parsed: Sequence[ParsedReasoning]) -> N
     if wrong:
         key, first = wrong[0]
         log.warning(
-            "%d of %d reasoning texts have boxes that cannot be read; the first is that of %s: %s",
+            "%d of %d reasoning texts cannot be read as a whole; the first is that of %s: %s",
             len(wrong), len(parsed), key or "prompt 1", first.problems[0],
         )  # fmt: skip

@@ -15,7 +15,7 @@ from mmcomponents.data.media.boxes import Box
 from mmcomponents.data.media.reasoned_boxes import ReasonedBox, parse_reasoning, replace_box
 from mmcomponents.generation.base import Answer, Context
 from mmcomponents.generation.inputs import FRAMES, Pictures, check_length, make_renderer, segment_lengths
-from mmcomponents.generation.prompt_answers import collate_prompts, seeded
+from mmcomponents.generation.prompt_answers import HasFields, collate_prompts, seeded
 from mmcomponents.model import MultimodalModel
 from mmcomponents.nn.modes import evaluating
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class ReasoningSampler(Protocol):
+class ReasoningSampler(HasFields, Protocol):
     """Interface of samplers that draw from a reasoning text; see `GuidedGeneration`."""
 
     def answer(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
@@ -86,7 +86,7 @@ class PictureEditor:
             ValueError: The request is too long, or the image has another size than the pictures.
         """
         given: list[Pictures] | None = [list(images)] if images else None
-        prompt = collate_prompts(self.model, self.renderer, [request], given, None, FRAMES)
+        prompt = collate_prompts(self.model, self.renderer, [request], given, None, FRAMES, self.sampler)
         assert prompt is not None
         limit = getattr(self.sampler, "max_new_tokens", 0)
         check_length(self.model, segment_lengths(prompt), limit, self.max_length)
@@ -104,8 +104,10 @@ class PictureEditor:
             colour: Name of its colour; None: it stays.
 
         Raises:
-            ValueError: There is no such box, it is not within the picture, or the colour is unknown.
+            ValueError: There was no request, there is no such box, it is not within the picture, or the colour is
+                unknown.
         """
+        self._check_asked()
         known = self.boxes
         changed = ReasonedBox(box, colour or (known[number].colour if 0 <= number < len(known) else ""))
         if colour is not None:
@@ -118,12 +120,16 @@ class PictureEditor:
         Raises:
             ValueError: There was no request.
         """
-        if self._prompt is None:
-            raise ValueError("there is no picture to change: ask for one first")
+        prompt = self._check_asked()
         with evaluating(self.model):
-            (drawn,) = self.sampler.draw(self.model, self._prompt, [reasoning], self._context())
+            (drawn,) = self.sampler.draw(self.model, prompt, [reasoning], self._context())
         self.answer = drawn
         return self.answer
+
+    def _check_asked(self) -> PackedBatch:
+        if self._prompt is None:
+            raise ValueError("there is no picture to change: ask for one first")
+        return self._prompt
 
     def _context(self) -> Context:
         tokenizer = self.renderer.tokenizer

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
+from PIL.Image import Image
 
 from mmcomponents.batch import PackedBatch
 from mmcomponents.data.chat.placeholders import Message
@@ -14,6 +15,7 @@ from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import end_ids
 from mmcomponents.data.loading.prompts import prompt_batch
 from mmcomponents.data.media.frames import FrameSampling
+from mmcomponents.extras import Extra
 from mmcomponents.generation.base import Answer, Context, Sampler
 from mmcomponents.generation.inputs import (
     FRAMES,
@@ -33,6 +35,14 @@ if TYPE_CHECKING:
 
 Prompt = str | Sequence[Message]
 """A question, or a conversation that ends with the user's turn."""
+
+
+class HasFields(Protocol):
+    """Interface of samplers that add fields to a pack of prompts; see `Sampler.fields`."""
+
+    def fields(self, model: MultimodalModel, images: Sequence[Sequence[Image]]) -> dict[str, Extra]:
+        """Returns the fields of prompts with images."""
+        ...
 
 
 @torch.no_grad()
@@ -73,7 +83,7 @@ def answer_prompts(
         WiringError: The sampler does not return what it declares.
     """
     renderer = renderer or make_renderer(model, tokenizer)
-    batch = collate_prompts(model, renderer, prompts, images, videos, frames)
+    batch = collate_prompts(model, renderer, prompts, images, videos, frames, sampler)
     if batch is None:
         return []
     sampler.check(model)
@@ -95,8 +105,18 @@ def collate_prompts(
     images: Sequence[Pictures] | None,
     videos: Sequence[Videos] | None,
     frames: FrameSampling,
+    sampler: HasFields | None = None,
 ) -> PackedBatch | None:
     """Returns a pack with one prompt per segment, on the model's device; None without prompts.
+
+    Args:
+        model: The model.
+        renderer: Renders the prompts.
+        prompts: Questions or conversations.
+        images: Image or images of each prompt, or None.
+        videos: Video or videos of each prompt, or None.
+        frames: Selects the frames of a video file.
+        sampler: Adds the fields that it needs; see `Sampler.fields`.
 
     Raises:
         ConversationError: A conversation or its number of images is wrong.
@@ -112,12 +132,12 @@ def collate_prompts(
     if not prompts:
         return None
     conversations = [[{"role": "user", "content": p}] if isinstance(p, str) else list(p) for p in prompts]
-    return prompt_batch(
-        conversations,
-        None if images is None else [load_pictures(given) for given in images],
-        renderer,
-        None if videos is None else [load_videos(given, frames) for given in videos],
-    ).to(model.device)
+    pictures = [[] for _ in prompts] if images is None else [load_pictures(given) for given in images]
+    films = None if videos is None else [load_videos(given, frames) for given in videos]
+    batch = prompt_batch(conversations, None if images is None else pictures, renderer, films)
+    if sampler is not None:
+        batch.extras.update(sampler.fields(model, pictures))
+    return batch.to(model.device)
 
 
 def _number(key: str) -> int:

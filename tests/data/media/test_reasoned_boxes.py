@@ -34,10 +34,10 @@ def test_the_format_of_the_published_data_is_read() -> None:
     [
         ("<box>[[1, 2, 3]]</box> (red)", "is not <box>"),
         ("<box>[[1, 2, 3, 4]]<|box_end|> (red)", "is not <box>"),
-        ("<box>[[5, 2, 3, 4]]</box> (red)", r"the box \[5, 2, 3, 4\] has no area within the picture, 0 to 1000"),
+        ("<box>[[5, 2, 3, 4]]</box> (red)", r"the box \[5, 2, 3, 4\] has swapped corners"),
         ("<box>[[1000, 2, 1200, 4]]</box> (red)", r"\[1000, 2, 1200, 4\] has no area within the picture"),
-        ("<box>[[1, 2, 3, 4]]</box> (reddish)", "no colour that is known: 'reddish'"),
-        ("<box>[[1, 2, 3, 4]]</box>", "no colour that is known: ''"),
+        ("<box>[[1, 2, 3, 4]]</box> (reddish)", "the colour 'reddish' is unknown: colours are those of CSS"),
+        ("<box>[[1, 2, 3, 4]]</box>", "has no colour"),
         ("a <box>[[1, 2", "unmatched <box>"),
         ("1, 2]]</box>", "unmatched </box>"),
     ],

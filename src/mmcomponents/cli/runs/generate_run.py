@@ -119,7 +119,7 @@ def _run(loaded: Loaded, media: Media, options: argparse.Namespace) -> int:
     settings["stop"] = options.stop or None
     if options.interactive:
         talk = functions["conversation"](loaded.model, loaded.tokenizer, **settings)
-        return Interactive(talk, media, options.frames).run(options.prompt)
+        return Interactive(talk, media, options.frames, loaded.model.vision is not None).run(options.prompt)
     if len(prompts) == 1 and not options.json and decodes_tokens(loaded.sampler):
         pieces = functions["stream"](
             loaded.model, loaded.tokenizer, prompts[0], media.images or None, videos=media.videos or None, **settings

@@ -43,10 +43,17 @@ class Interactive:
         talk: Conversation.
         media: Images and videos for the first question.
         frames: Number of frames per video.
+        sees: Whether the model has an encoder of images.
+
+    Raises:
+        UserError: There are images or videos and no encoder.
     """
 
-    def __init__(self, talk: Talk, media: Media, frames: int) -> None:
+    def __init__(self, talk: Talk, media: Media, frames: int, sees: bool = True) -> None:
         self.talk = talk
+        self.sees = sees
+        if media.images or media.videos:
+            self._check_sees()
         self.media = media
         self.frames = frames
         self.tty = sys.stdin.isatty()
@@ -103,6 +110,8 @@ class Interactive:
 
     def _command(self, line: str) -> None:
         name, _, path = line.partition(" ")
+        if name in {"/image", "/video"}:
+            self._check_sees()
         if name == "/image" and path:
             self.media.add_image(path.strip())
         elif name == "/video" and path:
@@ -114,6 +123,10 @@ class Interactive:
             sys.stdout.write(HELP)
         else:
             raise UserError(f"{line!r} is not a command; /help lists them")
+
+    def _check_sees(self) -> None:
+        if not self.sees:
+            raise UserError("the model has no vision encoder, so that it takes no images")
 
     def _ask(self, line: str) -> None:
         answer = self.talk.say(self.media.mark(line), self.media.images, videos=self.media.videos)

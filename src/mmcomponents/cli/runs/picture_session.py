@@ -39,18 +39,21 @@ class PictureSession(Interactive):
     """
 
     def __init__(self, editor: PictureEditor, media: Media, frames: int, out: Path) -> None:
-        super().__init__(_NoTalk(), media, frames)
+        super().__init__(_NoTalk(), media, frames, editor.model.vision is not None)
         self.editor, self.out, self.number = editor, out, last_number(out)
 
     def _command(self, line: str) -> None:
         name, _, rest = line.partition(" ")
         if name == "/box":
             self._show(self.editor.change_box(*_box(rest)))
-        elif name == "/words" and rest:
+        elif name == "/words":
+            if not rest.strip():
+                raise UserError("/words takes the text of a reasoning")
             self._show(self.editor.rewrite(rest.strip()))
         elif name == "/boxes":
             self._list()
         elif name == "/keep":
+            self._check_sees()
             picture = None if self.editor.answer is None else self.editor.answer.picture
             if picture is None:
                 raise UserError("there is no picture to keep: ask for one first")

@@ -156,7 +156,8 @@ class PackDataset(Packs):
             frames = read_video(video, self.sizes.frames.sampling(draw_key(*key, number)), clip)
             videos.append(self.renderer.tile_frames(frames))
         name = self.index.name(sample)
-        read = Sample(stored.record, images, videos, stored.members, sample, name, key, self.is_training)
+        training, files = self.is_training, stored.images
+        read = Sample(stored.record, images, videos, stored.members, sample, name, key, training, files)
         return stored.kind, read
 
     def rendered(self, kind: RecordKind, read: Sample) -> list[RenderedSample]:

@@ -212,7 +212,7 @@ class PromptDataset(Prompts):
             for video, clip in zip(stored.videos, clips(stored.record, len(stored.videos)), strict=True)
         ]
         key = (self.seed, 0, sample, 0)
-        read = Sample(stored.record, images, videos, stored.members, sample, name, key)
+        read = Sample(stored.record, images, videos, stored.members, sample, name, key, files=stored.images)
         found = []
         for prompt in ask(stored.kind, read, self.renderer, asked):
             prompt.segment.sample, prompt.segment.source, prompt.segment.key = sample, source, name

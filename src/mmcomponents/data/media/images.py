@@ -266,6 +266,23 @@ def image_size(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     return (image.height, image.width) if _orientation(image) in _SIDEWAYS else image.size
 
 
+def picture_values(image: Image.Image, side: int, name: str) -> Tensor:
+    """Returns the values of a picture to be made or edited, fp32 `[3, side, side]` from -1 to 1.
+
+    Args:
+        image: RGB image.
+        side: Width and height that it must have.
+        name: What it is, for the error.
+
+    Raises:
+        ValueError: It has another size.
+    """
+    if image.size != (side, side):
+        found, made = f"{image.width} x {image.height}", f"{side} x {side}"
+        raise ValueError(f"{name} has {found} pixels, and pictures are made with {made} (picture_size)")
+    return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)
+
+
 def pixels(tiles: Sequence[Image.Image], mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Returns normalized pixels, fp32 `[n, 3, H, W]`: `(value / 255 - mean) / std`, to within 1e-6.
 

@@ -48,7 +48,10 @@ class ReasonedBox:
         Raises:
             ValueError: The colour is unknown.
         """
-        red, green, blue = ImageColor.getrgb(self.colour)[:3]
+        try:
+            red, green, blue = ImageColor.getrgb(self.colour)[:3]
+        except ValueError:
+            raise ValueError(f"the colour {_short(self.colour)} is unknown: colours are those of CSS") from None
         return red / 255, green / 255, blue / 255
 
     def written(self) -> str:
@@ -127,15 +130,17 @@ def _box_of(match: re.Match[str], problems: list[str]) -> ReasonedBox | None:
     left, top, right, bottom = (min(max(value, 0.0), float(SCALE)) for value in values)
     shown = ", ".join(f"{value:g}" for value in values)
     if not (left < right and top < bottom):
-        problems.append(f"the box [{shown}] has no area within the picture, 0 to {SCALE}")
+        swapped = values[0] > values[2] or values[1] > values[3]
+        why = "has swapped corners" if swapped else f"has no area within the picture, 0 to {SCALE}"
+        problems.append(f"the box [{shown}] {why}")
         return None
     if [left, top, right, bottom] != values:
         problems.append(f"the box [{shown}] is partly outside of the picture, 0 to {SCALE}")
     made = ReasonedBox((left, top, right, bottom), (match["colour"] or "").strip())
     try:
         _ = made.rgb
-    except ValueError:
-        problems.append(f"the box [{shown}] has no colour that is known: {_short(made.colour)}")
+    except ValueError as error:
+        problems.append(f"the box [{shown}]: {error}" if made.colour else f"the box [{shown}] has no colour")
         return None
     return made
 

@@ -39,6 +39,11 @@ def test_a_kind_with_arguments() -> None:
     (kind,) = named_kinds(["{class_path: ScoredSteps, init_args: {words: [good, bad]}}"]).kinds
     assert isinstance(kind, ScoredSteps)
     assert kind.words == ("good", "bad")
+    listed = named_kinds(["[Chat, {class_path: ReasonedPicture, init_args: {picture_size: 36}}]"])
+    assert [type(kind).__name__ for kind in listed.kinds] == ["Chat", "ReasonedPicture"]
+    assert listed.flag == " --kinds Chat '{class_path: ReasonedPicture, init_args: {picture_size: 36}}'"
+    with pytest.raises(ValueError, match=r"picture_size.*: name it as \{class_path: ReasonedPicture, init_args"):
+        named_kinds(["ReasonedPicture"])
     for wrong in ("{class_path: 3}", "{class_path: Chat, args: {}}", "{class_path: Chat, init_args: 3, more: 4}"):
         with pytest.raises(ValueError, match=r"is not \{class_path: NAME"):
             named_kinds([wrong])

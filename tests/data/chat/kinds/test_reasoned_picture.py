@@ -34,8 +34,9 @@ def test_the_answer_is_the_reasoning_and_the_queries_of_the_picture() -> None:
 
 def test_an_image_is_read_and_is_the_reference() -> None:
     how = got.renderer()
-    (image,) = how.decode([got.png("blue")])
-    (segment,) = ReasonedPicture(got.SIDE, got.QUERIES).render(got.sample(images=(image,)), how)
+    file = got.png("blue")
+    small = TiledImage(torch.zeros(1, 3, 8, 8))  # tiles of the encoder may have another size than pictures
+    (segment,) = ReasonedPicture(got.SIDE, got.QUERIES).render(got.sample(images=(small,), files=(file,)), how)
     assert [span.type for span in segment.spans] == [TokenType.IMAGE, TokenType.QUERY]
     blue = torch.tensor([-1.0, -1.0, 1.0])[:, None, None].expand(3, 16, 16)
     torch.testing.assert_close(segment.extras["pictures"].reference.tensor[0], blue)
@@ -44,11 +45,11 @@ def test_an_image_is_read_and_is_the_reference() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"picture": got.png(side=12)}, "the picture has 12 x 12 pixels, and the run's pictures 16 x 16"),
+        ({"picture": got.png(side=12)}, "the picture has 12 x 12 pixels, and pictures are made with 16 x 16"),
         ({"picture": b"none"}, "not an image"),
         (
-            {"images": (TiledImage(torch.zeros(1, 3, 8, 8)),)},
-            "reference picture has 8 x 8 pixels, and pictures",
+            {"images": (TiledImage(torch.zeros(1, 3, 16, 16)),), "files": (got.png(side=8),)},
+            "reference picture has 8 x 8 pixels, and pictures are made with 16 x 16",
         ),
         ({"images": (TiledImage(torch.zeros(1, 3, 16, 16)),) * 2}, "got 2 images and videos"),
     ],

@@ -38,6 +38,7 @@ class Sample:
         key: Seed, epoch, number and number of earlier occurrences in the epoch, for `generator`; zeros while it is
             measured, and for prompts those of the first epoch with the seed 0.
         is_training: Whether the sample is read for training, where a kind may augment it.
+        files: Content of the file of each image; none while it is measured.
     """
 
     record: Mapping[str, Any]
@@ -48,6 +49,7 @@ class Sample:
     name: str = ""
     key: tuple[int, int, int, int] = (0, 0, 0, 0)
     is_training: bool = False
+    files: Sequence[bytes] = ()
 
     def generator(self, *words: object) -> np.random.Generator:
         """Returns a random generator for draws that do not change the number of tokens, such as an augmentation.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ _FIELDS: dict[str, type[Extra]] = {"pairs": Pairs, "steps": Steps}
 """Names of the common fields of a pack, and their classes."""
 
 _KEYS_NAMED = 6
+_COLLECTED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _NO_KIND = "wrong JSON: no kind of record ("
 
 
@@ -84,8 +86,16 @@ class Kinds:
     @property
     def flag(self) -> str:
         """The option of `mmcomponents data index` that names the kinds, after a space; "" if all are built in."""
-        names = [self.path(kind) or type(kind).__name__ for kind in self.kinds]
-        return f" --kinds {' '.join(names)}" if self.third_party else ""
+        return f" --kinds {' '.join(map(self._written, self.kinds))}" if self.third_party else ""
+
+    def _written(self, kind: RecordKind) -> str:
+        own = type(kind).__module__.startswith("mmcomponents.")  # the registry has these by their short names
+        name = type(kind).__name__ if own else self.path(kind)
+        given = inspect.signature(type(kind)).parameters.values()
+        needed = [one.name for one in given if one.default is one.empty and one.kind not in _COLLECTED]
+        known = {one: getattr(kind, one, None) for one in needed}
+        values = ", ".join(f"{one}: {v if isinstance(v, int | float | str) else '…'}" for one, v in known.items())
+        return f"'{{class_path: {name}, init_args: {{{values}}}}}'" if needed else name
 
     def indexed_without(self, problem: str) -> str:
         """Returns the kinds, joined by ", ", that an index was made with if it lacks one of this run.

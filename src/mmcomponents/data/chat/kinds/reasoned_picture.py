@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,9 +14,9 @@ from mmcomponents.data.chat.reasoned_prompt import reasoned_answer
 from mmcomponents.data.chat.rendered_sample import Prompt, RenderedSample, Span
 from mmcomponents.data.errors import SampleError
 from mmcomponents.data.media.boxes import SCALE
-from mmcomponents.data.media.images import decode_image, from_normalized
+from mmcomponents.data.media.images import decode_image, picture_values
 from mmcomponents.data.media.reasoned_boxes import parse_reasoning
-from mmcomponents.extras import DrawnBoxes, Extra, Pictures
+from mmcomponents.extras import DrawnBoxes, Extra, Pictures, References
 from mmcomponents.limits import MAX_ROWS, check_sizes
 from mmcomponents.movable import Exact
 
@@ -34,9 +33,10 @@ class ReasonedPicture(RecordKind):
     """A picture that is made or edited after a reasoning text (GoT, arXiv 2503.10639, section 3).
 
     `{"request": "Generate an image of: a red bus", "reasoning": "<ref>a red bus</ref><box>[[…]]</box> (red)"}`, and the
-    picture as the member `KEY.picture.png`. A sample with an image edits it: the image is read by the language model,
-    and is the reference of the picture. The answer is the reasoning, and `num_queries` positions of type `QUERY`. The
-    fields are `pictures` and `drawn_boxes` of a pack.
+    picture as the member `KEY.picture.png`. A sample with an image edits it: the language model reads its tiles, and
+    the image itself, which has the size of the picture, is the reference. The answer is the reasoning, and
+    `num_queries` positions of type `QUERY`. The fields are `pictures` and `drawn_boxes` of a pack, and `references` of
+    prompts.
 
     Args:
         picture_size: Side of a picture in pixels.
@@ -92,7 +92,7 @@ class ReasonedPicture(RecordKind):
         found = parse_reasoning(sample.record["reasoning"]).boxes
         boxes = [[value / SCALE for value in one.box] for one in found]
         segment.extras = {
-            "pictures": Pictures(Exact(self._picture(sample)[None]), Exact(self._reference(sample, renderer)[None])),
+            "pictures": Pictures(Exact(self._picture(sample)[None]), Exact(self._reference(sample)[None])),
             "drawn_boxes": DrawnBoxes.of(boxes, [one.rgb for one in found]),
         }
         return [segment]
@@ -103,8 +103,10 @@ class ReasonedPicture(RecordKind):
 
     def prompts(self, sample: Sample, renderer: SampleRenderer) -> list[Prompt]:
         """Returns the request, whose true answer is the reasoning."""
-        record = sample.record
-        return [Prompt(self._asked(sample, renderer), record["request"], record["reasoning"], "picture")]
+        record, segment, given = sample.record, self._asked(sample, renderer), [*sample.files]
+        references = [self._values(file, "the reference picture") for file in given]
+        segment.extras = {"references": References.of(references, [0] * len(given), self.picture_size)}
+        return [Prompt(segment, record["request"], record["reasoning"], "picture")]
 
     def check_parts(self, parts: Mapping[str, Any]) -> None:
         """Compares number of queries and size of pictures with what the parts have.
@@ -133,23 +135,15 @@ class ReasonedPicture(RecordKind):
         content = sample.members.get(MEMBER)
         if content is None:
             raise SampleError(f"the sample has no member {MEMBER}")
-        image, side = decode_image(content), self.picture_size
-        if image.size != (side, side):
-            raise SampleError(
-                f"the picture has {image.width} x {image.height} pixels, and the run's pictures {side} x {side}"
-                " (picture_size)"
-            )
-        return torch.from_numpy(np.asarray(image, np.float32) / 127.5 - 1).permute(2, 0, 1)
+        return self._values(content, "the picture")
 
-    def _reference(self, sample: Sample, renderer: SampleRenderer) -> Tensor:
-        side = self.picture_size
-        if not sample.images or sample.number < 0:  # measured images have no pixels
-            return torch.full((3, side, side), _BLACK)
-        pixels = sample.images[0].pixels
-        if pixels is None or tuple(pixels.shape[-2:]) != (side, side):
-            found = "no pixels" if pixels is None else f"{pixels.shape[-1]} x {pixels.shape[-2]} pixels"
-            raise SampleError(
-                f"the reference picture has {found}, and pictures are made with {side} x {side}: set"
-                " data.images.tile_size and max_tiles 1"
-            )
-        return from_normalized(pixels[-1], renderer.normalization)
+    def _reference(self, sample: Sample) -> Tensor:
+        if not sample.files:
+            return torch.full((3, self.picture_size, self.picture_size), _BLACK)
+        return self._values(sample.files[0], "the reference picture")
+
+    def _values(self, file: bytes, name: str) -> Tensor:
+        try:
+            return picture_values(decode_image(file), self.picture_size, name)
+        except ValueError as error:
+            raise SampleError(str(error)) from error
