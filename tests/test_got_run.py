@@ -15,10 +15,17 @@ from PIL import Image
 import mmcomponents
 from mmcomponents.cli.main import main
 from mmcomponents.data.chat.tokenizer import load_tokenizer
+from mmcomponents.data.format.shards import ShardWriter
 from mmcomponents.generation import GuidedGeneration, answer_prompts
 
 TINY = ["--model.backbone.init_args.num_layers", "1", "--data.packing.tokens", "300"]
 REQUEST = "Generate an image of: a small red circle at the top left, on white"
+
+
+def png(side: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (side, side), "blue").save(file, "png")
+    return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +116,7 @@ def test_boxes_are_changed_at_the_terminal(
 ) -> None:
     lines = [
         "/words <ref>a circle</ref><box>[[0, 0, 300, 300]]</box> (red)",
+        "/box 1 0 0 10 10",
         REQUEST,
         "/words <ref>a circle</ref><box>[[0, 0, 300, 300]]</box> (red)",
         "/box 1 600 600 900 900 blue",
@@ -116,6 +124,9 @@ def test_boxes_are_changed_at_the_terminal(
         "/box 1 0 0 10 1200",
         "/box inf 0 0 10 10",
         "/box 1.7 0 0 10 10",
+        "/box 1 0 0 10 10 reddish",
+        "/words",
+        "/keep",
         "/boxes",
         "/quit",
     ]
@@ -133,6 +144,9 @@ def test_boxes_are_changed_at_the_terminal(
         "the box [0, 0, 10, 1200] is not within the picture, 0 to 1000",
         "with a whole number N, got 'inf 0 0 10 10'",
         "with a whole number N, got '1.7 0 0 10 10'",
+        "the colour 'reddish' is unknown: colours are those of CSS",
+        "/words takes the text of a reasoning",
+        "the model has no vision encoder, so that it takes no images",
     ):
         assert message in printed.err
     two, three = (np.asarray(Image.open(tmp_path / f"{number}.png"), int) for number in (2, 3))
@@ -170,3 +184,52 @@ def test_predict_and_test_write_a_picture_with_its_reasoning_for_each_request(
     for row in rows:
         assert row["question"].startswith("Generate an image of: ")
         assert (run / row["answer"]).with_suffix(".txt").read_text() == row["reasoning"] + "\n"
+
+
+EDITS = """
+extends: got/tiny
+model:
+  vision:
+    class_path: InternViT
+    init_args: {hidden_size: 32, num_layers: 1, num_heads: 2, intermediate_size: 64, image_size: 28, patch_size: 7}
+  merger: PixelUnshuffle
+  projector: MLPProjector
+data:
+  tokens_per_tile: 4
+  images: {tile_size: 28, max_tiles: 1}
+"""
+
+
+def test_edits_train_with_tiles_of_another_size_than_pictures(
+    data: Path, coder: Path, tmp_path: Path, capsys: Any, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "<ref>a circle</ref><box>[[0, 0, 300, 300]]</box> (red)"
+    with ShardWriter(tmp_path, "edits", 100) as writer:
+        for number in range(4):
+            record = {"request": "<image>\nMake the circle red", "reasoning": text, "source": "edits"}
+            writer.write(f"{number}", record, [("png", png(36))], {"picture.png": png(36)})
+        writer.write("4", record, [("png", png(28))], {"picture.png": png(36)})
+    kind = "{class_path: ReasonedPicture, init_args: {picture_size: 36, num_queries: 8}}"
+    shard = str(tmp_path / "edits-000000.tar")
+    assert main(["data", "index", shard, "--tokenizer", str(data / "tokenizer"), "--kinds", kind]) == 0
+    recipe, run = tmp_path / "edits.yaml", tmp_path / "run"
+    recipe.write_text(EDITS)
+    words = arguments(
+        data, coder, run, "--trainer.max_steps", "1", "--data.val", "null", "--data.loading.max_refused", "1"
+    )
+    words[words.index("got/tiny")] = str(recipe)
+    words[words.index("--data.train") + 1] = words[words.index("--data.test") + 1] = shard
+    capsys.readouterr()
+    assert main(["fit", *words]) == 0
+    assert main(["predict", *words, "--ckpt_path", str(last(run))]) == 0
+    told = "the reference picture has 28 x 28 pixels, and pictures are made with 36 x 36 (picture_size)"
+    assert told in caplog.text
+    rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
+    assert [Image.open(run / row["answer"]).size for row in rows] == [(36, 36)] * 4
+    (tmp_path / "small.png").write_bytes(png(28))
+    lines = [REQUEST, "/keep", "Make it blue", f"/image {tmp_path / 'small.png'}", "Make it red", "/reset", REQUEST]
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+    checkpoint = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
+    assert main(["generate", *checkpoint, "--interactive", "--seed", "3", "--out", str(tmp_path / "made")]) == 2
+    assert told in capsys.readouterr().err
+    assert len(list((tmp_path / "made").glob("*.png"))) == 3

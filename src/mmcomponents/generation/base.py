@@ -175,7 +175,7 @@ class Sampler(Component):
         Prompts of data have those of their record kind instead.
 
         Args:
-            model: The model.
+            model: Model that answers.
             images: Images of each prompt, as they were given.
         """
         return {}

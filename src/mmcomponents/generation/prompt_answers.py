@@ -110,7 +110,7 @@ def collate_prompts(
     """Returns a pack with one prompt per segment, on the model's device; None without prompts.
 
     Args:
-        model: The model.
+        model: Model that answers.
         renderer: Renders the prompts.
         prompts: Questions or conversations.
         images: Image or images of each prompt, or None.

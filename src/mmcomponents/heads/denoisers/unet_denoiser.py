@@ -170,6 +170,9 @@ class UNetDenoiser(Denoiser):
         for block, halvings in at:
             weights = sum(p.numel() for name, p in block.named_parameters() if _of_places(name))
             total += 2.0 * height * width / 4**halvings * weights
+        for halvings, halving in enumerate(self.between, start=1):
+            kernels = sum(p.numel() for p in halving.parameters() if p.ndim == 4)
+            total += 2.0 * height * width / 4**halvings * kernels
         ends = self.enter.weight.numel() + self.enter.added.numel() + self.leave.weight.numel()
         return total + 2.0 * height * width * ends
 
