@@ -34,7 +34,7 @@ if verb == "fit":
         try:
             time.sleep(600)
         except KeyboardInterrupt:
-            sys.exit(130)
+            print("interrupted", flush=True); sys.exit(130)
 elif value.get("--data.test") == "missing":
     print("no test data", file=sys.stderr); sys.exit(2)
 else:
@@ -110,7 +110,8 @@ def test_a_failed_test_is_told_and_the_others_are_kept(tmp_path: Path, program: 
 
 def test_an_interrupt_ends_all_runs_and_the_next_call_goes_on(tmp_path: Path, program: list[str]) -> None:
     code = (
-        "import sys, pathlib; from mmcomponents.cli.ablation.ablation_runs import *;"
+        "import sys, pathlib, signal; signal.signal(signal.SIGINT, signal.SIG_IGN);"  # as in the background
+        "from mmcomponents.cli.ablation.ablation_runs import *;"
         "from mmcomponents.cli.ablation.ablation_spec import make_ablation;"
         "a = make_ablation({'runs': {n: {'model.projector': n} for n in ('Slow', 'Slow2')}}, ['quickstart'],"
         " {'model.projector': 'Slow'}, [], '0');"
@@ -123,6 +124,7 @@ def test_an_interrupt_ends_all_runs_and_the_next_call_goes_on(tmp_path: Path, pr
     os.kill(process.pid, signal.SIGTERM)
     error = process.communicate(timeout=600)[1]
     assert "KeyboardInterrupt" in error
+    assert "interrupted" in (tmp_path / "Slow" / "seed-0" / LOG).read_text()
     assert not (tmp_path / "Slow2").exists()
     (run,) = runs(tmp_path, "Slow")
     state = read_state(run)

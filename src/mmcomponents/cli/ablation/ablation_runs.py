@@ -317,6 +317,10 @@ class Runner:
             raise KeyboardInterrupt
 
         before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # A shell has started this in the background. Runs would inherit that SIGINT is ignored, and could not be
+            # ended; a handler that does nothing is not inherited.
+            before[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
         try:
             yield
         finally:
