@@ -30,13 +30,14 @@ def gpu() -> Iterator[ModuleType]:
         yield module
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "words"),
     [
         ("train-1b", ["loss against transformers, padded", "loss against transformers, packed", "layers"]),
-        pytest.param("correctness", ["gradients of fsdp2 on one device"], marks=pytest.mark.slow),
-        pytest.param("mpo", ["loss of transformers, images once", "speed, ours over"], marks=pytest.mark.slow),
-        pytest.param("decode", ["eight prompts: share of equal tokens"], marks=pytest.mark.slow),
+        ("correctness", ["gradients of fsdp2 on one device"]),
+        ("mpo", ["loss of transformers, images once", "speed, ours over"]),
+        ("decode", ["eight prompts: share of equal tokens"]),
     ],
 )
 def test_a_part_runs_on_the_cpu(part: str, words: list[str], tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ OTHERS = {
     "2b-instruct": "8 x 80",
 }
 
-CHECKED = ("1b-pretrain", "8b-qlora-24gb", "8b-sft", "14b-mpo", "78b-stage2")
+CHECKED = ("/1b-pretrain", "/8b-qlora-24gb", "/8b-sft", "/14b-mpo")
 """Some stages and sizes; the rest is slow."""
 
 

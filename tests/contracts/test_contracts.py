@@ -10,10 +10,11 @@ from collections.abc import Callable
 import pytest
 from peft import LoraConfig
 
-from contracts.cases import PARTS, VISUAL
+from contracts.cases import PARTS
+from contracts.chosen_cases import cases, check
 from mmcomponents import registry
 from mmcomponents.model import MultimodalModel
-from mmcomponents.testing import Ranks, check_component, small_parts, text_packs
+from mmcomponents.testing import Ranks, small_parts, text_packs
 from mmcomponents.testing.case import Case
 from mmcomponents.testing.contracts.decode_equals_forward import decode_equals_forward
 from mmcomponents.testing.contracts.packed_equals_separate import packed_equals_separate
@@ -23,9 +24,9 @@ from mmcomponents.training import SlotOptions
 from mmcomponents.training.adapters import inject_adapters, start_adapters
 
 
-@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part["slot"] not in VISUAL])
-def test_contracts(name: str, two_ranks: Ranks) -> None:
-    check_component(**PARTS[name], ranks=two_ranks)
+@pytest.mark.parametrize(("name", "tests"), cases(visual=False))
+def test_contracts(name: str, tests: list[str] | None, two_ranks: Ranks) -> None:
+    check(name, tests, two_ranks)
 
 
 def test_every_registered_part_has_a_case() -> None:

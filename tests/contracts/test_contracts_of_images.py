@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import pytest
 
-from contracts.cases import PARTS, VISUAL
-from mmcomponents.testing import Ranks, check_component
+from contracts.chosen_cases import cases, check
+from mmcomponents.testing import Ranks
 
 
-@pytest.mark.parametrize("name", [name for name, part in PARTS.items() if part["slot"] in VISUAL])
-def test_contracts(name: str, two_ranks: Ranks) -> None:
-    check_component(**PARTS[name], ranks=two_ranks)
+@pytest.mark.parametrize(("name", "tests"), cases(visual=True))
+def test_contracts(name: str, tests: list[str] | None, two_ranks: Ranks) -> None:
+    check(name, tests, two_ranks)

@@ -54,7 +54,7 @@ def gradients(model: MultimodalModel, batch: PackedBatch) -> dict[str, Tensor]:
     return {"loss": loss, **found}
 
 
-@pytest.mark.parametrize("setting", ["none", "selective", "full"])
+@pytest.mark.parametrize("setting", ["selective", *(pytest.param(s, marks=pytest.mark.slow) for s in ("none", "full"))])
 def test_nothing_changes_and_packs_of_all_lengths_run_the_same_code(setting: Checkpointing) -> None:
     """All units of a type share the code: 4 layers, 3 blocks of unequal drop path rates, which is off in evaluation."""
     torch._dynamo.reset()
@@ -86,7 +86,7 @@ def test_drop_path_rates_share_the_code() -> None:
     assert counters["stats"]["unique_graphs"] <= 4
 
 
-@pytest.mark.parametrize("setting", ["none", "full"])
+@pytest.mark.parametrize("setting", ["full", pytest.param("none", marks=pytest.mark.slow)])
 def test_with_adapters(setting: Checkpointing) -> None:
     model = tiny.model()
     options = {"backbone": SlotOptions(adapter=LORA)}
