@@ -35,6 +35,7 @@ class PictureFolder:
         for file in (self.root / self.name).glob("*.png"):
             if re.search(r"-\d+-\d+\.png$", file.name):
                 file.unlink(missing_ok=True)
+                file.with_suffix(".txt").unlink(missing_ok=True)
 
     def save(self, picture: Image, key: str, batch: int, row: int, reasoning: str | None = None) -> str:
         """Writes a picture, and beside it the text that was written before it, as `NAME.txt`.

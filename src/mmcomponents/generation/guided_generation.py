@@ -126,6 +126,10 @@ class GuidedGeneration(Sampler):
         last = [picture_values(images[segment][-1], side, "the reference picture") for segment in owners]
         return {"references": References.of(last, owners, side)}
 
+    def answer_length(self, model: MultimodalModel) -> int:
+        """Returns the largest number of tokens of a text, the tag that begins a picture, and its queries."""
+        return self.max_new_tokens + 1 + int(cast(Any, model.heads[self.picture_head]).num_queries)
+
     @torch.no_grad()
     def forward(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
         """See the base class.

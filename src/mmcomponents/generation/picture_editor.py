@@ -9,6 +9,7 @@ import torch
 from PIL.Image import Image
 
 from mmcomponents.batch import PackedBatch
+from mmcomponents.data.chat.reasoned_prompt import reasoning_ids
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.chat.special_tokens import end_ids
 from mmcomponents.data.media.boxes import Box
@@ -25,6 +26,12 @@ if TYPE_CHECKING:
 
 class ReasoningSampler(HasFields, Protocol):
     """Interface of samplers that draw from a reasoning text; see `GuidedGeneration`."""
+
+    max_new_tokens: int
+
+    def answer_length(self, model: MultimodalModel) -> int:
+        """Returns the largest number of tokens that an answer adds to its prompt."""
+        ...
 
     def answer(self, model: MultimodalModel, prompts: PackedBatch, context: Context) -> list[Answer]:
         """Answers prompts with pictures and the texts before them."""
@@ -88,8 +95,7 @@ class PictureEditor:
         given: list[Pictures] | None = [list(images)] if images else None
         prompt = collate_prompts(self.model, self.renderer, [request], given, None, FRAMES, self.sampler)
         assert prompt is not None
-        limit = getattr(self.sampler, "max_new_tokens", 0)
-        check_length(self.model, segment_lengths(prompt), limit, self.max_length)
+        check_length(self.model, segment_lengths(prompt), self.sampler.answer_length(self.model), self.max_length)
         with evaluating(self.model):
             (self.answer,) = self.sampler.answer(self.model, prompt, self._context())
         self._prompt = prompt
@@ -118,9 +124,12 @@ class PictureEditor:
         """Draws the picture of another reasoning.
 
         Raises:
-            ValueError: There was no request.
+            ValueError: There was no request, or the text is too long.
         """
         prompt = self._check_asked()
+        tokens = len(reasoning_ids(reasoning, self.renderer.tokenizer))
+        more = tokens + self.sampler.answer_length(self.model) - self.sampler.max_new_tokens
+        check_length(self.model, segment_lengths(prompt), more, self.max_length, has_option=False)
         with evaluating(self.model):
             (drawn,) = self.sampler.draw(self.model, prompt, [reasoning], self._context())
         self.answer = drawn

@@ -40,6 +40,8 @@ class PictureSession(Interactive):
 
     def __init__(self, editor: PictureEditor, media: Media, frames: int, out: Path) -> None:
         super().__init__(_NoTalk(), media, frames, editor.model.vision is not None)
+        if len(media.images) > 1:
+            raise UserError(f"a request edits one image, got {len(media.images)}")
         self.editor, self.out, self.number = editor, out, last_number(out)
 
     def _command(self, line: str) -> None:
@@ -59,6 +61,11 @@ class PictureSession(Interactive):
                 raise UserError("there is no picture to keep: ask for one first")
             self.media = Media()
             self.media.images.append(picture.convert("RGB"))
+        elif name == "/image" and rest.strip():
+            self._check_sees()
+            media = Media()
+            media.add_image(rest.strip())
+            self.media = media
         elif name == "/help":
             sys.stdout.write(HELP)
         else:
@@ -66,8 +73,8 @@ class PictureSession(Interactive):
 
     def _ask(self, line: str) -> None:
         images: list[Image.Image] = self.media.images
-        self._show(self.editor.ask(self.media.mark(line), images))
-        self.media = Media()
+        text, self.media = self.media.mark(line), Media()  # a refused image is not asked about again
+        self._show(self.editor.ask(text, images))
 
     def _show(self, answer: Answer) -> None:
         self.number += 1

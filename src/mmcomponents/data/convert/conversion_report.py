@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from mmcomponents.data.chat.kinds.named_kinds import entries_of
 from mmcomponents.data.chat.placeholders import FRAME_TEMPLATE
 from mmcomponents.data.convert.inputs.source import Source
 from mmcomponents.data.convert.resume_state import Note, Totals
@@ -160,7 +161,7 @@ def _run_settings(totals: Totals, settings: Mapping[str, Any], tokenizer: str) -
     if settings.get("allowed_tokens"):
         shared["text"] = {"allowed_tokens": list(settings["allowed_tokens"])}
     if settings.get("kinds") is not None:
-        shared["kinds"] = list(settings["kinds"])
+        shared["kinds"] = entries_of(settings["kinds"])
     return shared
 
 

@@ -279,7 +279,7 @@ class _Converter:
             raise Refused("over_budget", f"{length} bytes of text, more than {MAX_JSON}")
         spelled = [token for token in self.special if any(token in text for text in draft.texts())]
         members = {suffix: self.media.read(where) for suffix, where in draft.members.items()}
-        sample = Sample(record, members=members)
+        sample = Sample(record, members=members, files=[image.data for image in images])
         tokens, tiles = self.budget.measure(sample, kind, sizes, len(draft.videos), self.tokenizer)
         videos = [self.media.video(where, clip) for where, clip in zip(draft.videos, draft.clips, strict=True)]
         return _Ready(key, record, images, videos, members, tokens, tiles, draft.unknown, spelled, turned)

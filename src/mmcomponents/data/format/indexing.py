@@ -218,7 +218,8 @@ class _Measurer:
             videos = [video_length(film, clip) for film, clip in zip(stored.videos, cuts, strict=True)]
             no_tiles = [TiledImage.of_tiles(0, size) for size in images], [[TiledImage.of_tiles(0)] for _ in videos]
             with as_sample_error(stored.kind, "measure"):
-                sample.size = stored.kind.measure(Sample(stored.record, *no_tiles, stored.members), self.renderer)
+                read = Sample(stored.record, *no_tiles, stored.members, files=stored.images)
+                sample.size = stored.kind.measure(read, self.renderer)
             sample.kind, sample.images, sample.videos = self.kinds.path(stored.kind), images, videos
         except SampleError as error:
             sample.problem = str(error)

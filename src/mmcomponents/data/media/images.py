@@ -270,13 +270,14 @@ def picture_values(image: Image.Image, side: int, name: str) -> Tensor:
     """Returns the values of a picture to be made or edited, fp32 `[3, side, side]` from -1 to 1.
 
     Args:
-        image: RGB image.
+        image: Image of any mode; it is made upright and RGB.
         side: Width and height that it must have.
         name: What it is, for the error.
 
     Raises:
         ValueError: It has another size.
     """
+    image = load_image(image)
     if image.size != (side, side):
         found, made = f"{image.width} x {image.height}", f"{side} x {side}"
         raise ValueError(f"{name} has {found} pixels, and pictures are made with {made} (picture_size)")

@@ -17,6 +17,7 @@ from PIL import ImageColor
 
 from mmcomponents.data.media.boxes import SCALE, Box
 
+_DIGITS = 3
 _NUMBER = r"\s*([-+]?\d{1,9}(?:\.\d{0,9})?)\s*"
 _PAIR = rf"\({_NUMBER},{_NUMBER}\)"
 _BOX = re.compile(
@@ -56,7 +57,7 @@ class ReasonedBox:
 
     def written(self) -> str:
         """Returns the box with its colour, as `parse_reasoning` reads it."""
-        return f"<box>[[{', '.join(f'{round(value, 3):g}' for value in self.box)}]]</box> ({self.colour})"
+        return f"<box>[[{', '.join(f'{round(value, _DIGITS):.7g}' for value in self.box)}]]</box> ({self.colour})"
 
 
 @dataclass
@@ -100,6 +101,8 @@ def replace_box(text: str, number: int, changed: ReasonedBox) -> str:
     Raises:
         ValueError: There is no such box, or the new one is not in the picture.
     """
+    left, top, right, bottom = (round(value, _DIGITS) for value in changed.box)
+    changed = ReasonedBox((left, top, right, bottom), changed.colour)
     check_box(changed.box)
     places = [match for match in _BOX.finditer(text) if _box_of(match, []) is not None]
     if not 0 <= number < len(places):

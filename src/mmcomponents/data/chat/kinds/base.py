@@ -38,7 +38,7 @@ class Sample:
         key: Seed, epoch, number and number of earlier occurrences in the epoch, for `generator`; zeros while it is
             measured, and for prompts those of the first epoch with the seed 0.
         is_training: Whether the sample is read for training, where a kind may augment it.
-        files: Content of the file of each image; none while it is measured.
+        files: Content of the file of each image.
     """
 
     record: Mapping[str, Any]

@@ -23,7 +23,16 @@ def named_kinds(names: Sequence[str] | None) -> Kinds:
         PartError: There is no such kind.
         ValueError: An argument of a kind is missing or wrong, a kind cannot be built, or a mapping is no YAML.
     """
-    return Kinds(None if names is None else [_built(entry) for name in names for entry in _entries(name)])
+    return Kinds(None if names is None else [_built(entry) for entry in entries_of(names)])
+
+
+def entries_of(names: Sequence[str]) -> list[Any]:
+    """Returns the kinds of the given names as `data.kinds` of a recipe has them: names and mappings.
+
+    Raises:
+        ValueError: A mapping is no YAML.
+    """
+    return [entry for name in names for entry in _entries(name)]
 
 
 def _entries(name: str) -> list[Any]:
