@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import mmcomponents
@@ -227,9 +228,45 @@ def test_edits_train_with_tiles_of_another_size_than_pictures(
     rows = [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]
     assert [Image.open(run / row["answer"]).size for row in rows] == [(36, 36)] * 4
     (tmp_path / "small.png").write_bytes(png(28))
-    lines = [REQUEST, "/keep", "Make it blue", f"/image {tmp_path / 'small.png'}", "Make it red", "/reset", REQUEST]
+    small = f"/image {tmp_path / 'small.png'}"
+    lines = [REQUEST, "/keep", "Make it blue", small, small, "Make it red", REQUEST, f"/words {'a b ' * 4000}"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
     checkpoint = ["--config", str(run / "recipe.yaml"), "--ckpt_path", str(last(run))]
-    assert main(["generate", *checkpoint, "--interactive", "--seed", "3", "--out", str(tmp_path / "made")]) == 2
-    assert told in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "generate",
+                *checkpoint,
+                "--interactive",
+                "--max_length",
+                "300",
+                "--seed",
+                "3",
+                "--out",
+                str(tmp_path / "made"),
+            ]
+        )
+        == 2
+    )
+    error = capsys.readouterr().err
+    assert told in error
+    assert "more than the limit of 300" in error
     assert len(list((tmp_path / "made").glob("*.png"))) == 3
+
+
+def test_own_data_are_converted_with_the_kind_in_their_recipe(data: Path, tmp_path: Path) -> None:
+    text = "<box>[[0, 0, 300, 300]]</box> (red)"
+    rows = []
+    for name, side in (("good", 36), ("small", 28)):
+        (tmp_path / f"{name}.png").write_bytes(png(side))
+        row = {"request": "<image>\nMake it red", "reasoning": text, "image": f"{name}.png"}
+        rows.append(json.dumps(row | {"members": {"picture.png": "good.png"}}))
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows) + "\n")
+    kind = "{class_path: ReasonedPicture, init_args: {picture_size: 36, num_queries: 8}}"
+    words = ["--out", str(tmp_path / "own"), "--tokenizer", str(data / "tokenizer"), "--kinds", kind]
+    assert main(["data", "convert", str(tmp_path / "rows.jsonl"), *words]) == 0
+    recipe = yaml.safe_load((tmp_path / "own" / "recipe.yaml").read_text())
+    assert recipe["data"]["kinds"] == [yaml.safe_load(kind)]
+    refused = (tmp_path / "own" / "refused.jsonl").read_text()
+    assert "the reference picture has 28 x 28 pixels" in refused
+    assert refused.count("\n") == 1

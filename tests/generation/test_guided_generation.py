@@ -145,6 +145,9 @@ def test_the_last_image_of_a_prompt_is_the_reference() -> None:
     assert isinstance(field, References)
     assert field.segment.tolist() == [0]
     assert field.picture.tensor[0, :, 3, 3].tolist() == [1.0, -1.0, -1.0]
+    grey = sampler().fields(MODEL, [[Image.new("L", (got.SIDE, got.SIDE), 255)]])["references"]
+    assert grey.tensors()[0].tolist() == torch.ones(1, 3, got.SIDE, got.SIDE).tolist()
+    assert sampler().answer_length(MODEL) == 8 + 1 + got.QUERIES
     with pytest.raises(ValueError, match="reference picture has 8 x 8 pixels, and pictures are made with 16 x 16"):
         sampler().fields(MODEL, [[Image.new("RGB", (8, 8))]])
 
