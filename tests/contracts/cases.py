@@ -113,7 +113,6 @@ from mmcomponents.testing import (
     preference_packs,
     step_packs,
 )
-from mmcomponents.testing.component_check import CONTRACTS
 from mmcomponents.testing.sample_packs import VERDICTS, action_packs, picture_packs, reasoned_packs
 from mmcomponents.vision import (
     PIIP,
@@ -128,38 +127,32 @@ def case(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
     return {"slot": slot, "factory": factory, **arguments}
 
 
-def variant(slot: str, factory: Any, **arguments: Any) -> dict[str, Any]:
-    """As `case`, without the tests on two ranks: another case has the same parameters, modules and reductions."""
-    alone = [name for name, contract in CONTRACTS.items() if slot in contract.slots and not contract.on_ranks]
-    return case(slot, factory, only=alone, **arguments)
-
-
 VISUAL = ("vision", "fuser", "merger", "projector")
 """Slots of the visual side."""
 
 PARTS: dict[str, dict[str, Any]] = {
     "InternViT": case("vision", tiny.vision_factory()),
     "PatchStem": case("vision", STEM),
-    "InternViT with RMSNorm and q/k norm": variant(
+    "InternViT with RMSNorm and q/k norm": case(
         "vision", tiny.vision_factory(norm="rms_norm", qkv_bias=False, qk_norm=True)
     ),
-    "InternViT up to an inner level": variant("vision", tiny.vision_factory(num_layers=3, levels=(2,))),
+    "InternViT up to an inner level": case("vision", tiny.vision_factory(num_layers=3, levels=(2,))),
     "TransformersVision as SigLIP": case("vision", tower("siglip_vision_model")),
-    "TransformersVision as CLIP, an inner level": variant("vision", tower("clip_vision_model", level=-2)),
-    "TransformersVision as DINOv2 with registers": variant("vision", tower("dinov2_with_registers")),
+    "TransformersVision as CLIP, an inner level": case("vision", tower("clip_vision_model", level=-2)),
+    "TransformersVision as DINOv2 with registers": case("vision", tower("dinov2_with_registers")),
     "TransformersVision as DINOv3": case(
         "vision",
         tower("dinov3_vit", pos_embed_rescale=None),  # else positions are jittered at random
     ),
     "TransformersConvNet as ConvNeXt": case("vision", CONVNET, neighbours={"merger": None}),
-    "TransformersConvNet as ConvNeXt V2": variant(
+    "TransformersConvNet as ConvNeXt V2": case(
         "vision", partial(TransformersConvNet, {**CONVNEXT, "model_type": "convnextv2"}), neighbours={"merger": None}
     ),
     "TimmVision, a stand-in of a vision transformer": case("vision", partial(StandInTimm, "vit")),
-    "TimmVision, a stand-in with batch norms": variant(
+    "TimmVision, a stand-in with batch norms": case(
         "vision", partial(StandInTimm, "convnet", (1,)), neighbours={"merger": None}
     ),
-    "OpenClipVision, a stand-in": variant(
+    "OpenClipVision, a stand-in": case(
         "vision",
         partial(
             StandInOpenClip,
@@ -167,13 +160,13 @@ PARTS: dict[str, dict[str, Any]] = {
         ),
     ),
     "ResNet": case("vision", RESNET, neighbours=BEHIND_VISION, packs=image_packs),
-    "ResNet with group norms": variant(
+    "ResNet with group norms": case(
         "vision",
         partial(ResNet, (1, 1, 1, 1), 8, image_size=32, norm="group_norm"),
         neighbours=BEHIND_VISION,
         packs=image_packs,
     ),
-    "PIIP of a convolutional branch": variant(
+    "PIIP of a convolutional branch": case(
         "vision",
         partial(
             PIIP,
@@ -185,7 +178,7 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours={"fuser": partial(GatedMerge, reduction=2), "merger": None},
     ),
     "PIIP of two branches": case("vision", PYRAMID, neighbours={"fuser": GatedMerge}),
-    "PIIP of three branches with dense attention": variant(
+    "PIIP of three branches with dense attention": case(
         "vision",
         partial(PIIP, {**BRANCHES, "tower": partial(TransformersVision, TOWER)}, 2, "dense", num_heads=2),
         neighbours={"fuser": partial(GatedMerge, reduction=3)},
@@ -204,7 +197,7 @@ PARTS: dict[str, dict[str, Any]] = {
             None, lambda part: nn.init.ones_(part.gamma1), neighbours={"vision": tiny.vision_factory(num_layers=3)}
         ),
     ),
-    "MMFuser over a tower of transformers": variant(
+    "MMFuser over a tower of transformers": case(
         "fuser",
         partial(MMFuser, num_heads=4, num_points=2),
         neighbours={"vision": partial(tower("clip_vision_model"), levels=(0, 1, 2))},
@@ -236,7 +229,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "VQEmbedding": case("vision", IDS, neighbours={"merger": FOLD, "projector": LlavaProjector}, packs=picture_packs),
     "Fold": case("merger", FOLD),
     "PixelUnshuffle": case("merger", PixelUnshuffle),
-    "PixelUnshuffle v1": variant("merger", partial(PixelUnshuffle, order="v1")),
+    "PixelUnshuffle v1": case("merger", partial(PixelUnshuffle, order="v1")),
     "QFormer": case("merger", partial(QFormer, width=24, num_queries=3, num_layers=2, num_heads=4)),
     "FiLMQFormer": case(
         "merger",
@@ -246,7 +239,7 @@ PARTS: dict[str, dict[str, Any]] = {
         not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "MLPProjector": case("projector", MLPProjector),
-    "MLPProjector without a merger": variant(
+    "MLPProjector without a merger": case(
         "projector", MLPProjector, neighbours={"merger": None, "vision": tiny.vision_factory(patch_size=8)}
     ),
     "LinearProjector": case("projector", LinearProjector),
@@ -255,7 +248,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "TwoMap": case("projector", partial(TwoMap, num_groups=4), neighbours={"vision": PYRAMID, "merger": None}),
     "LangBridge": case("projector", partial(LangBridge, **WORDS)),
     "LiveLangBridge": case("projector", partial(LiveLangBridge, **WORDS)),
-    "SoftmaxLangBridge": variant("projector", partial(SoftmaxLangBridge, **WORDS)),
+    "SoftmaxLangBridge": case("projector", partial(SoftmaxLangBridge, **WORDS)),
     "TokenEmbedder": case("embedder", TokenEmbedder),
     "GuidedEmbedder": case("embedder", GuidedEmbedder),
     "QueryEmbedder": case("embedder", WITH_QUERIES["embedder"], packs=reasoned_packs),
@@ -265,12 +258,12 @@ PARTS: dict[str, dict[str, Any]] = {
         neutral=NeutralStart(TokenEmbedder, deepen, partial(HOLISTIC, num_layers=0)),
         neighbours={"vision": STEM, "projector": LlavaProjector},
     ),
-    "HolisticEmbedder with RoPE": variant("embedder", HOLISTIC, neighbours={"position": RoPE}),
+    "HolisticEmbedder with RoPE": case("embedder", HOLISTIC, neighbours={"position": RoPE}),
     "PatchHolisticEmbedder": case("embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None}),
-    "PatchHolisticEmbedder with RoPE": variant(
+    "PatchHolisticEmbedder with RoPE": case(
         "embedder", PATCH_HOLISTIC, neighbours={"vision": STEM_OF_WIDTH, "projector": None, "position": RoPE}
     ),
-    "PatchHolisticEmbedder after a projector": variant("embedder", PATCH_HOLISTIC),
+    "PatchHolisticEmbedder after a projector": case("embedder", PATCH_HOLISTIC),
     "ActionEmbedder": case(
         "embedder",
         partial(ActionEmbedder, text=GOAL_TOWER, action_width=2),
@@ -286,23 +279,23 @@ PARTS: dict[str, dict[str, Any]] = {
         not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "V2PE": case("position", partial(V2PE, delta=0.25), neutral=V2PE_AS_ROPE),
-    "V2PE by the plain recurrence": variant("position", partial(V2PE, delta=1 / 16, realign=False)),
+    "V2PE by the plain recurrence": case("position", partial(V2PE, delta=1 / 16, realign=False)),
     "RoPE": case("position", RoPE, neutral=NTK_AS_ROPE),
     "MovingBaseRoPE": case(
         "position", partial(MovingBaseRoPE, ntk_factor=2.0, max_position_embeddings=4096), neutral=NTK_AS_ROPE
     ),
-    "RoPE past its length": variant("position", partial(RoPE, ntk_factor=2.0, max_position_embeddings=12)),
+    "RoPE past its length": case("position", partial(RoPE, ntk_factor=2.0, max_position_embeddings=12)),
     "DecoderLM": case("backbone", tiny.backbone_factory()),
-    "DecoderLM without positions": variant("backbone", tiny.backbone_factory(), neighbours=NO_POSITION),
-    "DecoderLM as Qwen3": variant(
+    "DecoderLM without positions": case("backbone", tiny.backbone_factory(), neighbours=NO_POSITION),
+    "DecoderLM as Qwen3": case(
         "backbone",
         tiny.backbone_factory(qkv_bias=False, qk_norm=True, head_dim=12),
         neighbours={"position": partial(V2PE, delta=0.5)},
     ),
-    "DecoderLM as Llama": variant("backbone", tiny.backbone_factory(qkv_bias=False, num_kv_heads=4)),
+    "DecoderLM as Llama": case("backbone", tiny.backbone_factory(qkv_bias=False, num_kv_heads=4)),
     "ExpertDecoderLM": case("backbone", EXPERTS, neutral=NeutralStart(tiny.backbone_factory(), move_experts)),
     "TransformersLM as Qwen2": case("backbone", language_model("qwen2")),
-    "TransformersLM as Mistral with a window": variant(
+    "TransformersLM as Mistral with a window": case(
         "backbone",
         language_model("mistral", sliding_window=6),
         neighbours={"position": partial(RoPE, base=10000.0)},
@@ -310,7 +303,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "TransformersLM as GPT-2, with its own positions": case(
         "backbone", language_model("gpt2", resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0), neighbours=NO_POSITION
     ),
-    "TransformersLM as Llama, with its own positions": variant(
+    "TransformersLM as Llama, with its own positions": case(
         "backbone", language_model("llama"), neighbours=NO_POSITION
     ),
     "LMHead": case("head", LMHead),
@@ -355,7 +348,7 @@ PARTS: dict[str, dict[str, Any]] = {
         not_applicable={"decode_equals_forward": OUTSIDE_TEXT},
     ),
     "DetectionHead": case("head", DETECTION, neighbours=DETECTOR, packs=image_packs),
-    "DetectionHead of one inquiry": variant(
+    "DetectionHead of one inquiry": case(
         "head",
         partial(DETECTION, num_inquiries=1),
         neighbours={**DETECTOR, "fuser": partial(DeformableEncoder, neck=NECK, **LAYERS)},
@@ -367,12 +360,12 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours=DETECTOR,
         packs=image_packs,
     ),
-    "NextToken by token": variant("objective", partial(NextToken, "token")),
-    "NextToken by sample": variant("objective", partial(NextToken, "sample")),
+    "NextToken by token": case("objective", partial(NextToken, "token")),
+    "NextToken by sample": case("objective", partial(NextToken, "sample")),
     "NextToken by square": case("objective", partial(NextToken, "square")),
     "MPO with stored references": case("objective", MPO, packs=preference_packs),
     "MPO with a frozen reference": case("objective", partial(MPO, reference=FrozenReference), packs=preference_packs),
-    "MPO as DPO alone": variant(
+    "MPO as DPO alone": case(
         "objective", partial(MPO, dpo_weight=1.0, bco_weight=0.0, nll_weight=0.0), packs=preference_packs
     ),
     "ProcessReward": case(
@@ -390,13 +383,13 @@ PARTS: dict[str, dict[str, Any]] = {
     "Distillation": case(
         "objective", partial(Distillation, teacher()), neighbours={"vision": STEM_OF_WIDTH, "embedder": HOLISTIC}
     ),
-    "Distillation of an embedder of patches": variant(
+    "Distillation of an embedder of patches": case(
         "objective",
         partial(Distillation, teacher()),
         neighbours={"vision": STEM_OF_WIDTH, "projector": None, "embedder": PATCH_HOLISTIC},
     ),
     "SetCriterion": case("objective", partial(SetCriterion, denoising=6), packs=box_packs, neighbours=WITH_HEAD),
-    "SetCriterion without denoising": variant(
+    "SetCriterion without denoising": case(
         "objective", partial(SetCriterion, denoising=0), packs=box_packs, neighbours=WITH_HEAD
     ),
     "ImageTokens": case("objective", ImageTokens, packs=picture_packs, neighbours=UNIFIED),
@@ -421,7 +414,7 @@ PARTS: dict[str, dict[str, Any]] = {
         neighbours=REASONING,
     ),
     "Diffusion": case("objective", Diffusion, packs=action_packs, neighbours=POLICY),
-    "Diffusion with a pooled head": variant(
+    "Diffusion with a pooled head": case(
         "objective",
         Diffusion,
         packs=action_packs,

@@ -12,24 +12,26 @@ from mmcomponents.testing.component_check import CONTRACTS
 
 
 def cases(visual: bool) -> list[Any]:
-    """Returns (name, tests) of each case of the visual side, or of the other slots; tests of None are all."""
+    """Returns (name, tests) of each case of the visual side, or of the other slots."""
     found: list[Any] = []
     seen = set[str]()
     for name, part in PARTS.items():
         if (part["slot"] in VISUAL) != visual:
             continue
+        own = [one for one, rule in CONTRACTS.items() if part["slot"] in rule.slots]
+        tests = [one for one in own if one in part.get("only", own)]
         named = name.partition(" ")[0].rstrip(",")
         if named not in seen:
             seen.add(named)
-            found.append(pytest.param(name, None, id=name))
+            found.append(pytest.param(name, tests, id=name))
             continue
-        own = [(one, rule.on_ranks) for one, rule in CONTRACTS.items() if part["slot"] in rule.slots]
-        found.append(pytest.param(name, [one for one, on_ranks in own if not on_ranks], id=name))
-        if on_ranks := [one for one, on_ranks in own if on_ranks]:
+        on_ranks = [one for one in tests if CONTRACTS[one].on_ranks]
+        found.append(pytest.param(name, [one for one in tests if one not in on_ranks], id=name))
+        if on_ranks:
             found.append(pytest.param(name, on_ranks, id=f"{name}, two ranks", marks=pytest.mark.slow))
     return found
 
 
-def check(name: str, tests: list[str] | None, ranks: Ranks) -> None:
+def check(name: str, tests: list[str], ranks: Ranks) -> None:
     """Runs contract tests of a case."""
-    check_component(**PARTS[name], only=tests, ranks=ranks)
+    check_component(**{**PARTS[name], "only": tests, "ranks": ranks})

@@ -25,7 +25,7 @@ from mmcomponents.training.adapters import inject_adapters, start_adapters
 
 
 @pytest.mark.parametrize(("name", "tests"), cases(visual=False))
-def test_contracts(name: str, tests: list[str] | None, two_ranks: Ranks) -> None:
+def test_contracts(name: str, tests: list[str], two_ranks: Ranks) -> None:
     check(name, tests, two_ranks)
 
 

@@ -12,5 +12,5 @@ from mmcomponents.testing import Ranks
 
 
 @pytest.mark.parametrize(("name", "tests"), cases(visual=True))
-def test_contracts(name: str, tests: list[str] | None, two_ranks: Ranks) -> None:
+def test_contracts(name: str, tests: list[str], two_ranks: Ranks) -> None:
     check(name, tests, two_ranks)

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 
 from mmcomponents.batch import IGNORE, Exact, ImageBatch, PackedBatch, Pairs, Steps, TokenType
-from mmcomponents.extras import Actions, Boxes, DrawnBoxes, Pictures
+from mmcomponents.extras import Actions, Boxes, DrawnBoxes, Pictures, References
 from mmcomponents.testing.packs import Segment, pack
 
 VERDICTS = (7, 3)
@@ -159,6 +159,8 @@ def reasoned_packs(
 ) -> list[PackedBatch]:
     """Returns packs of texts with queries of pictures after them, of which one edits an image; some have no picture.
 
+    The packs also serve as prompts: that with an image has its reference.
+
     The pictures have two boxes, one and none. For every third seed, no text pack has a picture.
 
     Args:
@@ -184,7 +186,9 @@ def reasoned_packs(
         corner = torch.rand(boxes or 0, 2, generator=draw) / 2
         box = Exact(torch.cat((corner, corner + 0.4), dim=1))
         drawn = DrawnBoxes(box, Exact(torch.rand(boxes or 0, 3, generator=draw)), torch.zeros(boxes or 0).long())
-        packs.append(replace(made, extras={"pictures": Pictures(target, reference), "drawn_boxes": drawn}))
+        asked_with = References(reference, torch.zeros(count).long()) if n == 0 else References.of([], [], picture_size)
+        extras = {"pictures": Pictures(target, reference), "drawn_boxes": drawn, "references": asked_with}
+        packs.append(replace(made, extras=extras))
     return packs
 
 
