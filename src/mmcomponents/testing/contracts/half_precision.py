@@ -29,7 +29,10 @@ def half_precision(case: Case, found: Findings) -> None:
             expected = outputs(model, batch)
             for name, value in outputs(half, cast_batch).items():
                 found.near(f"bf16 {name}", value, expected[name], allowed=_ALLOWED)
-        _, gradients = loss_and_gradients(half, case.objective(), [cast_batch])
+        # oneDNN's bf16 weight gradient of a convolution reads unset memory where a map has one column (torch 2.13, CPUs
+        # with AMX).
+        with torch.backends.mkldnn.flags(enabled=False):
+            _, gradients = loss_and_gradients(half, case.objective(), [cast_batch])
         for name, gradient in gradients.items():
             found.true(bool(torch.isfinite(gradient).all()), f"the bf16 gradient of {name} is not finite")
     for name, value in _exact(cast_batch).items():
