@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import os
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -27,6 +29,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def few_modules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails a test that constructs more modules than checks of arguments do: sizes out of range must not be built."""
+    built, construct = itertools.count(), torch.nn.Module.__init__
+
+    def counted(module: torch.nn.Module, *args: Any, **kwargs: Any) -> None:
+        if next(built) == 20_000:
+            pytest.fail("20,000 modules are constructed")
+        construct(module, *args, **kwargs)
+
+    monkeypatch.setattr(torch.nn.Module, "__init__", counted)
 
 
 @pytest.fixture(scope="session")

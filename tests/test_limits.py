@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -48,12 +47,11 @@ NUMBERS: list[tuple[Callable[..., Any], tuple[str, ...]]] = [
 @pytest.mark.parametrize(
     ("part", "name"), [pytest.param(part, name, id=f"{name}") for part, names in SIZES for name in names]
 )
+@pytest.mark.usefixtures("few_modules")
 def test_sizes_of_parts_are_whole_numbers_within_limits(part: Callable[..., Any], name: str) -> None:
     for value in (-1, 0, 10**10, 10**400, 2.0, float("nan"), "2", True):
-        start = time.process_time()
         with torch.device("meta"), pytest.raises(ValueError, match=rf"{name} must be (a whole number|from 1 to)"):
             part(**{name: value})
-        assert time.process_time() - start < 1
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -192,12 +191,11 @@ def test_errors_are_one_line(capsys: pytest.CaptureFixture[str], argv: str, mess
         ("--model.backbone.hidden_size", "2.5"),
     ],
 )
+@pytest.mark.usefixtures("few_modules")
 def test_sizes_out_of_range_are_refused_before_a_model_is_built(
     flag: str, value: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    start = time.process_time()
     assert flag.rpartition(".")[2] in refused(capsys, "--config", "quickstart", flag, value)
-    assert time.process_time() - start < 5
 
 
 def test_the_run_is_that_of_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:
