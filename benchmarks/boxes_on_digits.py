@@ -3,7 +3,7 @@
     python benchmarks/boxes_on_digits.py [--seeds 0 1 2] [--arms inquiries plain] [--encoder resnet] [--steps N]
         [--overlap SHARE] [--out FILE]
 
-inquiries: four parallel inquiries and unified features of all layers of the encoder, as MI-DETR has them.
+inquiries: four parallel inquiries and U-like feature interaction with all layers of the encoder, as MI-DETR has them.
 plain: one inquiry, every decoder layer reads the last layer of the encoder, as in DINO.
 
 Scenes of 96 pixels have up to 30 digits of 10 to 20 pixels that overlap, and strokes that are none. Scans of digits are

@@ -1,4 +1,4 @@
-"""Unified features: own weights for each layer, and the last layer as it is. Contracts: tests/contracts."""
+"""U-like feature interaction: own weights for each layer, and the last layer as it is. Contracts: tests/contracts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Merging of the maps of several branches to one, as PIIP does (arXiv 2406.04330, 2501.07783).
+"""Merging of the maps of several branches to one, as PIIP does (arXiv 2406.04330, section 3.3; 2501.07783).
 
 Reference code: OpenGVLab/PIIP.
 """

@@ -1,4 +1,4 @@
-"""Unified features of all layers of an encoder (MI-DETR, arXiv 2503.01463, with the released code).
+"""U-like feature interaction (UFI): fuses all layers of an encoder (MI-DETR, arXiv 2503.01463, with the released code).
 
 Reference code: CQU-ADHRI-Lab/MI-DETR.
 """

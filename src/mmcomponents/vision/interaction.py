@@ -1,4 +1,4 @@
-"""Exchange of features between two encoders (PIIP, arXiv 2406.04330 and 2501.07783).
+"""Exchange of features between two encoders (PIIP, arXiv 2406.04330, section 3.2, and 2501.07783).
 
 Reference code: OpenGVLab/PIIP.
 """

@@ -1,4 +1,4 @@
-"""Parameter-inverted image pyramid (PIIP, arXiv 2406.04330; for language models arXiv 2501.07783).
+"""Parameter-inverted image pyramid (PIIP, arXiv 2406.04330, section 3.1; for language models 2501.07783).
 
 tile ─┬─ small image ──► large network ── blocks ─┐   ┌─ blocks ─┐
 │                                      Interaction     Interaction ──► a map of each branch
