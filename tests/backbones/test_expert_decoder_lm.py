@@ -41,7 +41,8 @@ def test_it_begins_as_a_decoder_of_the_same_weights() -> None:
         part.init_weights(3, "backbone")
     layout, x = mixed(), torch.randn(21, tiny.WIDTH)
     assert layout.num_tokens == 21
-    assert torch.equal(made(x, layout), plain(x, layout))
+    # The blocks multiply other numbers of rows at a time, which may round in another way.
+    torch.testing.assert_close(made(x, layout), plain(x, layout), rtol=1e-6, atol=1e-6)
 
 
 def dense(layer: ExpertLayer, x: Tensor, layout: Layout, rotate: Rotation) -> Tensor:
