@@ -107,6 +107,11 @@ def test_metrics_are_those_asked_for_or_a_default(runs: list[Run]) -> None:
     assert metrics_of(lines, ["val/loss", "boxes.ap"]) == ["val/loss", "boxes.ap"]
     with pytest.raises(UserError, match=r"no run has the metric .boxes\.app.; did you mean .boxes\.ap."):
         metrics_of(lines, ["boxes.app"])
+    for line in lines:  # a run that was only trained, and one that has logged no loss
+        for outcome in line.outcomes:
+            outcome.figures = {"data/fill": 0.98, "train/loss": 1.0} if line is lines[0] else {"data/fill": 0.98}
+    assert metrics_of(lines, []) == ["train/loss"]
+    assert metrics_of(lines[1:], []) == []
 
 
 def test_the_table_has_what_differs_and_what_failed(runs: list[Run], tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from mmcomponents.registry import near
 log = logging.getLogger(__name__)
 
 EXACT = "exact_match"
-_DEFAULT = (EXACT, "boxes.ap", "val/loss")
+_DEFAULT = (EXACT, "boxes.ap", "val/loss", "train/loss")
 """The first of these that there is is shown by default."""
 
 _SPEED = "perf/tokens_per_second"
@@ -132,7 +132,7 @@ def metrics_of(lines: Sequence[Line], wanted: Sequence[str]) -> list[str]:
 
     Args:
         lines: Lines of the table.
-        wanted: Names that were asked for; empty: a default.
+        wanted: Names that were asked for; empty: the first of the defaults that a run has, or none.
 
     Raises:
         UserError: No run has a metric.
@@ -144,7 +144,7 @@ def metrics_of(lines: Sequence[Line], wanted: Sequence[str]) -> list[str]:
         if name not in known:
             shown = ", ".join(known[:12])
             raise UserError(f"no run has the metric {name!r}{near(name, known)}; there are {shown}")
-    return list(wanted) or [next((name for name in _DEFAULT if name in known), known[0])]
+    return list(wanted) or [name for name in _DEFAULT if name in known][:1]
 
 
 def compare(line: Line, base: Line, metric: str) -> Compared | None:
