@@ -143,7 +143,11 @@ def write_hparams(runs: Sequence[Run], lines: Sequence[Line], metrics: Sequence[
 
 
 def _probability(p: float | None) -> str:
-    return "" if p is None else f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
+    if p is None:
+        return ""
+    if p < 1e-300:
+        return "<1e-300"  # as a float it may be zero
+    return f"{p:.1e}" if p < 0.001 else f"{p:.3f}"
 
 
 def _mean(line: Line, metric: str) -> str:
