@@ -194,6 +194,8 @@ def imported(path: str) -> Any:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         extra = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
         hint = f' (pip install "{PACKAGE}[{extra}]")' if extra in _EXTRAS else ""
+        if extra is not None and extra == path.partition(".")[0]:
+            hint = " (a module of the current folder is found with PYTHONPATH=.)"
         raise PartError(f"cannot import {path}: {reason}{hint}") from error
     if not hasattr(module, name):
         raise PartError(f"{module_name} has no {name}{near(name, dir(module))}")

@@ -151,9 +151,10 @@ def read_state(run: Run) -> State:
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read ({error}): delete the folder to start the run over") from None
     if state.command != command:
-        changed = [word for word in {*state.command, *command} if (word in state.command) != (word in command)]
+        before, now = ({*zip(words[1::2], words[2::2], strict=False)} for words in (state.command, command))
+        changed = sorted(" ".join(setting) for setting in before ^ now)
         raise UserError(
-            f"{run.folder} has a run with other settings ({shlex.join(sorted(changed)[:6])}): use another --out, or"
+            f"{run.folder} has a run with other settings ({', '.join(changed[:6])}): use another --out, or"
             " delete the folder"
         )
     if state.recipe != run.recipe:
