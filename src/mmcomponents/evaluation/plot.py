@@ -12,6 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from mmcomponents.plain_text import plain_line
+
 _MARKERS = "osD^vPX*"
 _FEW = 16
 """Largest number of candidates for which each N has a marker."""
@@ -67,33 +69,36 @@ def draw_accuracy(
     figure.savefig(path, metadata={"Software": None})
 
 
-def draw_variants(values: Mapping[str, Sequence[float]], path: Path, title: str, metric: str) -> None:
+def draw_variants(
+    values: Mapping[str, Sequence[float]], path: Path, title: str, metric: str, bases: Mapping[str, str]
+) -> None:
     """Plots a metric of several variants: a point for each run, mean and standard deviation of each variant.
 
     Args:
-        values: Values of the runs of each variant. The first variant is the base, at whose mean there is a line.
+        values: Values of the runs of each variant.
         path: Path of the file, whose suffix is png or svg.
         title: Title of the plot.
         metric: Label of the x-axis.
+        bases: Name of the variant that each is compared with, at whose mean there is a line.
     """
     drawn = {name: runs for name, runs in values.items() if runs}
     figure = Figure(figsize=(7.5, 1.4 + 0.42 * len(drawn)), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     axes: Any = figure.add_subplot()
-    base = next(iter(values), None)
     for place, (name, runs) in enumerate(drawn.items()):
-        colour, mean = "C0" if name == base else "C1", statistics.fmean(runs)
+        colour, mean, base = "C0" if name == bases[name] else "C1", statistics.fmean(runs), drawn.get(bases[name])
         spread = float(np.std(runs, ddof=1)) if len(runs) > 1 else 0.0
         axes.plot(runs, [place] * len(runs), "o", color=colour, alpha=0.35, markersize=5)
         axes.errorbar([mean], [place], xerr=[spread], fmt="D", color=colour, capsize=4, markersize=6)
-        if name == base:
-            axes.axvline(mean, color=colour, linewidth=0.8, linestyle="--")
-    axes.set_yticks(range(len(drawn)), [*drawn])
+        if base:
+            axes.plot([statistics.fmean(base)] * 2, [place - 0.5, place + 0.5], "--", color="C0", linewidth=0.8)
+    axes.set_yticks(range(len(drawn)), [plain_line(name) for name in drawn])
     axes.set_ylim(len(drawn) - 0.5, -0.5)
     axes.set_xlabel(metric)
     axes.set_title(title, fontsize="medium")
     axes.grid(axis="x", alpha=0.3)
     several = any(len(runs) > 1 for runs in drawn.values())
-    note = "points: runs; diamonds: means" + (", bars: standard deviation over seeds" if several else "")
+    bars = ", bars: standard deviation over seeds" if several else ""
+    note = f"points: runs; diamonds: means{bars}; line: mean of the base"
     figure.supxlabel(note, fontsize="x-small", color="gray")
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else {"Software": None})

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 from scipy.stats import binomtest, ttest_rel
 
-from mmcomponents.cli.ablation.ablation_report import notes_of, rows_of, table_of, write_hparams, write_tables
+from mmcomponents.cli.ablation.ablation_report import (
+    bases_of,
+    notes_of,
+    rows_of,
+    table_of,
+    write_hparams,
+    write_tables,
+)
 from mmcomponents.cli.ablation.ablation_results import collect, compare, metrics_of
 from mmcomponents.cli.ablation.ablation_runs import Run, State, runs_of, write_state
 from mmcomponents.cli.ablation.ablation_spec import make_ablation
@@ -37,18 +44,18 @@ def answered(run: Run, right: int, **more: Any) -> None:
         "step,val/loss,perf/tokens_per_second\n" + "".join(f"{n},{n / right},{100 * n}\n" for n in (1, 2, 6))
     )
     cost = {"parameters": 1000 + right, "trainable": 1000 + right, "flops": 2_000_000, "error": ""}
-    write_state(run, State(run.fit_words(), run.recipe, True, dict(run.tests), 60.0, cost=cost | more))
+    write_state(run, State(run.settings(), run.recipe, True, dict(run.tests), 60.0, cost=cost | more))
 
 
 @pytest.fixture
 def runs(tmp_path: Path) -> list[Run]:
     """Three variants with three seeds; one run of the last failed and one is missing."""
     tree = {"runs": {name: {"model.projector": name} for name in SHARES}}
-    every = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0,1,2"), tmp_path)
+    every = runs_of(make_ablation(tree, ["quickstart"], [], [], "0,1,2"), tmp_path)
     for run in every:
         if run.variant.name != "worse" or run.seed == 0:
             answered(run, SHARES[run.variant.name][run.seed])
-    write_state(every[5], State(every[5].fit_words(), every[5].recipe, error="mmcomponents: it broke"))
+    write_state(every[5], State(every[5].settings(), every[5].recipe, error="mmcomponents: it broke"))
     return every
 
 
@@ -132,10 +139,19 @@ def test_the_table_has_what_differs_and_what_failed(runs: list[Run], tmp_path: P
         "p questions: McNemar's exact test of 40 or 120 answers; whether these checkpoints differ",
         "p seeds: paired t-test of 3 seeds; whether the variants differ",
     ]
-    write_tables(rows, notes, lines, tmp_path)
+    write_tables(rows, notes, lines, ["exact_match", "val/loss"], tmp_path)
     assert "| base | 55.0 % ± 5.0 |" in (tmp_path / "table.md").read_text()
     with (tmp_path / "table.csv").open(newline="") as file:
-        assert [row["run"] for row in csv.DictReader(file)] == ["base", "better", "worse"]
+        plain = list(csv.DictReader(file))
+    assert [row["run"] for row in plain] == ["base", "better", "worse"]
+    assert float(plain[0]["exact_match"]) == pytest.approx(0.55)
+    assert float(plain[0]["exact_match standard deviation"]) == pytest.approx(0.05)
+    assert float(plain[1]["p questions"]) == pytest.approx(binomtest(30, 30).pvalue)
+    assert [(row["parameters"], row["runs"], row["failed"], row["missing"]) for row in plain] == [
+        ("1020", "3", "0", "0"),
+        ("1030", "3", "0", "0"),
+        ("1020", "1", "1", "1"),
+    ]
     with (tmp_path / "runs.csv").open(newline="") as file:
         every = list(csv.DictReader(file))
     assert len(every) == 7
@@ -148,29 +164,68 @@ def test_the_table_has_what_differs_and_what_failed(runs: list[Run], tmp_path: P
 
 def test_several_tests_are_lines_of_their_own_with_their_own_base(tmp_path: Path) -> None:
     tree = {"runs": {"a": {}, "b": {}}, "tests": {"short": {}, "long": {}}}
-    runs = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0"), tmp_path)
+    runs = runs_of(make_ablation(tree, ["quickstart"], [], [], "0"), tmp_path)
     for number, run in enumerate(runs):
         for test in run.tests:
             only = Run(run.variant, run.seed, run.folder, {test: {}})
             answered(only, 10 + 5 * number + (10 if test == "long" else 0))
-        write_state(run, State(run.fit_words(), run.recipe, True, {"short": {}, "long": {}}))
+        write_state(run, State(run.settings(), run.recipe, True, {"short": {}, "long": {}}))
     lines = collect(runs)
     assert [line.name for line in lines] == ["a, short", "a, long", "b, short", "b, long"]
     rows = rows_of(lines, ["exact_match"])
     assert [row["exact_match"] for row in rows] == ["25.0 %", "50.0 %", "37.5 %", "62.5 %"]
     assert [row["difference"] for row in rows] == ["", "", "+12.5 %", "+12.5 %"]
+    assert notes_of(lines, ["exact_match"])[0] == "difference in exact_match from a with the same test"
+    assert [base.name for base in bases_of(lines)] == ["a, short", "a, long"] * 2
 
 
-def test_tensorboard_shows_what_differs(runs: list[Run]) -> None:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+def test_training_that_failed_is_told_once_for_all_tests(tmp_path: Path) -> None:
+    tree = {"runs": {"a": {}}, "tests": {"x": {}, "y": {}}}
+    (run,) = runs_of(make_ablation(tree, ["quickstart"], [], [], "0"), tmp_path)
+    write_state(run, State(run.settings(), run.recipe, error="broken"))
+    assert notes_of(collect([run]), []) == ["a, seed 0 failed: broken"]
+    write_state(run, State(run.settings(), run.recipe, True, {"x": {}}, test_errors={"y": "broken"}))
+    assert notes_of(collect([run]), []) == ["a, y, seed 0 failed: broken"]
 
+
+def test_tensorboards_tab_shows_what_differs_and_the_metric(runs: list[Run], tmp_path: Path) -> None:
     for _ in range(2):  # a second report replaces the first
-        write_hparams(runs, collect(runs), ["exact_match"])
-    found = EventAccumulator(str(runs[1].folder / "hparams")).Reload()
-    assert found.Scalars("hparam/exact_match")[0].value == pytest.approx(0.75)
-    content = found.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    assert b"better" in content
-    assert len(list((runs[1].folder / "hparams").iterdir())) == 1
+        write_hparams(collect(runs), ["exact_match"], tmp_path / "tensorboard")
+    groups = session_groups(tmp_path / "tensorboard")
+    assert len(groups) == 7
+    shown = {
+        (group.hparams["run"].string_value, group.hparams["seed"].number_value): group.metric_values for group in groups
+    }
+    assert {key: round(value.value, 3) for key, (value,) in shown.items()} == {
+        (name, seed): right / QUESTIONS
+        for name, every in SHARES.items()
+        for seed, right in enumerate(every)
+        if name != "worse" or seed == 0
+    }
+    assert {value.name.tag for (value,) in shown.values()} == {"exact_match"}
+
+
+def session_groups(folder: Path) -> Any:
+    """Returns the rows of TensorBoard's HPARAMS tab."""
+    from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+    from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    multiplexer = EventMultiplexer().AddRunsFromDirectory(str(folder)).Reload()
+    data = backend_context.Context(TBContext(data_provider=MultiplexerDataProvider(multiplexer, str(folder))))
+    request, context = api_pb2.ListSessionGroupsRequest(slice_size=100, include_metrics=True), RequestContext()
+    experiment = data.experiment_from_metadata(
+        context, "", include_metrics=True, hparams_run_to_tag_to_content=data.hparams_metadata(context, ""),
+        data_provider_hparams=data.hparams_from_data_provider(context, "", 100),
+    )  # fmt: skip
+    for metric in experiment.metric_infos:
+        column = request.col_params.add()
+        column.metric.CopyFrom(metric.name)
+    request.allowed_statuses.extend([api_pb2.STATUS_UNKNOWN, api_pb2.STATUS_SUCCESS, api_pb2.STATUS_RUNNING])
+    handler = list_session_groups.Handler(context, backend_context=data, experiment_id="", request=request)
+    return handler.run().session_groups
 
 
 def test_a_diverged_run_and_damaged_files_leave_the_rest(runs: list[Run], caplog: pytest.LogCaptureFixture) -> None:
@@ -187,7 +242,7 @@ def test_a_diverged_run_and_damaged_files_leave_the_rest(runs: list[Run], caplog
 
 def test_a_failed_test_leaves_the_others(tmp_path: Path) -> None:
     tree = {"runs": {"a": {}}, "tests": {"x": {}, "y": {}}}
-    (run,) = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0"), tmp_path)
+    (run,) = runs_of(make_ablation(tree, ["quickstart"], [], [], "0"), tmp_path)
     answered(Run(run.variant, run.seed, run.folder, {"x": {}}), 10)
-    write_state(run, State(run.fit_words(), run.recipe, True, {"x": {}}, test_errors={"y": "broken"}))
+    write_state(run, State(run.settings(), run.recipe, True, {"x": {}}, test_errors={"y": "broken"}))
     assert [row["runs"] for row in rows_of(collect([run]), ["exact_match"])] == ["1", "0, 1 failed"]

@@ -13,7 +13,17 @@ from typing import Any
 
 import pytest
 
-from mmcomponents.cli.ablation.ablation_runs import LOG, Run, Runner, State, gpus_of_jobs, read_state, runs_of
+from mmcomponents.cli.ablation.ablation_runs import (
+    LOG,
+    Run,
+    Runner,
+    State,
+    _error_of,
+    _seconds_before,
+    gpus_of_jobs,
+    read_state,
+    runs_of,
+)
 from mmcomponents.cli.ablation.ablation_spec import make_ablation
 from mmcomponents.cli.user_error import UserError
 
@@ -51,7 +61,7 @@ def program(tmp_path: Path) -> list[str]:
 
 def runs(out: Path, *projectors: str, seeds: str = "0", tests: Any = None) -> list[Run]:
     tree = {"runs": {name: {"model.projector": name} for name in projectors}} | ({"tests": tests} if tests else {})
-    return runs_of(make_ablation(tree, ["quickstart"], {}, [], seeds), out)
+    return runs_of(make_ablation(tree, ["quickstart"], [], [], seeds), out)
 
 
 def test_a_run_is_a_fit_and_a_test_with_its_seed(tmp_path: Path) -> None:
@@ -65,6 +75,46 @@ def test_a_run_is_a_fit_and_a_test_with_its_seed(tmp_path: Path) -> None:
         "test", "--config", f"{tmp_path}/MLP/seed-3/recipe.yaml", "--ckpt_path", "last.ckpt", "--data.test", "x",
         "--trainer.default_root_dir", f"{tmp_path}/MLP/seed-3/test-b_c",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("log", "error"),
+    [
+        ("mmcomponents: no such part\n", "mmcomponents: no such part"),
+        ("Traceback (most recent call last):\n  File\nValueError: bad\nafterwards\n", "ValueError: bad"),
+        (
+            "Traceback (most recent call last):\n  a\nKeyError: 1\n\nDuring handling\n\n"
+            "Traceback (most recent call last):\n  b\nRuntimeError: Error(s) in loading M:\n\tsize of w\n\tsize of b\n",
+            "RuntimeError: Error(s) in loading M: size of w",
+        ),
+        ("Traceback (most recent call last):\n  a\nE: old\n$ mmcomponents test\nlast\n", "last"),
+        ("$ mmcomponents test\n", "exit code 3"),
+    ],
+)
+def test_the_line_of_an_error_is_found(tmp_path: Path, log: str, error: str) -> None:
+    (tmp_path / LOG).write_text("$ mmcomponents fit\n" + log)
+    assert _error_of(tmp_path / LOG, 3) == error
+    assert _error_of(tmp_path / LOG, -9) == "killed by SIGKILL, as by a lack of memory"
+
+
+def test_seconds_count_what_is_kept(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "last.ckpt"
+    checkpoint.write_text("")
+    os.utime(checkpoint, (1000.0, 1000.0))
+    assert _seconds_before(State([], seconds=50.0, began=900.0), None) == 0
+    assert _seconds_before(State([], seconds=50.0, began=900.0), str(checkpoint)) == 150
+    assert _seconds_before(State([], seconds=50.0, began=1100.0), str(checkpoint)) == 50
+    assert _seconds_before(State([], seconds=50.0), str(checkpoint)) == 50
+
+
+def test_a_folder_may_be_written_in_several_ways(
+    tmp_path: Path, program: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run,) = runs(tmp_path / "o", "MLP")
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    (same,) = runs(Path("o"), "MLP")
+    assert read_state(same).is_done(same)
 
 
 def test_a_failed_run_stops_nothing_and_is_tried_again(tmp_path: Path, program: list[str]) -> None:
@@ -114,7 +164,7 @@ def test_an_interrupt_ends_all_runs_and_the_next_call_goes_on(tmp_path: Path, pr
         "from mmcomponents.cli.ablation.ablation_runs import *;"
         "from mmcomponents.cli.ablation.ablation_spec import make_ablation;"
         "a = make_ablation({'runs': {n: {'model.projector': n} for n in ('Slow', 'Slow2')}}, ['quickstart'],"
-        " {'model.projector': 'Slow'}, [], '0');"
+        " [], [], '0');"
         f"Runner(1, print, {program!r}).run_all(runs_of(a, pathlib.Path({str(tmp_path)!r})), print)"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True)
@@ -138,7 +188,7 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, program: list[str]) 
     (run,) = runs(tmp_path, "MLP")
     Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
     tree = {"runs": {"MLP": {"model.projector": "MLP", "trainer.max_steps": 7}}}
-    (other,) = runs_of(make_ablation(tree, ["quickstart"], {}, [], "0"), tmp_path)
+    (other,) = runs_of(make_ablation(tree, ["quickstart"], [], [], "0"), tmp_path)
     with pytest.raises(UserError, match=r"has a run with other settings \(--trainer.max_steps 7\)"):
         read_state(other)
     (run.folder / "state.json").write_text("{")
@@ -148,9 +198,9 @@ def test_a_folder_of_another_run_is_refused(tmp_path: Path, program: list[str]) 
 
 def test_a_state_is_written_as_it_is_read(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, "MLP")
-    assert read_state(run) == State(run.fit_words(), run.recipe)
+    assert read_state(run) == State(run.settings(), run.recipe)
     run.folder.mkdir(parents=True)
-    state = State(run.fit_words(), run.recipe, True, {"": {}}, 2.5, "", {}, {"parameters": 3})
+    state = State(run.settings(), run.recipe, True, {"": {}}, 2.5, "", {}, {"parameters": 3})
     (run.folder / "state.json").write_text(json.dumps(vars(state)))
     assert read_state(run) == state
 
@@ -168,7 +218,7 @@ def test_a_changed_recipe_is_refused(tmp_path: Path, program: list[str]) -> None
     for steps, message in ((1, ""), (2, "before the file was changed")):
         recipe.write_text(f"extends: quickstart\ntrainer: {{max_steps: {steps}}}\n")
         tree = {"runs": {"a": {"model.projector": "MLP"}}}
-        (run,) = runs_of(make_ablation(tree, [str(recipe)], {}, [], "0"), tmp_path / "o")
+        (run,) = runs_of(make_ablation(tree, [str(recipe)], [], [], "0"), tmp_path / "o")
         if message:
             with pytest.raises(UserError, match=message):
                 read_state(run)
@@ -179,11 +229,11 @@ def test_a_changed_recipe_is_refused(tmp_path: Path, program: list[str]) -> None
 def test_a_recipe_without_test_data_is_only_trained(tmp_path: Path, program: list[str]) -> None:
     tree = {"runs": {"a": {"model.projector": "MLP"}}}
     (tmp_path / "r.yaml").write_text("extends: quickstart\ndata: {test: null}\n")
-    (run,) = runs_of(make_ablation(tree, [str(tmp_path / "r.yaml")], {}, [], "0"), tmp_path / "o")
+    (run,) = runs_of(make_ablation(tree, [str(tmp_path / "r.yaml")], [], [], "0"), tmp_path / "o")
     Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
     assert read_state(run).is_done(run)
     assert "mmcomponents test" not in (run.folder / LOG).read_text()
-    settings = {"data.test": "x.tar"}
+    settings = [("data.test", "x.tar")]
     assert runs_of(make_ablation(tree, [str(tmp_path / "r.yaml")], settings, [], "0"), tmp_path)[0].has_test_data
 
 

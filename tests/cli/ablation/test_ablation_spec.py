@@ -12,7 +12,7 @@ from mmcomponents.cli.user_error import UserError
 
 
 def made(tree: dict[str, Any] | None = None, *over: str, **more: Any) -> Any:
-    given = {"configs": ["quickstart"], "settings": {}, "seeds": None} | more
+    given = {"configs": ["quickstart"], "settings": [], "seeds": None} | more
     return make_ablation(tree or {}, given["configs"], given["settings"], over, given["seeds"])
 
 
@@ -28,6 +28,10 @@ def test_axes_are_combined_and_the_first_values_are_the_base() -> None:
         "--config", "quickstart", "--model.projector", "MLPProjector", "--model.position", "RoPE",
     ]  # fmt: skip
     assert found.axes == ["model.projector", "model.position"]
+    fixed = made({}, "model.projector=MLPProjector,LinearProjector", "model.position=RoPE")
+    assert fixed.axes == ["model.projector"]  # only what differs
+    assert [variant.name for variant in fixed.variants] == ["projector=MLPProjector", "projector=LinearProjector"]
+    assert all(("model.position", "RoPE") in variant.settings for variant in fixed.variants)
     assert (found.seeds, dict(found.tests)) == ((0, 2), {"": {}})
 
 
@@ -37,15 +41,36 @@ def test_commas_within_brackets_do_not_separate_values() -> None:
         "MLPProjector",
         "TwoMap(a=1, b=[2, 3])",
     ]
-    assert found.variants[1].settings["model.projector"] == (
-        '{"class_path": "TwoMap", "init_args": {"a": 1, "b": [2, 3]}}'
+    assert found.variants[1].settings == (
+        ("model.projector", '{"class_path": "TwoMap", "init_args": {"a": 1, "b": [2, 3]}}'),
     )
-    assert [v.settings["model.optimizer.lr"] for v in made({}, "model.optimizer.lr=1e-3,3e-4,true,null").variants] == [
+    found = made({}, "model.optimizer.lr=1e-3,3e-4,true,null")
+    assert [dict(variant.settings)["model.optimizer.lr"] for variant in found.variants] == [
         "1e-3",
         "3e-4",
         "true",
         "null",
     ]
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "together"),
+    [  # a class drops the arguments before it, so that those of all variants come after it
+        (["p.size=3"], {"p": "A"}, ["p=A", "p.size=3"]),
+        (["p=B", "p.size=3"], {"p": "A"}, ["p=A", "p.size=3"]),
+        (["p.size=3"], {"p": {"class_path": "A", "init_args": {"size": 4}}}, ["p={…}"]),
+        (["p=B"], {"p": {"class_path": "A"}}, ["p={…}"]),
+        (["p=B", "o.x=1"], {"p.size": "3"}, ["p=B", "p.size=3", "o.x=1"]),
+        (["l=null", "l+=a", "l+=b"], {"l+": "c"}, ["l=null", "l+=c", "l+=a", "l+=b"]),
+        (["l.x=1", "l+=a"], {"l": "[]"}, ["l=[]", "l.x=1", "l+=a"]),
+    ],
+)
+def test_settings_of_all_variants_are_kept(common: list[str], own: dict[str, Any], together: list[str]) -> None:
+    shared = [(f"model.{key}", value) for key, _, value in (text.partition("=") for text in common)]
+    tree = {"runs": {"a": {f"model.{key}": value for key, value in own.items()}}}
+    (variant,) = made(tree, settings=shared).variants
+    shown = [f"{key.removeprefix('model.')}={'{…}' if '{' in value else value}" for key, value in variant.settings]
+    assert shown == together
 
 
 def test_a_file_has_named_values_tests_and_metrics(tmp_path: Path) -> None:
@@ -61,9 +86,9 @@ def test_a_file_has_named_values_tests_and_metrics(tmp_path: Path) -> None:
         "tests: {short: {}, long: {data.images.max_tiles: 8}}\n"
         "metrics: exact_match\n"
     )
-    found = made(read_file(str(path)), settings={"trainer.max_steps": "20"}, configs=[])
+    found = made(read_file(str(path)), settings=[("trainer.max_steps", "20")], configs=[])
     assert [variant.name for variant in found.variants] == ["loss=token", "loss=square"]
-    assert found.variants[1].settings == {
+    assert dict(found.variants[1].settings) == {
         "trainer.max_steps": "20",  # flags take precedence
         "model.objective.weighting": "square",
         "model.optimizer.lr": "0.001",
@@ -76,7 +101,7 @@ def test_a_list_of_runs_may_have_recipes_of_its_own() -> None:
     found = made({"runs": {"base": None, "other": {"config": "langbridge/tiny", "trainer.max_steps": 3}}})
     assert [variant.configs for variant in found.variants] == [("quickstart",), ("langbridge/tiny",)]
     assert found.variants[1].labels == {"run": "other"}
-    assert found.variants[1].settings == {"trainer.max_steps": "3"}
+    assert found.variants[1].settings == (("trainer.max_steps", "3"),)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +126,8 @@ def test_a_list_of_runs_may_have_recipes_of_its_own() -> None:
         ({"tests": {"a b": {}, "a/b": {}}, "runs": {"a": {}}}, (), {}, "two tests are called 'a_b'"),
         ({"metrics": 5, "runs": {"a": {}}}, (), {}, "metrics: is the name of a figure"),
         ({"seeds": [0, 0], "runs": {"a": {}}}, (), {}, "a seed is given twice"),
-        ({"runs": {"a": {}}}, (), {"seeds": "0,x"}, "seeds are numbers from 0 on"),
+        ({"runs": {"a": {}}}, (), {"seeds": "0,x"}, "seeds is a list of numbers from 0 on"),
+        ({"seeds": 3, "runs": {"a": {}}}, (), {}, "seeds is a list of numbers from 0 on, such as 0,1,2, not 3"),
         ({"runs": {"a": {}}}, (), {"configs": []}, "an ablation needs a base"),
         ({}, tuple(f"a.b{n}=" + ",".join(map(str, range(10))) for n in range(5)), {}, "100000 combinations"),
     ],
@@ -113,7 +139,7 @@ def test_what_is_wrong_is_told(tree: Any, over: tuple[str, ...], more: Any, mess
 
 def test_names_are_those_of_folders_and_dates_are_texts() -> None:
     found = made({}, "a.b=2024-01-01,x").variants
-    assert found[0].settings == {"a.b": '"2024-01-01"'}
+    assert found[0].settings == (("a.b", '"2024-01-01"'),)
     long = [made({"runs": {"値" * 100 + end: {}}}).variants[0].name for end in "ab"]
     assert len({*long}) == 2
     assert all(len(name.encode()) <= 160 for name in long)
@@ -128,6 +154,9 @@ def test_files_that_are_missing_or_have_other_keys_are_told(tmp_path: Path) -> N
     (tmp_path / "b.yaml").write_text("- 1\n")
     with pytest.raises(UserError, match="an ablation is a mapping with config"):
         read_file(str(tmp_path / "b.yaml"))
+    (tmp_path / "d.yaml").write_text("runs:\n  a: {}\n  a: {model.x: 1}\n")
+    with pytest.raises(UserError, match="found duplicate key a"):
+        read_file(str(tmp_path / "d.yaml"))
     (tmp_path / "c.yaml").write_text("a: [\n")
     with pytest.raises(UserError, match=r"c\.yaml: while parsing"):
         read_file(str(tmp_path / "c.yaml"))

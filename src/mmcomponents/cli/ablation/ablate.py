@@ -23,7 +23,7 @@ def main(verb: str, argv: list[str]) -> int:
         raise UserError(f"{verb}: no option {flags.requests[0]}; see `mmcomponents fit {flags.requests[0]}`")
     check_options(verb, flags, vars(options))
     tree = {} if name is None else read_file(name)
-    ablation = make_ablation(tree, flags.configs, dict(flags.settings), options.over, options.seeds)
+    ablation = make_ablation(tree, flags.configs, flags.settings, options.over, options.seeds)
     title = Path(name).stem if name else Path(flags.configs[-1]).stem
     out = Path(options.out or Path("runs", "ablations", title))
     from mmcomponents.cli.ablation import ablation_call

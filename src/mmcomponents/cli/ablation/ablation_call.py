@@ -11,8 +11,16 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from mmcomponents.cli.ablation.ablation_costs import cost_of
-from mmcomponents.cli.ablation.ablation_report import notes_of, rows_of, table_of, write_hparams, write_tables
+from mmcomponents.cli.ablation.ablation_costs import cost_of, errors_of_tests
+from mmcomponents.cli.ablation.ablation_differences import differences_of
+from mmcomponents.cli.ablation.ablation_report import (
+    bases_of,
+    notes_of,
+    rows_of,
+    table_of,
+    write_hparams,
+    write_tables,
+)
 from mmcomponents.cli.ablation.ablation_results import collect, metrics_of
 from mmcomponents.cli.ablation.ablation_runs import Run, Runner, State, read_state, runs_of, visible_gpus, write_state
 from mmcomponents.cli.ablation.ablation_spec import Ablation
@@ -20,10 +28,9 @@ from mmcomponents.cli.terminal.plan_tables import short_number
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.evaluation.plot import draw_variants
-from mmcomponents.plain_text import plain_line
 from mmcomponents.registry import near
 
-_LOG, _COMMANDS = "ablation.log", "commands.txt"
+_LOG, _COMMANDS, _TENSORBOARD = "ablation.log", "commands.txt", "tensorboard"
 
 
 @dataclass
@@ -60,9 +67,11 @@ class Call:
                     errors.append(f"{variant.name}: {cost.error}")
                 else:
                     figures = [f"{cost.parameters:,}", f"{cost.trainable:,}", short_number(cost.flops or 0)]
+                    wrong = errors_of_tests(variant, self.ablation.tests)
+                    errors += [f"{variant.name}{test and f', {test}'}: {error}" for test, error in wrong.items()]
                 table.add_row(*(cell(variant.labels[axis]) for axis in axes), *figures)
         console.print(table)
-        for line in (f"base: {variants[0].name}", *errors):
+        for line in (f"base: {variants[0].name}", *differences_of(variants), *errors):
             print_line(console, line)
         return 2 if errors else 0
 
@@ -134,18 +143,20 @@ class Call:
         metrics = metrics_of(lines, self.ablation.metrics)
         if not any(line.outcomes or line.failed for line in lines):
             raise UserError(f"{self.verb}: no run in {self.out} has ended")
-        rows, notes, console = rows_of(lines, metrics), notes_of(lines, metrics), table_console()
+        rows, console = rows_of(lines, metrics), table_console()
+        notes = [*differences_of(self.ablation.variants), *notes_of(lines, metrics)]
         console.print(table_of(rows, lines, self.title))
         for note in notes:
             print_line(console, note)
-        write_tables(rows, notes, lines, self.out)
+        write_tables(rows, notes, lines, metrics, self.out)
         written = ["table.md", "table.csv"]
         if metrics:
-            values = {plain_line(line.name): line.values(metrics[0]) for line in lines}
+            values = {line.name: line.values(metrics[0]) for line in lines}
+            bases = {line.name: base.name for line, base in zip(lines, bases_of(lines), strict=True)}
             for suffix in ("png", "svg"):
-                draw_variants(values, self.out / f"plot.{suffix}", self.title, metrics[0])
-            write_hparams(runs, lines, metrics)
-            written += ["runs.csv", "plot.png", "plot.svg"]
+                draw_variants(values, self.out / f"plot.{suffix}", self.title, metrics[0], bases)
+            write_hparams(lines, metrics, self.out / _TENSORBOARD)
+            written += ["runs.csv", "plot.png", "plot.svg", _TENSORBOARD]
         print_line(console, "wrote " + ", ".join((self.out / name).as_posix() for name in written))
         return int(any(line.failed for line in lines))
 

@@ -6,12 +6,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from rich.table import Table
 
 from mmcomponents.cli.ablation.ablation_results import Compared, Line, compare, seconds, speed
-from mmcomponents.cli.ablation.ablation_runs import Run
+from mmcomponents.cli.ablation.ablation_spec import file_name
 from mmcomponents.cli.terminal.plan_tables import short_number
 from mmcomponents.cli.terminal.tables import cell
 from mmcomponents.data.storage.atomic_write import write_text
@@ -22,13 +23,14 @@ _SHARES = ("exact_match", "boxes.ap", "report.exact_match")
 
 def comparisons(lines: Sequence[Line], metric: str) -> dict[str, Compared]:
     """Returns each line's comparison with the base under the same test, by the line's name."""
-    bases = {line.labels.get("test"): line for line in reversed(lines) if line.labels.get("test") is not None}
-    found = {}
-    for line in lines:
-        base = bases.get(line.labels.get("test"), lines[0])
-        if (compared := compare(line, base, metric)) is not None:
-            found[line.name] = compared
-    return found
+    found = {line.name: compare(line, base, metric) for line, base in zip(lines, bases_of(lines), strict=True)}
+    return {name: compared for name, compared in found.items() if compared is not None}
+
+
+def bases_of(lines: Sequence[Line]) -> list[Line]:
+    """Returns for each line that of the base, the first variant, under the same test."""
+    by_test = {line.labels.get("test"): line for line in reversed(lines)}
+    return [by_test[line.labels.get("test")] for line in lines]
 
 
 def rows_of(lines: Sequence[Line], metrics: Sequence[str]) -> list[dict[str, str]]:
@@ -47,9 +49,9 @@ def rows_of(lines: Sequence[Line], metrics: Sequence[str]) -> list[dict[str, str
         row["difference"] = "" if found is None or not metrics else figure(metrics[0], found.difference, signed=True)
         row["p questions"] = "" if found is None else _probability(found.p_questions)
         row["p seeds"] = "" if found is None else _probability(found.p_seeds)
-        row["parameters"] = _whole(line.cost("parameters"))
-        row["trainable"] = _whole(line.cost("trainable"))
-        row["FLOPs per step"] = "" if line.cost("flops") is None else short_number(int(line.cost("flops") or 0))
+        row["parameters"] = _whole(line.cost.get("parameters"))
+        row["trainable"] = _whole(line.cost.get("trainable"))
+        row["FLOPs per step"] = "" if line.cost.get("flops") is None else short_number(line.cost["flops"])
         row["tokens/s"] = _whole(speed(line))
         row["seconds"] = _whole(seconds(line))
         row["runs"] = str(len(line.outcomes)) + "".join(
@@ -84,7 +86,8 @@ def notes_of(lines: Sequence[Line], metrics: Sequence[str]) -> list[str]:
     notes = []
     if metrics:
         compared = comparisons(lines, metrics[0])
-        notes.append(f"difference in {metrics[0]} from {lines[0].name}")
+        same = " with the same test" if len({line.labels.get("test") for line in lines}) > 1 else ""
+        notes.append(f"difference in {metrics[0]} from {lines[0].variant}{same}")
         questions = sorted({found.questions for found in compared.values() if found.p_questions is not None})
         paired = sorted({found.seeds for found in compared.values() if found.p_seeds is not None})
         if questions:
@@ -94,52 +97,85 @@ def notes_of(lines: Sequence[Line], metrics: Sequence[str]) -> list[str]:
             counts = " or ".join(map(str, paired))
             notes.append(f"p seeds: paired t-test of {counts} seeds; whether the variants differ")
         if not lines[0].outcomes and any(line.outcomes for line in lines):
-            notes.append(f"nothing is compared: no run of the base {lines[0].name} has ended")
+            notes.append(f"nothing is compared: no run of the base {lines[0].variant} has ended")
     if any(line.spread(metric) is not None for line in lines for metric in metrics):
         notes.append("± is the standard deviation over seeds")
+    failed: dict[tuple[str, str], dict[int, list[Line]]] = {}
     for line in lines:
-        for error in dict.fromkeys(line.failed.values()):
-            seeds = [str(seed) for seed, found in line.failed.items() if found == error]
-            notes.append(f"{line.name}, seed{'s' if seeds[1:] else ''} {', '.join(seeds)} failed: {error}")
+        for seed, error in line.failed.items():
+            failed.setdefault((line.variant, error), {}).setdefault(seed, []).append(line)
+    for (variant, error), found in failed.items():
+        seeds, own = [str(seed) for seed in found], next(iter(found.values()))
+        name = own[0].name if len(own) == 1 else variant  # training failed, and with it all tests
+        notes.append(f"{name}, seed{'s' if seeds[1:] else ''} {', '.join(seeds)} failed: {error}")
     return notes
 
 
-def write_tables(rows: Sequence[Mapping[str, str]], notes: Sequence[str], lines: Sequence[Line], out: Path) -> None:
-    """Writes `table.md`, `table.csv` and `runs.csv`, which has all figures of each run."""
+def write_tables(
+    rows: Sequence[Mapping[str, str]],
+    notes: Sequence[str],
+    lines: Sequence[Line],
+    metrics: Sequence[str],
+    out: Path,
+) -> None:
+    """Writes `table.md`, `table.csv` with the same as plain numbers, and `runs.csv` with all figures of each run."""
     write_text(out / "table.md", _markdown(rows) + "".join(f"\n{note}\n" for note in notes))
-    write_text(out / "table.csv", _csv([dict(row) for row in rows]))
+    write_text(out / "table.csv", _csv(_numbers(lines, metrics)))
     every: list[dict[str, Any]] = []
     for line in lines:
         for outcome in line.outcomes:
-            costs = {name: value for name, value in outcome.state.cost.items() if name != "error"}
-            own = {**line.labels, "seed": outcome.seed, **costs, "seconds": round(outcome.state.seconds, 1)}
+            own = {**line.labels, "seed": outcome.seed, **_costs(line), "seconds": round(outcome.state.seconds, 1)}
             every.append(own | outcome.figures)
     if every:
         write_text(out / "runs.csv", _csv(every))
 
 
-def write_hparams(runs: Sequence[Run], lines: Sequence[Line], metrics: Sequence[str]) -> None:
-    """Writes what differs and the metrics of each run for TensorBoard's HPARAMS tab."""
+def write_hparams(lines: Sequence[Line], metrics: Sequence[str], folder: Path) -> None:
+    """Writes what differs and the metrics of each run for TensorBoard's HPARAMS tab.
+
+    They need a folder of their own: beside the events of the runs, the tab would show the columns that Lightning's
+    logger has declared there, all hyperparameters and no metric.
+
+    Args:
+        lines: Lines of the table.
+        metrics: Metrics of the table.
+        folder: Folder for `tensorboard --logdir`, which is replaced.
+    """
     from torch.utils.tensorboard.summary import hparams, scalar
     from torch.utils.tensorboard.writer import FileWriter
 
-    done = {(line.name, outcome.seed): (line, outcome) for line in lines for outcome in line.outcomes}
-    for run in runs:
-        for test in run.tests:
-            name = f"{run.variant.name}, {test}" if len(run.tests) > 1 else run.variant.name
-            if (name, run.seed) not in done:
-                continue
-            line, outcome = done[name, run.seed]
-            values = {f"hparam/{metric}": outcome.figures[metric] for metric in metrics if metric in outcome.figures}
-            folder = run.test_folder(test) / "hparams"
-            for old in folder.glob("events.out.tfevents.*"):
-                old.unlink()
-            writer = FileWriter(str(folder))
-            for event in hparams({**line.labels, "seed": run.seed}, values):
+    if folder.exists():
+        rmtree(folder)
+    for line in lines:
+        for outcome in line.outcomes:
+            values = {metric: outcome.figures[metric] for metric in metrics if metric in outcome.figures}
+            writer = FileWriter(str(folder / file_name(line.name) / f"seed-{outcome.seed}"))
+            for event in hparams({**line.labels, "seed": outcome.seed}, values):
                 writer.add_summary(event)
             for key, value in values.items():
                 writer.add_summary(scalar(key, value), 0)
             writer.close()
+
+
+def _numbers(lines: Sequence[Line], metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Returns the table as numbers, without columns that are empty in all rows."""
+    compared = comparisons(lines, metrics[0]) if metrics else {}
+    rows: list[dict[str, Any]] = []
+    for line in lines:
+        row: dict[str, Any] = dict(line.labels)
+        for metric in metrics:
+            row |= {metric: line.mean(metric), f"{metric} standard deviation": line.spread(metric)}
+        if found := compared.get(line.name):
+            own = {"difference": found.difference, "p questions": found.p_questions, "p seeds": found.p_seeds}
+            row |= {**own, "questions": found.questions or None}
+        row |= {**_costs(line), "tokens_per_second": speed(line), "seconds": seconds(line)}
+        rows.append(row | {"runs": len(line.outcomes), "failed": len(line.failed), "missing": len(line.missing)})
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    return [{name: row.get(name) for name in names if any(r.get(name) is not None for r in rows)} for row in rows]
+
+
+def _costs(line: Line) -> dict[str, Any]:
+    return {name: value for name, value in line.cost.items() if name != "error"}
 
 
 def _probability(p: float | None) -> str:

@@ -54,17 +54,21 @@ class Line:
 
     Attributes:
         name: Name of the variant, and of the test if there are several.
+        variant: Name of the variant.
         labels: What the variant is on each axis, and the name of the test.
         outcomes: Its runs that have ended.
         failed: Errors of those that have failed, by seed.
         missing: Seeds of runs that have not ended.
+        cost: Values of `plan` by name, where the variant can be built.
     """
 
     name: str
+    variant: str
     labels: dict[str, str]
     outcomes: list[Outcome] = field(default_factory=list)
     failed: dict[int, str] = field(default_factory=dict)
     missing: list[int] = field(default_factory=list)
+    cost: dict[str, Any] = field(default_factory=dict)
 
     def values(self, metric: str) -> list[float]:
         """Returns a figure of each run."""
@@ -77,11 +81,6 @@ class Line:
     def spread(self, metric: str) -> float | None:
         """Returns the standard deviation over the runs; None with less than two."""
         return float(np.std(values, ddof=1)) if len(values := self.values(metric)) > 1 else None
-
-    def cost(self, name: str) -> float | None:
-        """Returns a value of `plan`."""
-        found = (outcome.state.cost.get(name) for outcome in self.outcomes)
-        return next((value for value in found if value is not None), None)
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,9 @@ def collect(runs: Sequence[Run]) -> list[Line]:
         for test in run.tests:
             name = f"{run.variant.name}, {test}" if several else run.variant.name
             labels = {**run.variant.labels, **({"test": test} if several else {})}
-            line = lines.setdefault((run.variant.name, test), Line(name, labels))
+            line = lines.setdefault((run.variant.name, test), Line(name, run.variant.name, labels))
             state = read_state(run)
+            line.cost = line.cost or state.cost
             if error := state.error or state.test_errors.get(test):
                 line.failed[run.seed] = error
             elif not state.fitted or not state.has_tested(run, test):

@@ -64,13 +64,16 @@ class Run:
 
     def fit_words(self) -> list[str]:
         """Returns the command that trains."""
-        own = ["--seed_everything", str(self.seed), _ROOT, self.folder.as_posix()]
-        return ["fit", *self.variant.flags(), *own]
+        return [*self.settings(), _ROOT, self.folder.as_posix()]
+
+    def settings(self) -> list[str]:
+        """Returns the command that trains, without the folder, which may be written in several ways."""
+        return ["fit", *self.variant.flags(), "--seed_everything", str(self.seed)]
 
     def test_words(self, test: str, checkpoint: str) -> list[str]:
         """Returns the command of a test."""
         words = ["test", "--config", (self.folder / "recipe.yaml").as_posix(), "--ckpt_path", checkpoint]
-        return [*words, *flags_of(self.tests[test]), _ROOT, self.test_folder(test).as_posix()]
+        return [*words, *flags_of(self.tests[test].items()), _ROOT, self.test_folder(test).as_posix()]
 
     def test_folder(self, test: str) -> Path:
         """Returns the folder of a test's results: the run's own, or one of its name within."""
@@ -82,11 +85,12 @@ class State:
     """What is done of a run, `state.json`.
 
     Attributes:
-        command: What trains it; another one is another run.
+        command: What trains it, without its folder; another one is another run.
         recipe: Digest of its recipes, with the files that they extend; others are another run.
         fitted: Whether training has ended.
         tested: Settings of the tests that have ended, by name.
-        seconds: Duration of training with its start, over all calls.
+        seconds: Duration of training with its start, over all calls, without what was trained again after a stop.
+        began: Time of the start of training in the last call; 0 if that has been counted.
         error: Last line of the error if training failed.
         test_errors: The same of tests that failed, by name.
         cost: See `Cost`.
@@ -97,6 +101,7 @@ class State:
     fitted: bool = False
     tested: dict[str, dict[str, str]] = field(default_factory=dict)
     seconds: float = 0.0
+    began: float = 0.0
     error: str = ""
     test_errors: dict[str, str] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
@@ -133,7 +138,7 @@ def _facts(variant: Variant, ablation: Ablation) -> tuple[str, bool]:
     digest = hashlib.sha256(json.dumps(tree, sort_keys=True, default=str).encode()).hexdigest()[:16]
     data = tree.get("data")
     is_named = isinstance(data, dict) and ("class_path" in data or data.get("test") is not None)
-    settings = {**variant.settings, **{key: value for own in ablation.tests.values() for key, value in own.items()}}
+    settings = {*(key for key, _ in variant.settings), *(key for own in ablation.tests.values() for key in own)}
     return digest, is_named or any(key in settings for key in ("data", "data.class_path", "data.test"))
 
 
@@ -143,7 +148,7 @@ def read_state(run: Run) -> State:
     Raises:
         UserError: The folder has a run with other settings, or its state cannot be read.
     """
-    path, command = run.folder / STATE, run.fit_words()
+    path, command = run.folder / STATE, run.settings()
     if not path.is_file():
         return State(command, run.recipe)
     try:
@@ -242,10 +247,15 @@ class Runner:
         state.error, state.test_errors = "", {}
         self.tell(f"{run.name}: begins, log in {run.folder / LOG}")
         if not state.fitted:
-            begin = time.monotonic()
-            code = self._call(run, _resumed(run), environment)
-            state.seconds += time.monotonic() - begin
+            checkpoint = _checkpoint(run.folder)
+            state.seconds = _seconds_before(state, checkpoint)
+            state.began = time.time()
+            write_state(run, state)  # what ends this process, too, does not end the count
+            words = run.fit_words()
+            code = self._call(run, [*words, "--ckpt_path", checkpoint] if checkpoint else words, environment)
             state.fitted = code == 0
+            if state.fitted:
+                state.seconds, state.began = state.seconds + time.time() - state.began, 0.0
             state.error = self._error(run, code)
             write_state(run, state)
         for test, settings in run.tests.items() if state.fitted and run.has_test_data else ():
@@ -293,7 +303,7 @@ class Runner:
 
     def _error(self, run: Run, code: int) -> str:
         """Returns the error of a command; none if it was interrupted with all others."""
-        return "" if code == 0 or self._stopped.is_set() else _last_line(run.folder / LOG, code)
+        return "" if code == 0 or self._stopped.is_set() else _error_of(run.folder / LOG, code)
 
     def _interrupt(self) -> None:
         with self._lock:
@@ -334,10 +344,12 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         os.killpg(process.pid, number)
 
 
-def _resumed(run: Run) -> list[str]:
-    """Returns the command that trains, from the last checkpoint if there is one."""
-    words, checkpoint = run.fit_words(), _checkpoint(run.folder)
-    return words if checkpoint is None else [*words, "--ckpt_path", checkpoint]
+def _seconds_before(state: State, checkpoint: str | None) -> float:
+    """Returns the duration of training up to a checkpoint; None: training begins again."""
+    if checkpoint is None:
+        return 0.0
+    written = Path(checkpoint).stat().st_mtime
+    return state.seconds + (max(0.0, written - state.began) if state.began else 0.0)
 
 
 def _checkpoint(folder: Path) -> str | None:
@@ -361,11 +373,21 @@ def _held(lock: Path) -> Iterator[bool]:
             yield True
 
 
-def _last_line(log: Path, code: int) -> str:
-    """Returns the last line of a log that is not empty, or the signal that ended the process."""
+def _error_of(log: Path, code: int) -> str:
+    """Returns the line of the error that ended a command, or the signal.
+
+    That is the line below the last traceback, with the next one if it ends with a colon; without a traceback, the last
+    line that is not empty.
+    """
     if code < 0:
         name = signal.Signals(-code).name
         return f"killed by {name}" + (", as by a lack of memory" if name == "SIGKILL" else "")
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    last = lines[-1].strip() if lines else ""
-    return last if last and not last.startswith("$ ") else f"exit code {code}"
+    begin = max((number for number, line in enumerate(lines) if line.startswith("$ ")), default=-1) + 1
+    lines = lines[begin:]
+    traces = [number for number, line in enumerate(lines) if line.startswith("Traceback (most recent call last)")]
+    below = [n for n in range(traces[-1] + 1, len(lines)) if not lines[n][0].isspace()] if traces else []
+    if not below:
+        return lines[-1].strip() if lines else f"exit code {code}"
+    error = lines[below[0]].strip()
+    return " ".join([error, *(line.strip() for line in lines[below[0] + 1 : below[0] + 2] if error.endswith(":"))])

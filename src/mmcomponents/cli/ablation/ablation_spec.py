@@ -9,10 +9,13 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from mmcomponents.cli.recipes.flags import given_keys
 from mmcomponents.cli.recipes.recipe import SHIPPED
 from mmcomponents.cli.user_error import UserError, near_file
 from mmcomponents.registry import near
@@ -53,13 +56,13 @@ class Variant:
         name: Its name, which is that of its folder.
         labels: What it is on each axis, for the table.
         configs: Its recipes.
-        settings: Settings of the recipe.
+        settings: Flags of the recipe, (key, value) in the order in which they apply.
     """
 
     name: str
     labels: Mapping[str, str]
     configs: tuple[str, ...]
-    settings: Settings
+    settings: tuple[tuple[str, str], ...]
 
     def flags(self) -> list[str]:
         """Returns recipes and settings as a command line."""
@@ -89,9 +92,9 @@ class Ablation:
         return list(dict.fromkeys(axis for variant in self.variants for axis in variant.labels))
 
 
-def flags_of(settings: Settings) -> list[str]:
+def flags_of(settings: Iterable[tuple[str, str]]) -> list[str]:
     """Returns settings as the words of a command line."""
-    return [word for key, value in settings.items() for word in (f"--{key}", value)]
+    return [word for key, value in settings for word in (f"--{key}", value)]
 
 
 def read_file(name: str) -> dict[str, Any]:
@@ -105,26 +108,30 @@ def read_file(name: str) -> dict[str, Any]:
     """
     path = _find(name)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        tree = OmegaConf.to_container(OmegaConf.load(path), resolve=False)  # it refuses a key that is given twice
+    except (OSError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"{path}: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: an ablation is a mapping with {', '.join(_KEYS)}")
     for key in tree:
         if key not in _KEYS:
             raise UserError(f"{path}: no key {key!r}{near(str(key), _KEYS)}; the keys are {', '.join(_KEYS)}")
-    return tree
+    return cast(dict[str, Any], tree)
 
 
 def make_ablation(
-    tree: Mapping[str, Any], configs: Sequence[str], settings: Settings, over: Sequence[str], seeds: str | None
+    tree: Mapping[str, Any],
+    configs: Sequence[str],
+    settings: Sequence[tuple[str, str]],
+    over: Sequence[str],
+    seeds: str | None,
 ) -> Ablation:
     """Returns the ablation of a file and flags, which take precedence.
 
     Args:
         tree: Contents of the file; empty without one.
         configs: Recipes from flags.
-        settings: Settings from flags, of all runs.
+        settings: Settings from flags, of all runs, in order.
         over: Axes from flags, `KEY=VALUE,VALUE`.
         seeds: Seeds from flags, such as "0,1,2".
 
@@ -137,7 +144,9 @@ def make_ablation(
     base = tuple(configs or ([given] if isinstance(given, str) else given))
     if not base or not all(isinstance(name, str) for name in base):
         raise UserError("an ablation needs a base: --config RECIPE, or config: in its file")
-    common = _settings("settings", tree.get("settings")) | settings
+    flags = {key for key, _ in settings}
+    filed = _settings("settings", tree.get("settings"))
+    common = [*((key, value) for key, value in filed.items() if key not in flags), *settings]
     by_flag = [_axis(text) for text in over]
     if twice := sorted({key for key, _ in by_flag if sum(key == other for other, _ in by_flag) > 1}):
         raise UserError(f"--over {twice[0]} is given twice")
@@ -202,7 +211,7 @@ def _axes(tree: Any) -> dict[str, dict[str, Settings]]:
     return axes
 
 
-def _check_axes(axes: Mapping[str, Mapping[str, Settings]], common: Settings) -> None:
+def _check_axes(axes: Mapping[str, Mapping[str, Settings]], common: Iterable[tuple[str, str]]) -> None:
     """Checks that no setting would be lost."""
     keys = {axis: {key for own in values.values() for key in own} for axis, values in axes.items()}
     for axis in axes:
@@ -211,7 +220,7 @@ def _check_axes(axes: Mapping[str, Mapping[str, Settings]], common: Settings) ->
     for one, other in itertools.combinations(axes, 2):
         if both := sorted(keys[one] & keys[other]):
             raise UserError(f"the axes {one} and {other} both set {both[0]}")
-    for key in (*common, *itertools.chain(*keys.values())):
+    for key in (*(key for key, _ in common), *itertools.chain(*keys.values())):
         if key in _OWN:
             raise UserError(f"{key} cannot be set: each run has its own, see --seeds and --out")
 
@@ -253,9 +262,10 @@ def _grid(axes: Mapping[str, Mapping[str, Settings]]) -> list[tuple[str, dict[st
         count *= len(values)
     if count > _MOST_RUNS:
         raise UserError(f"{count} combinations are more than {_MOST_RUNS}")
-    found = []
+    found, several = [], [axis for axis, values in axes.items() if len(values) > 1] or [*axes]
     for chosen in itertools.product(*(values.items() for values in axes.values())):
-        labels = dict(zip(axes, (label for label, _ in chosen), strict=True))
+        every = dict(zip(axes, (label for label, _ in chosen), strict=True))
+        labels = {axis: every[axis] for axis in several}
         settings = {key: value for _, own in chosen for key, value in own.items()}
         name = ",".join(f"{axis.rpartition('.')[2]}={label}" for axis, label in labels.items())
         found.append((name, labels, settings))
@@ -268,10 +278,30 @@ def _listed(runs: Any) -> list[tuple[str, dict[str, str], Settings]]:
     return [(str(name), {"run": str(name)}, _settings(f"runs.{name}", own)) for name, own in runs.items()]
 
 
-def _variant(name: str, labels: dict[str, str], own: Settings, base: tuple[str, ...], common: Settings) -> Variant:
-    settings = common | own
-    config = settings.pop("config", None)
+def _variant(
+    name: str, labels: dict[str, str], own: Settings, base: tuple[str, ...], common: Sequence[tuple[str, str]]
+) -> Variant:
+    """Returns a variant; what it sets itself takes precedence over common settings.
+
+    A class drops the arguments that were set before it. Common settings therefore come after those of the variant,
+    except those that name what the variant has arguments of or appends to.
+    """
+    own = dict(own)
+    config = own.pop("config", None)
+    given = given_keys([*own.items()]) | {_bare(key) for key in own if not key.endswith("+")}
+    kept = [(key, value) for key, value in common if _bare(key) not in given or key.endswith("+")]
+    first = [pair for pair in kept if not pair[0].endswith("+") and any(_changes(key, pair[0]) for key in own)]
+    settings = (*first, *own.items(), *(pair for pair in kept if pair not in first))
     return Variant(file_name(name), labels, base if config is None else (config,), settings)
+
+
+def _bare(key: str) -> str:
+    return key.removesuffix("+").replace(".init_args", "")
+
+
+def _changes(key: str, whole: str) -> bool:
+    """Returns whether a key appends to, or is an argument of, what another key names."""
+    return _bare(key).startswith(f"{_bare(whole)}.") or (_bare(key) == _bare(whole) and key.endswith("+"))
 
 
 def _settings(where: str, tree: Any) -> Settings:
@@ -286,9 +316,8 @@ def _settings(where: str, tree: Any) -> Settings:
 
 def _seeds(given: Any) -> tuple[int, ...]:
     values = given.split(",") if isinstance(given, str) else [0] if given is None else given
-    values = values if isinstance(values, list) else [values]
-    if not values or not all(str(value).strip().isdecimal() for value in values):
-        raise UserError(f"seeds are numbers from 0 on, such as 0,1,2, not {given!r}")
+    if not values or not isinstance(values, list) or not all(str(value).strip().isdecimal() for value in values):
+        raise UserError(f"seeds is a list of numbers from 0 on, such as 0,1,2, not {given!r}")
     seeds = tuple(int(value) for value in values)
     if len({*seeds}) < len(seeds):
         raise UserError(f"a seed is given twice: {', '.join(map(str, seeds))}")

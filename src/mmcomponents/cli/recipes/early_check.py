@@ -5,7 +5,7 @@ Whatever cannot be decided without an import is left to the complete check.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmcomponents import registry
@@ -47,6 +47,15 @@ def merged_tree(configs: list[str]) -> Tree:
     return load(configs, _FromSources()).tree
 
 
+def recipe_of(configs: Iterable[str], settings: Iterable[tuple[str, str]]) -> Recipe:
+    """Returns merged recipes with settings of a command line.
+
+    Raises:
+        UserError: A recipe or a setting is unknown or broken.
+    """
+    return apply(load(configs, _FromSources()), list(settings))
+
+
 def check_command(verb: str, argv: list[str]) -> None:
     """Checks the recipes of a command, and the keys of recipes and flags of a verb of the Trainer.
 
@@ -67,7 +76,7 @@ def check_command(verb: str, argv: list[str]) -> None:
         return
     if not flags.configs:
         raise UserError(f"{verb} needs --config RECIPE; `mmcomponents recipes` lists those of the library")
-    _check_keys(verb, apply(load(flags.configs, _FromSources()), flags.settings))
+    _check_keys(verb, recipe_of(flags.configs, flags.settings))
 
 
 def keys_of(verb: str) -> list[str]:

@@ -7,7 +7,7 @@ interpolations are resolved and before anything is checked, so that a reference 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -96,8 +96,8 @@ def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
     """Returns the recipe with the settings of a command line, applied in order.
 
     Raises:
-        UserError: A value is no YAML, a key is below a value that is no mapping, one is nested too deeply, or a setting
-            is given by two names.
+        UserError: A value is no YAML, a key is below a value that is no mapping, one is nested too deeply, a setting
+            is given by two names, or one is dropped by a class that is named after it.
     """
     names: dict[str, str] = {}
     for key, text in settings:
@@ -110,7 +110,8 @@ def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
             continue
         name = key.removesuffix("+").replace(".init_args", "")
         path = data_flag(path, recipe.moved)
-        first = names.setdefault(".".join(path).replace(".init_args", ""), name)
+        place = ".".join(path).replace(".init_args", "")
+        first = names.setdefault(place, name)
         if first != name:
             raise UserError(f"--{first} and --{name} are the same setting; give one of them")
         tree = merge({}, recipe.tree)
@@ -118,7 +119,38 @@ def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
         above = [".".join(full[:depth]) for depth in range(1, len(full))]
         origins = {**dict.fromkeys(above, COMMAND_LINE), **recipe.origins, ".".join(full): COMMAND_LINE}
         recipe = replace(recipe, tree=tree, origins=origins)
+        if not append:
+            _refuse_dropped(place.removesuffix(".class_path"), name, names, tree)
     return recipe
+
+
+def _refuse_dropped(place: str, name: str, before: Mapping[str, str], tree: Tree) -> None:
+    """Refuses flags whose values another class has dropped.
+
+    Args:
+        place: Path of the value of a flag.
+        name: Key of the flag.
+        before: Paths and keys of the flags up to it.
+        tree: The tree with all of them applied.
+
+    Raises:
+        UserError: A value is not in the tree any more.
+    """
+    for path, key in before.items():
+        if path.startswith(f"{place}.") and not _holds(tree, path.split(".")):
+            raise UserError(f"--{name} after --{key} drops its value: give --{name} first")
+
+
+def _holds(node: Any, path: list[str]) -> bool:
+    for key in path:
+        if isinstance(node, list) and node:
+            node = node[-1]
+        if isinstance(node, dict) and key not in node:
+            node = node.get("init_args")
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True
 
 
 def given_keys(settings: list[tuple[str, str]]) -> set[str]:
