@@ -45,12 +45,8 @@ def test_commas_within_brackets_do_not_separate_values() -> None:
         ("model.projector", '{"class_path": "TwoMap", "init_args": {"a": 1, "b": [2, 3]}}'),
     )
     found = made({}, "model.optimizer.lr=1e-3,3e-4,true,null")
-    assert [dict(variant.settings)["model.optimizer.lr"] for variant in found.variants] == [
-        "1e-3",
-        "3e-4",
-        "true",
-        "null",
-    ]
+    values = [dict(variant.settings)["model.optimizer.lr"] for variant in found.variants]
+    assert values == ["1e-3", "3e-4", "true", "null"]
 
 
 @pytest.mark.parametrize(

@@ -184,3 +184,9 @@ def test_a_class_inside_a_default_class_has_its_own_defaults(named: bool, throug
         found = parser.parse_args(words) if through_text else parser.parse_object(tree)
     assert found.guiding.aim.init_args.reference.init_args.as_dict() == {"head": "rank", "scale": 2.0}
     assert found.guiding.aim.init_args.head == "guided"
+
+
+def test_a_member_of_an_enum_as_a_default_is_written_as_its_text(build: Build) -> None:
+    cli = build("trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.Timer}]}", verb="fit")
+    (timer,) = yaml.safe_load(cli.parser.dump(cli.config))["trainer"]["callbacks"]
+    assert timer["init_args"]["interval"] == "step"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from enum import Enum
 from typing import Any, cast
 
 from jsonargparse import Namespace
@@ -68,9 +69,14 @@ class RecipeParser(LightningArgumentParser):
 
     def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
         """Returns the defaults, inside `replacing` without those of classes that the given values replace."""
-        found = super().get_defaults(*args, **kwargs)
+        found = _copied(super().get_defaults(*args, **kwargs))
+        for (
+            action
+        ) in self._actions:  # a member of an enum as the default of a text, which YAML lacks: Lightning's Timer
+            value = vars(found).get(action.dest)
+            if isinstance(value, Enum) and isinstance(value, str) and getattr(action, "_typehint", None) is str:
+                found[action.dest] = str(value.value)
         if self._given:
-            found = _copied(found)
             _drop_replaced(vars(found), self._given[-1])
         return found
 
