@@ -11,7 +11,7 @@ import pytest
 
 from mmcomponents import registry
 from mmcomponents.compose import build
-from mmcomponents.registry import PartError, available, load, resolve, slots
+from mmcomponents.registry import PartError, PartWarning, available, find, load, resolve, slots
 
 Install = Callable[[str, str, str], Path]
 
@@ -90,6 +90,15 @@ def test_a_name_of_two_packages_is_refused_when_it_is_used(install: Install) -> 
     assert resolve("projector", "Rope") == "ropes.Rope"
     with pytest.raises(PartError, match=r"declared by bridges \(bridges.Bridge\) and ropes \(ropes.Bridge\)"):
         resolve("projector", "Bridge")
+
+
+def test_a_name_of_the_library_stays_the_librarys(install: Install) -> None:
+    install("bridges", "projector.MLPProjector = bridges:MLPProjector")
+    for found in (resolve("projector", "MLPProjector"), find("MLPProjector")):
+        assert found == "mmcomponents.projectors.MLPProjector"
+    with pytest.warns(PartWarning, match="bridges declares the projector 'MLPProjector', which is a name of mmcomp"):
+        resolve("projector", "MLPProjector")
+    assert resolve("projector", "bridges.MLPProjector") == "bridges.MLPProjector"
 
 
 def test_a_broken_package_warns_and_stops_nothing(install: Install) -> None:

@@ -63,6 +63,10 @@ class PartError(ValueError):
     """A component is not found, or its name is ambiguous; the one-line message suggests similar names."""
 
 
+class PartWarning(UserWarning):
+    """An installed package declares a component wrongly, or with a name of the library's."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One component that a slot can hold.
@@ -108,13 +112,14 @@ def resolve(slot: str, name: str) -> str:
         name: Short name, or a dotted path, for which `current_path` is returned.
 
     Raises:
-        PartError: The slot does not exist, no package has a component of this name, or two packages declare it.
+        PartError: The slot does not exist, no package has a component of this name, or two packages declare it. A name
+            of the library's is the library's, with a warning.
     """
     _check_slot(slot)
     if "." in name:
         return current_path(name)
     parts = available(slot)
-    found = [part for part in parts if part.name == name]
+    found = _own_first([part for part in parts if part.name == name])
     if len(found) > 1:
         packages = " and ".join(f"{part.package} ({part.path})" for part in found)
         raise PartError(f"{slot} {name!r} is declared by {packages}; give the dotted path of one of them")
@@ -133,7 +138,8 @@ def find(name: str) -> str:
     """
     if "." in name:
         return current_path(name)
-    found = {part.path: part for slot in _SLOTS for part in available(slot) if part.name == name}
+    named = [part for slot in _SLOTS for part in available(slot) if part.name == name]
+    found = {part.path: part for part in _own_first(named)}
     if len(found) > 1:
         raise PartError(f"{name!r} is declared as {' and '.join(found)}; give the dotted path of one of them")
     if not found:
@@ -215,6 +221,16 @@ def near(name: str, names: Iterable[str], former: Mapping[str, str] = MappingPro
     return f"; did you mean {folded[close[0]]!r}?" if close else ""
 
 
+def _own_first(parts: list[Part]) -> list[Part]:
+    """Returns the library's components of those with one name, or all if there are none; warns of the others."""
+    own = [part for part in parts if part.package == PACKAGE]
+    for part in parts if own else ():
+        if part.package != PACKAGE:
+            taken = f"{part.package} declares the {part.slot} {part.name!r}, which is a name of {PACKAGE}"
+            warnings.warn(f"{taken}: its own needs the dotted path {part.path}", PartWarning, stacklevel=3)
+    return own or parts
+
+
 def _check_slot(slot: str) -> None:
     if slot not in _SLOTS:
         raise PartError(f"no slot {slot!r}{near(slot, _SLOTS)}; the slots are {', '.join(_SLOTS)}")
@@ -268,7 +284,8 @@ def _part(entry: EntryPoint) -> Part | None:
     module, _, attribute = entry.value.partition(":")
     if slot not in _SLOTS or not name.isidentifier() or not attribute:
         wanted = f"slot.ClassName = module:ClassName with a slot of {', '.join(_SLOTS)}"
-        warnings.warn(f"{package} declares the part {entry.name!r} = {entry.value!r}, not {wanted}", stacklevel=2)
+        said = f"{package} declares the part {entry.name!r} = {entry.value!r}, not {wanted}"
+        warnings.warn(said, PartWarning, stacklevel=2)
         return None
     return Part(slot, name, f"{module.strip()}.{attribute.strip()}", package)
 

@@ -7,6 +7,7 @@ import pytest
 from lightning.pytorch.utilities.rank_zero import rank_zero_info
 
 from mmcomponents.cli.terminal.log_lines import less_noise, plain_logs
+from mmcomponents.registry import PartWarning
 
 
 def test_log_lines_do_not_control_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +37,15 @@ def test_a_program_keeps_its_handlers(caplog: pytest.LogCaptureFixture, capsys: 
         logger.warning("once")
     assert caplog.messages == ["once"]
     assert capsys.readouterr().err == ""
+
+
+def test_warnings_of_installed_packages_are_lines_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with less_noise():
+            warnings.warn("odd declares\na part", PartWarning, stacklevel=1)
+        assert capsys.readouterr().err == "mmcomponents: odd declares a part\n"
+        before = warnings.showwarning
+        with less_noise():
+            pass
+        assert warnings.showwarning is before

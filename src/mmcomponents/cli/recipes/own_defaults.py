@@ -69,7 +69,7 @@ class RecipeParser(LightningArgumentParser):
 
     def get_defaults(self, *args: Any, **kwargs: Any) -> Namespace:
         """Returns the defaults, inside `replacing` without those of classes that the given values replace."""
-        found = _copied(super().get_defaults(*args, **kwargs))
+        found: Namespace = _copied(super().get_defaults(*args, **kwargs))
         for (
             action
         ) in self._actions:  # a member of an enum as the default of a text, which YAML lacks: Lightning's Timer

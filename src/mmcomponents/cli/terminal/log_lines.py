@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from mmcomponents.plain_text import plain_line
+from mmcomponents.registry import PartWarning
 
 
 class PlainFormatter(logging.Formatter):
@@ -38,9 +41,22 @@ def less_noise() -> Iterator[None]:
         with warnings.catch_warnings():
             for message in _WARNINGS:
                 warnings.filterwarnings("ignore", message=message)
+            warnings.showwarning = _in_one_line(warnings.showwarning)  # the context above puts the former one back
             yield
     finally:
         logger.removeFilter(_is_no_noise)
+
+
+def _in_one_line(show: Callable[..., None]) -> Callable[..., None]:
+    """Returns a function that shows warnings of installed packages without the place in this library."""
+
+    def shown(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+        if issubclass(category, PartWarning):
+            sys.stderr.write(f"mmcomponents: {plain_line(str(message))}\n")
+        else:
+            show(message, category, *place, **more)
+
+    return shown
 
 
 def _is_no_noise(record: logging.LogRecord) -> bool:
