@@ -198,14 +198,19 @@ def imported(path: str) -> Any:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        extra = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
-        hint = f' (pip install "{PACKAGE}[{extra}]")' if extra in _EXTRAS else ""
-        if extra is not None and extra == path.partition(".")[0]:
+        hint = extra_hint(error)
+        if not hint and isinstance(error, ModuleNotFoundError) and error.name == path.partition(".")[0]:
             hint = " (a module of the current folder is found with PYTHONPATH=.)"
         raise PartError(f"cannot import {path}: {reason}{hint}") from error
     if not hasattr(module, name):
         raise PartError(f"{module_name} has no {name}{near(name, dir(module))}")
     return getattr(module, name)
+
+
+def extra_hint(error: BaseException) -> str:
+    """Returns how to install a package that is missing, if it is an extra of this one, else an empty string."""
+    name = error.name if isinstance(error, ModuleNotFoundError) else None
+    return f' (pip install "{PACKAGE}[{name}]")' if name in _EXTRAS else ""
 
 
 def near(name: str, names: Iterable[str], former: Mapping[str, str] = MappingProxyType({})) -> str:

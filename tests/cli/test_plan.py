@@ -264,3 +264,12 @@ def test_the_settings_of_an_own_data_class_are_not_those_of_a_pack(
 ) -> None:
     write("own.yaml", "extends: quickstart\ndata: {class_path: my_package.MyData, init_args: {packing: {rows: 3}}}\n")
     assert planned(capsys, "--config", "own.yaml")["pack"]["tokens"] == 16384
+
+
+def test_tiles_of_data_and_model_differ_as_in_fit(capsys: pytest.CaptureFixture[str]) -> None:
+    merger = "{class_path: QFormer, init_args: {num_queries: 32, num_layers: 1, num_heads: 4}}"
+    assert main(["plan", "--config", "quickstart", "--model.merger", merger]) == 2
+    said = capsys.readouterr().err
+    assert "produce 32 visual tokens per tile, the data's tokens_per_tile is 4: set data.tokens_per_tile to 32" in said
+    assert main(["plan", "--config", "quickstart", "--data.images.tile_size", "56"]) == 2
+    assert "tile_size is 56: set data.images.tile_size to 28" in capsys.readouterr().err

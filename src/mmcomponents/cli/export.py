@@ -64,6 +64,7 @@ _FLAGS = (
 def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str]) -> None:
     from mmcomponents.checkpoints.adapter_weights import merged_weights
     from mmcomponents.checkpoints.checkpoint import meta_model
+    from mmcomponents.cli.models.model_card import RunOrigin
     from mmcomponents.cli.models.model_loading import data_attributes
     from mmcomponents.cli.models.run_weights import frozen_weights, model_weights
     from mmcomponents.cli.recipes.differences import report_differences
@@ -105,7 +106,8 @@ def _export_run(verb: str, options: argparse.Namespace, recipe_flags: list[str])
             # `byte-level` is no folder; allowed tokens are not special
             renderer.tokenizer.save_pretrained(changed)
             folder = Path(changed)
-        run = next((above for above in path.resolve().parents if (above / RECIPE).is_file()), None)
+        home = next((above for above in path.resolve().parents if (above / RECIPE).is_file()), None)
+        run = None if home is None else RunOrigin(home, path / "meta.pt" if path.is_dir() else path)
         write_out(options, spec, weights, options.format, source=None, folder=folder, run=run)
 
 

@@ -55,15 +55,7 @@ def check_model(
             raise ValueError(
                 f"the tokenizer {tokenizer_path} has {tokens} tokens, the model's vocab_size is {vocab_size}"
             )
-    if tokens_per_tile is not None and tokens_per_tile != data_tokens_per_tile:
-        raise ValueError(
-            f"vision encoder and merger produce {tokens_per_tile} visual tokens per tile, the data's tokens_per_tile is"
-            f" {data_tokens_per_tile}"
-        )
-    if image_size is not None and image_size != tile_size:
-        raise ValueError(
-            f"the vision encoder expects tiles of {image_size} pixels, the data's tile_size is {tile_size}"
-        )
+    check_tiles(data_tokens_per_tile, tile_size, tokens_per_tile, image_size)
     context = tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT)
     if image_token_id is not None and image_token_id != context:
         raise ValueError(
@@ -76,6 +68,33 @@ def check_model(
                 f"the model's head reads the tokens {verdict_ids[0]} and {verdict_ids[1]} as verdicts, data.verdicts"
                 f" {verdicts[0]!r} and {verdicts[1]!r} are {found[0]} and {found[1]} in {tokenizer_path}"
             )
+
+
+def check_tiles(
+    data_tokens_per_tile: int | None, tile_size: int | None, tokens_per_tile: int | None, image_size: int | None
+) -> None:
+    """Checks that the tiles of data and model fit; None: it is not known, and not checked.
+
+    Args:
+        data_tokens_per_tile: Visual tokens per tile in the data.
+        tile_size: Side of the data's tiles in pixels.
+        tokens_per_tile: Visual tokens per tile of the model.
+        image_size: Side in pixels of the tiles that the vision encoder expects.
+
+    Raises:
+        ValueError: They do not; the message has both numbers.
+    """
+    if None not in (tokens_per_tile, data_tokens_per_tile) and tokens_per_tile != data_tokens_per_tile:
+        raise ValueError(
+            f"vision encoder and merger produce {tokens_per_tile} visual tokens per tile, the data's tokens_per_tile is"
+            f" {data_tokens_per_tile}: set data.tokens_per_tile to {tokens_per_tile}, or to null, which takes the"
+            " model's"
+        )
+    if None not in (image_size, tile_size) and image_size != tile_size:
+        raise ValueError(
+            f"the vision encoder expects tiles of {image_size} pixels, the data's tile_size is {tile_size}: set"
+            f" data.images.tile_size to {image_size}"
+        )
 
 
 def tokenizer_of(datamodule: object) -> Any | None:

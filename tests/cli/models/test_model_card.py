@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
+import pytest
 import torch
 from huggingface_hub import ModelCard
 
 from mmcomponents.checkpoints import ModelSpec
 from mmcomponents.checkpoints.rules import lazy
-from mmcomponents.cli.models.model_card import write_card
+from mmcomponents.cli.models.model_card import RunOrigin, write_card
 
 
 def spec(**heads: str) -> ModelSpec:
@@ -41,13 +43,31 @@ def test_the_task_is_that_of_the_heads(tmp_path: Path) -> None:
         assert card.data.library_name == ("transformers" if library == "transformers" else "mmcomponents")
 
 
-def test_a_run_gives_its_recipe_and_figures(tmp_path: Path) -> None:
+def test_a_run_gives_its_recipe_and_figures(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "converted").mkdir()
     run = tmp_path / "run"
     run.mkdir()
     (run / "recipe.yaml").write_text("model:\n  vocab_size: 7\n")
     (run / "report.json").write_text(json.dumps({"exact_match": {"read": 0.91}, "name": "x"}))
     (run / "broken.json").write_text("{")
-    write_card(tmp_path, "mine", spec(lm="LMHead"), WEIGHTS, "mmcomponents", run)
+    (run / "test-long").mkdir()
+    (run / "test-long" / "boxes.json").write_text('{"ap": 0.5}')
+    (run / "earlier.json").write_text('{"ap": 0.7}')
+    checkpoint = run / "last.ckpt"
+    checkpoint.write_text("")
+    now = checkpoint.stat().st_mtime
+    for name, time in (("last.ckpt", now - 20), ("earlier.json", now - 30)):
+        os.utime(run / name, (time, time))
+    write_card(tmp_path, "mine", spec(lm="LMHead"), WEIGHTS, "mmcomponents", RunOrigin(run, checkpoint))
     text = ModelCard.load(tmp_path / "README.md").text
     assert "| report.exact_match.read | 0.91 |" in text
+    assert "| long: boxes.ap | 0.5 |" in text
+    assert "earlier" not in text  # the figures of another checkpoint
+    assert "earlier.json, which is older than" in caplog.text
+    write_card(tmp_path / "converted", "other", spec(lm="LMHead"), WEIGHTS, "transformers", tmp_path)
+    again = ModelCard.load(tmp_path / "converted" / "README.md").text
+    assert again[again.index("## Figures") :] == text[text.index("## Figures") :]
+    (tmp_path / "README.md").write_text("# theirs\n\n## Figures\n\nnone\n")
+    write_card(tmp_path / "converted", "other", spec(lm="LMHead"), WEIGHTS, "transformers", tmp_path)
+    assert "Figures" not in (tmp_path / "converted" / "README.md").read_text()
     assert "```yaml\nmodel:\n  vocab_size: 7\n```" in text

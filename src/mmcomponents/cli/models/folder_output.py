@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from rich.progress import DownloadColumn, TransferSpeedColumn
 from rich.table import Table
 
-from mmcomponents.cli.models.model_card import write_card
+from mmcomponents.cli.models.model_card import RunOrigin, write_card
 from mmcomponents.cli.terminal.parser import add_trust_options
 from mmcomponents.cli.terminal.progress_bar import progress_bar
 from mmcomponents.cli.terminal.tables import print_line, table_console
@@ -54,7 +54,7 @@ def write_out(
     *,
     source: tuple[str, dict[str, Any]] | None,
     folder: Path,
-    run: Path | None = None,
+    run: RunOrigin | None = None,
 ) -> None:
     """Writes a checkpoint with a progress bar, and prints what was written.
 
@@ -65,7 +65,7 @@ def write_out(
         format_name: Format to write.
         source: Original format and configuration of the model.
         folder: Folder of the source, which contains the tokenizer.
-        run: Folder of the run that trained the model, for its card. None: it is converted.
+        run: The run that trained the model, for its card. None: it is converted from `folder`.
     """
     import torch
 
@@ -92,7 +92,7 @@ def write_out(
                 progress=lambda size: bar.advance(task, size),
                 allow_nonfinite=options.allow_nonfinite,
             )
-        write_card(path, out.name, spec, weights, format_name, run)
+        write_card(path, out.name, spec, weights, format_name, run or folder)
 
     _replace(out, folder, options.overwrite, save)
     _report(out, format_name, weights, left_out(spec, format_name, folder))

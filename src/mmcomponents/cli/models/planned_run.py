@@ -10,6 +10,7 @@ import yaml
 
 from mmcomponents import registry
 from mmcomponents.cli.recipes.merging import Tree
+from mmcomponents.data.model_check import check_tiles
 from mmcomponents.data.settings import ImageSettings, PackingSettings
 from mmcomponents.model import MultimodalModel
 from mmcomponents.training import FSDP2Strategy, MultimodalTask
@@ -89,6 +90,29 @@ def largest_tile(tree: Tree) -> tuple[int, int] | None:
         return None
     side = images.get("tile_size") or ImageSettings().tile_size
     return _whole("data.images.tile_size", side), _whole("data.images.longest_side", images["longest_side"])
+
+
+def check_data(tree: Tree, model: MultimodalModel) -> None:
+    """Checks that the tiles of a recipe's data are those of its model, as `fit` does.
+
+    Args:
+        tree: The resolved recipe.
+        model: Its model, on the meta device.
+
+    Raises:
+        ValueError: They differ.
+    """
+    data = tree.get("data")
+    if not isinstance(data, dict) or model.vision is None:
+        return
+    images, tokens = data.get("images"), data.get("tokens_per_tile")
+    size = images.get("tile_size") if isinstance(images, dict) else None
+    check_tiles(
+        None if tokens is None else _whole("data.tokens_per_tile", tokens),
+        None if size is None else _whole("data.images.tile_size", size),
+        None if model.embedder is None else model.tokens_per_tile,
+        model.vision.image_size,
+    )
 
 
 def _strategy(trainer: dict[str, Any]) -> tuple[bool, dict[str, Any]]:

@@ -12,6 +12,7 @@ from mmcomponents.cli.recipes.classes import class_name
 from mmcomponents.cli.recipes.own_defaults import Instantiator
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.component import WiringError
+from mmcomponents.registry import extra_hint
 
 
 @contextmanager
@@ -52,7 +53,7 @@ def naming_classes(instantiators: Sequence[Instantiator] = ()) -> Iterator[list[
         if re.match(r"(data|model|trainer)\.\w", text):  # the message begins with the key
             raise UserError(text) from error
         why = text if isinstance(cause, ValueError) else f"{type(cause).__name__}: {text}"
-        raise UserError(f"{class_name(kind)} cannot be constructed: {why}") from error
+        raise UserError(f"{class_name(kind)} cannot be constructed: {why}{extra_hint(cause)}") from error
 
 
 def _call(kind: type, *args: Any, **kwargs: Any) -> Any:

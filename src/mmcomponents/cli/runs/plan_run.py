@@ -11,7 +11,7 @@ from typing import Any
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from mmcomponents.cli.models.planned_run import largest_tile, planned_run
+from mmcomponents.cli.models.planned_run import check_data, largest_tile, planned_run
 from mmcomponents.cli.recipes.flags import Flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
 from mmcomponents.cli.terminal.parser import GB
@@ -50,8 +50,11 @@ def estimator_of(
     model = cli.meta_model
     freeze(model, task.slots)
     tree = cli.recipe.resolved()
+    own_data = cli.recipe.data_class is not None
     try:
-        run, settings, packing = planned_run(tree, task, model, devices, own_data=cli.recipe.data_class is not None)
+        if not own_data:
+            check_data(tree, model)
+        run, settings, packing = planned_run(tree, task, model, devices, own_data)
         pack = synthetic_pack(model, tokens or packing.tokens, tiles, packing.tiles, largest_tile(tree))
     except (ValueError, MisconfigurationException) as error:
         raise UserError(f"{verb}: {error}") from None
