@@ -41,19 +41,29 @@ SHAPE: dict[str, Any] = {
     "max_position_embeddings": 64,
     **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
 }
+
+
+def shape(*absent: str) -> dict[str, Any]:
+    """Returns `SHAPE` without fields that a model does not have."""
+    return {key: value for key, value in SHAPE.items() if key not in absent}
+
+
 EAGER = {"attn_implementation": "eager"}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "Llama": ({"model_type": "llama", **SHAPE}, {}),
     "Qwen2": ({"model_type": "qwen2", **SHAPE}, {}),
     "Qwen3": ({"model_type": "qwen3", **SHAPE, "head_dim": 12}, {}),
-    "GPT-2": ({"model_type": "gpt2", **SHAPE}, {}),
+    "GPT-2": ({"model_type": "gpt2", **shape("num_key_value_heads", "intermediate_size")}, {}),
     "Gemma2": ({"model_type": "gemma2", **SHAPE, "head_dim": 8, "sliding_window": 5}, EAGER),
     "Gemma3": ({"model_type": "gemma3_text", **SHAPE, "head_dim": 8, "sliding_window": 5}, {}),
     "Mistral with a window of 5": ({"model_type": "mistral", **SHAPE, "sliding_window": 5}, {}),
     "Phi, part of a head": ({"model_type": "phi", **SHAPE}, {}),
     "Cohere, interleaved pairs": ({"model_type": "cohere", **SHAPE}, {}),
-    "GPT-NeoX": ({"model_type": "gpt_neox", **SHAPE}, {}),
-    "BLOOM, biases for positions": ({"model_type": "bloom", **SHAPE, "n_head": 4}, EAGER),
+    "GPT-NeoX": ({"model_type": "gpt_neox", **shape("num_key_value_heads")}, {}),
+    "BLOOM, biases for positions": (
+        {"model_type": "bloom", **shape("num_key_value_heads", "intermediate_size", "max_position_embeddings")},
+        EAGER,
+    ),
     "OLMoE": ({"model_type": "olmoe", **SHAPE, "num_experts": 4, "num_experts_per_tok": 2}, {}),
     "DeepSeek, keys wider than values": (
         {"model_type": "deepseek_v3", **SHAPE, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8}
@@ -345,7 +355,8 @@ def test_wrong_configurations_are_refused(config, message) -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        {"model_type": "mamba", **SHAPE, "state_size": 4},
+        {"model_type": "mamba", "state_size": 4}
+        | shape("num_key_value_heads", "num_attention_heads", "max_position_embeddings"),
         {"model_type": "lfm2", **SHAPE, "layer_types": ["conv", "full_attention"]},
     ],
 )

@@ -75,6 +75,8 @@ def language_model(model_type: str, **fields: Any) -> partial[TransformersLM]:
         "max_position_embeddings": 64,
         **dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id")),
     }
+    if model_type == "gpt2":
+        shape = {key: value for key, value in shape.items() if key not in ("num_key_value_heads", "intermediate_size")}
     return partial(TransformersLM, {"model_type": model_type, "vocab_size": tiny.VOCAB, **shape, **fields})
 
 
@@ -88,6 +90,8 @@ def tower(model_type: str, level: int = -1, **fields: Any) -> partial[Transforme
         "image_size": tiny.TILE,
         "patch_size": tiny.PATCH,
     }
+    if model_type.startswith("dinov2"):
+        del shape["intermediate_size"]
     return partial(TransformersVision, {"model_type": model_type, **shape, **fields}, level)
 
 

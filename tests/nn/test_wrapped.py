@@ -115,6 +115,26 @@ def test_a_configuration_is_read_from_fields_a_file_or_a_folder(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"model_type": "qwen2", "num_hidden_layer": 3}, "has no field 'num_hidden_layer'; did you mean 'num_hid"),
+        ({"model_type": "siglip", "hidden_size": 8}, "has no field 'hidden_size'; text_config and vision_config h"),
+        ({"model_type": "siglip", "vision_config": {"patchsize": 4}}, "vision_config has no field 'patchsize'; did"),
+        ({"model_type": "qwen2", "rope_theta": 3.0, "dtype": "bfloat16", "attn_implementation": "eager"}, ""),
+        ({"model_type": "gpt2", "num_hidden_layers": 2, "n_embd": 8}, ""),  # a name of all models, and its own
+    ],
+)
+def test_fields_that_transformers_would_not_use_are_refused(fields: dict[str, Any], message: str) -> None:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if not message:
+        assert read_config(AutoConfig, CONFIG_MAPPING.keys(), fields, False).model_type == fields["model_type"]
+        return
+    with pytest.raises(ValueError, match=message):
+        read_config(AutoConfig, CONFIG_MAPPING.keys(), fields, False)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
         ({"num_hidden_layers": 10**7}, "num_hidden_layers must be from 1 to 1,000"),
         ({"n_layer": 10**7}, "n_layer must be a number of at most 1,000"),
         ({"depths": [2, 10**7]}, "depths must be a number of at most 1,000"),

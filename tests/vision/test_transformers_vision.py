@@ -24,11 +24,12 @@ SHAPE: dict[str, Any] = {
     "image_size": tiny.TILE,
     "patch_size": tiny.PATCH,
 }
+OF_DINO = {key: value for key, value in SHAPE.items() if key != "intermediate_size"}
 CASES: dict[str, dict[str, Any]] = {
     "SigLIP": {"model_type": "siglip_vision_model", **SHAPE},
     "CLIP": {"model_type": "clip_vision_model", **SHAPE},
-    "DINOv2": {"model_type": "dinov2", **SHAPE},
-    "DINOv2 with registers": {"model_type": "dinov2_with_registers", **SHAPE},
+    "DINOv2": {"model_type": "dinov2", **OF_DINO},
+    "DINOv2 with registers": {"model_type": "dinov2_with_registers", **OF_DINO},
     "DINOv3": {"model_type": "dinov3_vit", **SHAPE, "num_register_tokens": 3},
     "ViT": {"model_type": "vit", **SHAPE},
     "InternViT": {"model_type": "internvl_vision", **SHAPE, "use_qk_norm": True, "norm_type": "rms_norm"},

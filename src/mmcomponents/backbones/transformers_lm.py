@@ -60,7 +60,7 @@ class TransformersLM(Backbone):
         self.body.set_input_embeddings(None)  # the embedder owns the embedding weight
         self._rotary = self._replace_rotary()
         self.refuses_tables = self._why_no_tables()
-        heads = self._settings.num_attention_heads
+        heads = getattr(self._settings, "num_attention_heads", None) or 1  # Mamba has none
         own_width = getattr(self._settings, "head_dim", None) or self._settings.hidden_size // heads
         self._heads_width = int(own_width) * int(heads)
         self.head_dim = int(own_width) if self._rotary is None else self._rotary.width or int(own_width)

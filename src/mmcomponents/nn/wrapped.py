@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
 from mmcomponents.model_files import HUB_NAME, check_model_files, read_json_file
 from mmcomponents.nn.nf4_linear import quantized_weights
+from mmcomponents.registry import near
 
 
 class PassThrough(nn.Module):
@@ -50,7 +51,8 @@ def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, t
         trust_remote_code: Whether code in a local folder is executed.
 
     Raises:
-        ValueError: The configuration is unknown, out of range, or names files or code outside of itself.
+        ValueError: The configuration is unknown, out of range, or names files or code outside of itself. Of fields that
+            are given, one is unknown: transformers would keep it without a use.
     """
     if isinstance(config, dict):
         check_fields(config)
@@ -65,11 +67,41 @@ def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, t
     _check_type(config, known)
     try:
         if isinstance(config, dict):
-            return auto.for_model(**config)
+            made = auto.for_model(**config)
+            if hasattr(made, "to_dict"):
+                _refuse_unknown(config, made, str(config["model_type"]))
+            return made
         return auto.from_pretrained(config, local_files_only=True, trust_remote_code=trust_remote_code)
+    except _UnknownFieldError:
+        raise
     except Exception as error:  # transformers checks the types of fields with an exception of its own
         where = "the configuration" if isinstance(config, dict) else config
         raise ValueError(f"{where}: transformers cannot read it: {' '.join(str(error).split())[:300]}") from error
+
+
+class _UnknownFieldError(ValueError):
+    """A field is none of its configuration."""
+
+
+_OTHER_FIELDS = ("torch_dtype", "rope_theta", "rope_scaling", "partial_rotary_factor", "auto_map", *_ATTENTION_KEYS)
+"""Former names that transformers reads, and fields of a folder that say nothing about the architecture."""
+
+
+def _refuse_unknown(fields: Mapping[str, Any], made: Any, kind: str) -> None:
+    """Refuses fields that a configuration does not have, in those of its parts too."""
+    plain = type(made)()
+    inner_parts = [name for name, value in vars(plain).items() if hasattr(value, "model_type")]
+    unknown = []
+    for key, value in fields.items():
+        inner = getattr(made, key, None)
+        if isinstance(value, Mapping) and hasattr(inner, "model_type"):
+            _refuse_unknown(value, inner, f"{kind}, {key}")
+        elif not hasattr(plain, key) and key not in _OTHER_FIELDS:
+            unknown.append(key)
+    if unknown:
+        owners = [name for name in inner_parts if hasattr(getattr(plain, name), unknown[0])]
+        hint = f"; {' and '.join(owners)} have one" if owners else near(unknown[0], plain.to_dict())
+        raise _UnknownFieldError(f"the configuration of {kind} has no field {', '.join(map(repr, unknown))}{hint}")
 
 
 def _configuration_path(config: str) -> Path:
