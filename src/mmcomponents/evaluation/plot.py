@@ -12,8 +12,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from mmcomponents.plain_text import plain_line
-
 _MARKERS = "osD^vPX*"
 _FEW = 16
 """Largest number of candidates for which each N has a marker."""
@@ -92,7 +90,7 @@ def draw_variants(
         axes.errorbar([mean], [place], xerr=[spread], fmt="D", color=colour, capsize=4, markersize=6)
         if base:
             axes.plot([statistics.fmean(base)] * 2, [place - 0.5, place + 0.5], "--", color="C0", linewidth=0.8)
-    axes.set_yticks(range(len(drawn)), [plain_line(name) for name in drawn])
+    axes.set_yticks(range(len(drawn)), [*drawn])
     axes.set_ylim(len(drawn) - 0.5, -0.5)
     axes.set_xlabel(metric)
     axes.set_title(title, fontsize="medium")

@@ -18,7 +18,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
 from mmcomponents.model_files import HUB_NAME, check_model_files, read_json_file
 from mmcomponents.nn.nf4_linear import quantized_weights
-from mmcomponents.registry import near
 
 
 class PassThrough(nn.Module):
@@ -100,7 +99,7 @@ def _refuse_unknown(fields: Mapping[str, Any], made: Any, kind: str) -> None:
             unknown.append(key)
     if unknown:
         owners = [name for name in inner_parts if hasattr(getattr(plain, name), unknown[0])]
-        hint = f"; {' and '.join(owners)} have one" if owners else near(unknown[0], plain.to_dict())
+        hint = f"; {' and '.join(owners)} have one" if owners else _near(unknown[0], plain.to_dict())
         raise _UnknownFieldError(f"the configuration of {kind} has no field {', '.join(map(repr, unknown))}{hint}")
 
 
@@ -179,9 +178,12 @@ def _check_type(config: dict[str, Any] | str, known: Iterable[str]) -> None:
             raise ValueError(f"the config names no model_type, only {', '.join(map(str, config)) or 'nothing'}")
         kind, kinds = str(config["model_type"]), list(known)
         if kind not in kinds:
-            near = difflib.get_close_matches(kind, kinds, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            raise ValueError(f"transformers has no model_type {kind!r}{hint}")
+            raise ValueError(f"transformers has no model_type {kind!r}{_near(kind, kinds)}")
+
+
+def _near(name: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(names), n=3)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
 
 
 def check_attention(body: type[Any] | None, attention: object) -> None:

@@ -28,6 +28,7 @@ from mmcomponents.cli.terminal.plan_tables import short_number
 from mmcomponents.cli.terminal.tables import cell, print_line, table_console
 from mmcomponents.cli.user_error import UserError
 from mmcomponents.evaluation.plot import draw_variants
+from mmcomponents.plain_text import plain_line
 from mmcomponents.registry import near
 
 _LOG, _COMMANDS, _TENSORBOARD = "ablation.log", "commands.txt", "tensorboard"
@@ -151,8 +152,9 @@ class Call:
         write_tables(rows, notes, lines, metrics, self.out)
         written = ["table.md", "table.csv"]
         if metrics:
-            values = {line.name: line.values(metrics[0]) for line in lines}
-            bases = {line.name: base.name for line, base in zip(lines, bases_of(lines), strict=True)}
+            names = {line.name: plain_line(line.name) for line in lines}
+            values = {names[line.name]: line.values(metrics[0]) for line in lines}
+            bases = {names[line.name]: names[base.name] for line, base in zip(lines, bases_of(lines), strict=True)}
             for suffix in ("png", "svg"):
                 draw_variants(values, self.out / f"plot.{suffix}", self.title, metrics[0], bases)
             write_hparams(lines, metrics, self.out / _TENSORBOARD)
