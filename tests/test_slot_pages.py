@@ -1,4 +1,4 @@
-"""The pages of the slots: their tables list all parts, and their parts of one's own pass contract tests.
+"""The pages of the slots: their tables list all parts, and their examples of new parts pass contract tests.
 
 After a part was added, `WRITE_DOCS=1 pytest tests/test_slot_pages.py` writes the tables again.
 """
