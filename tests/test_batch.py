@@ -35,6 +35,10 @@ def test_images_are_pixels_or_ids() -> None:
         ImageBatch(None, tiles)
     with pytest.raises(ValueError, match="images are pixels or vq_ids, got both"):
         replace(ids, pixels=pixels.pixels)
+    with pytest.raises(ValueError, match=r"tile_image is \[2\]: it has the index of the image of each of the 3 tiles"):
+        ImageBatch(torch.zeros(3, 3, 4, 6), tiles)
+    with pytest.raises(TypeError, match="tile_image is a list, not a tensor"):
+        ImageBatch(torch.zeros(2, 3, 4, 6), [0, 0])  # type: ignore[arg-type]
 
 
 def test_an_unknown_attribute_of_a_pack_is_an_error_that_names_the_way() -> None:

@@ -97,7 +97,8 @@ class ImageBatch(Movable):
             images; None: all of it.
 
     Raises:
-        ValueError: There are both pixels and ids, or neither.
+        ValueError: There are both pixels and ids, or neither, or `tile_image` has not one index for each tile.
+        TypeError: One of them is no tensor.
     """
 
     pixels: Tensor | None
@@ -109,6 +110,13 @@ class ImageBatch(Movable):
     def __post_init__(self) -> None:
         if (self.pixels is None) == (self.vq_ids is None):
             raise ValueError(f"images are pixels or vq_ids, got {'neither' if self.pixels is None else 'both'}")
+        tiles = self.vq_ids if self.pixels is None else self.pixels
+        for name, value in (("tile_image", self.tile_image), ("pixels or vq_ids", tiles)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} is a {type(value).__name__}, not a tensor")
+        if tiles is not None and self.tile_image.shape != tiles.shape[:1]:
+            shown = list(self.tile_image.shape)
+            raise ValueError(f"tile_image is {shown}: it has the index of the image of each of the {len(tiles)} tiles")
 
     @property
     def num_tiles(self) -> int:

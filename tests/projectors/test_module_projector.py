@@ -50,6 +50,7 @@ def test_equal_seeds_give_equal_weights() -> None:
         (lambda width, out: nn.Linear(width, out + 1), r"to \[2, 3, 9\]"),
         (lambda width, out: nn.Linear(width + 1, out), r"Linear does not take tokens \[2, 3, 6\]"),
         (lambda width, out: "x", "its factory made a str"),
+        (torch.nn.Linear(24, 32), "such as the class Linear, not a module"),
     ],
 )
 def test_modules_of_other_shapes_are_refused(module, message: str) -> None:

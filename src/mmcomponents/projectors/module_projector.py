@@ -35,6 +35,11 @@ class ModuleProjector(Projector):
         in_features = one_map(self, in_features)
         check_sizes(in_features=in_features, out_features=out_features)
         self.in_features, self.out_features = in_features, out_features
+        if isinstance(module, nn.Module):
+            raise WiringError(
+                f"ModuleProjector needs what makes a module of both widths, such as the class {type(module).__name__},"
+                " not a module"
+            )
         self.module = module(in_features, out_features)
         name = type(self.module).__name__
         if not isinstance(self.module, nn.Module):
