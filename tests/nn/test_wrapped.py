@@ -105,7 +105,7 @@ def test_a_configuration_is_read_from_fields_a_file_or_a_folder(tmp_path: Path) 
         assert read_config(Auto(), ["qwen2"], config, False) == config
     with pytest.raises(ValueError, match="'nowhere' does not exist"):
         read_config(Auto(), ["qwen2"], "nowhere", False)
-    with pytest.raises(ValueError, match="config is a list: it must be a folder, a config.json or its fields"):
+    with pytest.raises(ValueError, match=r"config is a list: it must be a folder, a config.json or its fields"):
         read_config(Auto(), ["qwen2"], [1], False)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^the configuration: transformers cannot read it: several lines$"):
         read_config(Auto(), ["qwen2"], {"model_type": "qwen2", "wrong": 1}, False)
