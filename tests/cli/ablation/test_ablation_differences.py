@@ -19,6 +19,7 @@ def test_arguments_that_another_class_has_by_default_are_told_once() -> None:
 
 def test_values_that_the_table_shows_are_left_out() -> None:
     assert lines({}, "model.optimizer.lr=1e-3,3e-4") == []
+    assert lines({}, "model.projector=MLPProjector,my.package.Own") == []
     assert lines({}, "trainer.deterministic=true,false") == []
 
 

@@ -54,7 +54,8 @@ class Call:
         """Prints what differs between the variants, with parameters and FLOPs; returns the exit code."""
         axes, variants = self.ablation.axes, self.ablation.variants
         count = len(variants) * len(self.ablation.seeds)
-        table = Table(title=f"{len(variants)} variants, {len(self.ablation.seeds)} seeds: {count} runs")
+        seeds = ", ".join(map(str, self.ablation.seeds))
+        table = Table(title=f"{count} runs: {len(variants)} variants, seeds {seeds}")
         for axis in axes:
             table.add_column(cell(axis))
         for column in ("parameters", "trainable", "FLOPs per step"):

@@ -43,7 +43,7 @@ def differences_of(variants: Sequence[Variant]) -> list[str]:
             f"{key} {_short(own.get(key, _UNSET))} (base: {_short(there.get(key, _UNSET))})"
             for key in {**there, **own}
             if there.get(key, _UNSET) != own.get(key, _UNSET)
-            and (key not in labels or own.get(key) != labels[key])
+            and (key not in labels or own.get(key) not in (labels[key], labels[key].rpartition(".")[2]))
             and (key in own or _is_argument(key, *classes))
         ]
         more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""

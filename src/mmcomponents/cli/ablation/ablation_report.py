@@ -165,9 +165,9 @@ def _numbers(lines: Sequence[Line], metrics: Sequence[str]) -> list[dict[str, An
         row: dict[str, Any] = dict(line.labels)
         for metric in metrics:
             row |= {metric: line.mean(metric), f"{metric} standard deviation": line.spread(metric)}
-        if found := compared.get(line.name):
-            own = {"difference": found.difference, "p questions": found.p_questions, "p seeds": found.p_seeds}
-            row |= {**own, "questions": found.questions or None}
+        found = compared.get(line.name)
+        for name in ("difference", "p_questions", "p_seeds", "questions"):
+            row[name.replace("_", " ")] = getattr(found, name, None)
         row |= {**_costs(line), "tokens_per_second": speed(line), "seconds": seconds(line)}
         rows.append(row | {"runs": len(line.outcomes), "failed": len(line.failed), "missing": len(line.missing)})
     names = list(dict.fromkeys(name for row in rows for name in row))
