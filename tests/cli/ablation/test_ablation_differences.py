@@ -33,4 +33,4 @@ def test_runs_with_recipes_of_their_own_are_told() -> None:
     assert line.startswith("run=whole: model.vision PatchStem (base: InternViT); model.vision.hidden_size 128 (base")
     assert "num_heads default" not in line  # PatchStem has no such argument
     assert "default_root_dir" not in line
-    assert line.endswith(" more")
+    assert line.endswith("; and 1 more")

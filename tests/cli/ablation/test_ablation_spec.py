@@ -55,6 +55,7 @@ def test_commas_within_brackets_do_not_separate_values() -> None:
         (["p.size=3"], {"p": "A"}, ["p=A", "p.size=3"]),
         (["p=B", "p.size=3"], {"p": "A"}, ["p=A", "p.size=3"]),
         (["p.size=3"], {"p": {"class_path": "A", "init_args": {"size": 4}}}, ["p={…}"]),
+        ([], {"p.size": "3", "p": "A"}, ["p=A", "p.size=3"]),
         (["p=B"], {"p": {"class_path": "A"}}, ["p={…}"]),
         (["p=B", "o.x=1"], {"p.size": "3"}, ["p=B", "p.size=3", "o.x=1"]),
         (["l=null", "l+=a", "l+=b"], {"l+": "c"}, ["l=null", "l+=c", "l+=a", "l+=b"]),

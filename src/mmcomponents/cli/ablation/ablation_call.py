@@ -73,7 +73,7 @@ class Call:
                     errors += [f"{variant.name}{test and f', {test}'}: {error}" for test, error in wrong.items()]
                 table.add_row(*(cell(variant.labels[axis]) for axis in axes), *figures)
         console.print(table)
-        for line in (f"base: {variants[0].name}", *differences_of(variants), *errors):
+        for line in (f"base: {variants[0].name}", *differences_of(variants, most=None), *errors):
             print_line(console, line)
         return 2 if errors else 0
 
@@ -138,7 +138,7 @@ class Call:
         """Writes and prints the table, and draws the plot; returns 1 if a run has failed.
 
         Raises:
-            UserError: No run has ended, or none has a metric that was asked for.
+            UserError: No run has ended.
         """
         runs = runs_of(self.ablation, self.out)
         lines = collect(runs)

@@ -17,18 +17,21 @@ from mmcomponents.cli.user_error import UserError
 from mmcomponents.plain_text import plain_line
 from mmcomponents.registry import PartError, find
 
-_SHOWN = 8
 _LONGEST = 80
 _UNSET = "default"
 _FOLDER = ("trainer.default_root_dir", "")
 """Each run has another one."""
 
 
-def differences_of(variants: Sequence[Variant]) -> list[str]:
+def differences_of(variants: Sequence[Variant], most: int | None = 8) -> list[str]:
     """Returns a line for each variant that differs from the base, the first one, on one axis.
 
     What differs on several axes is the sum of these. Keys whose values are the labels of an axis are left out, and
     variants whose recipes are broken.
+
+    Args:
+        variants: The variants, the base first.
+        most: Number of settings that a line names. None: all.
     """
     base = _recipe(variants[0])
     lines = []
@@ -46,10 +49,10 @@ def differences_of(variants: Sequence[Variant]) -> list[str]:
             and (key not in labels or own.get(key) not in (labels[key], labels[key].rpartition(".")[2]))
             and (key in own or _is_argument(key, *classes))
         ]
-        more = f"; and {len(shown) - _SHOWN} more" if len(shown) > _SHOWN else ""
+        more = f"; and {len(shown[most:])} more" if most is not None and shown[most:] else ""
         if shown:
             ((axis, label),) = labels.items()
-            lines.append(plain_line(f"{axis.rpartition('.')[2]}={label}: {'; '.join(shown[:_SHOWN])}{more}"))
+            lines.append(plain_line(f"{axis.rpartition('.')[2]}={label}: {'; '.join(shown[:most])}{more}"))
     return lines
 
 

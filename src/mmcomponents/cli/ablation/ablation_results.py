@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 
 from mmcomponents.cli.ablation.ablation_runs import STATE, Run, State, read_state
-from mmcomponents.cli.user_error import UserError
 from mmcomponents.registry import near
 
 log = logging.getLogger(__name__)
@@ -132,19 +131,16 @@ def metrics_of(lines: Sequence[Line], wanted: Sequence[str]) -> list[str]:
 
     Args:
         lines: Lines of the table.
-        wanted: Names that were asked for; empty: the first of the defaults that a run has, or none.
-
-    Raises:
-        UserError: No run has a metric.
+        wanted: Names that were asked for. Those that no run has are left out, with a warning. If none is left, the
+            first of the defaults that a run has is taken.
     """
     known = sorted({name for line in lines for outcome in line.outcomes for name in outcome.figures})
     if not known:
         return []
     for name in wanted:
         if name not in known:
-            shown = ", ".join(known[:12])
-            raise UserError(f"no run has the metric {name!r}{near(name, known)}; there are {shown}")
-    return list(wanted) or [name for name in _DEFAULT if name in known][:1]
+            log.warning("no run has the metric %r%s; there are %s", name, near(name, known), ", ".join(known))
+    return [name for name in wanted if name in known] or [name for name in _DEFAULT if name in known][:1]
 
 
 def compare(line: Line, base: Line, metric: str) -> Compared | None:

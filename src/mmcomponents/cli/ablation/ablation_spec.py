@@ -288,6 +288,8 @@ def _variant(
     """
     own = dict(own)
     config = own.pop("config", None)
+    if not any(key.endswith("+") for key in own):  # a class before its arguments, in whatever order the axes are
+        own = dict(sorted(own.items(), key=lambda pair: _bare(pair[0]).count(".")))
     given = given_keys([*own.items()]) | {_bare(key) for key in own if not key.endswith("+")}
     kept = [(key, value) for key, value in common if _bare(key) not in given or key.endswith("+")]
     first = [pair for pair in kept if not pair[0].endswith("+") and any(_changes(key, pair[0]) for key in own)]

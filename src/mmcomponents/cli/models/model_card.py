@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +65,7 @@ def write_card(
     library = "transformers" if format_name in ("transformers", "causal_lm") else "mmcomponents"
     data = ModelCardData(library_name=library, pipeline_tag=_task(spec), tags=tags)
     text = "".join(_sections(name, spec, weights, format_name))
-    text += "".join(_of_run(origin) if isinstance(origin, RunOrigin) else _of_card(origin) if origin else ())
+    text += "".join(_of_run(origin, name) if isinstance(origin, RunOrigin) else _of_card(origin) if origin else ())
     (folder / CARD).write_text(f"---\n{data.to_yaml()}\n---\n\n{text}", encoding="utf-8")
 
 
@@ -88,8 +89,8 @@ def _of_card(folder: Path) -> Iterator[str]:
         yield text[min(starts) :]
 
 
-def _of_run(origin: RunOrigin) -> Iterator[str]:
-    """Yields figures and recipe of a run."""
+def _of_run(origin: RunOrigin, name: str) -> Iterator[str]:
+    """Yields figures and recipe of a run; the recipe writes to a folder with the name of the model, not to the run."""
     if figures := list(_figures(origin)):
         yield f"\n## {_TITLES[0]}\n\n| figure | value |\n|---|---:|\n"
         yield from (f"| {key} | {value:.4g} |\n" for key, value in figures[:_MOST_FIGURES])
@@ -97,7 +98,9 @@ def _of_run(origin: RunOrigin) -> Iterator[str]:
     if recipe.is_file():
         yield f"\n## {_TITLES[1]}\n\n"
         yield "Model, data and training with all defaults, for `mmcomponents fit --config FILE`.\n\n"
-        yield f"```yaml\n{recipe.read_text(encoding='utf-8').strip()}\n```\n"
+        own, text = json.dumps(f"runs/{name}"), recipe.read_text(encoding="utf-8").strip()
+        text = re.sub(r"(?m)^  default_root_dir: .*$", lambda _: f"  default_root_dir: {own}", text)
+        yield f"```yaml\n{text}\n```\n"
 
 
 def _parts(spec: ModelSpec) -> Iterator[tuple[str, str]]:
