@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
 from importlib.util import find_spec
@@ -18,6 +19,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmcomponents.limits import MAX_LAYERS, MAX_ROWS, MAX_WIDTH, check_sizes
 from mmcomponents.model_files import HUB_NAME, check_model_files, read_json_file
 from mmcomponents.nn.nf4_linear import quantized_weights
+
+log = logging.getLogger(__name__)
 
 
 class PassThrough(nn.Module):
@@ -90,7 +93,11 @@ _OTHER_FIELDS = ("torch_dtype", "rope_theta", "rope_scaling", "partial_rotary_fa
 
 def _refuse_unknown(fields: Mapping[str, Any], made: Any, kind: str) -> None:
     """Refuses fields that a configuration does not have, in those of its parts too."""
-    plain = type(made)()
+    try:
+        plain = type(made)()
+    except Exception as error:  # a configuration of others, whose class needs arguments
+        log.warning("fields of the configuration of %s are not checked: its class has no defaults (%s)", kind, error)
+        return
     inner_parts = [name for name, value in vars(plain).items() if hasattr(value, "model_type")]
     unknown = []
     for key, value in fields.items():

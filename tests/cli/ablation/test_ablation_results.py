@@ -191,6 +191,10 @@ def test_training_that_failed_is_told_once_for_all_tests(tmp_path: Path) -> None
 def test_tensorboards_tab_shows_what_differs_and_the_metric(runs: list[Run], tmp_path: Path) -> None:
     for _ in range(2):  # a second report replaces the first
         write_hparams(collect(runs), ["exact_match"], tmp_path / "tensorboard")
+    own = tmp_path / "tensorboard" / "notes.txt"  # of somebody who has such a folder
+    own.write_text("mine")
+    write_hparams(collect(runs), ["exact_match"], tmp_path / "tensorboard")
+    assert own.read_text() == "mine"
     groups = session_groups(tmp_path / "tensorboard")
     assert len(groups) == 7
     shown = {

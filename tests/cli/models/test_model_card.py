@@ -47,7 +47,9 @@ def test_a_run_gives_its_recipe_and_figures(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "converted").mkdir()
     run = tmp_path / "run"
     run.mkdir()
-    (run / "recipe.yaml").write_text("model:\n  vocab_size: 7\ntrainer:\n  default_root_dir: runs/x\n")
+    (run / "recipe.yaml").write_text(
+        "model:\n  vocab_size: 7\ntrainer:\n  default_root_dir: runs/x and\n    more\n  max_steps: 3\n"
+    )
     (run / "report.json").write_text(json.dumps({"exact_match": {"read": 0.91}, "name": "x"}))
     (run / "broken.json").write_text("{")
     (run / "test-long").mkdir()
@@ -70,4 +72,4 @@ def test_a_run_gives_its_recipe_and_figures(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "README.md").write_text("# theirs\n\n## Figures\n\nnone\n")
     write_card(tmp_path / "converted", "other", spec(lm="LMHead"), WEIGHTS, "transformers", tmp_path)
     assert "Figures" not in (tmp_path / "converted" / "README.md").read_text()
-    assert '```yaml\nmodel:\n  vocab_size: 7\ntrainer:\n  default_root_dir: "runs/mine"\n```' in text
+    assert '```yaml\nmodel:\n  vocab_size: 7\ntrainer:\n  default_root_dir: "runs/mine"\n  max_steps: 3\n```' in text

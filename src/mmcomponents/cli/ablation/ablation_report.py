@@ -6,7 +6,6 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from shutil import rmtree
 from typing import Any
 
 from rich.table import Table
@@ -139,13 +138,13 @@ def write_hparams(lines: Sequence[Line], metrics: Sequence[str], folder: Path) -
     Args:
         lines: Lines of the table.
         metrics: Metrics of the table.
-        folder: Folder for `tensorboard --logdir`, which is replaced.
+        folder: Folder for `tensorboard --logdir`. What an earlier report has written there is replaced.
     """
     from torch.utils.tensorboard.summary import hparams, scalar
     from torch.utils.tensorboard.writer import FileWriter
 
-    if folder.exists():
-        rmtree(folder)
+    for old in folder.glob("*/seed-*/events.out.tfevents.*"):
+        old.unlink()
     for line in lines:
         for outcome in line.outcomes:
             values = {metric: outcome.figures[metric] for metric in metrics if metric in outcome.figures}

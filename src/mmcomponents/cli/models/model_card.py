@@ -99,7 +99,7 @@ def _of_run(origin: RunOrigin, name: str) -> Iterator[str]:
         yield f"\n## {_TITLES[1]}\n\n"
         yield "Model, data and training with all defaults, for `mmcomponents fit --config FILE`.\n\n"
         own, text = json.dumps(f"runs/{name}"), recipe.read_text(encoding="utf-8").strip()
-        text = re.sub(r"(?m)^  default_root_dir: .*$", lambda _: f"  default_root_dir: {own}", text)
+        text = re.sub(r"(?m)^  default_root_dir: .*(\n    .*)*$", lambda _: f"  default_root_dir: {own}", text)
         yield f"```yaml\n{text}\n```\n"
 
 

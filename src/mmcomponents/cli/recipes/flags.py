@@ -107,6 +107,7 @@ def apply(recipe: Recipe, settings: list[tuple[str, str]]) -> Recipe:
         path, value = key.removesuffix("+").split("."), _value(key, text)
         if path[0] == "data" and (section := _section(path, value)) is not None:
             recipe = recipe.overlay({"data": section}, COMMAND_LINE)
+            _refuse_dropped("data", "data", names, recipe.tree)
             continue
         name = key.removesuffix("+").replace(".init_args", "")
         path = data_flag(path, recipe.moved)
