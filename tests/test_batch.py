@@ -37,6 +37,8 @@ def test_images_are_pixels_or_ids() -> None:
         replace(ids, pixels=pixels.pixels)
     with pytest.raises(ValueError, match=r"tile_image is \[2\]: it has the index of the image of each of the 3 tiles"):
         ImageBatch(torch.zeros(3, 3, 4, 6), tiles)
+    with pytest.raises(ValueError, match=r"pixels are torch.uint8: they are normalised floating-point numbers"):
+        ImageBatch(torch.zeros(2, 3, 4, 6, dtype=torch.uint8), tiles)
     with pytest.raises(TypeError, match="tile_image is a list, not a tensor"):
         ImageBatch(torch.zeros(2, 3, 4, 6), [0, 0])  # type: ignore[arg-type]
 

@@ -2,16 +2,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
 
 import tiny
 from mmcomponents.backbones import DecoderLM
-from mmcomponents.component import WiringError
+from mmcomponents.batch import ImageBatch
+from mmcomponents.component import Component, WiringError
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
 from mmcomponents.objectives import MPO, NextToken
-from mmcomponents.positions import V2PE
+from mmcomponents.positions import V2PE, RoPE
 from mmcomponents.projectors import MLPProjector
+from mmcomponents.sequence import one_sequence
 from mmcomponents.training import FSDP2Strategy, ParameterOptions, SlotOptions
 from mmcomponents.vision import InternViT
 
@@ -141,3 +144,53 @@ def test_a_part_shows_its_widths_and_settings() -> None:
 def test_arguments_are_checked_in_the_constructor(construct: Callable[[], object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         construct()
+
+
+PLAIN = torch.zeros(1, 16, 32)
+IDS = torch.tensor([1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: tiny.vision()(PLAIN),
+            r"InternViT takes images: ImageBatch\(pixels, tile_image\) of .*batch, got Tensor",
+        ),
+        (lambda: PixelUnshuffle(32)(PLAIN), r"PixelUnshuffle takes features: VisualFeatures\(maps\) of .*, got Tensor"),
+        (lambda: MLPProjector(32, 8)(features=PLAIN), "MLPProjector takes features: VisualFeatures"),
+        (lambda: TokenEmbedder(64, 32)(IDS, None), r"TokenEmbedder takes batch: PackedBatch\(…\) of .*, got Tensor"),
+        (lambda: LMHead(32, 64)(PLAIN, None), r"LMHead takes state: ModelState\(\) of .*, got Tensor"),
+        (lambda: tiny.backbone()(PLAIN[0], IDS), "DecoderLM takes layout: Layout"),
+        (lambda: NextToken()(tiny.model(), IDS, {}), "NextToken takes batch: PackedBatch"),
+        (lambda: V2PE(8).rotary(IDS), r"V2PE takes a Layout, such as one_sequence\(ids\).layout, got Tensor"),
+        (lambda: RoPE(8).ticks(IDS), "RoPE takes a Layout"),
+        (lambda: tiny.model()(IDS), "the model takes a PackedBatch, got Tensor: logits takes plain tensors"),
+        (lambda: one_sequence([1, 2]), "input_ids must be a tensor of integers, got list"),
+        (lambda: one_sequence(IDS.float()), "input_ids must be a tensor of integers, got torch.float32"),
+    ],
+)
+def test_arguments_of_another_class_are_named(call: Callable[[], object], told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        call()
+
+
+class Failing(Component):
+    """A part with a fault of its own."""
+
+    def forward(self, x: Tensor, other: "Unknown" = None) -> Tensor:  # noqa: F821
+        return x.no_such_attribute
+
+
+def test_errors_of_right_arguments_stay_as_they_are() -> None:
+    with pytest.raises(AttributeError, match="no_such_attribute"):
+        Failing()(PLAIN)
+    with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'layout'"):
+        tiny.backbone()(PLAIN[0])
+
+
+def test_a_part_compiles_as_one_graph() -> None:
+    tiles = ImageBatch(torch.randn(1, 3, tiny.TILE, tiny.TILE), torch.zeros(1, dtype=torch.int64))
+    part = tiny.vision()
+    found = torch.compile(part, fullgraph=True, backend="eager")(tiles).primary.tokens
+    torch.testing.assert_close(found, part(tiles).primary.tokens)

@@ -97,7 +97,8 @@ class ImageBatch(Movable):
             images; None: all of it.
 
     Raises:
-        ValueError: There are both pixels and ids, or neither, or `tile_image` has not one index for each tile.
+        ValueError: There are both pixels and ids, or neither, the pixels are not floating-point numbers, or
+            `tile_image` has not one index for each tile.
         TypeError: One of them is no tensor.
     """
 
@@ -114,6 +115,8 @@ class ImageBatch(Movable):
         for name, value in (("tile_image", self.tile_image), ("pixels or vq_ids", tiles)):
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} is a {type(value).__name__}, not a tensor")
+        if self.pixels is not None and not self.pixels.is_floating_point():
+            raise ValueError(f"pixels are {self.pixels.dtype}: they are normalised floating-point numbers")
         if tiles is not None and self.tile_image.shape != tiles.shape[:1]:
             shown = list(self.tile_image.shape)
             raise ValueError(f"tile_image is {shown}: it has the index of the image of each of the {len(tiles)} tiles")

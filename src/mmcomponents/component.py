@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.overrides import TorchFunctionMode
 
 from mmcomponents.batch import PackedBatch
+from mmcomponents.limits import wrong_argument
 from mmcomponents.row_draws import draw_rows, generator_of
 
 
@@ -88,6 +89,20 @@ class Component(LightningModule):
 
     again: Callable[[], Any] | None = None
     """Constructs the component once more; a composition sets it if there are brought parameters."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Calls `forward`.
+
+        Raises:
+            TypeError: An argument is of another class than that of its annotation, which has caused an error.
+        """
+        try:
+            return super().__call__(*args, **kwargs)
+        except (AttributeError, TypeError) as error:
+            wrong = wrong_argument(self.forward, args, kwargs)
+            if wrong is None:
+                raise
+            raise TypeError(f"{type(self).__name__} takes {wrong}") from error
 
     def extra_repr(self) -> str:
         """Returns the constructor's arguments that are attributes of the same names, such as widths."""

@@ -1,11 +1,14 @@
-"""Largest sizes that parts accept. A larger one is an error, which is reported before it costs time and memory."""
+"""Checks of the arguments of parts: their types, and their largest sizes, before they cost time and memory."""
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
 from reprlib import repr as shortened
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 MAX_LAYERS = 1_000
 """Layers of a part; the deepest released language models have 126."""
@@ -15,6 +18,9 @@ MAX_ROWS = 1_000_000_000
 """Vocabulary sizes and numbers of positions."""
 MAX_TILES = 4_096
 """Tiles of an image; the published settings are 12 to 40."""
+
+MAX_SHOWN = 5
+"""Arguments of a class that an error lists."""
 
 
 def check_sizes(most: int = MAX_WIDTH, **sizes: object) -> None:
@@ -63,3 +69,41 @@ def check_numbers(least: float = 0.0, **numbers: object) -> None:
     for name, value in numbers.items():
         if not isinstance(value, Real) or isinstance(value, bool) or not math.isfinite(value) or value < least:
             raise ValueError(f"{name} must be a finite number of at least {least:g}, got {shortened(value)}")
+
+
+def wrong_argument(call: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
+    """Returns which argument of a call is not of the class of its annotation, for an error; None if all are.
+
+    Args:
+        call: Function with annotations. Those that are not classes, or unions of them, are not compared.
+        args: Its positional arguments.
+        kwargs: Its named arguments.
+
+    Returns:
+        The argument's name, its class with what that is made of, and the class that was given.
+    """
+    try:
+        given, kinds = inspect.signature(call).bind(*args, **kwargs).arguments, get_type_hints(call)
+    except (TypeError, NameError, AttributeError):  # other arguments, or annotations that cannot be read
+        return None
+    for name, value in given.items():
+        is_plain = get_origin(kinds.get(name)) in (None, UnionType, Union)
+        accepted = get_args(kinds.get(name)) or (kinds.get(name),)
+        if is_plain and all(_is_class(kind) for kind in accepted) and not isinstance(value, accepted):
+            needs = " or ".join(_made_of(kind) for kind in accepted if kind is not type(None))
+            return f"{name}: {needs}, got {type(value).__name__}"
+    return None
+
+
+def _is_class(kind: object) -> bool:
+    """Whether `isinstance` can compare with it; it cannot with a protocol."""
+    return isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
+
+
+def _made_of(kind: type) -> str:
+    """Returns a class of the package with the arguments that it requires, and its module; others by name."""
+    if kind.__module__.split(".")[0] != __package__:
+        return kind.__name__
+    required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
+    shown = ", ".join(required) if len(required) <= MAX_SHOWN else "…"
+    return f"{kind.__name__}({shown}) of {kind.__module__}"

@@ -92,9 +92,12 @@ class MultimodalModel(LightningModule):
             Result of `read`; without it, the `ModelState`.
 
         Raises:
+            TypeError: `batch` is no pack.
             WiringError: The pack points to more visual tokens than there are; or to fewer, unless its images have more,
                 or the call decodes or gets its visual tokens from `runtime`.
         """
+        if not isinstance(batch, PackedBatch):
+            raise TypeError(f"the model takes a PackedBatch, got {type(batch).__name__}: logits takes plain tensors")
         runtime = runtime or Runtime()
         state = ModelState(visual_tokens=runtime.visual_tokens)
         if runtime.cache is not None:

@@ -8,11 +8,13 @@ from torch import Tensor
 from mmcomponents.batch import IGNORE, ImageBatch, Layout, PackedBatch, TokenType
 
 
-def one_sequence(input_ids: Tensor, pixel_values: Tensor | None, image_token_id: int | None) -> PackedBatch:
+def one_sequence(
+    input_ids: Tensor, pixel_values: Tensor | None = None, image_token_id: int | None = None
+) -> PackedBatch:
     """Packs one sequence whose image tokens are in the order of the tiles' visual tokens.
 
     Args:
-        input_ids: `[T]`.
+        input_ids: `[T]` integers.
         pixel_values: `[N, 3, H, W]`, or None.
         image_token_id: Token id of the placeholder of a visual token; each run of it is one image.
 
@@ -20,8 +22,12 @@ def one_sequence(input_ids: Tensor, pixel_values: Tensor | None, image_token_id:
         A pack with one segment and no labels.
 
     Raises:
+        TypeError: `input_ids` is no tensor of integers.
         ValueError: Tiles are given without `image_token_id`, or the tensors have other shapes.
     """
+    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point():
+        kind = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        raise TypeError(f"input_ids must be a tensor of integers, got {kind}")
     if input_ids.ndim != 1:
         raise ValueError(f"input_ids must be one sequence [T], got {list(input_ids.shape)}")
     if pixel_values is not None and pixel_values.ndim != 4:

@@ -4,8 +4,16 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+from mmcomponents.backbones.base import Backbone
 from mmcomponents.batch import ModelState
 from mmcomponents.component import Component, Composition, WiringError
+from mmcomponents.embedders.base import Embedder
+from mmcomponents.fusers.base import Fuser
+from mmcomponents.heads.base import Head
+from mmcomponents.mergers.base import Merger
+from mmcomponents.positions.base import Position
+from mmcomponents.projectors.base import Projector
+from mmcomponents.vision.base import VisionEncoder
 
 Width = int | tuple[int, ...] | None
 
@@ -18,14 +26,35 @@ _GIVEN_BY = {
 """Field of `ModelState` -> what it is called, and the slot without which there is none."""
 
 
+_BASES: dict[str, type[Component]] = {
+    "vision": VisionEncoder,
+    "fuser": Fuser,
+    "merger": Merger,
+    "projector": Projector,
+    "embedder": Embedder,
+    "position": Position,
+    "backbone": Backbone,
+}
+"""Slot -> base class of its parts."""
+
+_WRAPPERS = {
+    "vision": "TransformersVision, TimmVision or OpenClipVision",
+    "projector": "ModuleProjector",
+    "backbone": "TransformersLM",
+}
+"""Slot -> parts that wrap modules of other libraries."""
+
+
 def check_wiring(model: Composition) -> None:
     """Compares the output size of each component with the input size of the next one, then calls `Component.check`.
 
     Components without a size attribute (such as those of third parties) are not compared.
 
     Raises:
-        WiringError: Two components do not fit; the message names both and their sizes.
+        WiringError: Two components do not fit, and the message names both and their sizes; or a slot has what is no
+            part of it.
     """
+    _check_bases(model)
     _check_names(model)
     giver, gives = _check_visual_side(model)
     _check_embedding_weight(model)
@@ -42,6 +71,19 @@ def last_width(model: Composition) -> tuple[Component | None, Width]:
         if getattr(model, slot) is not None:
             return getattr(model, slot), _width(getattr(model, slot), "out_features")
     return model.vision, _width(model.vision, "hidden_size")
+
+
+def _check_bases(model: Composition) -> None:
+    slots = {slot: (getattr(model, slot), base) for slot, base in _BASES.items()}
+    slots |= {f"heads.{name}": (head, Head) for name, head in model.heads.items()}
+    for slot, (part, base) in slots.items():
+        if part is None or isinstance(part, base):
+            continue
+        takes = f"the slot {slot} takes an instance of {base.__name__}, got"
+        if isinstance(part, type):
+            raise WiringError(f"{takes} the class {part.__name__}, not an instance of it")
+        wraps = f", or wrap it as {_WRAPPERS[slot]}" if slot in _WRAPPERS else ""
+        raise WiringError(f"{takes} {_name(part)}: derive the part from {base.__name__}{wraps}")
 
 
 def _check_names(model: Composition) -> None:

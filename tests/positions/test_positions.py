@@ -150,7 +150,7 @@ def test_fractions_survive_far_away() -> None:
     torch.testing.assert_close(cos[:, 0].double(), exact, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("delta", [0.3, 2.0, 1 / 512, 0.0, -1.0])
+@pytest.mark.parametrize("delta", [0.3, 2.0, 1 / 512, 0.0, -1.0, "a", [0.5]])
 def test_a_delta_off_the_set_is_refused(delta) -> None:
     with pytest.raises(ValueError, match="power of two from 1 to 1/256"):
         V2PE(8, delta=delta)

@@ -179,6 +179,8 @@ def test_a_composite_configuration_and_a_folder(tmp_path) -> None:
         (CASES["CLIP"], 4, "level 4: CLIPVisionModel has the hidden states -4 to 3"),
         (CASES["CLIP"] | {"image_size": [16, 32]}, -1, "clip_vision_model has image_size .*: only square tiles"),
         ({"model_type": "swin", "embed_dim": 24}, -1, "only towers with one token per patch"),
+        ({"model_type": "swin", "image_size": 64}, -1, "SwinModel cannot encode a tile of 64 pixels"),
+        ({"model_type": "convnextv2"}, -1, "in place of patches: use TransformersConvNet"),
         ({"model_type": "llama"}, -1, "llama has image_size None"),
     ],
 )

@@ -35,3 +35,14 @@ class Position(Component):
     @abstractmethod
     def rotary(self, layout: Layout) -> Exact:
         """Computes cosine and sine, fp32 `[T, head_dim]` each; both halves of the last axis are equal."""
+
+
+def check_layout(position: Position, layout: Layout) -> None:
+    """Checks that what a position gets is a layout.
+
+    Raises:
+        TypeError: It is something else, such as token ids.
+    """
+    if not isinstance(layout, Layout):
+        kind = type(layout).__name__
+        raise TypeError(f"{type(position).__name__} takes a Layout, such as one_sequence(ids).layout, got {kind}")

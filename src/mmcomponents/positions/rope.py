@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mmcomponents.batch import TICKS, Exact, Layout
 from mmcomponents.limits import MAX_ROWS, check_numbers, check_sizes
-from mmcomponents.positions.base import Position
+from mmcomponents.positions.base import Position, check_layout
 from mmcomponents.positions.frequencies import frequencies, tables
 
 
@@ -59,7 +59,12 @@ class RoPE(Position):
         return self._rescale(before) == self._rescale(after)
 
     def ticks(self, layout: Layout) -> Tensor:
-        """Computes positions in ticks of 1/256, int64 `[T]`."""
+        """Computes positions in ticks of 1/256, int64 `[T]`.
+
+        Raises:
+            TypeError: `layout` is no layout.
+        """
+        check_layout(self, layout)
         starts = layout.cu_seqlens[:-1].long()
         if layout.last_ticks is not None:  # continue after the last cached position, rounded up
             first = -layout.last_ticks.div(-TICKS, rounding_mode="floor") + 1

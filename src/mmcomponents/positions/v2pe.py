@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mmcomponents.batch import TICKS, Exact, Layout, TokenType
 from mmcomponents.limits import check_numbers, check_sizes
-from mmcomponents.positions.base import Position
+from mmcomponents.positions.base import Position, check_layout
 from mmcomponents.positions.frequencies import frequencies, tables
 
 MAX_LOG2 = 8
@@ -57,8 +57,10 @@ class V2PE(Position):
         """Computes positions in ticks of 1/256, int64 `[T]`.
 
         Raises:
+            TypeError: `layout` is no layout.
             ValueError: The exponent k of an image is not in 0…8.
         """
+        check_layout(self, layout)
         image, starts = layout.image_id.long(), layout.cu_seqlens[:-1].long()
         if layout.num_tokens == 0:
             return image
@@ -117,7 +119,7 @@ def delta_to_log2(delta: float) -> int:
     Raises:
         ValueError: delta is not one of 1, 1/2, …, 1/256.
     """
-    k = -math.log2(delta) if delta > 0 else -1.0
+    k = -math.log2(delta) if isinstance(delta, int | float) and delta > 0 else -1.0
     if not k.is_integer() or not 0 <= k <= MAX_LOG2:
         raise ValueError(f"delta must be a power of two from 1 to 1/{2**MAX_LOG2}, got {delta}")
     return int(k)

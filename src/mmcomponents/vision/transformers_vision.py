@@ -64,6 +64,8 @@ class TransformersVision(BlockEncoder):
         super().__init__()
         check_attention(None, attn_implementation)
         settings = _read(config, trust_remote_code)
+        if settings.model_type in ("convnext", "convnextv2"):
+            raise ValueError(f"{settings.model_type} has convolutions in place of patches: use TransformersConvNet")
         if settings.model_type == "yolos":
             raise ValueError("yolos has tokens after those of the patches, which are not separated")
         self.image_size = _side(settings, "image_size")
@@ -184,7 +186,10 @@ class TransformersVision(BlockEncoder):
             levels: See the class.
         """
         side = self.image_size
-        found = body.eval()(pixel_values=torch.zeros(1, 3, side, side), output_hidden_states=True, return_dict=True)
+        try:
+            found = body.eval()(pixel_values=torch.zeros(1, 3, side, side), output_hidden_states=True, return_dict=True)
+        except RuntimeError as error:
+            raise ValueError(f"{type(body).__name__} cannot encode a tile of {side} pixels: {error}") from error
         states, count = found.hidden_states or (), len(found.hidden_states or ())
         for level in levels:
             if level != -1 and not -count <= level < count:

@@ -170,7 +170,7 @@ def write_goals(folder: Path, text_model: str | None = None) -> PreTrainedTokeni
         tokenizer.save_pretrained(str(folder / TOKENIZER))
         tokenizer = load_tokenizer(folder / TOKENIZER)
         ids = [torch.tensor(tokenizer(goal)["input_ids"]) for goal in GOALS]
-        rows = [model(one_sequence(goal, None, None)).hidden.float() for goal in ids]
+        rows = [model(one_sequence(goal)).hidden.float() for goal in ids]
     lengths = torch.tensor([len(goal) for goal in ids])
     name = "SmolLM2-135M-Instruct" if text_model is None else Path(text_model).name
     found = TextFeatures(GOALS, torch.cat(ids), lengths, torch.cat(rows), vocabulary_fingerprint(tokenizer), name)
