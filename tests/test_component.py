@@ -160,7 +160,7 @@ IDS = torch.tensor([1, 2, 3])
         (lambda: PixelUnshuffle(32)(PLAIN), r"PixelUnshuffle takes features: VisualFeatures\(maps\) of .*, got Tensor"),
         (lambda: MLPProjector(32, 8)(features=PLAIN), "MLPProjector takes features: VisualFeatures"),
         (lambda: TokenEmbedder(64, 32)(IDS, None), r"TokenEmbedder takes batch: PackedBatch\(…\) of .*, got Tensor"),
-        (lambda: LMHead(32, 64)(PLAIN, None), r"LMHead takes state: ModelState\(\) of .*, got Tensor"),
+        (lambda: LMHead(32, 64)(PLAIN, None), r"LMHead takes state: ModelState of .*, got Tensor"),
         (lambda: tiny.backbone()(PLAIN[0], IDS), "DecoderLM takes layout: Layout"),
         (lambda: NextToken()(tiny.model(), IDS, {}), "NextToken takes batch: PackedBatch"),
         (lambda: V2PE(8).rotary(IDS), r"V2PE takes a Layout, such as one_sequence\(ids\).layout, got Tensor"),

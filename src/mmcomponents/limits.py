@@ -106,4 +106,4 @@ def _made_of(kind: type) -> str:
         return kind.__name__
     required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
     shown = ", ".join(required) if len(required) <= MAX_SHOWN else "…"
-    return f"{kind.__name__}({shown}) of {kind.__module__}"
+    return f"{kind.__name__}{f'({shown})' if required else ''} of {kind.__module__}"

@@ -100,7 +100,7 @@ def test_text_is_decoded_with_the_tokenizer_of_the_context() -> None:
 
 
 def test_stop_ids_in_place_of_the_context_are_an_error() -> None:
-    with pytest.raises(TypeError, match=r"expected Context\(stop_ids=…\) as the third argument, got set"):
+    with pytest.raises(TypeError, match=r"takes context: Context of mmcomponents\.generation\.base, got set"):
         Autoregressive(5)(tiny.model(), tiny.pack(*PROMPTS), {1})
 
 

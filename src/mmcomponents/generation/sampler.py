@@ -70,10 +70,7 @@ class Autoregressive(Sampler):
 
         Raises:
             NonFiniteError: The logits of a segment are NaN or infinite; raised on all ranks in the same step.
-            TypeError: The third argument is no context.
         """
-        if not isinstance(context, Context):
-            raise TypeError(f"expected Context(stop_ids=…) as the third argument, got {type(context).__name__}")
         answers: list[list[int]] = [[] for _ in range(prompts.num_segments)]
         draws = self.own_draws(prompts, context)
         for new in self.steps(model, prompts, context.stop_ids, context.generator, draws=draws):
