@@ -184,6 +184,10 @@ def test_wrong_folders_are_refused_in_one_line(official_folder: Path, tmp_path: 
     assert "no checkpoint folder" in refused(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     assert "no config.json" in refused(tmp_path / "empty")
+    (tmp_path / "run/checkpoints").mkdir(parents=True)
+    (tmp_path / "run/recipe.yaml").write_text("")
+    with pytest.raises(CheckpointError, match=r"run is the folder of a run, .*: give --config \S+ --ckpt_path"):
+        read(tmp_path / "run")
     _config(official_folder, downsample_ratio=0.25)
     assert "projector.norm.weight is [128], the model has [512]" in refused(official_folder)
     _config(official_folder, downsample_ratio=0.5, pad2square=True)

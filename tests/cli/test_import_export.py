@@ -183,7 +183,7 @@ OFFICIAL, TRANSFORMERS = (["--out", "o", "--format", name] for name in ("officia
         (["import", "nowhere", "--out", "o"], "import: no checkpoint folder nowhere"),
         (["import", "tok", "--out", "o"], "no config.json in tok"),
         (["export", "x", "--format", "transformer", "--out", "o"], "'transformer'; did you mean 'transformers'?"),
-        (["export", "x", "--out", "o"], "export: the following arguments are required: --format"),
+        (["export", "x", "--out", "o"], "export: --format is missing; the formats are mmcomponents, official, "),
         (["export", "x", "--format", "official"], "export: the following arguments are required: --out"),
         (["export", *OFFICIAL], "export needs a folder, or --config RECIPE"),
         (["export", *R, *OFFICIAL], "--ckpt_path is missing"),

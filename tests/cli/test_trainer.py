@@ -420,7 +420,9 @@ def test_an_unknown_verb_is_reported_in_one_line(capsys: pytest.CaptureFixture[s
     assert [verb for verb in command.VERBS if f"\n  {verb} " not in listing] == []
 
 
-def test_a_terminated_training_exits_with_143(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminated_training_exits_with_143(
+    recipe: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def terminated(*_: object, **__: object) -> None:
         raise SIGTERMException
 
@@ -428,6 +430,7 @@ def test_a_terminated_training_exits_with_143(recipe: str, monkeypatch: pytest.M
     with pytest.raises(SystemExit) as ended:
         run("fit", ["--config", recipe], Task, Data)
     assert ended.value.code == 143
+    assert "interrupted at step 0; no checkpoint was written" in caplog.text
 
 
 def test_values_of_the_environment_are_in_no_file_of_a_run(

@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> None:
     """Checks that a folder exists.
 
     Raises:
-        CheckpointError: It does not exist, or is a file.
+        CheckpointError: It does not exist, is a file, or is the folder of a run.
     """
     if folder.is_file():
         raise CheckpointError(
@@ -57,6 +57,12 @@ def check_folder(folder: Path) -> None:
         )
     if not folder.is_dir():
         raise CheckpointError(f"no checkpoint folder {folder}")
+    recipe = folder / "recipe.yaml"
+    if recipe.is_file() and (folder / "checkpoints").is_dir() and not (folder / "config.json").exists():
+        raise CheckpointError(
+            f"{folder} is the folder of a run, not a checkpoint folder: give --config {recipe} --ckpt_path with a"
+            f" file of {folder / 'checkpoints'}, or export it first (`mmcomponents export`)"
+        )
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def main(verb: str, argv: list[str]) -> int:
     )
     parser.usage = f"%(prog)s [SRC | --config RECIPE --ckpt_path CKPT] --format NAME --out DIR {_OPTIONS}"
     parser.add_argument("--ckpt_path", help="checkpoint of a run: a file, or a folder of shards")
-    parser.add_argument("--format", help="transformers, official, mmcomponents or causal_lm", required=True)
+    parser.add_argument("--format", help="transformers, official, mmcomponents or causal_lm")
     add_output_options(parser)
     # SRC comes first, since a later word may be the value of a recipe's flag, which this parser does not know.
     folder = argv[0] if argv and not argv[0].startswith("-") else None
@@ -36,8 +36,9 @@ def main(verb: str, argv: list[str]) -> int:
     from mmcomponents.checkpoints.export_folder import WRITTEN
 
     if options.format not in WRITTEN:
-        known = ", ".join(WRITTEN)
-        raise UserError(f"{verb}: no format {options.format!r}{near(options.format, WRITTEN)}; the formats are {known}")
+        given = options.format
+        wrong = "--format is missing" if given is None else f"no format {given!r}{near(given, WRITTEN)}"
+        raise UserError(f"{verb}: {wrong}; the formats are {', '.join(WRITTEN)}")
     with errors_in_one_line(verb):
         if folder is None:
             _export_run(verb, options, recipe_flags)

@@ -162,6 +162,7 @@ def run_verb(cli: RecipeCLI) -> Any:
     try:
         return getattr(cli.trainer, cli.verb)(model=cli.model, datamodule=cli.datamodule, **arguments)
     except SIGTERMException:
+        _report_interrupt(cli)
         raise SystemExit(143) from None  # Lightning's exception would end the process with exit code 0
     except SystemExit as error:
         if cli.trainer.interrupted and error.code == 1:  # Lightning's exit code after Ctrl-C
