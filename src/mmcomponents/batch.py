@@ -57,6 +57,9 @@ class Layout(Movable):
         last_ticks: `[S]` int64, only while decoding: position of the last cached token of each segment.
         prefill_len: `[S]` int64, only while decoding: length of each segment at prefill, for a rotary base that depends
             on the length.
+
+    Raises:
+        ValueError: `token_type` and `image_id` differ in length, or `delta_log2` and `grid` in the number of images.
     """
 
     token_type: Tensor
@@ -67,6 +70,33 @@ class Layout(Movable):
     delta_log2: Tensor | None = None
     last_ticks: Tensor | None = None
     prefill_len: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.token_type.shape != self.image_id.shape:
+            shapes = list(self.token_type.shape), list(self.image_id.shape)
+            raise ValueError(
+                f"token_type is {shapes[0]} and image_id {shapes[1]}: each has one value for each position"
+            )
+        if self.delta_log2 is not None and len(self.delta_log2) != len(self.grid):
+            raise ValueError(f"delta_log2 is of {len(self.delta_log2)} images and grid of {len(self.grid)}")
+
+    @classmethod
+    def of_text(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> Layout:
+        """Returns the layout of segments of text.
+
+        Args:
+            lengths: Number of tokens of each segment.
+            device: Device of the tensors.
+        """
+        sizes = torch.tensor([0, *lengths], device=device)
+        text = torch.full((sum(lengths),), int(TokenType.TEXT), device=device)
+        return cls(
+            token_type=text,
+            cu_seqlens=sizes.cumsum(0).int(),
+            max_seqlen=max(lengths, default=0),
+            image_id=torch.full_like(text, -1),
+            grid=text.new_zeros(0, 3),
+        )
 
     @property
     def num_tokens(self) -> int:
@@ -284,12 +314,24 @@ class FeatureMap:
         name: Name of the level, for people; empty if it has none.
         valid_hw: `[N, 2]` int64 rows and columns of the part of each tile that is not padding, for tiles of unequal
             images; None: all of it, or the encoder does not tell.
+
+    Raises:
+        TypeError: `tokens` is no tensor.
+        ValueError: `tokens` has another shape.
     """
 
     tokens: Tensor
     hw: tuple[int, int]
     name: str = ""
     valid_hw: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.tokens, Tensor):
+            raise TypeError(f"tokens of a feature map are a {type(self.tokens).__name__}, not a tensor")
+        rows, columns = self.hw
+        if self.tokens.ndim != 3 or self.tokens.shape[1] != rows * columns:
+            shape = list(self.tokens.shape)
+            raise ValueError(f"tokens of a map of {rows} x {columns} are [N, {rows * columns}, C], got {shape}")
 
 
 @dataclass
@@ -301,12 +343,20 @@ class VisualFeatures:
         context: `[N, c]`, copied from the images.
         valid_hw: `[N, 2]`, copied from the images.
         vq_ids: `[N, h, w]` ids that an encoder of ids has embedded; None for other encoders.
+
+    Raises:
+        TypeError: `maps` is not a list of one or more feature maps.
     """
 
     maps: list[FeatureMap]
     context: Tensor | None = None
     valid_hw: Tensor | None = None
     vq_ids: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.maps, list | tuple) or not self.maps or not isinstance(self.maps[-1], FeatureMap):
+            kind = type(self.maps).__name__
+            raise TypeError(f"maps is a list of FeatureMap(tokens, (rows, columns)), one or more, got a {kind}")
 
     @property
     def primary(self) -> FeatureMap:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
+from torch import nn
+
 from mmcomponents.backbones import Backbone
 from mmcomponents.brought_weights import built
 from mmcomponents.component import WiringError
@@ -202,6 +204,11 @@ def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = N
     Raises:
         WiringError: The constructor does not take the widths of its neighbours, or an argument.
     """
+    if isinstance(factory, nn.Module):
+        raise WiringError(
+            f"the {slot} is a {type(factory).__name__}: give its class, or functools.partial of it with its arguments,"
+            " as the widths of its neighbours come first"
+        )
     try:
         made: _T = built(factory, *widths)
         return made

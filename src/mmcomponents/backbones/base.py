@@ -27,3 +27,24 @@ class Backbone(Component):
     @abstractmethod
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
         """Maps `[T, d]` to `[T, d]` without attention between segments."""
+
+
+def check_sequence(backbone: Backbone, x: Tensor, layout: Layout, rotary: Exact | None) -> None:
+    """Checks the shapes of what a backbone gets.
+
+    Raises:
+        TypeError: `layout` is no layout.
+        ValueError: `x` is not `[T, hidden_size]` for the T positions of the layout, or a rotary table is not
+            `[T, head_dim]`.
+    """
+    name, shape = type(backbone).__name__, list(x.shape)
+    if not isinstance(layout, Layout):
+        raise TypeError(f"{name} takes a Layout, such as one_sequence(ids).layout, got {type(layout).__name__}")
+    needs = [layout.num_tokens, backbone.hidden_size]
+    if shape != needs:
+        raise ValueError(
+            f"{name} takes the {needs[0]} positions of the layout, [T, hidden_size] = {needs}, got {shape}"
+        )
+    table = None if rotary is None else list(rotary.tensors[0].shape)
+    if table not in (None, [needs[0], backbone.head_dim]):
+        raise ValueError(f"{name} takes rotary tables [T, head_dim] = {[needs[0], backbone.head_dim]}, got {table}")

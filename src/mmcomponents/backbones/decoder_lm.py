@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from torch import Tensor, nn
 
-from mmcomponents.backbones.base import Backbone
+from mmcomponents.backbones.base import Backbone, check_sequence
 from mmcomponents.batch import Exact, Layout, PackedBatch
 from mmcomponents.limits import MAX_LAYERS, check_sizes
 from mmcomponents.nn.attention.packed import Backend
@@ -80,7 +80,12 @@ class DecoderLM(Backbone):
         self.init_weights()
 
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`."""
+        """Maps `[T, d]` to `[T, d]`.
+
+        Raises:
+            ValueError: A tensor has another shape, see `check_sequence`.
+        """
+        check_sequence(self, x, layout, rotary)
         out: Tensor = self.norm(run_layers(self.layers, x, layout, rotary, cache))
         return out
 

@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from mmcomponents.backbones.base import check_sequence
 from mmcomponents.backbones.decoder_lm import DecoderLM
 from mmcomponents.batch import Exact, Layout, PackedBatch, TokenType
 from mmcomponents.nn.attention import Segments
@@ -88,7 +89,12 @@ class ExpertDecoderLM(DecoderLM):
     starts_from = ("DecoderLM",)
 
     def forward(self, x: Tensor, layout: Layout, rotary: Exact | None = None, cache: KVCache | None = None) -> Tensor:
-        """Maps `[T, d]` to `[T, d]`."""
+        """Maps `[T, d]` to `[T, d]`.
+
+        Raises:
+            ValueError: A tensor has another shape, see `check_sequence`.
+        """
+        check_sequence(self, x, layout, rotary)
         segments, routes = Segments(layout.cu_seqlens, layout.max_seqlen), Routes.of(layout)
         rotate = None if rotary is None else Rotation(rotary)
         for i, layer in enumerate(self.layers):

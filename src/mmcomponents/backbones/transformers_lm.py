@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mmcomponents.backbones.base import Backbone
+from mmcomponents.backbones.base import Backbone, check_sequence
 from mmcomponents.backbones.transformers_rotary import RotaryTables
 from mmcomponents.batch import Exact, Layout, PackedBatch, TokenType
 from mmcomponents.component import WiringError, stored_tensors
@@ -76,8 +76,10 @@ class TransformersLM(Backbone):
 
         Raises:
             WiringError: The rotary tables do not fit the model.
-            ValueError: A segment is longer than the model's own positions allow, or the model does not support a cache.
+            ValueError: A segment is longer than the model's own positions allow, the model does not support a cache, or
+                a tensor has another shape.
         """
+        check_sequence(self, x, layout, None)  # it compares the tables itself
         padded = Padded(layout, None if cache is None else cache.lengths)
         if self._text_scale is not None:
             text = (layout.token_type == TokenType.TEXT)[:, None]

@@ -59,7 +59,10 @@ def read_config(auto: Any, known: Iterable[str], config: dict[str, Any] | str, t
     if isinstance(config, dict):
         check_fields(config)
     elif not isinstance(config, str | Path):
-        raise ValueError(f"config is a {type(config).__name__}: it must be a folder, a config.json or its fields")
+        raise ValueError(
+            f"config is a {type(config).__name__}: it must be a folder, a config.json or its fields, which"
+            " config.to_dict() gives"
+        )
     else:
         path = _configuration_path(config)
         config = str(path)

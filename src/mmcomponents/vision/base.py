@@ -78,7 +78,7 @@ def patch_grid(pixel_hw: tuple[int, int], patch_size: int) -> tuple[int, int]:
     height, width = pixel_hw
     if height % patch_size or width % patch_size:
         raise WiringError(
-            f"a tile of {height} x {width} pixels is not a multiple of the patch size {patch_size}: the encoder needs"
-            " tiles of data.images.tile_size, without longest_side or an augmentation that changes their size"
+            f"a tile of {height} x {width} pixels is not a multiple of the patch size {patch_size} (in a recipe: of"
+            " data.images.tile_size pixels, without longest_side or an augmentation that changes their size)"
         )
     return height // patch_size, width // patch_size
