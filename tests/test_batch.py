@@ -11,9 +11,11 @@ import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
 
 import tiny
-from mmcomponents.batch import ImageBatch, PackedBatch
+from mmcomponents.batch import ImageBatch, Layout, PackedBatch
 from mmcomponents.extras import Actions, Boxes
 from mmcomponents.movable import Exact
+from mmcomponents.positions import V2PE
+from mmcomponents.sequence import one_sequence
 
 
 def with_actions() -> PackedBatch:
@@ -87,3 +89,11 @@ def test_draws_of_a_segment_depend_on_its_sample_alone() -> None:
         assert not np.isin(numbers(other, "noise"), [first, second, third]).any()
     assert not np.isin(numbers(copies, "time"), [first, second, third]).any()
     assert not np.isin(numbers(copies, "noise", 1), [first, second, third]).any()
+
+
+def test_segments_of_text_have_a_layout() -> None:
+    layout = Layout.of_text([3, 2])
+    assert layout.cu_seqlens.tolist() == [0, 3, 5]
+    assert (layout.cu_seqlens.dtype, layout.max_seqlen, layout.num_segments) == (torch.int32, 3, 2)
+    assert V2PE(8).ticks(layout).tolist() == [0, 256, 512, 0, 256]
+    assert torch.equal(layout.token_type, one_sequence(torch.arange(5)).layout.token_type)

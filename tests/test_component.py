@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,8 +7,9 @@ from torch import Tensor
 
 import tiny
 from mmcomponents.backbones import DecoderLM
-from mmcomponents.batch import ImageBatch
+from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
 from mmcomponents.component import Component, WiringError
+from mmcomponents.compose import Factories
 from mmcomponents.embedders import TokenEmbedder
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle
@@ -173,6 +175,44 @@ IDS = torch.tensor([1, 2, 3])
 def test_arguments_of_another_class_are_named(call: Callable[[], object], told: str) -> None:
     with pytest.raises(TypeError, match=told):
         call()
+
+
+LAYOUT = one_sequence(IDS).layout
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: FeatureMap(torch.zeros(1, 8, 4, 4), (4, 4)),
+            r"map of 4 x 4 are \[N, 16, C\], got \[1, 8, 4, 4\]",
+        ),
+        (lambda: replace(LAYOUT, image_id=IDS[:2]), r"token_type is \[3\] and image_id \[2\]"),
+        (lambda: replace(LAYOUT, delta_log2=IDS), "delta_log2 is of 3 images and grid of 0"),
+        (lambda: tiny.backbone()(PLAIN, LAYOUT), r"DecoderLM takes .* = \[3, 32\].*, got \[1, 16, 32\]"),
+        (
+            lambda: tiny.backbone()(PLAIN[0, :3], LAYOUT, V2PE(16).rotary(LAYOUT)),
+            r"DecoderLM takes rotary tables \[T, head_dim\] = \[3, 8\], got \[3, 16\]",
+        ),
+        (
+            lambda: MLPProjector(8, 8)(VisualFeatures([FeatureMap(PLAIN, (4, 4))])),
+            "MLPProjector takes tokens of width 8, got 32",
+        ),
+        (
+            lambda: Factories(backbone=tiny.backbone_factory(), position=V2PE(8)).build(None, None),
+            "the position is a V2PE: give its class, or functools.partial of it",
+        ),
+    ],
+)
+def test_tensors_of_another_shape_are_refused(call: Callable[[], object], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        call()
+
+
+@pytest.mark.parametrize("maps", [PLAIN, [], [PLAIN]])
+def test_features_have_maps(maps: object) -> None:
+    with pytest.raises(TypeError, match=r"maps is a list of FeatureMap\(tokens, \(rows, columns\)\)"):
+        VisualFeatures(maps)
 
 
 class Failing(Component):
