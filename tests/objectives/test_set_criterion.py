@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 import midetr
-from mmcomponents.batch import ModelState, PackedBatch, VisualFeatures
+from mmcomponents.batch import FeatureMap, ModelState, PackedBatch, VisualFeatures
 from mmcomponents.component import WiringError
 from mmcomponents.extras import Boxes
 from mmcomponents.heads import LMHead
@@ -34,7 +34,7 @@ class Fixed:
         self.noisy = (torch.zeros(len(logits), 1, 0, self.num_classes), torch.zeros(len(logits), 1, 0, 4))
 
     def __call__(self, batch: PackedBatch, runtime: Any = None, read: Any = None) -> Any:
-        return read(self.heads, ModelState(visual=VisualFeatures([])))
+        return read(self.heads, ModelState(visual=VisualFeatures([FeatureMap(torch.zeros(3, 1, 4), (1, 1))])))
 
     def detect(self, features: Any, denoising: Any = None) -> Detections:
         return Detections(self.logits, self.boxes, *self.noisy)
