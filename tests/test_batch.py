@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch.plugins.precision import HalfPrecision
+from torch.utils import _pytree as pytree
 
 import tiny
-from mmcomponents.batch import ImageBatch, Layout, PackedBatch
+from mmcomponents.batch import FeatureMap, ImageBatch, Layout, PackedBatch, VisualFeatures
 from mmcomponents.extras import Actions, Boxes
 from mmcomponents.movable import Exact
 from mmcomponents.positions import V2PE
@@ -39,10 +41,45 @@ def test_images_are_pixels_or_ids() -> None:
         replace(ids, pixels=pixels.pixels)
     with pytest.raises(ValueError, match=r"tile_image is \[2\]: it has the index of the image of each of the 3 tiles"):
         ImageBatch(torch.zeros(3, 3, 4, 6), tiles)
-    with pytest.raises(ValueError, match=r"pixels are torch.uint8: they are normalised floating-point numbers"):
-        ImageBatch(torch.zeros(2, 3, 4, 6, dtype=torch.uint8), tiles)
-    with pytest.raises(TypeError, match="tile_image is a list, not a tensor"):
-        ImageBatch(torch.zeros(2, 3, 4, 6), [0, 0])  # type: ignore[arg-type]
+    for read in (ImageBatch.require_pixels, tiny.vision()):
+        with pytest.raises(ValueError, match=r"pixels are torch.uint8: they are normalised floating-point numbers"):
+            read(ImageBatch(torch.zeros(2, 3, 4, 6, dtype=torch.uint8), tiles))
+        with pytest.raises(TypeError, match="pixels are a list, not a tensor"):
+            read(ImageBatch([0.0, 0.0], tiles))
+
+
+class Deepest(torch.nn.Module):
+    def forward(self, features: VisualFeatures) -> torch.Tensor:
+        return features.primary.tokens * 2
+
+
+def test_trees_of_torch_take_features_and_images_apart() -> None:
+    features = VisualFeatures([FeatureMap(torch.ones(1, 6, 4), (2, 3))])
+    for kind in (FeatureMap, VisualFeatures, ImageBatch, Layout):
+        if kind not in pytree.SUPPORTED_NODES:
+            torch.export.register_dataclass(kind)
+    exported = torch.export.export(Deepest(), (features,))
+    assert torch.equal(exported.module()(features), features.primary.tokens * 2)
+    shapes = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.shape, features)
+    assert shapes.primary.tokens == (1, 6, 4)
+    images = ImageBatch(torch.zeros(2, 3, 4, 6), torch.tensor([0, 1]))
+    assert pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.shape, images).tile_image == (2,)
+    layout = pytree.tree_map_only(torch.Tensor, lambda tensor: tensor.shape, Layout.of_text([2, 3]))
+    assert layout.image_id == (5,)
+
+
+@pytest.mark.parametrize("lengths", [[5, 7], (5, 7), torch.tensor([5, 7]), iter([5, 7])])
+def test_a_layout_of_text_has_one_segment_for_each_length(lengths: Iterable[int]) -> None:
+    layout = Layout.of_text(lengths)
+    assert layout.cu_seqlens.tolist() == [0, 5, 12]
+    assert layout.cu_seqlens.dtype == torch.int32
+    assert (layout.max_seqlen, type(layout.max_seqlen), layout.num_tokens) == (7, int, 12)
+
+
+@pytest.mark.parametrize("lengths", [[], [3, 0], [-2, 3]])
+def test_a_layout_of_text_has_no_empty_segments(lengths: list[int]) -> None:
+    with pytest.raises(ValueError, match="one or more segments, each at least 1, got"):
+        Layout.of_text(lengths)
 
 
 def test_an_unknown_attribute_of_a_pack_is_an_error_that_names_the_way() -> None:

@@ -1,21 +1,24 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any, TypedDict
 
 import pytest
 import torch
 from torch import Tensor
 
 import tiny
-from mmcomponents.backbones import DecoderLM
-from mmcomponents.batch import FeatureMap, ImageBatch, VisualFeatures
+from mmcomponents.backbones import DecoderLM, ExpertDecoderLM, TransformersLM
+from mmcomponents.batch import FeatureMap, ImageBatch, Layout, VisualFeatures
 from mmcomponents.component import Component, WiringError
 from mmcomponents.compose import Factories
 from mmcomponents.embedders import TokenEmbedder
+from mmcomponents.fusers import MMFuser
 from mmcomponents.heads import LMHead
-from mmcomponents.mergers import PixelUnshuffle
+from mmcomponents.mergers import PixelUnshuffle, QFormer
+from mmcomponents.movable import Exact
 from mmcomponents.objectives import MPO, NextToken
 from mmcomponents.positions import V2PE, RoPE
-from mmcomponents.projectors import MLPProjector
+from mmcomponents.projectors import LinearProjector, LlavaProjector, MLPProjector, ModuleProjector, TwoMap
 from mmcomponents.sequence import one_sequence
 from mmcomponents.training import FSDP2Strategy, ParameterOptions, SlotOptions
 from mmcomponents.vision import InternViT
@@ -168,8 +171,13 @@ IDS = torch.tensor([1, 2, 3])
         (lambda: V2PE(8).rotary(IDS), r"V2PE takes a Layout, such as one_sequence\(ids\).layout, got Tensor"),
         (lambda: RoPE(8).ticks(IDS), "RoPE takes a Layout"),
         (lambda: tiny.model()(IDS), "the model takes a PackedBatch, got Tensor: logits takes plain tensors"),
-        (lambda: one_sequence([1, 2]), "input_ids must be a tensor of integers, got list"),
-        (lambda: one_sequence(IDS.float()), "input_ids must be a tensor of integers, got torch.float32"),
+        (lambda: one_sequence([1, 2]), "input_ids must be a tensor of int64 or int32, got list"),
+        (lambda: one_sequence(IDS.float()), "input_ids must be a tensor of int64 or int32, got torch.float32"),
+        (lambda: one_sequence(IDS, [1], 2), r"pixel_values must be a tensor \[N, 3, H, W\], got list"),
+        (lambda: Exact((PLAIN, PLAIN)), r"as in Exact\(cos, sin\): got a tuple"),
+        (lambda: FeatureMap(PLAIN, 4), r"hw is \(rows, columns\), got 4"),
+        (lambda: VisualFeatures(PLAIN), r"maps is a list of FeatureMap\(tokens, \(rows, columns\)\), got a Tensor"),
+        (lambda: VisualFeatures([PLAIN]), "got a list with a Tensor"),
     ],
 )
 def test_arguments_of_another_class_are_named(call: Callable[[], object], told: str) -> None:
@@ -188,19 +196,19 @@ LAYOUT = one_sequence(IDS).layout
             r"map of 4 x 4 are \[N, 16, C\], got \[1, 8, 4, 4\]",
         ),
         (lambda: replace(LAYOUT, image_id=IDS[:2]), r"token_type is \[3\] and image_id \[2\]"),
-        (lambda: replace(LAYOUT, delta_log2=IDS), "delta_log2 is of 3 images and grid of 0"),
-        (lambda: tiny.backbone()(PLAIN, LAYOUT), r"DecoderLM takes .* = \[3, 32\].*, got \[1, 16, 32\]"),
+        (lambda: replace(LAYOUT, delta_log2=IDS), r"delta_log2 is \[3\] and grid is of 0 images"),
         (
-            lambda: tiny.backbone()(PLAIN[0, :3], LAYOUT, V2PE(16).rotary(LAYOUT)),
-            r"DecoderLM takes rotary tables \[T, head_dim\] = \[3, 8\], got \[3, 16\]",
+            lambda: one_sequence(IDS, torch.zeros(1, 3, 8, 8)),
+            r"pixel_values need image_token_id \(an argument of one_seq",
         ),
-        (
-            lambda: MLPProjector(8, 8)(VisualFeatures([FeatureMap(PLAIN, (4, 4))])),
-            "MLPProjector takes tokens of width 8, got 32",
-        ),
+        (lambda: VisualFeatures([]), "maps is empty"),
         (
             lambda: Factories(backbone=tiny.backbone_factory(), position=V2PE(8)).build(None, None),
-            "the position is a V2PE: give its class, or functools.partial of it",
+            "the position is an instance of V2PE: give the class, or functools.partial of it",
+        ),
+        (
+            lambda: Factories(backbone=tiny.backbone_factory(), heads={"lm": LMHead(32, 64)}).build(64, None),
+            "the head lm is an instance of LMHead: give the class, or functools.partial of it",
         ),
     ],
 )
@@ -209,22 +217,89 @@ def test_tensors_of_another_shape_are_refused(call: Callable[[], object], told: 
         call()
 
 
-@pytest.mark.parametrize("maps", [PLAIN, [], [PLAIN]])
-def test_features_have_maps(maps: object) -> None:
-    with pytest.raises(TypeError, match=r"maps is a list of FeatureMap\(tokens, \(rows, columns\)\)"):
-        VisualFeatures(maps)
+@pytest.mark.parametrize("kind", [DecoderLM, TransformersLM, ExpertDecoderLM])
+def test_backbones_check_their_sequence(kind: type) -> None:
+    small = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    body = kind({"model_type": "qwen3", "head_dim": 8, **small}) if kind is TransformersLM else kind(32, 1, 4, 48)
+    with pytest.raises(ValueError, match=rf"{kind.__name__} takes .* = \[3, 32\].*, got \[1, 16, 32\]"):
+        body(PLAIN, LAYOUT)
+    for other in (V2PE(16).rotary(LAYOUT), V2PE(8).rotary(Layout.of_text([2]))):
+        with pytest.raises(ValueError, match="rotary tables"):
+            body(PLAIN[0, :3], LAYOUT, other)
+
+
+@pytest.mark.parametrize(
+    ("part", "told"),
+    [
+        (MLPProjector(8, 8), "MLPProjector takes feature maps of width 8, got 32"),
+        (LinearProjector(8, 8), "LinearProjector takes feature maps of width 8, got 32"),
+        (LlavaProjector(8, 8), "LlavaProjector takes feature maps of width 8, got 32"),
+        (ModuleProjector(8, 8, torch.nn.Linear), "ModuleProjector takes feature maps of width 8, got 32"),
+        (TwoMap((8, 8), 8, 4), r"TwoMap takes feature maps of width \(8, 8\), got \(32,\)"),
+        (PixelUnshuffle(8), "PixelUnshuffle takes feature maps of width 8, got 32"),
+        (QFormer(8, 8, 2, 1, 2), "QFormer takes feature maps of width 8, got 32"),
+        (MMFuser((8, 8), num_heads=2), r"MMFuser takes feature maps of width \(8, 8\), got \(32,\)"),
+    ],
+)
+def test_maps_of_another_width_are_refused(part: Component, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        part(VisualFeatures([FeatureMap(PLAIN, (4, 4))]))
+
+
+class Fields(TypedDict):
+    x: int
 
 
 class Failing(Component):
     """A part with a fault of its own."""
 
+    def forward(
+        self,
+        x: Tensor,
+        scale: float = 1.0,
+        other: Any = None,
+        fields: Fields | None = None,
+        last: int = 0,
+        **more: int,
+    ) -> Tensor:
+        return x.no_such_attribute
+
+
+class Unreadable(Component):
     def forward(self, x: Tensor, other: "Unknown" = None) -> Tensor:  # noqa: F821
         return x.no_such_attribute
 
 
-def test_errors_of_right_arguments_stay_as_they_are() -> None:
-    with pytest.raises(AttributeError, match="no_such_attribute"):
-        Failing()(PLAIN)
+@pytest.mark.parametrize(
+    ("part", "arguments", "names"),
+    [
+        (Failing(), (PLAIN,), {}),
+        (Failing(), (PLAIN, 2, 3, {"x": 1}, 4), {"y": 1}),
+        (Unreadable(), (PLAIN, 3), {}),
+    ],
+)
+def test_errors_of_right_arguments_stay_as_they_are(
+    part: Component, arguments: tuple[Any, ...], names: dict[str, Any]
+) -> None:
+    with pytest.raises(AttributeError, match="no_such_attribute") as caught:
+        part(*arguments, **names)
+    assert not hasattr(caught.value, "__notes__")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "note"),
+    [
+        ((PLAIN, "2"), "Failing takes scale: float, got str"),
+        ((PLAIN, 1.0, 3, {"x": 1}, "4"), "Failing takes last: int, got str"),
+    ],
+)
+def test_errors_that_another_argument_has_caused_stay_with_a_note(arguments: tuple[Any, ...], note: str) -> None:
+    with pytest.raises(AttributeError, match="no_such_attribute") as caught:
+        Failing()(*arguments)
+    assert caught.value.__notes__ == [note]
+
+
+def test_a_missing_argument_is_told_as_python_does() -> None:
     with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'layout'"):
         tiny.backbone()(PLAIN[0])
 

@@ -464,28 +464,3 @@ def test_a_constructor_that_takes_something_else_is_named() -> None:
 def test_projectors_of_one_map_name_several(kind: Any) -> None:
     with pytest.raises(WiringError, match=rf"{kind.__name__} takes one feature map and is given 2: \(24, 24\)"):
         kind((24, 24), 32)
-
-
-@pytest.mark.parametrize(
-    ("parts", "told"),
-    [
-        (
-            {"vision": nn.Linear(2, 2)},
-            "an instance of VisionEncoder, got Linear: .*, or wrap it as TransformersVision, Timm",
-        ),
-        (
-            {"vision": InternViT},
-            "an instance of VisionEncoder, got the class InternViT, not an instance of it$",
-        ),
-        (
-            {"merger": nn.Identity()},
-            "slot merger takes an instance of Merger, got Identity: derive the part from Merger$",
-        ),
-        ({"projector": nn.Linear(2, 2)}, "or wrap it as ModuleProjector$"),
-        ({"embedder": LMHead(8, 8)}, "slot embedder takes an instance of Embedder, got LMHead"),
-        ({"heads": {"lm": nn.Linear(2, 2)}}, r"slot heads\.lm takes an instance of Head, got Linear"),
-    ],
-)
-def test_a_slot_takes_parts_of_its_base_alone(parts: dict[str, Any], told: str) -> None:
-    with pytest.raises(WiringError, match=told):
-        MultimodalModel(**parts)

@@ -8,7 +8,7 @@ segments, R for visual tokens, N for image tiles and H, W for pixels.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Any
@@ -43,6 +43,11 @@ class TokenType(IntEnum):
     EXTERNAL = 7
 
 
+def _are_tensors(*values: object) -> bool:
+    """Whether shapes can be compared: trees of torch (`torch.export`, `tree_map`) put other values into fields."""
+    return all(isinstance(value, Tensor) for value in values)
+
+
 @dataclass
 class Layout(Movable):
     """Structure of a pack. All fields are integers, so that no precision setting changes a position.
@@ -72,28 +77,35 @@ class Layout(Movable):
     prefill_len: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.token_type.shape != self.image_id.shape:
+        if _are_tensors(self.token_type, self.image_id) and self.token_type.shape != self.image_id.shape:
             shapes = list(self.token_type.shape), list(self.image_id.shape)
             raise ValueError(
                 f"token_type is {shapes[0]} and image_id {shapes[1]}: each has one value for each position"
             )
-        if self.delta_log2 is not None and len(self.delta_log2) != len(self.grid):
-            raise ValueError(f"delta_log2 is of {len(self.delta_log2)} images and grid of {len(self.grid)}")
+        if self.delta_log2 is None or not _are_tensors(self.delta_log2, self.grid):
+            return
+        if self.delta_log2.shape != self.grid.shape[:1]:
+            raise ValueError(f"delta_log2 is {list(self.delta_log2.shape)} and grid is of {len(self.grid)} images")
 
     @classmethod
-    def of_text(cls, lengths: Sequence[int], device: torch.device | str | None = None) -> Layout:
+    def of_text(cls, lengths: Iterable[int], device: torch.device | str | None = None) -> Layout:
         """Returns the layout of segments of text.
 
         Args:
             lengths: Number of tokens of each segment.
             device: Device of the tensors.
+
+        Raises:
+            ValueError: There is no segment, or one without tokens.
         """
-        sizes = torch.tensor([0, *lengths], device=device)
-        text = torch.full((sum(lengths),), int(TokenType.TEXT), device=device)
+        sizes = [int(size) for size in lengths]
+        if min(sizes, default=0) < 1:
+            raise ValueError(f"lengths are the numbers of tokens of one or more segments, each at least 1, got {sizes}")
+        text = torch.full((sum(sizes),), int(TokenType.TEXT), device=device)
         return cls(
             token_type=text,
-            cu_seqlens=sizes.cumsum(0).int(),
-            max_seqlen=max(lengths, default=0),
+            cu_seqlens=torch.tensor([0, *sizes], device=device).cumsum(0).int(),
+            max_seqlen=max(sizes),
             image_id=torch.full_like(text, -1),
             grid=text.new_zeros(0, 3),
         )
@@ -127,9 +139,7 @@ class ImageBatch(Movable):
             images; None: all of it.
 
     Raises:
-        ValueError: There are both pixels and ids, or neither, the pixels are not floating-point numbers, or
-            `tile_image` has not one index for each tile.
-        TypeError: One of them is no tensor.
+        ValueError: There are both pixels and ids, or neither, or `tile_image` has not one index for each tile.
     """
 
     pixels: Tensor | None
@@ -142,12 +152,7 @@ class ImageBatch(Movable):
         if (self.pixels is None) == (self.vq_ids is None):
             raise ValueError(f"images are pixels or vq_ids, got {'neither' if self.pixels is None else 'both'}")
         tiles = self.vq_ids if self.pixels is None else self.pixels
-        for name, value in (("tile_image", self.tile_image), ("pixels or vq_ids", tiles)):
-            if not isinstance(value, Tensor):
-                raise TypeError(f"{name} is a {type(value).__name__}, not a tensor")
-        if self.pixels is not None and not self.pixels.is_floating_point():
-            raise ValueError(f"pixels are {self.pixels.dtype}: they are normalised floating-point numbers")
-        if tiles is not None and self.tile_image.shape != tiles.shape[:1]:
+        if isinstance(tiles, Tensor) and _are_tensors(self.tile_image) and self.tile_image.shape != tiles.shape[:1]:
             shown = list(self.tile_image.shape)
             raise ValueError(f"tile_image is {shown}: it has the index of the image of each of the {len(tiles)} tiles")
 
@@ -167,13 +172,18 @@ class ImageBatch(Movable):
         return int(pixels.shape[-2]), int(pixels.shape[-1])
 
     def require_pixels(self) -> Tensor:
-        """Returns the pixels `[N, 3, H, W]`.
+        """Returns the pixels `[N, 3, H, W]`, normalised floating-point numbers.
 
         Raises:
-            ValueError: The images are ids of an image tokenizer.
+            TypeError: They are no tensor.
+            ValueError: The images are ids of an image tokenizer, or the pixels are integers.
         """
         if self.pixels is None:
             raise ValueError("the images are ids of an image tokenizer (vq_ids), where pixels are needed")
+        if not isinstance(self.pixels, Tensor):
+            raise TypeError(f"pixels are a {type(self.pixels).__name__}, not a tensor [N, 3, H, W]")
+        if not self.pixels.is_floating_point():
+            raise ValueError(f"pixels are {self.pixels.dtype}: they are normalised floating-point numbers")
         return self.pixels
 
 
@@ -316,7 +326,7 @@ class FeatureMap:
             images; None: all of it, or the encoder does not tell.
 
     Raises:
-        TypeError: `tokens` is no tensor.
+        TypeError: `hw` is no tuple.
         ValueError: `tokens` has another shape.
     """
 
@@ -326,8 +336,10 @@ class FeatureMap:
     valid_hw: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.tokens, Tensor):
-            raise TypeError(f"tokens of a feature map are a {type(self.tokens).__name__}, not a tensor")
+        if not isinstance(self.hw, tuple | list):
+            raise TypeError(f"hw is (rows, columns), got {self.hw!r}")
+        if not _are_tensors(self.tokens) or not all(isinstance(size, int) for size in self.hw):
+            return
         rows, columns = self.hw
         if self.tokens.ndim != 3 or self.tokens.shape[1] != rows * columns:
             shape = list(self.tokens.shape)
@@ -345,7 +357,8 @@ class VisualFeatures:
         vq_ids: `[N, h, w]` ids that an encoder of ids has embedded; None for other encoders.
 
     Raises:
-        TypeError: `maps` is not a list of one or more feature maps.
+        TypeError: `maps` is no list, or has a tensor in place of a feature map.
+        ValueError: There is no map.
     """
 
     maps: list[FeatureMap]
@@ -354,9 +367,13 @@ class VisualFeatures:
     vq_ids: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.maps, list | tuple) or not self.maps or not isinstance(self.maps[-1], FeatureMap):
-            kind = type(self.maps).__name__
-            raise TypeError(f"maps is a list of FeatureMap(tokens, (rows, columns)), one or more, got a {kind}")
+        is_list = isinstance(self.maps, list | tuple)
+        wrong = [m for m in self.maps if isinstance(m, Tensor)] if is_list else [self.maps]
+        if wrong:
+            given = f"{'a list with ' if is_list else ''}a {type(wrong[0]).__name__}"
+            raise TypeError(f"maps is a list of FeatureMap(tokens, (rows, columns)), got {given}")
+        if not self.maps:
+            raise ValueError("maps is empty: an encoder has one feature map or more")
 
     @property
     def primary(self) -> FeatureMap:

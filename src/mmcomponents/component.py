@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.overrides import TorchFunctionMode
 
-from mmcomponents.batch import PackedBatch
+from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import wrong_argument
 from mmcomponents.row_draws import draw_rows, generator_of
 
@@ -94,15 +94,23 @@ class Component(LightningModule):
         """Calls `forward`.
 
         Raises:
-            TypeError: An argument is of another class than that of its annotation, which has caused an error.
+            TypeError: An argument, whose class is not that of its annotation, lacks an attribute. Other errors of such
+                calls stay, with a note that names the argument: it may not be their cause.
+            ValueError: An error of `forward` whose feature maps have other widths than `in_features`.
         """
         try:
             return super().__call__(*args, **kwargs)
-        except (AttributeError, TypeError) as error:
-            wrong = wrong_argument(self.forward, args, kwargs)
-            if wrong is None:
-                raise
-            raise TypeError(f"{type(self).__name__} takes {wrong}") from error
+        except (AttributeError, TypeError, RuntimeError, ValueError) as error:
+            name = type(self).__name__
+            widths = _other_widths(getattr(self, "in_features", None), (*args, *kwargs.values()))
+            if widths is not None and widths not in str(error):
+                raise ValueError(f"{name} takes {widths}") from error
+            value, needs = wrong_argument(self.forward, args, kwargs) or (None, "")
+            if value is not None and getattr(error, "obj", None) is value:
+                raise TypeError(f"{name} takes {needs}") from error
+            if needs:
+                error.add_note(f"{name} takes {needs}")
+            raise
 
     def extra_repr(self) -> str:
         """Returns the constructor's arguments that are attributes of the same names, such as widths."""
@@ -118,7 +126,7 @@ class Component(LightningModule):
         merger or the codebook of an encoder. Weights may be on the meta device.
 
         Args:
-            model: The parts by slot. A part of another package may be in any slot, so that attributes are read with
+            model: The parts by slot. A neighbour may lack attributes of the library's parts: they are read with
                 `getattr(part, name, None)`.
 
         Raises:
@@ -315,6 +323,22 @@ class Component(LightningModule):
         for inner in self.modules():  # a subclass that draws again must not take these values for loaded ones
             if isinstance(inner, Component):
                 inner.drawn = versions(inner)
+
+
+def _other_widths(takes: object, given: Iterable[object]) -> str | None:
+    """Returns the widths of feature maps that a part takes and is given, for an error; None if they are equal.
+
+    Args:
+        takes: Width of the primary map, a tuple of those of all maps, or None.
+        given: Arguments of the part.
+    """
+    for value in given if takes is not None else ():
+        if isinstance(value, VisualFeatures):
+            widths = tuple(source.tokens.shape[-1] for source in value.maps)
+            found = widths if isinstance(takes, tuple) else widths[-1]
+            if found != takes:
+                return f"feature maps of width {takes}, got {found}"
+    return None
 
 
 def assign(parameter: Tensor, value: Tensor) -> None:

@@ -204,11 +204,7 @@ def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = N
     Raises:
         WiringError: The constructor does not take the widths of its neighbours, or an argument.
     """
-    if isinstance(factory, nn.Module):
-        raise WiringError(
-            f"the {slot} is a {type(factory).__name__}: give its class, or functools.partial of it with its arguments,"
-            " as the widths of its neighbours come first"
-        )
+    _check_factory(f"the {slot}", factory)
     try:
         made: _T = built(factory, *widths)
         return made
@@ -225,9 +221,18 @@ def _made(slot: str, factory: Callable[..., _T], *widths: Any, giver: object = N
         ) from error
 
 
+def _check_factory(slot: str, factory: object) -> None:
+    if isinstance(factory, nn.Module):
+        raise WiringError(
+            f"{slot} is an instance of {type(factory).__name__}: give the class, or functools.partial of it with its"
+            " arguments (MultimodalModel takes instances)"
+        )
+
+
 def _head(name: str, factory: HeadFactory, width: Width | None, vocab_size: int | None) -> Head:
     if width is None:
         raise WiringError(f"the head {name} needs a backbone or a vision encoder and the recipe has neither")
+    _check_factory(f"the head {name}", factory)
     try:
         made: Head = built(factory, width, vocab_size)
         return made

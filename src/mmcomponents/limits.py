@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from inspect import Parameter
 from numbers import Integral, Real
 from reprlib import repr as shortened
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 MAX_LAYERS = 1_000
 """Layers of a part; the deepest released language models have 126."""
@@ -71,39 +72,50 @@ def check_numbers(least: float = 0.0, **numbers: object) -> None:
             raise ValueError(f"{name} must be a finite number of at least {least:g}, got {shortened(value)}")
 
 
-def wrong_argument(call: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]) -> str | None:
-    """Returns which argument of a call is not of the class of its annotation, for an error; None if all are.
+def wrong_argument(
+    call: Callable[..., Any], args: Sequence[object], kwargs: Mapping[str, object]
+) -> tuple[object, str] | None:
+    """Returns the first argument of a call that is not of the class of its annotation, for an error; None if all are.
 
     Args:
-        call: Function with annotations. Those that are not classes, or unions of them, are not compared.
+        call: Function with annotations. Those that are not classes, or unions of them, are not compared, nor are
+            arguments of variable number.
         args: Its positional arguments.
         kwargs: Its named arguments.
 
     Returns:
-        The argument's name, its class with what that is made of, and the class that was given.
+        The value; and a text: the argument's name, its class with what that is made of, and the class of the value.
     """
     try:
-        given, kinds = inspect.signature(call).bind(*args, **kwargs).arguments, get_type_hints(call)
-    except (TypeError, NameError, AttributeError):  # other arguments, or annotations that cannot be read
+        bound, kinds = inspect.signature(call).bind(*args, **kwargs), get_type_hints(call)
+        for name, value in bound.arguments.items():
+            kind = kinds.get(name)
+            accepted = get_args(kind) if get_origin(kind) in (UnionType, Union) else (kind,)
+            is_one = bound.signature.parameters[name].kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+            if is_one and all(_is_class(kind) for kind in accepted) and not isinstance(value, _and_narrower(accepted)):
+                needs = " or ".join(_made_of(kind) for kind in accepted if kind is not type(None))
+                return value, f"{name}: {needs}, got {type(value).__name__}"
+    except Exception:  # other arguments, or annotations that cannot be read: the error to be explained is told alone
         return None
-    for name, value in given.items():
-        is_plain = get_origin(kinds.get(name)) in (None, UnionType, Union)
-        accepted = get_args(kinds.get(name)) or (kinds.get(name),)
-        if is_plain and all(_is_class(kind) for kind in accepted) and not isinstance(value, accepted):
-            needs = " or ".join(_made_of(kind) for kind in accepted if kind is not type(None))
-            return f"{name}: {needs}, got {type(value).__name__}"
     return None
 
 
 def _is_class(kind: object) -> bool:
-    """Whether `isinstance` can compare with it; it cannot with a protocol."""
-    return isinstance(kind, type) and not getattr(kind, "_is_protocol", False)
+    """Whether `isinstance` can compare with it; it cannot with `Any`, a protocol, a generic or a typed dictionary."""
+    plain = isinstance(kind, type) and get_origin(kind) is None and kind is not Any
+    return plain and not getattr(kind, "_is_protocol", False) and not is_typeddict(kind)
+
+
+def _and_narrower(kinds: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Returns classes with those that type checkers accept in their place: whole numbers for `float`."""
+    return (*kinds, int) if float in kinds else kinds
 
 
 def _made_of(kind: type) -> str:
     """Returns a class of the package with the arguments that it requires, and its module; others by name."""
     if kind.__module__.split(".")[0] != __package__:
         return kind.__name__
-    required = [p.name for p in inspect.signature(kind).parameters.values() if p.default is p.empty]
+    parameters = inspect.signature(kind).parameters.values()
+    required = [str(p.replace(annotation=p.empty)) for p in parameters if p.default is p.empty]
     shown = ", ".join(required) if len(required) <= MAX_SHOWN else "…"
     return f"{kind.__name__}{f'({shown})' if required else ''} of {kind.__module__}"

@@ -18,7 +18,11 @@ class Exact:
     do not look inside a plain class, so rotary tables and reference log-probabilities keep their precision.
 
     Args:
-        tensors: One or more tensors that belong together, such as cosine and sine.
+        tensors: One or more tensors that belong together, such as cosine and sine, each an argument.
+
+    Raises:
+        TypeError: A list or tuple is given in place of its tensors.
+        ValueError: There is none.
     """
 
     __slots__ = ("tensors",)
@@ -26,6 +30,11 @@ class Exact:
     def __init__(self, *tensors: Tensor) -> None:
         if not tensors:
             raise ValueError("Exact needs at least one tensor")
+        for value in tensors:
+            if isinstance(value, list | tuple):
+                raise TypeError(
+                    f"Exact takes tensors, each an argument, as in Exact(cos, sin): got a {type(value).__name__}"
+                )
         self.tensors = tensors
 
     @property

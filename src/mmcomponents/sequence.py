@@ -14,7 +14,7 @@ def one_sequence(
     """Packs one sequence whose image tokens are in the order of the tiles' visual tokens.
 
     Args:
-        input_ids: `[T]` integers.
+        input_ids: `[T]` int64 or int32.
         pixel_values: `[N, 3, H, W]`, or None.
         image_token_id: Token id of the placeholder of a visual token; each run of it is one image.
 
@@ -22,18 +22,22 @@ def one_sequence(
         A pack with one segment and no labels.
 
     Raises:
-        TypeError: `input_ids` is no tensor of integers.
+        TypeError: `input_ids` is no int32 or int64 tensor, or `pixel_values` is no tensor.
         ValueError: Tiles are given without `image_token_id`, or the tensors have other shapes.
     """
-    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point():
-        kind = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
-        raise TypeError(f"input_ids must be a tensor of integers, got {kind}")
+    kind = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+    if kind not in (torch.int64, torch.int32):
+        raise TypeError(f"input_ids must be a tensor of int64 or int32, got {kind}")
+    if not isinstance(pixel_values, Tensor | None):
+        raise TypeError(f"pixel_values must be a tensor [N, 3, H, W], got {type(pixel_values).__name__}")
     if input_ids.ndim != 1:
         raise ValueError(f"input_ids must be one sequence [T], got {list(input_ids.shape)}")
     if pixel_values is not None and pixel_values.ndim != 4:
         raise ValueError(f"pixel_values must be [N, 3, H, W], got {list(pixel_values.shape)}")
     if pixel_values is not None and image_token_id is None:
-        raise ValueError("the model has no image_token_id, which pixel_values require")
+        raise ValueError(
+            "pixel_values need image_token_id (an argument of one_sequence and of the model), which is None"
+        )
     device, length = input_ids.device, input_ids.shape[0]
     visual = torch.zeros_like(input_ids, dtype=torch.bool) if image_token_id is None else input_ids == image_token_id
     starts = visual.clone()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import fields
 
 from mmcomponents.backbones.base import Backbone
@@ -48,7 +49,7 @@ _WRAPPERS = {
 def check_wiring(model: Composition) -> None:
     """Compares the output size of each component with the input size of the next one, then calls `Component.check`.
 
-    Components without a size attribute (such as those of third parties) are not compared.
+    Parts that do not declare a size are not compared.
 
     Raises:
         WiringError: Two components do not fit, and the message names both and their sizes; or a slot has what is no
@@ -77,13 +78,19 @@ def _check_bases(model: Composition) -> None:
     slots = {slot: (getattr(model, slot), base) for slot, base in _BASES.items()}
     slots |= {f"heads.{name}": (head, Head) for name, head in model.heads.items()}
     for slot, (part, base) in slots.items():
-        if part is None or isinstance(part, base):
+        if part is None or isinstance(part, base) or (not isinstance(part, type) and _passes_on(part, base)):
             continue
         takes = f"the slot {slot} takes an instance of {base.__name__}, got"
         if isinstance(part, type):
             raise WiringError(f"{takes} the class {part.__name__}, not an instance of it")
         wraps = f", or wrap it as {_WRAPPERS[slot]}" if slot in _WRAPPERS else ""
         raise WiringError(f"{takes} {_name(part)}: derive the part from {base.__name__}{wraps}")
+
+
+def _passes_on(part: object, base: type[Component]) -> bool:
+    """Whether a wrapper (`torch.compile`, checkpointing, peft) passes on the attributes that a base class declares."""
+    names = {*vars(base), *inspect.get_annotations(base), "shard_units"}
+    return all(hasattr(part, name) for name in names if not name.startswith("_"))
 
 
 def _check_names(model: Composition) -> None:

@@ -39,7 +39,7 @@ def test_other_blocks() -> None:
 def test_wrong_input_is_refused() -> None:
     with pytest.raises(ValueError, match="blocks of 2 x 2, which a map of 3 x 6 is not a multiple of"):
         PixelUnshuffle(3)(grid(3, 6))
-    with pytest.raises(ValueError, match="PixelUnshuffle takes maps of width 4, got 3"):
+    with pytest.raises(ValueError, match="PixelUnshuffle takes feature maps of width 4, got 3"):
         PixelUnshuffle(4)(grid(4, 6))
     with pytest.raises(ValueError, match="order must be"):
         PixelUnshuffle(3, order="v3")

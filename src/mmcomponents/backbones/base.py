@@ -33,13 +33,10 @@ def check_sequence(backbone: Backbone, x: Tensor, layout: Layout, rotary: Exact 
     """Checks the shapes of what a backbone gets.
 
     Raises:
-        TypeError: `layout` is no layout.
         ValueError: `x` is not `[T, hidden_size]` for the T positions of the layout, or a rotary table is not
             `[T, head_dim]`.
     """
     name, shape = type(backbone).__name__, list(x.shape)
-    if not isinstance(layout, Layout):
-        raise TypeError(f"{name} takes a Layout, such as one_sequence(ids).layout, got {type(layout).__name__}")
     needs = [layout.num_tokens, backbone.hidden_size]
     if shape != needs:
         raise ValueError(

@@ -79,7 +79,7 @@ class TransformersLM(Backbone):
             ValueError: A segment is longer than the model's own positions allow, the model does not support a cache, or
                 a tensor has another shape.
         """
-        check_sequence(self, x, layout, None)  # it compares the tables itself
+        check_sequence(self, x, layout, None)  # the width of tables is that of the model's rotation, see `_positions`
         padded = Padded(layout, None if cache is None else cache.lengths)
         if self._text_scale is not None:
             text = (layout.token_type == TokenType.TEXT)[:, None]
@@ -146,6 +146,8 @@ class TransformersLM(Backbone):
                 raise WiringError(
                     f"the rotary tables are {cos.shape[-1]} wide and {self._name} rotates {self._rotary.width} channels"
                 )
+            if cos.shape[0] != padded.num_tokens:
+                raise ValueError(f"the rotary tables have {cos.shape[0]} positions and the layout {padded.num_tokens}")
             return self._rotary.given(padded.pad(cos), padded.pad(sin))
         if self._rotary is not None:
             self._rotary.check_length(longest)

@@ -61,7 +61,7 @@ def check_folder(folder: Path) -> None:
     if recipe.is_file() and (folder / "checkpoints").is_dir() and not (folder / "config.json").exists():
         raise CheckpointError(
             f"{folder} is the folder of a run, not a checkpoint folder: give --config {recipe} --ckpt_path with a"
-            f" file of {folder / 'checkpoints'}, or export it first (`mmcomponents export`)"
+            f" file of {folder / 'checkpoints'}; with these, `mmcomponents export` makes a checkpoint folder"
         )
 
 

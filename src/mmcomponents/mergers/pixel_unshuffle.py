@@ -66,7 +66,7 @@ class PixelUnshuffle(Merger):
         source = features.primary
         if source.tokens.shape[-1] != self.in_features:
             width = source.tokens.shape[-1]
-            raise ValueError(f"{type(self).__name__} takes maps of width {self.in_features}, got {width}")
+            raise ValueError(f"{type(self).__name__} takes feature maps of width {self.in_features}, got {width}")
         height, width = self._out_hw(source.hw)
         x = source.tokens.unflatten(1, (height, self.rows, width, self.columns))
         if self.order == "v2":

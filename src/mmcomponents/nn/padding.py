@@ -35,6 +35,11 @@ class Padded:
         self._offset = torch.arange(layout.num_tokens, device=self._device) - layout.cu_seqlens[self._segment].long()
 
     @property
+    def num_tokens(self) -> int:
+        """T, the number of new positions of all segments."""
+        return sum(self.lengths)
+
+    @property
     def is_even(self) -> bool:
         """Whether the queries have no padding."""
         return min(self.lengths) == self.columns

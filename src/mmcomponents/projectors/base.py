@@ -45,19 +45,6 @@ def one_map(projector: Projector, in_features: int | tuple[int, ...]) -> int:
     )
 
 
-def primary_tokens(projector: Projector, features: VisualFeatures) -> Tensor:
-    """Returns the tokens of the primary map, `[N, n, in_features]`.
-
-    Raises:
-        ValueError: They have another width than the projector takes.
-    """
-    tokens = features.primary.tokens
-    if tokens.shape[-1] != projector.in_features:
-        name, width = type(projector).__name__, tokens.shape[-1]
-        raise ValueError(f"{name} takes tokens of width {projector.in_features}, got {width}")
-    return tokens
-
-
 def num_addressed(batch: PackedBatch) -> int:
     """Returns the number of visual tokens that a pack points to."""
     return int(batch.visual_index.max()) + 1 if batch.num_tokens else 0

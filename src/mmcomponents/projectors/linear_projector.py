@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_sizes
 from mmcomponents.nn.nf4_linear import linear_weights
-from mmcomponents.projectors.base import Projector, num_addressed, one_map, primary_tokens
+from mmcomponents.projectors.base import Projector, num_addressed, one_map
 
 
 class LinearProjector(Projector):
@@ -38,5 +38,5 @@ class LinearProjector(Projector):
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
-        out: Tensor = self.linear(primary_tokens(self, features))
+        out: Tensor = self.linear(features.primary.tokens)
         return out

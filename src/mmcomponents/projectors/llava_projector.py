@@ -12,7 +12,7 @@ from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.limits import check_sizes
 from mmcomponents.nn.nf4_linear import linear_weights
 from mmcomponents.nn.recompute import recomputed_input
-from mmcomponents.projectors.base import Projector, num_addressed, one_map, primary_tokens
+from mmcomponents.projectors.base import Projector, num_addressed, one_map
 
 
 class LlavaProjector(Projector):
@@ -39,4 +39,4 @@ class LlavaProjector(Projector):
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
-        return recomputed_input(self.fc2, gelu, self.fc1(primary_tokens(self, features)))
+        return recomputed_input(self.fc2, gelu, self.fc1(features.primary.tokens))

@@ -11,7 +11,7 @@ from mmcomponents.batch import PackedBatch, VisualFeatures
 from mmcomponents.component import WiringError
 from mmcomponents.limits import check_sizes
 from mmcomponents.nn.wrapped import matrix_flops
-from mmcomponents.projectors.base import Projector, num_addressed, one_map, primary_tokens
+from mmcomponents.projectors.base import Projector, num_addressed, one_map
 
 
 class ModuleProjector(Projector):
@@ -63,5 +63,5 @@ class ModuleProjector(Projector):
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
         """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
-        out: Tensor = self.module(primary_tokens(self, features))
+        out: Tensor = self.module(features.primary.tokens)
         return out

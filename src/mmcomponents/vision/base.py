@@ -52,13 +52,14 @@ class VisionEncoder(Component):
         """Returns the pixels `[N, 3, H, W]` of images, for encoders that need them.
 
         Raises:
-            ValueError: The images are ids of an image tokenizer.
+            TypeError: They are no tensor.
+            ValueError: The images are ids of an image tokenizer, or the pixels are integers.
         """
         if images.pixels is None:
             raise ValueError(
                 f"{type(self).__name__} encodes pixels, and the images are ids of an image tokenizer (vq_ids)"
             )
-        return images.pixels
+        return images.require_pixels()
 
 
 def repeated(image: ImageBatch, tiles: int) -> ImageBatch:
