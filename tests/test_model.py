@@ -92,7 +92,7 @@ def test_logits_say_what_does_not_fit() -> None:
     with pytest.raises(ValueError, match="2 tiles and the model has no vision encoder"):
         tiny.model(vision=None, merger=None, projector=None).logits(ids, torch.randn(2, 3, 16, 16))
     model.image_token_id = None
-    with pytest.raises(ValueError, match="no image_token_id"):
+    with pytest.raises(ValueError, match="pixel_values need image_token_id"):
         model.logits(ids, torch.randn(1, 3, 16, 16))
 
 
