@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 import mmcomponents
 from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.cli.main import main
+from mmcomponents.data import load_tokenizer
+from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.demos.handwriting.builder import make_handwriting
+from mmcomponents.generation.inputs import make_renderer
 from mmcomponents.training.saved_run import run_checkpoint
 
 LORA = "{backbone: {adapter: {class_path: peft.LoraConfig, init_args: {r: 2, target_modules: [q_proj]}}}}"
@@ -37,6 +42,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "2",
                 "--trainer.limit_val_batches",
                 "0",
+                "--data.text.system",
+                "Read.",
             ]
             assert main(["fit", "--config", "quickstart", *settings, *flags]) == 0
             run = ["--config", f"{name}/recipe.yaml", "--ckpt_path", f"{name}/checkpoints/last.ckpt"]
@@ -61,6 +68,15 @@ def test_a_run_is_loaded_as_its_export(runs: Path, name: str) -> None:
     assert model.image_token_id == 7
 
 
+@pytest.mark.parametrize("name", ["plain", "plain/checkpoints/last.ckpt", "shards", "plain-export"])
+def test_images_and_prompts_are_made_as_in_the_run(runs: Path, name: str) -> None:
+    model = copy.deepcopy(mmcomponents.load(runs / name))
+    renderer = make_renderer(model, load_tokenizer(runs / "data" / "handwriting" / "tokenizer"))
+    assert (renderer.tokens_per_tile, renderer.system, renderer.normalization) == (4, "Read.", "imagenet")
+    assert renderer.tiling == Tiling(1, 4, 28, share=False)
+    assert [image.num_tiles for image in renderer.tile([Image.new("RGB", (280, 28))])] == [5]
+
+
 def test_the_newest_checkpoint_of_a_run_is_taken(runs: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs / "plain", run)
@@ -76,6 +92,10 @@ def test_wrong_paths_are_refused(runs: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint folder"):
         mmcomponents.load(tmp_path / "nowhere")
     weights = torch.load(runs / "plain" / "checkpoints" / "last.ckpt", weights_only=True)
+    broken = tmp_path / "broken.ckpt"
+    torch.save(weights | {"processing": {"tiles": 4}}, broken)
+    with pytest.raises(CheckpointError, match=r"broken\.ckpt: its processing cannot be read"):
+        mmcomponents.load(broken)
     settings = weights["hyper_parameters"]
     weights["hyper_parameters"] = {}
     torch.save(weights, tmp_path / "python.ckpt")

@@ -46,6 +46,10 @@ class MultimodalModel(LightningModule):
         heads: Heads by name.
         image_token_id: Token id of the placeholder of a visual token, required by `logits`.
 
+    Attributes:
+        renderer_of: Returns the renderer of prompts for a tokenizer, with the tiling, the colours and the system text
+            that the model was trained with. `load` sets it; None for a model that was composed.
+
     Raises:
         WiringError: Two components do not fit together.
     """
@@ -64,6 +68,7 @@ class MultimodalModel(LightningModule):
         image_token_id: int | None = None,
     ) -> None:
         super().__init__()
+        self.renderer_of: Callable[[Any], Any] | None = None
         self.vision = vision
         self.fuser = fuser
         self.merger = merger

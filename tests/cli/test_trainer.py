@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -266,7 +267,7 @@ def test_a_folder_keeps_the_recipe_of_its_checkpoint_until_the_next_one(recipe: 
     assert labels() == ("third", "third")
 
 
-def test_a_run_of_another_recipe_has_a_folder_of_its_own(recipe: str, caplog) -> None:
+def test_a_new_run_has_a_folder_without_checkpoints_of_its_own(recipe: str, caplog) -> None:
     below = '"${trainer.default_root_dir}/checkpoints"'
     saving = ["--config", recipe, *(flag.replace("runs/x", below) for flag in SAVING)]
 
@@ -279,17 +280,21 @@ def test_a_run_of_another_recipe_has_a_folder_of_its_own(recipe: str, caplog) ->
     assert fit("--model.label", "second") == "runs/x-v1"
     assert "runs/x holds a run with another model.label: this run writes to runs/x-v1" in caplog.text
     assert fit("--seed_everything", "6") == "runs/x-v2"
-    assert fit("--model.label", "second") == "runs/x-v1"  # overwrites nothing but its own
-    assert fit("--config", "runs/x-v1/recipe.yaml") == "runs/x-v1"
+    assert fit("--model.label", "second") == "runs/x-v3"
+    assert fit("--config", "runs/x-v1/recipe.yaml") == "runs/x-v1-v1"
+    assert fit() == "runs/x-v4"
+    goes_on = "--ckpt_path runs/x/checkpoints/last.ckpt goes on from there"
+    assert f"runs/x holds checkpoints of this recipe ({goes_on}): this run writes to runs/x-v4" in caplog.text
     assert Path("runs/x/checkpoints/last.ckpt").read_bytes() == first
-    assert Path("runs/x-v1/checkpoints/last.ckpt").exists()
-    assert fit() == "runs/x"
-    assert "this run writes to" not in caplog.text
+    shutil.rmtree("runs/x-v4/checkpoints")  # as of a run that ended before its first checkpoint
+    assert fit() == "runs/x-v4"
     resumed = ["--model.label", "third", "--ckpt_path", "runs/x/checkpoints/last.ckpt", "--trainer.max_steps", "3"]
     assert fit(*resumed, "--trainer.default_root_dir", "runs/x-v2") == "runs/x-v2-v1"  # a checkpoint of another folder
     assert fit(*resumed) == "runs/x"
     run("test", ["--config", recipe, "--model.label", "second"], Task, Data)
-    assert {path.name for path in Path("runs").iterdir()} == {"x", "x-v1", "x-v2", "x-v2-v1"}
+    assert {path.name for path in Path("runs").iterdir()} == {
+        *(f"x{n}" for n in ("", "-v1", "-v1-v1", "-v2", "-v2-v1", "-v3", "-v4"))
+    }
 
 
 def test_checkpoints_of_another_run_in_another_folder_are_kept(recipe: str) -> None:

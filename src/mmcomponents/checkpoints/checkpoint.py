@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -102,6 +102,7 @@ class Checkpoint:
         model.tie_weights()
         for part in model.parts().values():
             part.set_buffers(part.buffer_values(device))
+        model.renderer_of = partial(render_with, self.spec, self.folder, tokens_per_tile=model.tokens_per_tile)
         # No weight is moved or cast here: buffers get the type of the weights, and Lightning's modules record both.
         kinds = {value.dtype for value in state.values() if value.is_floating_point()}
         return model.to(device, kinds.pop() if len(kinds) == 1 else None).eval()
@@ -124,21 +125,7 @@ class Checkpoint:
         Raises:
             CheckpointError: A record kind cannot be found or built.
         """
-        check_template(tokenizer, images=tokens_per_tile is not None)
-        processing = self.spec.processing
-        normalization = cast(Normalization, processing.normalization)
-        try:
-            kinds = [factory("record_kind", kind)() for kind in self.spec.kinds]
-        except (LookupError, TypeError, ValueError) as error:
-            raise CheckpointError(f"{self.folder}: its record kind cannot be built: {error}") from error
-        return SampleRenderer(
-            tokenizer,
-            tokens_per_tile or 1,
-            tiling_of(processing),
-            normalization,
-            processing.system,
-            typed_by=cast(list[RecordKind], kinds),
-        )
+        return render_with(self.spec, self.folder, tokenizer, tokens_per_tile)
 
     def make_sampler(self, trust_remote_code: bool = False) -> Callable[..., Sampler] | None:
         """Returns the factory of the folder's sampler, which takes arguments that replace the folder's; None without.
@@ -264,6 +251,26 @@ def meta_model(spec: ModelSpec) -> MultimodalModel:
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"the model cannot be built: {reason}") from error
+
+
+def render_with(
+    spec: ModelSpec, folder: Path, tokenizer: PreTrainedTokenizerBase, tokens_per_tile: int | None
+) -> SampleRenderer:
+    """Returns a renderer of prompts and images with the settings of a folder, see `Checkpoint.renderer`."""
+    check_template(tokenizer, images=tokens_per_tile is not None)
+    processing = spec.processing
+    try:
+        kinds = [factory("record_kind", kind)() for kind in spec.kinds]
+    except (LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{folder}: its record kind cannot be built: {error}") from error
+    return SampleRenderer(
+        tokenizer,
+        tokens_per_tile or 1,
+        tiling_of(processing),
+        cast(Normalization, processing.normalization),
+        processing.system,
+        typed_by=cast(list[RecordKind], kinds),
+    )
 
 
 def tiling_of(processing: Processing) -> Tiling:

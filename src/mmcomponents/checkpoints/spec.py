@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from mmcomponents.checkpoints.checkpoint_error import CheckpointError
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
 
 
 @dataclass
@@ -31,6 +32,13 @@ class Processing:
     normalization: str = "imagenet"
     system: str | None = None
     longest_side: int | None = None
+
+    @classmethod
+    def of(cls, renderer: SampleRenderer) -> Processing:
+        """Returns the settings of a renderer."""
+        tiling = renderer.tiling
+        sizes = (tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail)
+        return cls(*sizes, renderer.normalization, renderer.system, getattr(tiling, "longest", None))
 
 
 @dataclass

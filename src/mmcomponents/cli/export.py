@@ -128,17 +128,12 @@ def recipe_spec(model: Mapping[str, Any], renderer: SampleRenderer, kinds: Seque
     names = [name for name in slots() if name in model and name not in ("objective", "sampler")]
     parts: dict[str, Any] = {name: short_names(model[name]) for name in names if model[name]}
     parts["heads"] = {name: short_names(head) for name, head in (model.get("heads") or {}).items()}
-    tiling = renderer.tiling
-    processing = Processing(
-        tiling.tile_size, tiling.min_tiles, tiling.max_tiles, tiling.thumbnail, renderer.normalization, renderer.system,
-        getattr(tiling, "longest", None),
-    )  # fmt: skip
     placeholder = model.get("image_token_id")
     if placeholder is None and parts.get("vision"):
         placeholder = int(renderer.tokenizer.convert_tokens_to_ids(IMAGE_CONTEXT))
     sampler = short_names(model["sampler"]) if model.get("sampler") else None
     named = [short_names(kind) for kind in kinds]
-    return ModelSpec(parts, model.get("vocab_size"), placeholder, processing, sampler, named)
+    return ModelSpec(parts, model.get("vocab_size"), placeholder, Processing.of(renderer), sampler, named)
 
 
 def _typed_kinds(data: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -21,7 +21,6 @@ from mmcomponents.checkpoints.runs import recover, run_lock
 from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
-from mmcomponents.cli.recipes.run_folder import RECIPE
 from mmcomponents.cli.terminal.closing import close, config_words
 from mmcomponents.cli.user_error import UserError, near_file, one_line
 from mmcomponents.companions.text_features import TextFeatureError
@@ -214,7 +213,7 @@ def _check_folders(cli: RecipeCLI) -> None:
     """
     given = cli.config.get("trainer.default_root_dir")
     root = Path(given).resolve() if given else None
-    if not cli.trainer.is_global_zero or (root is not None and (root / RECIPE).is_file()):
+    if not cli.trainer.is_global_zero:
         return
     for folder in checkpoint_folders(cli.trainer):
         inside = root is not None and folder.resolve().is_relative_to(root)

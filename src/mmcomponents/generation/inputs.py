@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from PIL import Image
 
@@ -33,7 +33,12 @@ FRAMES = MiddleFrames(16)
 
 
 def make_renderer(model: MultimodalModel, tokenizer: PreTrainedTokenizerBase) -> SampleRenderer:
-    """Returns a renderer with tiles of the encoder's image size and InternVL's defaults of inference otherwise."""
+    """Returns the renderer of a model that was loaded (`MultimodalModel.renderer_of`).
+
+    For a model that was composed: tiles of the encoder's image size, and InternVL's defaults of inference otherwise.
+    """
+    if model.renderer_of is not None:
+        return cast(SampleRenderer, model.renderer_of(tokenizer))
     side = 448 if model.vision is None else model.vision.image_size
     return SampleRenderer(tokenizer, model.tokens_per_tile or 1, Tiling(tile_size=side, share=False))
 

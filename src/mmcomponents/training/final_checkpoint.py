@@ -71,7 +71,7 @@ class FinalCheckpoint(ModelCheckpoint):
     """Lightning's ModelCheckpoint, which also writes `last.ckpt` at the end of the run.
 
     Lightning writes `last.ckpt` only when an interval is complete: of 2,700 steps with an interval of 500, the last 200
-    would be lost. A new run overwrites the files of the previous run, so that `last.ckpt` is always the most recent.
+    would be lost. The name of the newest stays `last.ckpt`; Lightning would write `last-v1.ckpt` beside an older one.
 
     Lightning ranks a checkpoint by the newest value of `monitor`, which for a value of the validation belongs to older
     weights. Ranked checkpoints are here written at the end of a validation, the first one when an interval is complete;

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mmcomponents.checkpoints import Checkpoint, CheckpointError, ModelSpec
+from mmcomponents.checkpoints import Checkpoint, CheckpointError, ModelSpec, Processing
 from mmcomponents.checkpoints.adapter_weights import merged_weights
 from mmcomponents.checkpoints.checkpoint import meta_model
 from mmcomponents.checkpoints.native import Native
 from mmcomponents.checkpoints.runs.saved_weights import frozen_weights, model_weights, saved_contents
 from mmcomponents.component import stored_tensors
+from mmcomponents.data.chat.sample_renderer import SampleRenderer
+from mmcomponents.data.errors import DataError
 from mmcomponents.training.adapters import inject_adapters, stored_options
 
 _SLOTS = ("vision", "fuser", "merger", "projector", "embedder", "position", "backbone")
@@ -46,7 +49,7 @@ def read_run(
     parts: dict[str, Any] = {slot: settings[slot] for slot in _SLOTS if settings.get(slot)}
     parts["heads"] = dict(settings.get("heads") or {})
     placeholder = settings.get("image_token_id") if image_token_id is None else image_token_id
-    spec = ModelSpec(parts, settings.get("vocab_size"), placeholder)
+    spec = ModelSpec(parts, settings.get("vocab_size"), placeholder, _processing(path))
     if (foreign := spec.foreign_code()) and not trust_remote_code:
         raise CheckpointError(
             f"{path.as_posix()} names third-party code ({', '.join(foreign)}), which is imported only with"
@@ -60,6 +63,29 @@ def read_run(
     saved = merged_weights(model, weights).items()
     kept = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
     return Checkpoint(path, Native(), {}, spec, kept)
+
+
+def processing_entry(datamodule: object) -> dict[str, Any]:
+    """Returns the entry of a checkpoint that says how the run's data makes images and prompts; empty if it makes none.
+
+    Args:
+        datamodule: The run's data, of any class.
+    """
+    try:
+        renderer = getattr(datamodule, "renderer", None)
+    except DataError:  # data without a tokenizer
+        return {}
+    return {"processing": asdict(Processing.of(renderer))} if isinstance(renderer, SampleRenderer) else {}
+
+
+def _processing(path: Path) -> Processing:
+    saved = saved_contents(path).get("processing")
+    if saved is None:
+        return Processing()
+    try:
+        return Processing(**saved)
+    except TypeError as error:
+        raise CheckpointError(f"{path.as_posix()}: its processing cannot be read: {error}") from error
 
 
 def _settings(path: Path) -> Mapping[str, Any]:

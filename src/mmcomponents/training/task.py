@@ -48,6 +48,7 @@ from mmcomponents.training.quantization import (
     quantize_slots,
     quantized_buffers,
 )
+from mmcomponents.training.saved_run import processing_entry
 from mmcomponents.training.schedule import StoredSchedule, WarmupCosine, described, group_settings, resume_schedule
 from mmcomponents.training.slots import SlotOptions, check_patterns, check_slot_names, freeze, param_groups, set_modes
 from mmcomponents.training.step_log import StepLog
@@ -450,6 +451,7 @@ class MultimodalTask(LightningModule):
         if state:
             checkpoint["objective"] = state
         checkpoint["schedule"] = self._schedule
+        checkpoint |= processing_entry(self.trainer.datamodule)  # type: ignore[attr-defined]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores frozen weights of folders and the state of the objective; that of another objective is ignored.

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mmcomponents.cli.recipes.run_folder import candidates, other_run
+from mmcomponents.cli.recipes.run_folder import candidates, earlier_run
 
 RECIPE = (
     "trainer: {default_root_dir: runs/b, max_steps: 4}\nmodel: {projector: {class_path: P, init_args: {hidden: 2}}}\n"
@@ -37,13 +37,22 @@ def test_folders_are_numbered_as_lightning_numbers_checkpoints() -> None:
 )
 def test_a_run_of_another_recipe_is_named(tmp_path: Path, saved: str, found: str) -> None:
     (tmp_path / "recipe.yaml").write_text(saved)
-    assert other_run(tmp_path, RECIPE) == found
+    assert earlier_run(tmp_path, RECIPE) == found
 
 
 def test_checkpoints_without_a_recipe_are_not_overwritten(tmp_path: Path) -> None:
-    assert other_run(tmp_path, RECIPE) == other_run(tmp_path / "new", RECIPE) == ""
+    assert earlier_run(tmp_path, RECIPE) == earlier_run(tmp_path / "new", RECIPE) == ""
     for name in ("checkpoints/last.ckpt", "ck/last.ckpt", "last.ckpt"):
         folder = tmp_path / name.replace("/", "-")
         (folder / name).parent.mkdir(parents=True)
         (folder / name).touch()
-        assert other_run(folder, RECIPE) == "checkpoints without a recipe"
+        assert earlier_run(folder, RECIPE) == "checkpoints without a recipe"
+        (folder / "recipe.yaml").write_text(RECIPE)
+        goes_on = f"--ckpt_path {folder / name} goes on from there"
+        assert earlier_run(folder, RECIPE) == f"checkpoints of this recipe ({goes_on})"
+
+
+def test_half_written_checkpoints_count(tmp_path: Path) -> None:
+    (tmp_path / "last.ckpt.part").mkdir()
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    assert earlier_run(tmp_path, RECIPE) == "checkpoints of this recipe"

@@ -24,6 +24,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from mmcomponents.checkpoints.runs.replacement import recover
 from mmcomponents.cli.ablation.ablation_spec import Ablation, Variant, file_name, flags_of
 from mmcomponents.cli.recipes.early_check import merged_tree
 from mmcomponents.cli.user_error import UserError
@@ -353,7 +354,12 @@ def _seconds_before(state: State, checkpoint: str | None) -> float:
 
 
 def _checkpoint(folder: Path) -> str | None:
-    """Returns the last checkpoint of a run, wherever its callback writes it; None if there is none."""
+    """Returns the last checkpoint of a run, wherever its callback writes it; None if there is none.
+
+    What a killed run left is finished first: a new run would take another folder than one with parts of checkpoints.
+    """
+    for kept in {path.parent for path in folder.rglob("*.ckpt*")}:
+        recover(kept)
     last = folder / "checkpoints" / "last.ckpt"
     found = [last] if last.exists() else list(folder.rglob("*.ckpt"))
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)

@@ -39,7 +39,7 @@ from mmcomponents.cli.recipes.own_defaults import RecipeParser
 from mmcomponents.cli.recipes.parts import resolve_data_parts, resolve_parts
 from mmcomponents.cli.recipes.recipe import Recipe, load
 from mmcomponents.cli.recipes.required_arguments import check_required, of_argument, with_class
-from mmcomponents.cli.recipes.run_folder import RECIPE, candidates, other_run
+from mmcomponents.cli.recipes.run_folder import RECIPE, candidates, earlier_run
 from mmcomponents.cli.recipes.sections import Sections
 from mmcomponents.cli.recipes.seeds import with_seeds
 from mmcomponents.cli.terminal.startup import default_callbacks
@@ -168,7 +168,7 @@ class RecipeCLI(LightningCLI):
         return by_keyword or Path(checkpoint).resolve().is_relative_to(folder.resolve())
 
     def _take_own_folder(self, parser: RecipeParser, folder: Path) -> None:
-        """Gives a new run another folder if there is a run of another recipe in the one that the recipe names."""
+        """Gives a new run another folder if there is an earlier run in the one that the recipe names."""
         if self.config.get("trainer.fast_dev_run"):  # writes nothing
             return
         found = ""
@@ -177,7 +177,7 @@ class RecipeCLI(LightningCLI):
                 changed = {"trainer": {"default_root_dir": own.as_posix()}}
                 self.recipe = self.recipe.overlay(changed, self.recipe.origin("trainer.default_root_dir"))
                 self._parse(parser)
-            held = other_run(own, self.texts.recipe(_dump(parser, self.config)))
+            held = earlier_run(own, self.texts.recipe(_dump(parser, self.config)))
             if not held:
                 break
             found = found or held

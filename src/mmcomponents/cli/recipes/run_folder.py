@@ -1,9 +1,9 @@
-"""Folders of runs: a run of another recipe never writes into one that has a run."""
+"""Folders of runs: a new run never writes over the checkpoints of an earlier one, nor beside another recipe."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain, count
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,10 @@ def candidates(folder: Path) -> Iterator[Path]:
         yield named.parent / f"{named.name or 'run'}-v{number}"
 
 
-def other_run(folder: Path, recipe: str) -> str:
-    """Returns what a folder holds of a run of another recipe, in words; empty if it can be written.
+def earlier_run(folder: Path, recipe: str) -> str:
+    """Returns what a folder holds of an earlier run, in words; empty if a new one can write there.
+
+    A run of the same recipe that has written no checkpoint is written over.
 
     All processes of a run come to the same result, as the recipe is written after all of them have started.
 
@@ -33,9 +35,10 @@ def other_run(folder: Path, recipe: str) -> str:
         recipe: Recipe that the run would save there, as a YAML text.
     """
     file = folder / RECIPE
+    # With those that a killed run left half written: rank zero finishes them before other ranks come here.
+    kept = [*folder.glob("*.ckpt*"), *folder.glob("*/*.ckpt*")]
     if not file.is_file():
-        found = next(chain(folder.glob("*.ckpt"), folder.glob("*/*.ckpt")), None)
-        return "checkpoints without a recipe" if found else ""
+        return "checkpoints without a recipe" if kept else ""
     try:
         saved, ours = yaml.safe_load(file.read_text(encoding="utf-8")), yaml.safe_load(recipe)
     except (OSError, ValueError, yaml.YAMLError):
@@ -47,7 +50,11 @@ def other_run(folder: Path, recipe: str) -> str:
             tree["trainer"].pop("default_root_dir", None)
     keys = list(dict.fromkeys(_different(saved, ours, "")))
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-    return f"a run with another {', '.join(keys[:_SHOWN])}{more}" if keys else ""
+    if keys:
+        return f"a run with another {', '.join(keys[:_SHOWN])}{more}"
+    whole = sorted((path for path in kept if path.suffix == ".ckpt"), key=lambda path: path.name != "last.ckpt")
+    goes_on = f" (--ckpt_path {whole[0].as_posix()} goes on from there)" if whole else ""
+    return f"checkpoints of this recipe{goes_on}" if kept else ""
 
 
 def _different(saved: Any, ours: Any, key: str) -> Iterator[str]:
