@@ -238,7 +238,7 @@ def test_backbones_check_their_sequence(kind: type) -> None:
         (TwoMap((8, 8), 8, 4), r"TwoMap takes feature maps of width \(8, 8\), got \(32,\)"),
         (PixelUnshuffle(8), "PixelUnshuffle takes feature maps of width 8, got 32"),
         (QFormer(8, 8, 2, 1, 2), "QFormer takes feature maps of width 8, got 32"),
-        (MMFuser((8, 8), num_heads=2), r"MMFuser takes feature maps of width \(8, 8\), got \(32,\)"),
+        (MMFuser((8,), num_heads=2), r"MMFuser takes feature maps of width \(8,\), got \(32,\)"),
     ],
 )
 def test_maps_of_another_width_are_refused(part: Component, told: str) -> None:

@@ -61,12 +61,13 @@ class PixelUnshuffle(Merger):
         """Merges the primary map, `[N, h*w, C]` to `[N, h*w / (rows*columns), rows*columns*C]`.
 
         Raises:
-            ValueError: The map has another width than C, or its size is not a multiple of the block size.
+            WiringError: The map has another width than C.
+            ValueError: Its size is not a multiple of the block size.
         """
         source = features.primary
         if source.tokens.shape[-1] != self.in_features:
             width = source.tokens.shape[-1]
-            raise ValueError(f"{type(self).__name__} takes feature maps of width {self.in_features}, got {width}")
+            raise WiringError(f"{type(self).__name__} takes feature maps of width {self.in_features}, got {width}")
         height, width = self._out_hw(source.hw)
         x = source.tokens.unflatten(1, (height, self.rows, width, self.columns))
         if self.order == "v2":

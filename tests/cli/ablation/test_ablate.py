@@ -30,6 +30,7 @@ def test_variants_are_trained_tested_and_compared(folder: Path, capsys: pytest.C
     assert main(["ablate", *OVER, *FAST, "--out", "o"]) == 1  # one of the runs has failed
     said = capsys.readouterr()
     assert "2/2 projector=" in said.err
+    assert "projector=NoProjector will fail: model.projector (the command line): no projector is called" in said.err
     assert "projector=NoProjector, seed 0 failed: mmcomponents: model.projector" in said.out
     with (folder / "o" / "table.csv").open(newline="") as file:
         first, second = csv.DictReader(file)
@@ -49,6 +50,13 @@ def test_variants_are_trained_tested_and_compared(folder: Path, capsys: pytest.C
     with pytest.raises(AssertionError):  # other settings are another run
         assert main(["ablate", *OVER, "--out", "o"]) == 1
     assert "has a run with other settings" in capsys.readouterr().err
+    table = (folder / "o" / "table.csv").read_bytes()
+    for more in ([], ["--report"]):
+        other = ["--config", "quickstart", "--over", "model.position=V2PE,RoPE", *FAST, "--out", "o", *more]
+        assert main(["ablate", *other]) == 2
+        told = "o has the results of an ablation over model.projector: use another --out"
+        assert told in capsys.readouterr().err
+    assert (folder / "o" / "table.csv").read_bytes() == table
 
 
 def test_a_dry_run_shows_variants_and_what_cannot_be_built(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,10 +102,13 @@ def test_commands_for_a_scheduler_run_one_each(folder: Path, capsys: pytest.Capt
         ([*OVER, "--only", "x"], "no run 'x'"),
         ([*OVER, "--report"], "no run in runs/ablations/quickstart has ended"),
         (["nothing.yaml"], "there is no ablation 'nothing.yaml'"),
+        ([*OVER, "--out", "file"], "--out file cannot be made: File exists"),
+        ([*OVER, "--out", "file/o", "--commands"], "--out file/o cannot be made: Not a directory"),
     ],
 )
 def test_wrong_commands_are_one_line(
     folder: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
+    Path("file").touch()
     assert main(["ablate", *words]) == 2
     assert message in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -87,7 +88,7 @@ class Call:
         if not any(word.partition("=")[0] == "--out" for word in words):
             words += ["--out", self.out.as_posix()]
         runs = runs_of(self.ablation, self.out)
-        self.out.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         lines = [shlex.join(["mmcomponents", self.verb, *words, "--only", run.name]) + "\n" for run in runs]
         (self.out / _COMMANDS).write_text("".join(lines), encoding="utf-8")
         console = table_console()
@@ -106,8 +107,10 @@ class Call:
             The exit code if there was only one run, else None.
 
         Raises:
-            UserError: There is no such run, or a folder has a run with other settings.
+            UserError: There is no such run, a folder has a run with other settings or the results of another ablation,
+                or it cannot be made.
         """
+        self._check_results()
         runs = runs_of(self.ablation, self.out)
         if only is not None:
             names = [run.name for run in runs]
@@ -115,10 +118,11 @@ class Call:
                 raise UserError(f"{self.verb}: no run {only!r}{near(only, names)}; the runs are {', '.join(names[:8])}")
             runs = [run for run in runs if run.name == only]
         left = [run for run in runs if not read_state(run).is_done(run)]
-        self.out.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         tell = _teller(self.out / _LOG)
         tell(f"{len(runs)} runs in {self.out}, {len(runs) - len(left)} done before, {jobs} at a time")
-        _count_costs(left)
+        for name, error in _count_costs(left).items():
+            tell(f"{name} will fail: {error}")
         ended: list[Run] = []
 
         def end(run: Run, state: State) -> None:
@@ -138,8 +142,9 @@ class Call:
         """Writes and prints the table, and draws the plot; returns 1 if a run has failed.
 
         Raises:
-            UserError: No run has ended.
+            UserError: No run has ended, or the folder has the results of another ablation.
         """
+        self._check_results()
         runs = runs_of(self.ablation, self.out)
         lines = collect(runs)
         metrics = metrics_of(lines, self.ablation.metrics)
@@ -163,19 +168,41 @@ class Call:
         print_line(console, "wrote " + ", ".join((self.out / name).as_posix() for name in written))
         return int(any(line.failed for line in lines))
 
+    def _check_results(self) -> None:
+        """Checks that table and plot of another ablation are not replaced; other values of the same axes may be."""
+        try:
+            header = (self.out / "runs.csv").read_text(encoding="utf-8").partition("\n")[0]
+        except OSError:  # no run has ended yet
+            return
+        columns = next(csv.reader([header]), [])
+        axes = columns[: columns.index("seed")] if "seed" in columns else []
+        if set(axes) != set(self.ablation.axes):
+            raise UserError(
+                f"{self.verb}: {self.out} has the results of an ablation over {', '.join(axes) or 'nothing'}: use"
+                " another --out"
+            )
 
-def _count_costs(runs: Sequence[Run]) -> None:
-    """Writes parameters and FLOPs into the states of runs that lack them."""
+    def _make_folder(self) -> None:
+        try:
+            self.out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.verb}: --out {self.out} cannot be made: {error.strerror or error}") from error
+
+
+def _count_costs(runs: Sequence[Run]) -> dict[str, str]:
+    """Writes parameters and FLOPs into the states of runs that lack them; returns why variants cannot be built."""
     found: dict[str, dict[str, object]] = {}
     with Console(stderr=True).status("building the variants without weights"):
         for run in runs:
-            if read_state(run).cost:
+            known = read_state(run).cost
+            if known and not known.get("error"):
                 continue
             if run.variant.name not in found:
                 found[run.variant.name] = cost_of(run.variant).row()
             state = read_state(run)  # again: counting takes seconds, in which another call may have gone on
             state.cost = found[run.variant.name]
             write_state(run, state)
+    return {name: str(cost["error"]) for name, cost in found.items() if cost["error"]}
 
 
 def _teller(log: Path) -> Callable[[str], None]:
