@@ -12,7 +12,7 @@ from mmcomponents.batch import FeatureMap, ImageBatch, Layout, VisualFeatures
 from mmcomponents.component import Component, WiringError
 from mmcomponents.compose import Factories
 from mmcomponents.embedders import TokenEmbedder
-from mmcomponents.fusers import MMFuser
+from mmcomponents.fusers import GatedMerge
 from mmcomponents.heads import LMHead
 from mmcomponents.mergers import PixelUnshuffle, QFormer
 from mmcomponents.movable import Exact
@@ -238,7 +238,7 @@ def test_backbones_check_their_sequence(kind: type) -> None:
         (TwoMap((8, 8), 8, 4), r"TwoMap takes feature maps of width \(8, 8\), got \(32,\)"),
         (PixelUnshuffle(8), "PixelUnshuffle takes feature maps of width 8, got 32"),
         (QFormer(8, 8, 2, 1, 2), "QFormer takes feature maps of width 8, got 32"),
-        (MMFuser((8,), num_heads=2), r"MMFuser takes feature maps of width \(8,\), got \(32,\)"),
+        (GatedMerge((8, 8), 1), r"GatedMerge takes feature maps of width \(8, 8\), got \(32,\)"),
     ],
 )
 def test_maps_of_another_width_are_refused(part: Component, told: str) -> None:

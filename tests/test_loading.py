@@ -96,6 +96,10 @@ def test_wrong_paths_are_refused(runs: Path, tmp_path: Path) -> None:
     torch.save(weights | {"processing": {"tiles": 4}}, broken)
     with pytest.raises(CheckpointError, match=r"broken\.ckpt: its processing cannot be read"):
         mmcomponents.load(broken)
+    del weights["processing"]
+    torch.save(weights, broken)
+    model = mmcomponents.load(broken)  # as of data without a tokenizer
+    assert make_renderer(model, load_tokenizer(runs / "data" / "handwriting" / "tokenizer")).tiling.tile_size == 28
     settings = weights["hyper_parameters"]
     weights["hyper_parameters"] = {}
     torch.save(weights, tmp_path / "python.ckpt")

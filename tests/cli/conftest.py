@@ -22,3 +22,12 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str
         return path
 
     return write_file
+
+
+@pytest.fixture
+def recipe(write: Callable[[str, str], Path]) -> str:
+    """Name of a recipe of the stand-ins in the working directory."""
+    from recipe_standins import RECIPE
+
+    write("r.yaml", RECIPE)
+    return "r.yaml"

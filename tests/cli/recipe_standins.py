@@ -406,3 +406,22 @@ class Alone(Task):
 
     def check(self, datamodule: Data | None = None) -> None:
         pass
+
+
+RECIPE = """
+seed_everything: 5
+trainer: {max_steps: 2, accelerator: cpu, devices: 1, logger: false, enable_checkpointing: false,
+          enable_progress_bar: false, enable_model_summary: false, default_root_dir: runs/x}
+model:
+  projector: {class_path: recipe_standins.Wide, init_args: {hidden: 7}}
+  heads: {lm: {class_path: recipe_standins.Words, init_args: {chunk: 9}}}
+  slots: {projector: {lr: 1e-3}}
+  width: ${data.width}
+data: {width: 3}
+"""
+
+
+SAVING = [
+    "--trainer.enable_checkpointing=true",
+    "--trainer.callbacks=[{class_path: mmcomponents.training.FinalCheckpoint, init_args: {dirpath: runs/x}}]",
+]

@@ -14,8 +14,7 @@ import pytest
 import torch
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities.exceptions import SIGTERMException
-from recipe_standins import Data, OtherData, Task
+from recipe_standins import SAVING, Data, OtherData, Task
 
 from mmcomponents.checkpoints.runs import run_lock
 from mmcomponents.cli import main as command
@@ -26,30 +25,6 @@ from mmcomponents.cli.trainer import run
 from mmcomponents.cli.user_error import UserError
 
 Write = Callable[[str, str], Path]
-
-RECIPE = """
-seed_everything: 5
-trainer: {max_steps: 2, accelerator: cpu, devices: 1, logger: false, enable_checkpointing: false,
-          enable_progress_bar: false, enable_model_summary: false, default_root_dir: runs/x}
-model:
-  projector: {class_path: recipe_standins.Wide, init_args: {hidden: 7}}
-  heads: {lm: {class_path: recipe_standins.Words, init_args: {chunk: 9}}}
-  slots: {projector: {lr: 1e-3}}
-  width: ${data.width}
-data: {width: 3}
-"""
-
-
-SAVING = [
-    "--trainer.enable_checkpointing=true",
-    "--trainer.callbacks=[{class_path: mmcomponents.training.FinalCheckpoint, init_args: {dirpath: runs/x}}]",
-]
-
-
-@pytest.fixture
-def recipe(write: Write) -> str:
-    write("r.yaml", RECIPE)
-    return "r.yaml"
 
 
 @pytest.fixture
@@ -316,25 +291,6 @@ def test_the_home_folder_may_be_written_as_a_tilde(recipe: str, tmp_path: Path, 
     assert not Path("~").exists()
 
 
-@pytest.mark.parametrize("saves", [False, True])
-def test_an_interrupted_training_says_where_it_was(recipe: str, monkeypatch, caplog, saves: bool) -> None:
-    def interrupted(self: Task, *_: Any) -> None:
-        self.trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 7
-        raise KeyboardInterrupt
-
-    if saves:
-        run("fit", ["--config", recipe, *SAVING], Task, Data)
-    monkeypatch.setattr(Task, "training_step", interrupted)
-    resume = ["--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "4"] if saves else []
-    with pytest.raises(KeyboardInterrupt):
-        run("fit", ["--config", recipe, *(SAVING if saves else ()), *resume], Task, Data)
-    kept = (
-        "the last checkpoint is runs/x/last.ckpt; go on with mmcomponents fit --config runs/x/recipe.yaml --ckpt_path"
-        " runs/x/last.ckpt"
-    )
-    assert f"interrupted at step 7; {kept if saves else 'no checkpoint was written'}" in caplog.text
-
-
 def test_a_second_run_in_a_folder_is_refused(recipe: str) -> None:
     run("fit", ["--config", recipe], Task, Data)
     with run_lock(Path("runs/x")):
@@ -423,19 +379,6 @@ def test_an_unknown_verb_is_reported_in_one_line(capsys: pytest.CaptureFixture[s
     assert command.main(["--help"]) == 0
     listing = capsys.readouterr().out
     assert [verb for verb in command.VERBS if f"\n  {verb} " not in listing] == []
-
-
-def test_a_terminated_training_exits_with_143(
-    recipe: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def terminated(*_: object, **__: object) -> None:
-        raise SIGTERMException
-
-    monkeypatch.setattr(Trainer, "fit", terminated)
-    with pytest.raises(SystemExit) as ended:
-        run("fit", ["--config", recipe], Task, Data)
-    assert ended.value.code == 143
-    assert "interrupted at step 0; no checkpoint was written" in caplog.text
 
 
 def test_values_of_the_environment_are_in_no_file_of_a_run(

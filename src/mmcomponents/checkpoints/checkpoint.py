@@ -53,6 +53,7 @@ class Checkpoint:
         config: Its `config.json`.
         spec: Description of the model.
         weights: Weights by this library's names.
+        has_processing: Whether it says how prompts and images are made.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Checkpoint:
     config: dict[str, Any]
     spec: ModelSpec
     weights: dict[str, Lazy]
+    has_processing: bool = True
 
     def build(self) -> MultimodalModel:
         """Builds the model on the meta device and checks names and shapes of its weights against the folder.
@@ -102,7 +104,8 @@ class Checkpoint:
         model.tie_weights()
         for part in model.parts().values():
             part.set_buffers(part.buffer_values(device))
-        model.renderer_of = partial(render_with, self.spec, self.folder, tokens_per_tile=model.tokens_per_tile)
+        if self.has_processing:
+            model.renderer_of = partial(render_with, self.spec, self.folder, tokens_per_tile=model.tokens_per_tile)
         # No weight is moved or cast here: buffers get the type of the weights, and Lightning's modules record both.
         kinds = {value.dtype for value in state.values() if value.is_floating_point()}
         return model.to(device, kinds.pop() if len(kinds) == 1 else None).eval()

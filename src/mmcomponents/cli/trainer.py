@@ -61,6 +61,8 @@ def run(
             _check_folders(cli)
         if verb == "predict":
             _add_predictions(cli)
+        if verb == "fit" and cli.trainer.is_global_zero:
+            warn_of_validation(cli)
         run_verb(cli)
     if cli.trainer.is_global_zero:
         close(
@@ -75,6 +77,18 @@ def run(
             longer=_longer(cli),
         )
     return cli
+
+
+def warn_of_validation(cli: RecipeCLI) -> None:
+    """Warns if the run is shorter than the interval of its validation."""
+    interval, steps = cli.trainer.val_check_interval, cli.trainer.max_steps
+    has_data = cli.config.get("data.val") or cli.config.get("data.init_args.val")
+    if has_data and isinstance(interval, int) and 0 < steps * cli.trainer.accumulate_grad_batches < interval:
+        log.warning(
+            "data.val is not used: the run has %d steps, and validates every %d batches (--trainer.val_check_interval)",
+            steps,
+            interval,
+        )
 
 
 def _longer(cli: RecipeCLI) -> list[str] | None:
@@ -228,7 +242,9 @@ def _report_interrupt(cli: RecipeCLI) -> None:
     if not cli.trainer.is_global_zero:
         return
     step, checkpoint = cli.trainer.global_step, _checkpoint(cli)
-    kept = "no checkpoint was written"
+    every = getattr(cli.trainer.checkpoint_callback, "_every_n_train_steps", 0)
+    first = f" (the first is due at step {every}: --trainer.callbacks.every_n_train_steps N)" if every else ""
+    kept = f"no checkpoint was written{first}"
     if checkpoint:
         words = config_words(Path(cli.trainer.default_root_dir), cli.flags)
         again = shlex.join(["mmcomponents", cli.verb, *words, "--ckpt_path", checkpoint])

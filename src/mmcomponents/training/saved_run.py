@@ -49,7 +49,8 @@ def read_run(
     parts: dict[str, Any] = {slot: settings[slot] for slot in _SLOTS if settings.get(slot)}
     parts["heads"] = dict(settings.get("heads") or {})
     placeholder = settings.get("image_token_id") if image_token_id is None else image_token_id
-    spec = ModelSpec(parts, settings.get("vocab_size"), placeholder, _processing(path))
+    processing = _processing(path)
+    spec = ModelSpec(parts, settings.get("vocab_size"), placeholder, processing or Processing())
     if (foreign := spec.foreign_code()) and not trust_remote_code:
         raise CheckpointError(
             f"{path.as_posix()} names third-party code ({', '.join(foreign)}), which is imported only with"
@@ -62,7 +63,7 @@ def read_run(
     weights |= frozen_weights(path, model, trust_remote_code=trust_remote_code)
     saved = merged_weights(model, weights).items()
     kept = {name: value for name, value in saved if name in own or not name.startswith("heads.")}
-    return Checkpoint(path, Native(), {}, spec, kept)
+    return Checkpoint(path, Native(), {}, spec, kept, has_processing=processing is not None)
 
 
 def processing_entry(datamodule: object) -> dict[str, Any]:
@@ -78,12 +79,10 @@ def processing_entry(datamodule: object) -> dict[str, Any]:
     return {"processing": asdict(Processing.of(renderer))} if isinstance(renderer, SampleRenderer) else {}
 
 
-def _processing(path: Path) -> Processing:
+def _processing(path: Path) -> Processing | None:
     saved = saved_contents(path).get("processing")
-    if saved is None:
-        return Processing()
     try:
-        return Processing(**saved)
+        return None if saved is None else Processing(**saved)
     except TypeError as error:
         raise CheckpointError(f"{path.as_posix()}: its processing cannot be read: {error}") from error
 

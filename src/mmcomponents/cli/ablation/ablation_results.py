@@ -202,7 +202,8 @@ def _shares(right: Mapping[tuple[str, str, str], bool]) -> dict[str, float]:
     by_kind: dict[str, list[bool]] = {}
     for (_, kind, _), is_right in right.items():
         by_kind.setdefault(EXACT, []).append(is_right)
-        by_kind.setdefault(f"{EXACT}.{kind}", []).append(is_right)
+        if kind:
+            by_kind.setdefault(f"{EXACT}.{kind}", []).append(is_right)
     return {name: statistics.fmean(values) for name, values in by_kind.items()}
 
 
@@ -232,7 +233,7 @@ def _reported(folder: Path) -> dict[str, float]:
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _numbers(inner, f"{name}.{key}")
+            yield from _numbers(inner, f"{name}.{key}".removesuffix("."))  # the kind of questions may be empty
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name, float(value)
 

@@ -99,6 +99,7 @@ def _of_run(origin: RunOrigin, name: str) -> Iterator[str]:
         yield f"\n## {_TITLES[1]}\n\n"
         yield "Model, data and training with all defaults, for `mmcomponents fit --config FILE`.\n\n"
         own, text = json.dumps(f"runs/{name}"), recipe.read_text(encoding="utf-8").strip()
+        text = text.replace(f"{Path.cwd()}/", "")  # paths of this machine mean nothing where the card is read
         text = re.sub(r"(?m)^  default_root_dir: .*(\n    .*)*$", lambda _: f"  default_root_dir: {own}", text)
         yield f"```yaml\n{text}\n```\n"
 
@@ -141,6 +142,6 @@ def _figures(origin: RunOrigin) -> Iterator[tuple[str, float]]:
 def _numbers(value: Any, name: str) -> Iterator[tuple[str, float]]:
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _numbers(inner, f"{name}.{key}")
+            yield from _numbers(inner, f"{name}.{key}".removesuffix("."))  # the kind of questions may be empty
     elif isinstance(value, int | float) and not isinstance(value, bool):
         yield name, float(value)
