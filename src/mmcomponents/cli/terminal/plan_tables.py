@@ -83,7 +83,7 @@ def _verdict(found: Verdict, run: Run, settings: Settings) -> Text:
     where = f"{found.capacity / 2**30:g} GB on {_devices(run.devices)}"
     text = Text(f"{'fits' if found.fits else 'does not fit'} {where}", style="green" if found.fits else "red")
     if found.cheapest is not None and found.cheapest != settings:
-        text.append(f"; activation checkpointing that computes the least again and fits: {shown(found.cheapest)}")
+        text.append(f"; activation checkpointing that fits with the least recomputation: {shown(found.cheapest)}")
     elif found.cheapest is None and found.devices is not None:
         text.append(f" with any activation checkpointing; {_devices(found.devices)} do with full")
     elif found.cheapest is None:
