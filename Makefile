@@ -35,7 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quickstart: $(INSTALLED)
 	$(BIN)/mmcomponents data handwriting --out data/handwriting
-	$(BIN)/mmcomponents fit --config quickstart
+	$(BIN)/mmcomponents fit --config quickstart $(addprefix --ckpt_path ,$(wildcard runs/quickstart/checkpoints/last.ckpt))
 	$(BIN)/mmcomponents test --config quickstart --ckpt_path runs/quickstart/checkpoints/last.ckpt
 
 ladder: $(INSTALLED)

@@ -251,7 +251,7 @@ class LadderRun:
         self.console.print(command, highlight=False, soft_wrap=True)
         self._log(stage).parent.mkdir(parents=True, exist_ok=True)
         threads = {"OMP_NUM_THREADS": str(self.jobs if stage.name in self.alone else 1)} if self.jobs > 1 else {}
-        words = [sys.executable, *stage.program, *stage.command]
+        words = [sys.executable, *stage.program, *stage.command, *_goes_on(stage)]
         started = time.perf_counter()
         with self._log(stage).open("w") as log:
             with self.lock:
@@ -281,6 +281,17 @@ class LadderRun:
                 self.known["of"][name] = dict(note)
             self.known["seconds"] = self.before + time.perf_counter() - self.started
             _write(self.folder / "stages.json", self.known)
+
+
+def _goes_on(stage: Stage) -> list[str]:
+    """Returns the words by which a training that was interrupted goes on; what has no checkpoint begins again."""
+    if stage.command[0] != "fit":
+        return []
+    last = stage.made[0] / "checkpoints" / "last.ckpt"
+    if last.exists():
+        return ["--ckpt_path", last.as_posix()]
+    _remove(stage.made[0])  # a new run would not write beside a checkpoint that is not complete
+    return []
 
 
 def _alone(chain: Sequence[Stage]) -> set[str]:

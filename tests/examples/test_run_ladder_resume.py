@@ -101,6 +101,19 @@ def test_a_run_that_is_killed_in_a_stage_goes_on_with_it_and_never_takes_it_for_
     assert not (Path("one") / "journal").exists()
 
 
+def test_a_training_goes_on_from_its_checkpoint(ladder: ModuleType, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    stage = ladder.Stage("train it", ["fit", "--config", "r"], (run,))
+    kept = run / "checkpoints" / "last.ckpt"
+    (run / "checkpoints" / "last.ckpt.part").mkdir(parents=True)
+    assert ladder._goes_on(stage) == []
+    assert not run.exists()
+    kept.parent.mkdir(parents=True)
+    kept.touch()
+    assert ladder._goes_on(ladder.Stage("draw", ["data", "preferences"], (run,))) == []
+    assert ladder._goes_on(stage) == ["--ckpt_path", kept.as_posix()]
+
+
 def test_a_stage_that_says_it_is_done_when_it_is_stopped_is_not_whole(
     ladder: ModuleType, called: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
