@@ -18,7 +18,7 @@ from mmcomponents.data import load_tokenizer
 from mmcomponents.data.media.tiling import Tiling
 from mmcomponents.demos.handwriting.builder import make_handwriting
 from mmcomponents.generation.inputs import make_renderer
-from mmcomponents.training.saved_run import run_checkpoint
+from mmcomponents.training.saved_run import processing_entry, run_checkpoint
 
 LORA = "{backbone: {adapter: {class_path: peft.LoraConfig, init_args: {r: 2, target_modules: [q_proj]}}}}"
 
@@ -75,6 +75,19 @@ def test_images_and_prompts_are_made_as_in_the_run(runs: Path, name: str) -> Non
     assert (renderer.tokens_per_tile, renderer.system, renderer.normalization) == (4, "Read.", "imagenet")
     assert renderer.tiling == Tiling(1, 4, 28, share=False)
     assert [image.num_tiles for image in renderer.tile([Image.new("RGB", (280, 28))])] == [5]
+
+
+class Broken:
+    @property
+    def renderer(self) -> object:
+        raise ValueError("of another package")
+
+
+def test_data_that_make_no_prompts_cost_no_checkpoint(caplog: pytest.LogCaptureFixture) -> None:
+    assert processing_entry(None) == processing_entry(object()) == {}
+    assert caplog.text == ""
+    assert processing_entry(Broken()) == {}
+    assert "the checkpoint does not say how images and prompts are made: of another package" in caplog.text
 
 
 def test_the_newest_checkpoint_of_a_run_is_taken(runs: Path, tmp_path: Path) -> None:

@@ -95,8 +95,8 @@ class Component(LightningModule):
 
         Raises:
             TypeError: An argument, whose class is not that of its annotation, lacks an attribute. Other errors of such
-                calls stay, with a note that names the argument: it may not be their cause.
-            ValueError: An error of `forward` whose feature maps have other widths than `in_features`.
+                calls, and those with feature maps of other widths than `in_features`, stay, with a note that says so:
+                it may not be their cause.
         """
         try:
             return super().__call__(*args, **kwargs)
@@ -104,7 +104,7 @@ class Component(LightningModule):
             name = type(self).__name__
             widths = _other_widths(getattr(self, "in_features", None), (*args, *kwargs.values()))
             if widths is not None and not isinstance(error, WiringError):  # else the part has told it
-                raise ValueError(f"{name} takes {widths}") from error
+                error.add_note(f"{name} takes {widths}")
             value, needs = wrong_argument(self.forward, args, kwargs) or (None, "")
             if value is not None and getattr(error, "obj", None) is value:
                 raise TypeError(f"{name} takes {needs}") from error
@@ -335,9 +335,9 @@ def _other_widths(takes: object, given: Iterable[object]) -> str | None:
     for value in given if takes is not None else ():
         if isinstance(value, VisualFeatures):
             widths = tuple(source.tokens.shape[-1] for source in value.maps)
-            found = widths if isinstance(takes, tuple) else widths[-1]
-            if found != takes:
-                return f"feature maps of width {takes}, got {found}"
+            needs, found = (tuple(takes), widths) if isinstance(takes, tuple | list) else (takes, widths[-1])
+            if found != needs:
+                return f"feature maps of width {needs}, got {found}"
     return None
 
 

@@ -54,6 +54,8 @@ class MultimodalModel(LightningModule):
         WiringError: Two components do not fit together.
     """
 
+    renderer_of: Callable[[Any], Any] | None = None
+
     def __init__(
         self,
         *,
@@ -68,7 +70,6 @@ class MultimodalModel(LightningModule):
         image_token_id: int | None = None,
     ) -> None:
         super().__init__()
-        self.renderer_of: Callable[[Any], Any] | None = None
         self.vision = vision
         self.fuser = fuser
         self.merger = merger

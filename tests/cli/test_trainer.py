@@ -281,6 +281,10 @@ def test_checkpoints_of_another_run_in_another_folder_are_kept(recipe: str) -> N
     run("fit", [*again, "--ckpt_path", "runs/x/last.ckpt", "--trainer.max_steps", "3"], Task, Data)
     with pytest.raises(UserError, match="has checkpoints of another run"):
         run("fit", ["--config", recipe, *SAVING, "--trainer.default_root_dir", "null"], Task, Data)
+    deep = ["--config", recipe, *(flag.replace("runs/x", "runs/z/out/checkpoints") for flag in SAVING)]
+    run("fit", [*deep, "--trainer.default_root_dir", "runs/z"], Task, Data)
+    with pytest.raises(UserError, match=r"runs/z/out/checkpoints has checkpoints of another run"):
+        run("fit", [*deep, "--trainer.default_root_dir", "runs/z"], Task, Data)
 
 
 def test_the_home_folder_may_be_written_as_a_tilde(recipe: str, tmp_path: Path, monkeypatch) -> None:

@@ -21,6 +21,7 @@ from mmcomponents.checkpoints.runs import recover, run_lock
 from mmcomponents.cli.recipes.differences import report_differences
 from mmcomponents.cli.recipes.flags import sort_flags
 from mmcomponents.cli.recipes.recipe_cli import RecipeCLI
+from mmcomponents.cli.recipes.run_folder import is_requeued
 from mmcomponents.cli.terminal.closing import close, config_words
 from mmcomponents.cli.user_error import UserError, near_file, one_line
 from mmcomponents.companions.text_features import TextFeatureError
@@ -220,18 +221,15 @@ def run_verb(cli: RecipeCLI) -> Any:
 
 
 def _check_folders(cli: RecipeCLI) -> None:
-    """Checks that a new run overwrites no checkpoints of another one: not all need be in the folder of a run.
+    """Checks that a new run overwrites no checkpoints of another one: they may be in any folder.
 
     Raises:
         UserError: They would be overwritten.
     """
-    given = cli.config.get("trainer.default_root_dir")
-    root = Path(given).resolve() if given else None
-    if not cli.trainer.is_global_zero:
+    if not cli.trainer.is_global_zero or is_requeued(Path(cli.trainer.default_root_dir)):
         return
     for folder in checkpoint_folders(cli.trainer):
-        inside = root is not None and folder.resolve().is_relative_to(root)
-        if not inside and next(folder.glob("*.ckpt"), None):
+        if next(folder.glob("*.ckpt"), None):
             raise UserError(
                 f"{folder} has checkpoints of another run, which this one would overwrite: set another dirpath of the"
                 f" callback that writes them, or go on from one of them (--ckpt_path)"

@@ -62,6 +62,14 @@ class ModuleProjector(Projector):
         return matrix_flops(self.module, num_addressed(batch))
 
     def forward(self, features: VisualFeatures, embedding_weight: Tensor | None = None) -> Tensor:
-        """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`."""
-        out: Tensor = self.module(features.primary.tokens)
+        """Projects the primary map, `[N, n, in_features]` to `[N, n, out_features]`.
+
+        Raises:
+            WiringError: It has another width, which the module might not notice.
+        """
+        tokens = features.primary.tokens
+        if tokens.shape[-1] != self.in_features:
+            width = tokens.shape[-1]
+            raise WiringError(f"{type(self).__name__} takes feature maps of width {self.in_features}, got {width}")
+        out: Tensor = self.module(tokens)
         return out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,8 @@ from mmcomponents.component import stored_tensors
 from mmcomponents.data.chat.sample_renderer import SampleRenderer
 from mmcomponents.data.errors import DataError
 from mmcomponents.training.adapters import inject_adapters, stored_options
+
+log = logging.getLogger(__name__)
 
 _SLOTS = ("vision", "fuser", "merger", "projector", "embedder", "position", "backbone")
 
@@ -75,6 +78,9 @@ def processing_entry(datamodule: object) -> dict[str, Any]:
     try:
         renderer = getattr(datamodule, "renderer", None)
     except DataError:  # data without a tokenizer
+        return {}
+    except Exception as error:  # data of another package: its fault must not cost the checkpoint
+        log.warning("the checkpoint does not say how images and prompts are made: %s", error)
         return {}
     return {"processing": asdict(Processing.of(renderer))} if isinstance(renderer, SampleRenderer) else {}
 

@@ -54,8 +54,11 @@ def test_variants_are_trained_tested_and_compared(folder: Path, capsys: pytest.C
     for more in ([], ["--report"]):
         other = ["--config", "quickstart", "--over", "model.position=V2PE,RoPE", *FAST, "--out", "o", *more]
         assert main(["ablate", *other]) == 2
-        told = "o has the results of an ablation over model.projector: use another --out"
+        told = "o has the results of another ablation, over model.projector: use another --out"
         assert told in capsys.readouterr().err
+    others = ["--config", "quickstart", "--over", "model.projector=MLPProjector,LlavaProjector", "--out", "o"]
+    assert main(["ablate", *others, "--report"]) == 2
+    assert "has the results of another ablation" in capsys.readouterr().err
     assert (folder / "o" / "table.csv").read_bytes() == table
 
 

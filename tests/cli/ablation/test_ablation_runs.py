@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from mmcomponents.checkpoints.runs.run_lock import run_lock
 from mmcomponents.cli.ablation.ablation_runs import (
     LOG,
     Run,
@@ -23,6 +24,7 @@ from mmcomponents.cli.ablation.ablation_runs import (
     gpus_of_jobs,
     read_state,
     runs_of,
+    write_state,
 )
 from mmcomponents.cli.ablation.ablation_spec import make_ablation
 from mmcomponents.cli.user_error import UserError
@@ -244,6 +246,20 @@ def test_a_checkpoint_is_found_where_lightning_writes_it(tmp_path: Path, program
     (place / "epoch=0.ckpt").write_text("")
     Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
     assert f"--ckpt_path {place}/epoch=0.ckpt" in (run.folder / LOG).read_text().splitlines()[0]
+
+
+def test_a_checkpoint_that_a_killed_run_was_writing_is_removed_unless_the_run_is_alive(
+    tmp_path: Path, program: list[str]
+) -> None:
+    (run,) = runs(tmp_path, "MLP")
+    part = run.folder / "checkpoints" / "last.ckpt.part"
+    part.mkdir(parents=True)
+    with run_lock(run.folder):
+        Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+        assert part.exists()
+    write_state(run, State(run.settings(), run.recipe))
+    Runner(1, lambda _: None, program).run_all([run], lambda *_: None)
+    assert not part.exists()
 
 
 def test_a_run_of_another_call_is_left_alone(tmp_path: Path, program: list[str]) -> None:

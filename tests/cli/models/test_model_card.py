@@ -49,8 +49,10 @@ def test_a_run_gives_its_recipe_and_figures(tmp_path: Path, caplog: pytest.LogCa
     run.mkdir()
     (run / "recipe.yaml").write_text(
         "model:\n  vocab_size: 7\ntrainer:\n  default_root_dir: runs/x and\n    more\n  max_steps: 3\n"
+        f"data:\n  tokenizer: {Path.cwd()}/data/tokenizer\n  train:\n  - '{Path.cwd()}/data/a.tar'\n"
+        f"  test: /mnt{Path.cwd()}/data/b.tar\n"
     )
-    (run / "report.json").write_text(json.dumps({"exact_match": {"read": 0.91}, "name": "x"}))
+    (run / "report.json").write_text(json.dumps({"exact_match": {"read": 0.91, "": 0.5}, "name": "x"}))
     (run / "broken.json").write_text("{")
     (run / "test-long").mkdir()
     (run / "test-long" / "boxes.json").write_text('{"ap": 0.5}')
@@ -62,7 +64,7 @@ def test_a_run_gives_its_recipe_and_figures(tmp_path: Path, caplog: pytest.LogCa
         os.utime(run / name, (time, time))
     write_card(tmp_path, "mine", spec(lm="LMHead"), WEIGHTS, "mmcomponents", RunOrigin(run, checkpoint))
     text = ModelCard.load(tmp_path / "README.md").text
-    assert "| report.exact_match.read | 0.91 |" in text
+    assert "| report.exact_match.read | 0.91 |\n| report.exact_match | 0.5 |" in text
     assert "| long: boxes.ap | 0.5 |" in text
     assert "earlier" not in text  # the figures of another checkpoint
     assert "earlier.json, which is older than" in caplog.text
@@ -72,4 +74,6 @@ def test_a_run_gives_its_recipe_and_figures(tmp_path: Path, caplog: pytest.LogCa
     (tmp_path / "README.md").write_text("# theirs\n\n## Figures\n\nnone\n")
     write_card(tmp_path / "converted", "other", spec(lm="LMHead"), WEIGHTS, "transformers", tmp_path)
     assert "Figures" not in (tmp_path / "converted" / "README.md").read_text()
-    assert '```yaml\nmodel:\n  vocab_size: 7\ntrainer:\n  default_root_dir: "runs/mine"\n  max_steps: 3\n```' in text
+    assert '```yaml\nmodel:\n  vocab_size: 7\ntrainer:\n  default_root_dir: "runs/mine"\n  max_steps: 3\n' in text
+    assert "tokenizer: data/tokenizer\n  train:\n  - 'data/a.tar'\n" in text
+    assert f"test: /mnt{Path.cwd()}/data/b.tar\n```" in text

@@ -52,6 +52,16 @@ def test_checkpoints_without_a_recipe_are_not_overwritten(tmp_path: Path) -> Non
         assert earlier_run(folder, RECIPE) == f"checkpoints of this recipe ({goes_on})"
 
 
+def test_a_requeued_job_goes_on_in_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "hpc_ckpt_1.ckpt").touch()
+    (tmp_path / "recipe.yaml").write_text(RECIPE)
+    assert earlier_run(tmp_path, RECIPE).startswith("checkpoints of this recipe")
+    for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train"}.items():
+        monkeypatch.setenv(name, value)
+    assert earlier_run(tmp_path, RECIPE) == ""
+    assert earlier_run(tmp_path, RECIPE + "a: 1\n") == "a run with another a"
+
+
 def test_half_written_checkpoints_count(tmp_path: Path) -> None:
     (tmp_path / "last.ckpt.part").mkdir()
     (tmp_path / "recipe.yaml").write_text(RECIPE)

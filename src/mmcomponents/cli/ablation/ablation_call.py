@@ -169,16 +169,18 @@ class Call:
         return int(any(line.failed for line in lines))
 
     def _check_results(self) -> None:
-        """Checks that table and plot of another ablation are not replaced; other values of the same axes may be."""
+        """Checks that table and plot of another ablation, one without a variant of this one, are not replaced."""
         try:
-            header = (self.out / "runs.csv").read_text(encoding="utf-8").partition("\n")[0]
+            rows = list(csv.DictReader((self.out / "runs.csv").read_text(encoding="utf-8").splitlines()))
         except OSError:  # no run has ended yet
             return
-        columns = next(csv.reader([header]), [])
+        columns = list(rows[0]) if rows else []
         axes = columns[: columns.index("seed")] if "seed" in columns else []
-        if set(axes) != set(self.ablation.axes):
+        before = {tuple(row[axis] for axis in axes) for row in rows}
+        ours = {tuple(variant.labels.get(axis, "") for axis in axes) for variant in self.ablation.variants}
+        if set(axes) != set(self.ablation.axes) or not before & ours:
             raise UserError(
-                f"{self.verb}: {self.out} has the results of an ablation over {', '.join(axes) or 'nothing'}: use"
+                f"{self.verb}: {self.out} has the results of another ablation, over {', '.join(axes) or 'nothing'}: use"
                 " another --out"
             )
 

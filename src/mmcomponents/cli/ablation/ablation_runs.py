@@ -24,7 +24,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from mmcomponents.checkpoints import CheckpointError
 from mmcomponents.checkpoints.runs.replacement import recover
+from mmcomponents.checkpoints.runs.run_lock import run_lock
 from mmcomponents.cli.ablation.ablation_spec import Ablation, Variant, file_name, flags_of
 from mmcomponents.cli.recipes.early_check import merged_tree
 from mmcomponents.cli.user_error import UserError
@@ -358,8 +360,10 @@ def _checkpoint(folder: Path) -> str | None:
 
     What a killed run left is finished first: a new run would take another folder than one with parts of checkpoints.
     """
-    for kept in {path.parent for path in folder.rglob("*.ckpt*")}:
-        recover(kept)
+    if kept := {path.parent for path in folder.rglob("*.ckpt*")}:
+        with suppress(CheckpointError), run_lock(folder):  # a run whose `ablate` was killed may still write
+            for place in kept:
+                recover(place)
     last = folder / "checkpoints" / "last.ckpt"
     found = [last] if last.exists() else list(folder.rglob("*.ckpt"))
     newest = max(found, key=lambda path: path.stat().st_mtime, default=None)

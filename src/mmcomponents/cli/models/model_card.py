@@ -99,7 +99,8 @@ def _of_run(origin: RunOrigin, name: str) -> Iterator[str]:
         yield f"\n## {_TITLES[1]}\n\n"
         yield "Model, data and training with all defaults, for `mmcomponents fit --config FILE`.\n\n"
         own, text = json.dumps(f"runs/{name}"), recipe.read_text(encoding="utf-8").strip()
-        text = text.replace(f"{Path.cwd()}/", "")  # paths of this machine mean nothing where the card is read
+        # Paths of this machine mean nothing where the card is read.
+        text = re.sub(rf"(?<=[\s'\"]){re.escape(str(Path.cwd()))}/(?=[^\s/])", "", text)
         text = re.sub(r"(?m)^  default_root_dir: .*(\n    .*)*$", lambda _: f"  default_root_dir: {own}", text)
         yield f"```yaml\n{text}\n```\n"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from mmcomponents.cli.recipes.merging import Tree
 
@@ -52,9 +53,16 @@ def earlier_run(folder: Path, recipe: str) -> str:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     if keys:
         return f"a run with another {', '.join(keys[:_SHOWN])}{more}"
+    if is_requeued(folder):
+        return ""
     whole = sorted((path for path in kept if path.suffix == ".ckpt"), key=lambda path: path.name != "last.ckpt")
     goes_on = f" (--ckpt_path {whole[0].as_posix()} goes on from there)" if whole else ""
     return f"checkpoints of this recipe{goes_on}" if kept else ""
+
+
+def is_requeued(folder: Path) -> bool:
+    """Whether a job of SLURM goes on from the checkpoint that Lightning has saved there when it was requeued."""
+    return SLURMEnvironment.detect() and next(folder.glob("hpc_ckpt_*.ckpt"), None) is not None
 
 
 def _different(saved: Any, ours: Any, key: str) -> Iterator[str]:
