@@ -36,6 +36,22 @@ def test_a_linear_module_equals_the_linear_projector() -> None:
     assert ours.flops(batch) == other.flops(batch) > 0
 
 
+class Spread(nn.Module):
+    """Takes tokens of any width."""
+
+    def __init__(self, width: int, out: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(out))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(-1, keepdim=True) * self.scale
+
+
+def test_a_width_that_the_module_does_not_notice_is_refused() -> None:
+    with pytest.raises(WiringError, match="ModuleProjector takes feature maps of width 8, got 32"):
+        ModuleProjector(8, 8, Spread)(features(32))
+
+
 def test_equal_seeds_give_equal_weights() -> None:
     one, two = ModuleProjector(6, 8, nn.Linear), ModuleProjector(6, 8, nn.Linear)
     for projector in (one, two):
